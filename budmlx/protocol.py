@@ -1,0 +1,132 @@
+"""The messages between the engine and the core, the same for both hosts.
+
+The thread host passes these objects through queues; the process host packs each one as a
+length-prefixed msgpack frame. One `StepFrame` carries everything that a scheduler turn
+produced, so that traffic does not grow with the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from budmlx.types import ModelInfo
+
+PROTOCOL_VERSION = 1
+
+
+class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the core needs before it can load.
+
+    memory_limit: bytes for weights, KV caches and activations; None asks the device.
+    max_rows: most rows that run at once.
+    prefill_chunk: most prompt tokens in one forward pass.
+    """
+
+    model_path: str
+    model_name: str
+    memory_limit: int | None = None
+    max_rows: int = 64
+    prefill_chunk: int = 512
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One row to run. Ids are already checked against the vocabulary.
+
+    emitted_ids: tokens of this row that a former core already delivered; generation
+    continues after them with the random numbers it would have used anyway.
+    seed: always concrete, so that a resumed request draws the same numbers.
+    max_tokens: counts `emitted_ids` too.
+    stop_ids: ids that end the row; the id itself is reported as its last token.
+    """
+
+    id: int
+    prompt_ids: list[int]
+    emitted_ids: list[int] = []
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    max_tokens: int
+    stop_ids: list[int]
+
+
+# Engine to core.
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First message to a core process."""
+
+    version: int
+    settings: CoreSettings
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Queue a row."""
+
+    request: GenerateRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Drop a row wherever it is; unknown ids are ignored. It gets no further message."""
+
+    id: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Drop everything and end."""
+
+
+ToCore = Hello | Submit | Cancel | Shutdown
+
+# Core to engine.
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The model is in memory and requests are taken."""
+
+    info: ModelInfo
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model cannot be used; the core ends."""
+
+    message: str
+
+
+RowErrorCode = Literal["overloaded", "request_failed", "engine_unavailable"]
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """One new token of a row. `reason` is set on the row's last token."""
+
+    id: int
+    token: int
+    reason: Literal["stop", "length"] | None = None
+
+
+class RowFailed(msgspec.Struct, frozen=True, array_like=True):
+    """A row that ended without a further token."""
+
+    id: int
+    code: RowErrorCode
+    message: str
+
+
+class StepFrame(msgspec.Struct, frozen=True, tag="step"):
+    """What one scheduler turn produced. An empty frame is the heartbeat of an idle core.
+
+    started: rows whose prefill began (end of their queue time).
+    """
+
+    tokens: list[Token] = []
+    failed: list[RowFailed] = []
+    started: list[int] = []
+    waiting: int = 0
+    running: int = 0
+    memory: int = 0
+
+
+FromCore = Loaded | LoadFailed | StepFrame

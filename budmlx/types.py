@@ -1,0 +1,168 @@
+"""The values that cross rings: requests, sampling parameters, events, results.
+
+Everything here is frozen and needs only the standard library, so that the server, the
+engine, the core and plugins share one vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text inside a message whose content is a list of parts."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function call that an assistant message carries; `arguments` is a JSON string."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str | tuple[TextPart, ...] = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string: parts are joined without a separator."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen and when generation ends.
+
+    temperature: 0 is greedy; 0 to 2.
+    top_p: nucleus mass in (0, 1]; 1 keeps everything.
+    top_k: number of most likely tokens kept; 0 keeps all.
+    min_p: drop tokens below this share of the most likely one, in [0, 1]; 0 keeps all.
+    seed: 64-bit; the same seed draws the same random numbers whatever shares the batch.
+    max_tokens: None means up to the context; larger values are clamped to the context.
+    stop: strings that end the text; they are not part of it.
+    stop_token_ids: ids that end generation like the model's own end-of-sequence ids.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One generation. Exactly one of `messages` and `prompt` is given.
+
+    prompt: raw text, or token ids, used as they are without a chat template.
+    chat_template_kwargs: extra variables for the template; only allow-listed names pass.
+    """
+
+    messages: tuple[Message, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    sampling: SamplingParams = SamplingParams()
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the engine knows of a loaded model.
+
+    context_length: most tokens a sequence may have, prompt and completion together.
+    vocab_size: width of the logits; a token id outside it must never reach the core.
+    batchable: False when the model's cache cannot be merged, so that it runs row by row.
+    """
+
+    name: str
+    path: str
+    model_type: str
+    context_length: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    batchable: bool
+    fingerprint: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one request went, in seconds."""
+
+    queue: float
+    prompt: float
+    completion: float
+
+    @property
+    def total(self) -> float:
+        """From submission to the last token."""
+        return self.queue + self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text. It never ends inside a character or a possible stop string."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The terminal event of a request that went well."""
+
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+
+
+Event = TextDelta | Finished
+"""What a stream yields. A failed request raises instead, which is its terminal event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing
+    model: str
+
+    def __str__(self) -> str:
+        return self.text
