@@ -1,0 +1,1 @@
+"""The ring that owns MLX: token ids in, token ids out, on exactly one thread."""

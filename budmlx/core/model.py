@@ -1,0 +1,131 @@
+"""A loaded model: mlx-lm's module plus what the scheduler needs to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import CacheList, make_prompt_cache
+from mlx_lm.utils import load_model as load_with_mlx_lm
+from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+from budmlx.core.memory import MemoryModel, Shape, device_memory_limit, probe_layers
+from budmlx.errors import ModelLoadError
+from budmlx.protocol import CoreSettings
+from budmlx.types import ModelInfo
+
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "n_positions",
+    "n_ctx",
+    "model_max_length",
+)
+# Models that name no limit are recurrent: nothing but patience bounds them.
+UNBOUNDED_CONTEXT = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What runs. `batchable` is False when the caches have no way to be merged."""
+
+    module: nn.Module
+    info: ModelInfo
+    memory: MemoryModel
+
+    def new_cache(self) -> list[Any]:
+        """An empty cache for one row, a list with one entry per layer."""
+        return make_prompt_cache(self.module)  # type: ignore[no-any-return]
+
+    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        """Logits [rows, tokens, vocab] for token ids [rows, tokens]; updates `cache`."""
+        logits: mx.array = self.module(tokens, cache=cache)
+        return logits
+
+
+def load_model(settings: CoreSettings) -> Model:
+    """Load the directory `settings.model_path`.
+
+    Raises:
+        ModelLoadError: the directory is not a model that mlx-lm can run safely.
+    """
+    path = Path(settings.model_path)
+    try:
+        module, config = load_with_mlx_lm(path)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelLoadError(f"Cannot load {settings.model_name}: {error}") from error
+    maybe_set_recommended_wired_limit()
+    cache = make_prompt_cache(module)
+    # Lazy: gives shapes and dtypes without computing anything.
+    logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
+    text = config.get("text_config") or config
+    weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
+    memory = MemoryModel(
+        limit=settings.memory_limit or device_memory_limit(),
+        weights=weights,
+        layers=probe_layers(cache),
+        shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
+        fused_attention=mx.default_device() == mx.gpu,
+    )
+    context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
+    if memory.longest_row(context, settings.prefill_chunk) < 1:
+        raise ModelLoadError(
+            f"{settings.model_name} needs more than the memory limit of "
+            f"{memory.limit / 2**30:.1f} GiB (its weights take {weights / 2**30:.1f} GiB). "
+            "Choose a smaller or more strongly quantized model, or raise --memory-limit."
+        )
+    info = ModelInfo(
+        name=settings.model_name,
+        path=str(path),
+        model_type=str(config["model_type"]),
+        context_length=context,
+        vocab_size=logits.shape[-1],
+        eos_token_ids=_ids(config.get("eos_token_id")),
+        batchable=can_merge(cache),
+        fingerprint=fingerprint(path),
+        created=int(time.time()),
+    )
+    return Model(module, info, memory)
+
+
+def can_merge(cache: Sequence[Any]) -> bool:
+    """Whether rows with such caches can share a batch."""
+    return all(
+        can_merge(entry.caches) if isinstance(entry, CacheList) else hasattr(entry, "merge")
+        for entry in cache
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """A short name for these weights: the configuration and the headers of the shards."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for shard in sorted(path.glob("model*.safetensors")):
+        with shard.open("rb") as file:
+            digest.update(f"{shard.name} {shard.stat().st_size} ".encode() + file.read(4096))
+    return "fp_" + digest.hexdigest()[:12]
+
+
+def _shape(config: dict[str, Any], *, vocab: int, itemsize: int) -> Shape:
+    hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 4096)
+    return Shape(
+        hidden=hidden,
+        intermediate=int(config.get("intermediate_size") or 4 * hidden),
+        heads=int(config.get("num_attention_heads") or config.get("n_head") or 1),
+        vocab=vocab,
+        itemsize=itemsize,
+    )
+
+
+def _ids(value: int | list[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
