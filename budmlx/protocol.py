@@ -37,6 +37,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     emitted_ids: tokens of this row that a former core already delivered; generation
     continues after them with the random numbers it would have used anyway.
     seed: always concrete, so that a resumed request draws the same numbers.
+    choice: index among the n choices of one request; each draws other numbers.
     max_tokens: counts `emitted_ids` too.
     stop_ids: ids that end the row; the id itself is reported as its last token.
     """
@@ -49,6 +50,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_k: int
     min_p: float
     seed: int
+    choice: int = 0
     max_tokens: int
     stop_ids: list[int]
 

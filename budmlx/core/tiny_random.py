@@ -71,9 +71,11 @@ def build(config: Mapping[str, Any], *, seed: int, scale: float = 1.0) -> nn.Mod
     model = arch.Model(arch.ModelArgs.from_dict(dict(config)))
     model.update(
         tree_map(
-            lambda p: (p * scale if p.ndim >= 2 else p).astype(mx.float32)
-            if mx.issubdtype(p.dtype, mx.floating)
-            else p,
+            lambda p: (
+                (p * scale if p.ndim >= 2 else p).astype(mx.float32)
+                if mx.issubdtype(p.dtype, mx.floating)
+                else p
+            ),
             model.parameters(),
         )
     )

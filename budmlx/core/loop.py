@@ -1,0 +1,73 @@
+"""The core's one thread: take messages, run turns, emit frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from budmlx.core.model import load_model
+from budmlx.core.scheduler import Scheduler
+from budmlx.errors import ModelLoadError
+from budmlx.protocol import (
+    Cancel,
+    CoreSettings,
+    FromCore,
+    Loaded,
+    LoadFailed,
+    Shutdown,
+    StepFrame,
+    Submit,
+    ToCore,
+)
+
+# Seconds between the empty frames of an idle core; readiness needs one every few seconds.
+HEARTBEAT = 1.0
+
+
+class CoreLoop:
+    """Loads a model and serves it until a `Shutdown` is posted.
+
+    emit: receives every message of the core, on the core's thread.
+    """
+
+    def __init__(self, settings: CoreSettings, emit: Callable[[FromCore], None]):
+        self._settings = settings
+        self._emit = emit
+        self._inbox: SimpleQueue[ToCore] = SimpleQueue()
+
+    def post(self, message: ToCore) -> None:
+        """Hand a message to the core. Thread-safe."""
+        self._inbox.put(message)
+
+    def run(self) -> None:
+        """Block until shutdown. MLX is used on the calling thread only.
+
+        Raises:
+            DeviceLostError: the device refuses all further work; end the process.
+        """
+        try:
+            model = load_model(self._settings)
+        except ModelLoadError as error:
+            self._emit(LoadFailed(error.message))
+            return
+        scheduler = Scheduler(
+            model, max_rows=self._settings.max_rows, prefill_chunk=self._settings.prefill_chunk
+        )
+        self._emit(Loaded(model.info))
+        while self._receive(scheduler):
+            self._emit(scheduler.turn() if scheduler.busy else StepFrame())
+
+    def _receive(self, scheduler: Scheduler) -> bool:
+        """Pass on all messages that are there; wait for one if there is nothing to do."""
+        try:
+            message = self._inbox.get(block=not scheduler.busy, timeout=HEARTBEAT)
+            while True:
+                if isinstance(message, Shutdown):
+                    return False
+                if isinstance(message, Submit):
+                    scheduler.submit(message.request)
+                elif isinstance(message, Cancel):
+                    scheduler.cancel(message.id)
+                message = self._inbox.get_nowait()
+        except Empty:
+            return True

@@ -1,0 +1,45 @@
+"""Which rows share a batch. mlx-lm's batch caches are rectangles padded to the longest row,
+so every step costs a group its rectangle plus one more reading of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+# What a forward pass costs beside the bytes it reads (building and starting it), in bytes.
+STEP_OVERHEAD = 32 * 2**20
+# A merge copies the rectangles, so it must promise more than a few bytes.
+MERGE_GAIN = 0.9
+
+
+class Placement:
+    """Compares costs in bytes read per step.
+
+    weights: bytes of the model. rectangle: KV bytes of rows of the given lengths together.
+    """
+
+    def __init__(self, weights: int, rectangle: Callable[[Sequence[int]], int]):
+        self._alone = weights + STEP_OVERHEAD
+        self._rectangle = rectangle
+
+    def cost(self, lengths: Sequence[int]) -> int:
+        """Bytes that one step of a group reads."""
+        return self._alone + self._rectangle(lengths)
+
+    def choose(self, length: int, groups: Sequence[Sequence[int]]) -> int | None:
+        """Index of the group that a row of `length` should join; None: one of its own."""
+        best, best_cost = None, self.cost([length])
+        for index, lengths in enumerate(groups):
+            added = self._rectangle([*lengths, length]) - self._rectangle(lengths)
+            if added < best_cost:
+                best, best_cost = index, added
+        return best
+
+    def merge(self, groups: Sequence[Sequence[int]]) -> tuple[int, int] | None:
+        """Indices of two groups that should become one, or None."""
+        for i, first in enumerate(groups):
+            for j in range(i + 1, len(groups)):
+                apart = self.cost(first) + self.cost(groups[j])
+                if self.cost([*first, *groups[j]]) < MERGE_GAIN * apart:
+                    return i, j
+        return None

@@ -1,0 +1,271 @@
+"""Decides what the next forward passes are. All state is three collections: rows that wait,
+rows that prefill, groups that decode. Every fault sends rows back to the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import mlx.core as mx
+import msgspec
+
+from budmlx.core.group import Group
+from budmlx.core.memory import CACHE_STEP
+from budmlx.core.model import Model
+from budmlx.core.pace import Pace
+from budmlx.core.placement import Placement
+from budmlx.core.row import Row
+from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame, Token
+
+log = logging.getLogger(__name__)
+
+# Turns between returning MLX's unused buffers to the system.
+CLEAR_EVERY = 256
+# Every so many turns the oldest prompt goes first, so that short ones cannot starve it.
+OLDEST_EVERY = 4
+
+
+class DeviceLostError(Exception):
+    """The device refuses all further work; only a new process can go on."""
+
+
+class Scheduler:
+    """Runs rows on one model. Not thread-safe: everything happens on the core's thread."""
+
+    def __init__(self, model: Model, *, max_rows: int, prefill_chunk: int):
+        self._model = model
+        self._max_rows = max_rows
+        self._chunk = prefill_chunk
+        self._placement = Placement(model.memory.weights, model.memory.rectangle)
+        self._longest = model.memory.longest_row(model.info.context_length, prefill_chunk)
+        self._pace = Pace(prefill_chunk)
+        self._rows: dict[int, Row] = {}
+        self._waiting: deque[Row] = deque()
+        self._prefilling: list[Row] = []
+        self._groups: list[Group] = []
+        self._turns = 0
+        self._tokens: list[Token] = []
+        self._failed: list[RowFailed] = []
+        self._started: list[int] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn has anything to do."""
+        return bool(self._rows) or bool(self._failed)
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Queue a row; one that can never fit into memory fails with the next frame."""
+        room = self._longest - len(request.prompt_ids)
+        if room < 1:
+            self._fail(
+                request.id,
+                "overloaded",
+                f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only "
+                f"{self._longest} tokens of one request. Shorten it, or raise the memory limit.",
+            )
+            return
+        if request.max_tokens > room:
+            request = msgspec.structs.replace(request, max_tokens=room)
+        row = Row.of(request)
+        self._rows[request.id] = row
+        self._waiting.append(row)
+
+    def cancel(self, row_id: int) -> None:
+        """Drop a row wherever it is; unknown ids are ignored."""
+        row = self._rows.pop(row_id, None)
+        if row is None:
+            return
+        if row in self._waiting:
+            self._waiting.remove(row)
+        elif row in self._prefilling:
+            self._prefilling.remove(row)
+        else:
+            self._drop_from_groups([row])
+
+    def turn(self) -> StepFrame:
+        """Advance every running row by one token and prompts by one chunk."""
+        self._turns += 1
+        self._make_room()
+        self._admit()
+        with self._pace.turn(decoding=bool(self._groups)) as turn:
+            self._decode()
+            turn.prefilled = self._prefill(self._pace.budget(decoding=bool(self._groups)))
+        self._merge_groups()
+        if self._turns % CLEAR_EVERY == 0:
+            mx.clear_cache()
+        frame = StepFrame(
+            tokens=self._tokens,
+            failed=self._failed,
+            started=self._started,
+            waiting=len(self._waiting),
+            running=len(self._rows) - len(self._waiting),
+            memory=mx.get_active_memory(),
+        )
+        self._tokens, self._failed, self._started = [], [], []
+        return frame
+
+    # Admission
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._rows) - len(self._waiting) < self._max_rows:
+            row = self._waiting[0]
+            if not self._fits(self._plan([*self._prefilling, row])):
+                return
+            self._waiting.popleft()
+            row.cache = self._model.new_cache()
+            self._prefilling.append(row)
+            if not row.started:
+                row.started = True
+                self._started.append(row.request.id)
+
+    def _plan(self, joining: Sequence[Row]) -> list[list[int]]:
+        """Row lengths of all groups a cache step from now, `joining` rows included."""
+        groups = [[n + CACHE_STEP for n in group.lengths] for group in self._groups]
+        for row in joining:
+            room = min(CACHE_STEP, row.request.max_tokens - row.produced)
+            length = len(row.ids) + room
+            index = self._placement.choose(length, groups) if self._model.info.batchable else None
+            if index is None:
+                groups.append([length])
+            else:
+                groups[index].append(length)
+        return groups
+
+    def _fits(self, groups: Sequence[Sequence[int]]) -> bool:
+        alone = len(groups) == 1 and len(groups[0]) == 1
+        return alone or self._model.memory.total(groups, self._chunk) <= self._model.memory.limit
+
+    def _make_room(self) -> None:
+        """Send the youngest rows back to the queue while running ones outgrow the memory."""
+        while len(self._rows) - len(self._waiting) > 1:
+            lengths = [group.lengths for group in self._groups]
+            lengths += [[len(row.ids)] for row in self._prefilling]
+            if self._fits(lengths):
+                return
+            running = [row for row in self._rows.values() if row not in self._waiting]
+            self._requeue([running[-1]])
+
+    def _requeue(self, rows: Sequence[Row]) -> None:
+        self._drop_from_groups(rows)
+        for row in reversed(rows):
+            if row in self._prefilling:
+                self._prefilling.remove(row)
+            row.reset()
+            self._waiting.appendleft(row)
+
+    # Decoding
+
+    def _decode(self) -> None:
+        for group in list(self._groups):
+            self._guard(group.rows, group.dispatch)
+        for group in list(self._groups):
+            self._guard(group.rows, partial(self._collect, group))
+
+    def _collect(self, group: Group) -> None:
+        ended: list[Row] = []
+        for row, token in group.collect():
+            reason = row.reason_after(token)
+            self._tokens.append(Token(row.request.id, token, reason))
+            if reason is not None:
+                ended.append(row)
+                del self._rows[row.request.id]
+        self._drop_from_groups(ended)
+
+    def _drop_from_groups(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        gone = set(map(id, rows))
+        for group in self._groups:
+            group.keep([row for row in group.rows if id(row) not in gone])
+        self._groups = [group for group in self._groups if group.rows]
+
+    # Prefill
+
+    def _prefill(self, budget: int) -> int:
+        """Compute at most `budget` prompt tokens, whole prompts as far as they fit."""
+        done = 0
+        while self._prefilling:
+            row = self._next_prompt()
+            count = min(row.remaining_prefill, budget - done)
+            if count > 0:
+                self._guard([row], partial(self._prefill_chunk, row, count))
+                done += count
+            if row in self._prefilling and row.remaining_prefill == 0:
+                self._prefilling.remove(row)
+                self._guard([row], partial(self._place, row))
+            if done >= budget:
+                break
+        return done
+
+    def _next_prompt(self) -> Row:
+        if self._turns % OLDEST_EVERY == 0:
+            return self._prefilling[0]
+        return min(self._prefilling, key=lambda row: row.remaining_prefill)
+
+    def _prefill_chunk(self, row: Row, count: int) -> None:
+        assert row.cache is not None
+        chunk = mx.array([row.ids[row.computed : row.computed + count]])
+        self._model(chunk, row.cache)
+        # Only the caches are evaluated: the logits of a prompt are never computed.
+        mx.eval([entry.state for entry in row.cache])
+        row.computed += count
+
+    def _place(self, row: Row) -> None:
+        """Let a prefilled row decode: in the group where it costs least, or in its own."""
+        newcomer = Group(self._model, row)
+        joinable = self._joinable()
+        if self._joins(newcomer):
+            index = self._placement.choose(len(row.ids), [group.lengths for group in joinable])
+            if index is not None:
+                self._absorb(joinable[index], newcomer)
+                return
+        self._groups.append(newcomer)
+
+    def _merge_groups(self) -> None:
+        joinable = self._joinable()
+        if len(joinable) < 2:
+            return
+        pair = self._placement.merge([group.lengths for group in joinable])
+        if pair is not None:
+            first, second = (joinable[i] for i in pair)
+            self._groups.remove(second)
+            self._absorb(first, second)
+
+    def _absorb(self, group: Group, other: Group) -> None:
+        rows = [*group.rows, *other.rows]
+        self._guard(rows, partial(group.absorb, other))
+
+    def _joinable(self) -> list[Group]:
+        return [group for group in self._groups if self._joins(group)]
+
+    def _joins(self, group: Group) -> bool:
+        return self._model.info.batchable and not group.solo and not group.empty
+
+    # Faults
+
+    def _guard(self, rows: Sequence[Row], action: Callable[[], None]) -> None:
+        """Run `action`; when it fails, rows that were alone fail, others run alone next."""
+        rows = list(rows)
+        try:
+            action()
+        except Exception as error:
+            log.exception("a step of %d rows failed", len(rows))
+            if "SubmissionsIgnored" in str(error):
+                raise DeviceLostError(str(error)) from error
+            mx.clear_cache()
+            rows = [row for row in rows if row.request.id in self._rows]
+            self._requeue(rows)
+            for row in rows:
+                if row.solo:
+                    self._waiting.remove(row)
+                    del self._rows[row.request.id]
+                    message = "The model failed on this request. Other requests are not affected."
+                    self._fail(row.request.id, "request_failed", message)
+                else:
+                    row.suspect()
+
+    def _fail(self, row_id: int, code: RowErrorCode, message: str) -> None:
+        self._failed.append(RowFailed(row_id, code, message))
