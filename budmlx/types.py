@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from budmlx.errors import InvalidRequestError
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -48,6 +50,17 @@ class Message:
         return "".join(part.text for part in self.content)
 
 
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_k": (0, 2**31 - 1),
+    "min_p": (0, 1),
+    "seed": (-(2**63), 2**63 - 1),
+    "max_tokens": (1, 2**63 - 1),
+}
+"""Inclusive bounds of the numeric sampling parameters."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are chosen and when generation ends.
@@ -71,6 +84,17 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise InvalidRequestError, naming the parameter, when one is out of range."""
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidRequestError(
+                    f"{name} must be between {low} and {high}, not {value}.", param=name
+                )
+        if not all(self.stop):
+            raise InvalidRequestError("A stop string must not be empty.", param="stop")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -84,6 +108,13 @@ class Request:
     prompt: str | tuple[int, ...] | None = None
     sampling: SamplingParams = SamplingParams()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def characters(self) -> int:
+        """Size of the text, to judge what tokenizing it costs."""
+        if self.messages is not None:
+            return sum(len(message.text) for message in self.messages)
+        return len(self.prompt or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,7 @@ class Group:
         A row that joined just before the step yields nothing. Rows' counters move on.
         """
         assert self._pending is not None
-        tokens: list[int] = self._pending.tolist()  # type: ignore[assignment]
+        tokens: list[int] = self._pending.tolist()
         self._pending = None
         for row, token in zip(self.rows, tokens, strict=True):
             fresh = row.sampled > row.produced

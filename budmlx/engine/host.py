@@ -13,6 +13,10 @@ FrameSink = Callable[[StepFrame], None]
 """Receives every frame, in order, on a thread of the host's; it must not block."""
 
 
+FRESH_SECONDS = 5.0
+"""A host whose core sent nothing for this long is not ready; an idle core sends every second."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostStatus:
     """Whether requests make progress now.
