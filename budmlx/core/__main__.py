@@ -1,0 +1,80 @@
+"""The core as a process of its own: `python -m budmlx.core FD`.
+
+FD is a connected stream socket that carries the frames of `budmlx.framing`. The process
+ends when the other end of the socket does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+from budmlx.core.loop import CoreLoop
+from budmlx.framing import Channel, FrameError
+from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
+
+_PARENT_CHECK_SECONDS = 1.0
+
+
+def main() -> None:
+    """Serve one parent, then end."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole group; the parent decides.
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    channel: Channel[ToCore] = Channel(socket.socket(fileno=descriptor), ToCore)
+    hello = _greeting(channel)
+    if hello is None:
+        message = "The core speaks another protocol: budmlx was updated. Restart the server."
+        channel.send(LoadFailed(message))
+        return
+    loop = CoreLoop(hello.settings, lambda frame: _emit(channel, frame))
+    threading.Thread(target=_receive, args=(channel, loop), daemon=True).start()
+    loop.run()
+    # The accelerator's memory goes with the process; tearing the interpreter down can hang.
+    os._exit(0)
+
+
+def _greeting(channel: Channel[ToCore]) -> Hello | None:
+    """The parent's first message; None if it is not one that we understand."""
+    try:
+        hello = channel.receive()
+    except EOFError:
+        os._exit(0)
+    except FrameError:
+        return None
+    return hello if isinstance(hello, Hello) and hello.version == PROTOCOL_VERSION else None
+
+
+def _emit(channel: Channel[ToCore], frame: FromCore) -> None:
+    try:
+        channel.send(frame)
+    except OSError:
+        os._exit(0)
+
+
+def _receive(channel: Channel[ToCore], loop: CoreLoop) -> None:
+    """Post what arrives; end the process at once when the parent is gone or sends garbage."""
+    parent = os.getppid()
+    try:
+        # A fork of the parent may hold the socket open after the parent's death.
+        while os.getppid() == parent:
+            message = channel.receive(_PARENT_CHECK_SECONDS)
+            if message is not None:
+                loop.post(message)
+    except EOFError:
+        pass
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

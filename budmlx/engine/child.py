@@ -1,0 +1,81 @@
+"""A core process, the socket to it and the thread that writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from budmlx.framing import Channel
+from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
+
+KILL_SECONDS = 5.0
+
+_EXIT_SECONDS = 0.2  # for a process that closed its socket to end by itself
+
+
+class Child:
+    """A core process from its start to its end."""
+
+    def __init__(self, command: Sequence[str], settings: CoreSettings):
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the parent to judge
+            )
+            undo.pop_all()
+        self._channel: Channel[FromCore] = Channel(ours, FromCore)
+        self._outbox: queue.SimpleQueue[ToCore | None] = queue.SimpleQueue()
+        self.post([Hello(PROTOCOL_VERSION, settings)])
+        threading.Thread(target=self._write, name="budmlx-core-writer", daemon=True).start()
+
+    def post(self, messages: Sequence[ToCore]) -> None:
+        """Send messages in order. Never blocks, also when the core does not read."""
+        for message in messages:
+            self._outbox.put(message)
+
+    def receive(self, timeout: float | None) -> FromCore | None:
+        """See `Channel.receive`."""
+        return self._channel.receive(timeout)
+
+    def kill(self) -> None:
+        """End the process, also a stopped one."""
+        self._process.kill()
+
+    def reap(self) -> str:
+        """Make sure that the process is gone and free what it held; how it ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_SECONDS)
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_SECONDS)
+        self._outbox.put(None)
+        self._channel.close()
+        status = self._process.returncode
+        if status is None:
+            return "its process cannot be killed"
+        if status < 0:
+            return f"its process was killed by {signal.Signals(-status).name}"
+        return f"its process exited with status {status}"
+
+    def _write(self) -> None:
+        """Thread body: keeps callers from waiting for a core that does not read."""
+        with contextlib.suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._channel.send(message)
+
+
+def _environment() -> dict[str, str]:
+    """The environment, made to import the same modules from the same places as here."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
