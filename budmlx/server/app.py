@@ -1,0 +1,119 @@
+"""The HTTP server: the application, its life from bind to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+from collections.abc import Callable
+from typing import Self
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from budmlx.config import Config
+from budmlx.engine.models import ModelSet
+from budmlx.errors import ConfigError
+from budmlx.server.admission import InFlight
+from budmlx.server.errors import failure_of
+from budmlx.server.routes import chat, health, models
+from budmlx.server.security import check_bind, guard
+from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
+from budmlx.server.transport import Runner, sign
+
+ROUTES = (health.routes, models.routes, chat.routes)
+BACKLOG = 1024
+
+
+def create_app(model_set: ModelSet, config: Config) -> web.Application:
+    """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
+    app = web.Application(
+        middlewares=[answer_errors, guard(config)], client_max_size=config.max_body
+    )
+    app[CONFIG] = config
+    app[MODELS] = model_set
+    app[IN_FLIGHT] = InFlight(config.max_rows + config.max_queue)
+    app.on_response_prepare.append(_on_prepare)
+    for routes in ROUTES:
+        app.add_routes(routes)
+    return app
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception into the common error body."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except Exception as exc:  # The outermost boundary of a request.
+        return failure_of(exc).response()
+
+
+async def _on_prepare(request: web.Request, response: web.StreamResponse) -> None:
+    sign(request, response)
+    if request.app[IN_FLIGHT].draining:
+        response.headers["Connection"] = "close"
+        response.force_close()
+
+
+class HttpServer:
+    """A bound server. Use `start` to make one and `drain` to end it."""
+
+    def __init__(self, app: web.Application, runner: Runner, url: str, port: int):
+        self.url = url
+        self.port = port
+        self._app = app
+        self._runner = runner
+
+    @classmethod
+    async def start(cls, model_set: ModelSet, config: Config) -> Self:
+        """Bind and serve. Raises ConfigError when the address is taken, unknown or unsafe."""
+        check_bind(config)
+        app = create_app(model_set, config)
+        runner = Runner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, config.host, config.port, backlog=BACKLOG)
+        try:
+            await site.start()
+        except OSError as exc:
+            await runner.cleanup()
+            raise _cannot_bind(config, exc) from exc
+        return cls(app, runner, site.name, site.port)
+
+    async def drain(self) -> None:
+        """Accept nobody, let replies finish for `drain_seconds`, end the rest, unbind."""
+        for site in self._runner.sites:
+            await site.stop()
+        await self._app[IN_FLIGHT].drain(self._app[CONFIG].drain_seconds)
+        await self._runner.cleanup()
+
+
+def _cannot_bind(config: Config, exc: OSError) -> ConfigError:
+    address = f"{config.host}:{config.port}"
+    if exc.errno == errno.EADDRINUSE:
+        return ConfigError(f"{address} is in use by another program; choose another --port.")
+    if exc.errno == errno.EACCES:
+        return ConfigError(f"{address} needs privileges; choose a --port above 1023.")
+    return ConfigError(f"{address} cannot be bound: {exc.strerror or 'unknown address'}.")
+
+
+async def serve(
+    model_set: ModelSet, config: Config, announce: Callable[[str], None] = print
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+
+    announce: called with the base URL once requests are answered.
+    Raises ConfigError, see `HttpServer.start`.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = await HttpServer.start(model_set, config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    announce(server.url)
+    await stop.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+    await server.drain()

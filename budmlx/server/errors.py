@@ -1,0 +1,135 @@
+"""From exceptions to HTTP: one table of statuses, one error body."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from budmlx.errors import (
+    BudmlxError,
+    CancelledError,
+    EngineClosedError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+)
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1
+"""What `Retry-After` says when the error itself does not know better."""
+
+STATUS: dict[type[BudmlxError], int] = {
+    InvalidRequestError: 400,
+    ModelNotFoundError: 404,
+    OverloadedError: 503,
+    EngineUnavailableError: 503,
+    EngineClosedError: 503,
+    CancelledError: 503,
+}
+"""The status of an error is that of its nearest listed ancestor, else 500."""
+
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+MESSAGES = {
+    400: "The request is not valid HTTP.",
+    404: "There is no such endpoint; try POST /v1/chat/completions or GET /v1/models.",
+    405: "This endpoint does not take that method; the Allow header lists those it takes.",
+    413: "The request body is too large.",
+    417: "Only 'Expect: 100-continue' is understood.",
+    500: "The server failed to answer this request; its log says more.",
+}
+"""What is said for errors that are raised below our own code."""
+
+
+class HttpError(BudmlxError):
+    """The transport refuses a request with a status of its own."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str, headers: dict[str, str] | None = None
+    ):
+        super().__init__(message, code=code)
+        self.status = status
+        self.headers = headers or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a client is told of an exception."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The error body: `error` for most clients, the other keys for some that need them."""
+        kind = TYPES.get(self.status)
+        if kind is None:
+            kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {
+                "message": self.message,
+                "type": kind,
+                "param": self.param,
+                "code": self.code,
+            },
+            "message": self.message,
+            "description": self.message,
+            "extras": {},
+            "key": None,
+            "status_code": self.status,
+        }
+
+    def response(self) -> web.Response:
+        """The failure as a JSON response."""
+        return web.Response(
+            status=self.status,
+            body=msgspec.json.encode(self.body()),
+            content_type="application/json",
+            headers=self.headers,
+        )
+
+
+def failure_of(exc: BaseException) -> Failure:
+    """Describe any exception to a client; an unexpected one is logged and not quoted."""
+    if isinstance(exc, HttpError):
+        return Failure(exc.status, exc.message, exc.param, exc.code, exc.headers)
+    if isinstance(exc, BudmlxError):
+        status = next((STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS), 500)
+        headers = {}
+        if status == 503:
+            retry_after = exc.retry_after if isinstance(exc, EngineUnavailableError) else 0
+            headers["Retry-After"] = str(max(retry_after, RETRY_SECONDS))
+        return Failure(status, exc.message, exc.param, exc.code, headers)
+    if isinstance(exc, web.HTTPException):
+        allow = exc.headers.get("Allow")
+        message = MESSAGES.get(exc.status, MESSAGES[500 if exc.status >= 500 else 400])
+        return Failure(exc.status, message, headers={"Allow": allow} if allow else {})
+    if isinstance(exc, web.RequestPayloadError):
+        return Failure(400, "The request body could not be decoded.", code="bad_body")
+    log_unexpected(exc)
+    return Failure(500, MESSAGES[500], code="internal_error")
+
+
+def log_unexpected(exc: BaseException) -> None:
+    """Log where an exception came from, without its message, which may quote a prompt."""
+    frames = traceback.extract_tb(exc.__traceback__)[-5:]
+    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+    log.error("Unexpected %s in %s", type(exc).__qualname__, where)
+
+
+def param_path(loc: Sequence[str | int]) -> str | None:
+    """Write a location as `messages[2].role`; None for the whole body."""
+    path = ""
+    for step in loc:
+        path += f"[{step}]" if isinstance(step, int) else f".{step[:64]}"
+    return path.removeprefix(".")[:256] or None

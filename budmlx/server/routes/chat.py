@@ -1,0 +1,99 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import cast
+
+from aiohttp import web
+
+from budmlx.errors import RequestFailedError
+from budmlx.server.jsonbody import parse_json, read_body
+from budmlx.server.sse import EventStream
+from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
+from budmlx.server.wire.chat import ChatRequest
+from budmlx.server.wire.reply import Reply
+from budmlx.types import Event, Finished, TextDelta
+
+routes = web.RouteTableDef()
+
+OFF_LOOP_BYTES = 2**16
+"""Bodies larger than this are parsed in a thread, so that other streams go on."""
+
+
+@routes.post("/v1/chat/completions")
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """Answer a conversation, as JSON or as a stream of events."""
+    config = request.app[CONFIG]
+    raw = await read_body(request, config.max_body)
+    chat = await asyncio.to_thread(_parse, raw) if len(raw) > OFF_LOOP_BYTES else _parse(raw)
+    streaming = _wants_stream(request, chat)
+    reply = Reply(
+        chat.model,
+        request.app[MODELS].resolve(chat.model).info.fingerprint,
+        chat.review(streaming=streaming, strict=config.strict),
+        include_usage=chat.include_usage,
+    )
+    return await (_stream if streaming else _whole)(request, chat, reply)
+
+
+def _parse(raw: bytes) -> ChatRequest:
+    return ChatRequest.parse(parse_json(raw))
+
+
+def _wants_stream(request: web.Request, chat: ChatRequest) -> bool:
+    """Some clients ask for a stream by the Accept header alone."""
+    if chat.stream is not None:
+        return chat.stream
+    return "text/event-stream" in request.headers.get("Accept", "").lower()
+
+
+@asynccontextmanager
+async def _generation(
+    request: web.Request, chat: ChatRequest
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """The events of a request while it holds a place; leaving cancels what still runs."""
+    engine = request.app[MODELS].resolve(chat.model)
+    events = cast("AsyncGenerator[Event, None]", engine.aevents(chat.to_request()))
+    async with request.app[IN_FLIGHT].slot(), aclosing(events):
+        yield events
+
+
+async def _whole(request: web.Request, chat: ChatRequest, reply: Reply) -> web.StreamResponse:
+    text: list[str] = []
+    finished: Finished | None = None
+    async with _generation(request, chat) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                text.append(event.text)
+            else:
+                finished = event
+    if finished is None:
+        raise _unfinished()
+    return web.Response(body=reply.whole("".join(text), finished), content_type="application/json")
+
+
+async def _stream(request: web.Request, chat: ChatRequest, reply: Reply) -> web.StreamResponse:
+    stream = EventStream(request, request.app[CONFIG], reply.opening())
+    finished = False
+    try:
+        async with _generation(request, chat) as events, stream:
+            async for event in events:
+                for chunk in reply.chunks(event):
+                    await stream.send(chunk)
+                finished = isinstance(event, Finished)
+        if not finished:
+            raise _unfinished()
+    except ConnectionError:
+        raise
+    except Exception as exc:  # A boundary: the response has begun, no middleware can answer.
+        if stream.response is None:
+            raise
+        return await stream.fail(exc)
+    return await stream.end()
+
+
+def _unfinished() -> RequestFailedError:
+    return RequestFailedError("The reply ended without a result.")

@@ -1,0 +1,150 @@
+"""Who may talk to the server: addresses, Host and Origin headers, bearer keys."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+import socket
+import uuid
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from budmlx.config import Config
+from budmlx.errors import ConfigError
+from budmlx.server.errors import HttpError
+from budmlx.server.state import REQUEST_ID
+
+OPEN_ROUTES = frozenset({"/health", "/ready"})
+"""Routes that answer without a key."""
+
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+WILDCARDS = frozenset({"", "0.0.0.0", "[::]"})
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def load_keys(config: Config) -> tuple[str, ...]:
+    """Collect the accepted keys. Raises ConfigError for an unusable file or an empty key."""
+    keys = [secret.get_secret_value() for secret in config.api_keys]
+    if config.api_key_file is not None:
+        try:
+            lines = config.api_key_file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"Cannot read the key file {config.api_key_file}: {exc}") from exc
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise ConfigError(f"The key file {config.api_key_file} holds no key.")
+        keys += found
+    if not all(key.strip() for key in keys):
+        raise ConfigError("An API key is empty.")
+    return tuple(keys)
+
+
+def check_bind(config: Config) -> None:
+    """Refuse, with ConfigError, an address that others can reach while no key is set."""
+    if load_keys(config) or _is_loopback(config.host):
+        return
+    raise ConfigError(
+        f"Binding {config.host or 'all addresses'} lets other machines in, so it needs an API "
+        "key: set BUDMLX_API_KEYS or --api-key-file, or bind 127.0.0.1."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if not host:
+        return False
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError(f"Cannot find the address {host!r} to bind.") from exc
+    return all(ipaddress.ip_address(str(item[4][0]).split("%")[0]).is_loopback for item in found)
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The id of a request: the client's if it is short and harmless, else a new one."""
+    if REQUEST_ID not in request:
+        given = request.headers.get("X-Request-Id", "")
+        request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+    return request[REQUEST_ID]
+
+
+def guard(config: Config) -> Middleware:
+    """The middleware that lets a request pass only with a known Host, Origin and key."""
+    named = {_bracketed(host.lower()) for host in (config.host, *config.allow_host)}
+    hosts = LOCAL_HOSTS | (named - WILDCARDS)
+    digests = [_digest(key) for key in load_keys(config)]
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = _check_host(request, hosts)
+        _check_origin(request, host)
+        if digests and not _is_open(request):
+            _check_key(request, digests)
+        return await handler(request)
+
+    return check
+
+
+def _check_host(request: web.Request, hosts: frozenset[str]) -> str:
+    """Return the Host header, which a page that rebinds DNS to us cannot choose."""
+    given = request.headers.get("Host", "").lower()
+    if not given:
+        raise HttpError(400, "The request has no Host header.", code="host_missing")
+    match = _HOST.fullmatch(given)
+    known = match is not None and (match["name"] in hosts or match["name"] == _own_address(request))
+    if not known:
+        raise HttpError(
+            403,
+            "This Host is not served here; start the server with --allow-host to add one.",
+            code="host_not_allowed",
+        )
+    return given
+
+
+def _own_address(request: web.Request) -> str | None:
+    """The address on which the connection arrived, as it would stand in a Host header."""
+    name = request.get_extra_info("sockname")
+    return _bracketed(str(name[0]).removeprefix("::ffff:")) if name else None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _check_origin(request: web.Request, host: str) -> None:
+    origins = request.headers.getall("Origin", [])
+    if all(origin.lower() in (f"http://{host}", f"https://{host}") for origin in origins):
+        return
+    raise HttpError(
+        403,
+        "Requests from web pages of another origin are refused.",
+        code="origin_not_allowed",
+        headers={"Vary": "Origin"},
+    )
+
+
+def _is_open(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in OPEN_ROUTES
+
+
+def _check_key(request: web.Request, digests: list[bytes]) -> None:
+    given = request.headers.getall("Authorization", [])
+    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    digest = _digest(key.strip())
+    # Every key is compared, so that the time says nothing about which one came close.
+    matches = [hmac.compare_digest(digest, known) for known in digests]
+    if scheme.lower() != "bearer" or not any(matches):
+        raise HttpError(
+            401,
+            "Send a valid API key as 'Authorization: Bearer KEY'.",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,14 @@
+"""The typed keys under which an application and its requests keep their state."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from budmlx.config import Config
+from budmlx.engine.models import ModelSet
+from budmlx.server.admission import InFlight
+
+CONFIG = web.AppKey("config", Config)
+MODELS = web.AppKey("models", ModelSet)
+IN_FLIGHT = web.AppKey("in_flight", InFlight)
+REQUEST_ID = web.RequestKey("request_id", str)

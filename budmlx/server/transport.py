@@ -1,0 +1,133 @@
+"""Below the handlers: aiohttp's connections with our error body, log and limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http_exceptions import LineTooLong
+
+from budmlx.server.errors import Failure, failure_of
+from budmlx.server.security import request_id
+
+log = logging.getLogger(__name__)
+
+FIRST_REQUEST_SECONDS = 10.0
+KEEPALIVE_SECONDS = 75.0
+LINGER_SECONDS = 2.0
+MAX_CONNECTIONS = 1024
+SHUTDOWN_SECONDS = 2.0
+
+
+class Connection(web.RequestHandler):
+    """One client connection.
+
+    aiohttp answers what it cannot parse, and what its routes do not expect, in plain text
+    that quotes the input; here both get the common error body.
+    """
+
+    __slots__ = ("_first_request_timer",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock for the first request, or hang up when there are too many."""
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self._first_request_timer = loop.call_later(FIRST_REQUEST_SECONDS, self._expire)
+        assert self._manager is not None
+        if len(self._manager.connections) > MAX_CONNECTIONS:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock."""
+        self._first_request_timer.cancel()
+        super().connection_lost(exc)
+
+    def _expire(self) -> None:
+        if not self._request_count:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that could not be parsed, or whose handling failed."""
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            raise ConnectionError("the response has begun or the client is gone")
+        if status >= 500:
+            failure = failure_of(exc or TimeoutError())
+        elif isinstance(exc, LineTooLong):
+            failure = Failure(400, "The request line or a header is too long.")
+        else:
+            failure = failure_of(web.HTTPBadRequest())
+        response = failure.response()
+        sign(request, response)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; an exception raised outside the middlewares is turned into one."""
+        if isinstance(resp, web.HTTPException):
+            resp = failure_of(resp).response()
+        return await super().finish_response(request, resp, start_time)
+
+
+class Listener(web.Server):
+    """Makes a `Connection` for every client."""
+
+    def __init__(self, app_server: web.Server, **options: Any):
+        super().__init__(
+            app_server.request_handler,
+            request_factory=app_server.request_factory,
+            handler_cancellation=True,
+        )
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        """Make the protocol of one connection."""
+        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class Runner(web.AppRunner):
+    """Runs an application on `Connection`s; a vanished client cancels its handler."""
+
+    def __init__(self, app: web.Application):
+        super().__init__(app, shutdown_timeout=SHUTDOWN_SECONDS)
+
+    async def _make_server(self) -> web.Server:
+        return Listener(
+            await super()._make_server(),
+            access_log=log,
+            access_log_class=AccessLog,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+        )
+
+
+class AccessLog(AbstractAccessLogger):
+    """One bounded line per request, without query strings, headers or bodies."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody reads the lines."""
+        return self.logger.isEnabledFor(logging.INFO)
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Write method, path, status, duration and request id."""
+        path = ascii(request.rel_url.raw_path[:200])[1:-1]
+        self.logger.info(
+            "%s %s %d %.3fs %s", request.method, path, response.status, time, request_id(request)
+        )
+
+
+def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Put on a response what every response carries."""
+    response.headers["X-Request-Id"] = request_id(request)
+    response.headers["Server"] = "budmlx"

@@ -1,0 +1,87 @@
+"""What happens to parameters that are known but have no effect here, and to unknown ones.
+
+A parameter is honoured, refused with 400, or reported in `warnings`. Honoured ones are
+fields of the wire models; this module decides about the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from budmlx.errors import InvalidRequestError
+from budmlx.server.errors import param_path
+
+Extras = Iterable[tuple[tuple[str | int, ...], Mapping[str, Any]]]
+"""Where a wire model stands in the request, and its fields that the model does not know."""
+
+MAX_WARNINGS = 16
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "min_tokens": (0,),
+    "min_completion_tokens": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": (),
+    "reasoning_format": (),
+    "disable_reasoning": (),
+    "clear_thinking": (),
+    "safe_prompt": (False,),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "messages[].prefix": (False,),
+    "messages[].function_call": (),
+}
+"""Parameters that would change the answer, with the values that do not."""
+
+SILENT = frozenset({"parallel_tool_calls", "service_tier", "safety_identifier", "verbosity"})
+"""Parameters that promise nothing, or nothing here, and are accepted as they are."""
+
+WITHOUT_EFFECT = frozenset({"store", "metadata", "cache", "prediction", "prompt_cache_key"})
+"""Known parameters that change no answer; a warning says that they did nothing."""
+
+
+def review(extras: Extras, *, strict: bool) -> list[str]:
+    """Judge all fields beyond the wire models; return one warning per field without effect.
+
+    Raises InvalidRequestError for a field that would have changed the answer, and for an
+    unknown one if `strict`.
+    """
+    warnings: list[str] = []
+    for loc, fields in extras:
+        for name, value in fields.items():
+            path = param_path((*loc, name)) or name
+            kind = ".".join([*("messages[]" for step in loc[:1] if step == "messages"), name])
+            if kind in SILENT:
+                continue
+            if kind in NEUTRAL:
+                if not any(_same(value, neutral) for neutral in NEUTRAL[kind]):
+                    raise InvalidRequestError(_refusal(path, NEUTRAL[kind]), param=path)
+            elif kind in WITHOUT_EFFECT:
+                warnings.append(f"`{path}` has no effect here.")
+            elif strict:
+                raise InvalidRequestError(f"`{path}` is not a known parameter.", param=path)
+            else:
+                warnings.append(f"`{path}` is not a known parameter and was ignored.")
+    hidden = len(warnings) - MAX_WARNINGS
+    return [*warnings[:MAX_WARNINGS], *([f"and {hidden} more"] if hidden > 0 else [])]
+
+
+def _refusal(path: str, neutral: tuple[Any, ...]) -> str:
+    choices = "".join(f" or set it to {value!r}" for value in neutral[:1])
+    return f"`{path}` is not supported yet; leave it out{choices}."
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
