@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from budmlx.core.memory import MemoryModel, Shape, device_memory_limit, probe_la
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import CoreSettings
 from budmlx.types import ModelInfo
+
+log = logging.getLogger(__name__)
 
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -90,11 +93,33 @@ def load_model(settings: CoreSettings) -> Model:
         context_length=context,
         vocab_size=logits.shape[-1],
         eos_token_ids=_ids(config.get("eos_token_id")),
-        batchable=can_merge(cache),
+        batchable=can_batch(module),
         fingerprint=fingerprint(path),
         created=int(time.time()),
     )
     return Model(module, info, memory)
+
+
+def can_batch(module: nn.Module) -> bool:
+    """Whether rows can share a batch: the caches merge, and the model takes their masks.
+
+    The second is tried on rows of different length. Building the graph is enough for a
+    model to refuse; nothing is computed. A mask of the wrong rank broadcasts silently when
+    there are as many rows as key-value heads, hence two numbers of rows.
+    """
+    if not can_merge(make_prompt_cache(module)):
+        return False
+    try:
+        for rows in (3, 5):
+            caches = [make_prompt_cache(module) for _ in range(rows)]
+            for tokens, cache in enumerate(caches, start=1):
+                module(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
+            merged = [entries[0].merge(list(entries)) for entries in zip(*caches, strict=True)]
+            module(mx.zeros((rows, 1), dtype=mx.int32), cache=merged)
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
+        log.warning("this model runs one row at a time, because it cannot batch: %s", error)
+        return False
+    return True
 
 
 def can_merge(cache: Sequence[Any]) -> bool:

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from budmlx.engine.hub import default_model_dir, resolve_model
+from budmlx.engine.text import TextStream
+from budmlx.engine.tokenizer import Tokenizer
 from rich.progress import track
 
 from budmlx.config import Config
 from budmlx.engine.generation import Generation, LoopMailbox, Mailbox, ThreadMailbox
 from budmlx.engine.host import Host, HostStatus
-from budmlx.engine.hub import default_model_dir, resolve_model
 from budmlx.engine.requests import (
     Messages,
     chat_request,
@@ -24,8 +26,6 @@ from budmlx.engine.requests import (
     prompt_ids,
     sampling_params,
 )
-from budmlx.engine.text import TextStream
-from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError, EngineClosedError
 from budmlx.protocol import CoreSettings, StepFrame
 from budmlx.types import (

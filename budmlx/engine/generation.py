@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from budmlx.engine.text import TextStream
+
 from budmlx.errors import (
     BudmlxError,
     EngineUnavailableError,

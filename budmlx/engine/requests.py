@@ -9,6 +9,7 @@ from typing import Any
 
 from budmlx.engine.prompt import parse_messages, render
 from budmlx.engine.tokenizer import Tokenizer
+
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.protocol import GenerateRequest
 from budmlx.types import Message, ModelInfo, Request, SamplingParams

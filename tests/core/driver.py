@@ -1,0 +1,71 @@
+"""Runs rows on a scheduler without threads, so that tests decide what happens when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from budmlx.core.model import Model, load_model
+from budmlx.core.scheduler import Scheduler
+from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
+from tests.models import tiny_model_dir
+
+
+def load(path: object = None, **settings: object) -> Model:
+    """A loaded tiny model."""
+    directory = str(path or tiny_model_dir(scale=4.0))
+    return load_model(CoreSettings(model_path=directory, model_name="tiny", **settings))
+
+
+def request(row_id: int, prompt: Iterable[int], **changes: object) -> GenerateRequest:
+    """A greedy row unless changed."""
+    fields: dict[str, object] = {
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "seed": 1,
+        "max_tokens": 16,
+        "stop_ids": [],
+    }
+    return GenerateRequest(id=row_id, prompt_ids=list(prompt), **{**fields, **changes})
+
+
+class Driver:
+    """Collects what a scheduler says of each row."""
+
+    def __init__(self, model: Model, *, max_rows: int = 64, prefill_chunk: int = 64):
+        self.scheduler = Scheduler(model, max_rows=max_rows, prefill_chunk=prefill_chunk)
+        self.tokens: dict[int, list[int]] = {}
+        self.reasons: dict[int, str] = {}
+        self.failed: dict[int, RowFailed] = {}
+        self.frames: list[StepFrame] = []
+
+    def submit(self, *requests: GenerateRequest) -> None:
+        for item in requests:
+            self.tokens[item.id] = []
+            self.scheduler.submit(item)
+
+    def turn(self) -> StepFrame:
+        frame = self.scheduler.turn()
+        self.frames.append(frame)
+        for token in frame.tokens:
+            assert token.id not in self.reasons, "a row spoke after its end"
+            self.tokens[token.id].append(token.token)
+            if token.reason is not None:
+                self.reasons[token.id] = token.reason
+        for row in frame.failed:
+            assert row.id not in self.reasons and row.id not in self.failed
+            self.failed[row.id] = row
+        return frame
+
+    def turns(self, count: int) -> None:
+        for _ in range(count):
+            self.turn()
+
+    def run(self, limit: int = 20_000) -> None:
+        """Turn until nothing is left to do."""
+        for _ in range(limit):
+            if not self.scheduler.busy:
+                return
+            self.turn()
+        raise AssertionError("the scheduler never came to rest")
