@@ -43,12 +43,15 @@ class CacheLayer:
         return self.fixed + self.per_token * -(-kept // CACHE_STEP) * CACHE_STEP
 
 
-def probe_layers(cache: Iterable[Any]) -> tuple[CacheLayer, ...]:
-    """Read the layout off a single row's cache after a (lazy) forward pass of one token."""
+def probe_layers(cache: Iterable[Any], chunk: int) -> tuple[CacheLayer, ...]:
+    """Read the layout off a single row's cache after a (lazy) forward pass of one token.
+
+    chunk: most tokens of one forward pass; a windowed cache keeps them beside its window.
+    """
     layers: list[CacheLayer] = []
     for entry in cache:
         if isinstance(entry, CacheList):
-            layers.extend(probe_layers(entry.caches))
+            layers.extend(probe_layers(entry.caches, chunk))
         elif isinstance(entry, ArraysCache):
             layers.append(CacheLayer(fixed=entry.nbytes))
         elif entry.empty():
@@ -58,7 +61,8 @@ def probe_layers(cache: Iterable[Any]) -> tuple[CacheLayer, ...]:
             per_token = sum(
                 x.nbytes // x.shape[2] for x in (entry.keys, entry.values) if x.shape[2]
             )
-            layers.append(CacheLayer(per_token=per_token, window=window))
+            kept = None if window is None else window + chunk
+            layers.append(CacheLayer(per_token=per_token, window=kept))
     return tuple(layers)
 
 

@@ -75,7 +75,7 @@ def load_model(settings: CoreSettings) -> Model:
     memory = MemoryModel(
         limit=settings.memory_limit or device_memory_limit(),
         weights=weights,
-        layers=probe_layers(cache),
+        layers=probe_layers(cache, settings.prefill_chunk),
         shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
         fused_attention=mx.default_device() == mx.gpu,
     )
