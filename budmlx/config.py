@@ -7,51 +7,84 @@ here is all that a new setting needs.
 
 from __future__ import annotations
 
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
     SettingsConfigDict,
 )
+
+from budmlx.errors import ConfigError
+
+ENV_PREFIX = "BUDMLX_"
+CONFIG_VARIABLE = "BUDMLX_CONFIG"
+DEBUG_VARIABLE = "BUDMLX_DEBUG"
+DEFAULT_FILE = Path("~/.config/budmlx/config.toml")
+
+
+def _split_commas(value: object) -> object:
+    """A variable of the environment holds a list as one string."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+# NoDecode: without it pydantic-settings wants JSON in the variable.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
 class Config(BaseSettings):
     """Settings of `budmlx serve`. Field descriptions are the help texts of the flags."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BUDMLX_", extra="forbid", frozen=True, toml_file=None
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     model: str | None = Field(
         None, description="Model directory or hub repository id; the demo model if not given."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub repository.")
-    alias: tuple[str, ...] = Field((), description="Further name that the model answers to.")
+    alias: Names = Field((), description="Further name that the model answers to.")
     host: str = Field("127.0.0.1", description="Address to bind.")
     port: int = Field(8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
-    api_keys: tuple[SecretStr, ...] = Field(
+    api_keys: Secrets = Field(
         (), description="Accepted bearer keys. Set BUDMLX_API_KEYS; never a flag."
     )
     api_key_file: Path | None = Field(
         None, description="File with one accepted bearer key per line."
     )
-    allow_host: tuple[str, ...] = Field(
+    allow_host: Names = Field(
         (), description="Further host name that clients may use in the Host header."
     )
     engine_host: Literal["process", "thread"] = Field(
         "process", description="Run the core in a child process or in a thread."
     )
-    memory_limit: int | None = Field(
+    memory_limit: ByteSize | None = Field(
         None,
         gt=0,
-        description="Bytes for weights, KV caches and activations; default: the device's.",
+        description="Bytes for weights, KV caches and activations, such as 12GiB; "
+        "default: the device's.",
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     max_queue: int = Field(256, ge=0, description="Most requests that wait; more get 503.")
     prefill_chunk: int = Field(512, ge=1, description="Most prompt tokens in one forward pass.")
-    max_body: int = Field(8 * 2**20, gt=0, description="Largest request body in bytes.")
+    max_body: ByteSize = Field(
+        ByteSize(8 * 2**20), gt=0, description="Largest request body in bytes, such as 8MiB."
+    )
     drain_seconds: float = Field(
         10.0, ge=0, description="How long running replies may take to finish after SIGTERM."
     )
@@ -68,3 +101,146 @@ class Config(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log."
     )
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Build from keyword arguments over the environment, without a TOML file.
+
+        Raises:
+            ConfigError: a setting is unknown or has an unusable value.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from error
+
+    def accepted_keys(self) -> tuple[str, ...]:
+        """Every accepted bearer key: `api_keys`, then the lines of `api_key_file`.
+
+        Blank lines and lines that begin with `#` are skipped.
+
+        Raises:
+            ConfigError: the file is unreadable or empty, or a key could never be sent.
+        """
+        keys = [(key.get_secret_value(), "api_keys") for key in self.api_keys]
+        if self.api_key_file is not None:
+            keys += _keys_in(self.api_key_file)
+        for key, place in keys:
+            if not key or not all("!" <= character <= "~" for character in key):
+                raise ConfigError(
+                    f"{place}: a key must be one word of visible ASCII characters.", param=place
+                )
+        return tuple(dict.fromkeys(key for key, _ in keys))
+
+
+def _keys_in(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(
+            f"api_key_file: cannot read {path}: {reason}.", param="api_key_file"
+        ) from error
+    keys = [
+        (line.strip(), f"api_key_file: line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.strip().startswith("#")
+    ]
+    if not keys:
+        raise ConfigError(
+            f"api_key_file: {path} holds no key; write one per line.", param="api_key_file"
+        )
+    return keys
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A configuration and, for each field that is not at its default, where it was set.
+
+    unknown_variables: `BUDMLX_*` variables of the environment that no field reads.
+    """
+
+    config: Config
+    places: Mapping[str, str]
+    unknown_variables: tuple[str, ...] = ()
+
+
+def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedConfig:
+    """Merge flags over `BUDMLX_*` variables over a TOML file over defaults.
+
+    flags: field names and values; None stands for a flag that was not given.
+    file: TOML file; without it `BUDMLX_CONFIG`, then `~/.config/budmlx/config.toml`.
+
+    Raises:
+        ConfigError: the file or a value is wrong; the message names the field and its place.
+    """
+    layers: list[tuple[Mapping[str, Any], str]] = []
+    if path := _config_file(file):
+        layers.append((_read_toml(path), str(path)))
+    layers.append((EnvSettingsSource(Config)(), ""))
+    layers.append(({name: value for name, value in flags.items() if value is not None}, "--"))
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for layer, place in layers:
+        for name, value in layer.items():
+            values[name] = value
+            places[name] = _place(name, place)
+    try:
+        config = Config(**values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, places)) from error
+    return LoadedConfig(config, places, _unknown_variables())
+
+
+def _place(name: str, layer: str) -> str:
+    if layer == "--":
+        return "MODEL argument" if name == "model" else f"--{name.replace('_', '-')}"
+    return layer or f"{ENV_PREFIX}{name.upper()}"
+
+
+def _config_file(file: Path | None) -> Path | None:
+    """The file to read; a file that somebody named must exist, the default need not."""
+    named = file or os.environ.get(CONFIG_VARIABLE)
+    path = Path(named or DEFAULT_FILE).expanduser()
+    if path.is_file():
+        return path
+    if named:
+        raise ConfigError(f"There is no configuration file {path}.", param="config")
+    return None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text.") from error
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _unknown_variables() -> tuple[str, ...]:
+    known = {ENV_PREFIX + name.upper() for name in Config.model_fields}
+    known |= {CONFIG_VARIABLE, DEBUG_VARIABLE}
+    return tuple(
+        sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    )
+
+
+def explain(error: ValidationError, places: Mapping[str, str] | None = None) -> str:
+    """One line that names every wrong field and where it was set; values are not shown.
+
+    places: for a field, the flag, variable or file that set it.
+    """
+    problems = []
+    for detail in error.errors(include_url=False, include_input=False, include_context=False):
+        name = str(detail["loc"][0]) if detail["loc"] else "configuration"
+        place = (places or {}).get(name)
+        if detail["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, Config.model_fields, n=1)
+            text = "there is no such setting" + (f" (did you mean {close[0]}?)" if close else "")
+        else:
+            text = detail["msg"].replace("Input should be", "must be").rstrip(".")
+        problems.append(f"{name}{f' ({place})' if place else ''}: {text}")
+    return "; ".join(problems)

@@ -1,0 +1,44 @@
+"""Run language models on a Mac: a chat-completions server and a Python engine on MLX."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from budmlx.errors import BudmlxError
+from budmlx.types import (
+    Completion,
+    Event,
+    Finished,
+    Message,
+    SamplingParams,
+    TextDelta,
+    TextPart,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from budmlx.engine.engine import Engine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BudmlxError",
+    "Completion",
+    "Engine",
+    "Event",
+    "Finished",
+    "Message",
+    "SamplingParams",
+    "TextDelta",
+    "TextPart",
+    "Usage",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The engine needs transformers, which takes a second to import; --help must not wait.
+    if name == "Engine":
+        return importlib.import_module("budmlx.engine.engine").Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
