@@ -21,6 +21,11 @@ class InFlight:
         self._empty = asyncio.Event()
         self.draining = False
 
+    @property
+    def count(self) -> int:
+        """How many requests hold a place."""
+        return len(self._scopes)
+
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Hold a place. Raises OverloadedError when there is none, EngineUnavailableError

@@ -63,6 +63,8 @@ class HttpServer:
     def __init__(self, app: web.Application, runner: Runner, url: str, port: int):
         self.url = url
         self.port = port
+        self.model_set = app[MODELS]
+        self.in_flight = app[IN_FLIGHT]
         self._app = app
         self._runner = runner
 
@@ -85,7 +87,7 @@ class HttpServer:
         """Accept nobody, let replies finish for `drain_seconds`, end the rest, unbind."""
         for site in self._runner.sites:
             await site.stop()
-        await self._app[IN_FLIGHT].drain(self._app[CONFIG].drain_seconds)
+        await self.in_flight.drain(self._app[CONFIG].drain_seconds)
         await self._runner.cleanup()
 
 

@@ -26,26 +26,9 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def load_keys(config: Config) -> tuple[str, ...]:
-    """Collect the accepted keys. Raises ConfigError for an unusable file or an empty key."""
-    keys = [secret.get_secret_value() for secret in config.api_keys]
-    if config.api_key_file is not None:
-        try:
-            lines = config.api_key_file.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"Cannot read the key file {config.api_key_file}: {exc}") from exc
-        found = [line.strip() for line in lines if line.strip()]
-        if not found:
-            raise ConfigError(f"The key file {config.api_key_file} holds no key.")
-        keys += found
-    if not all(key.strip() for key in keys):
-        raise ConfigError("An API key is empty.")
-    return tuple(keys)
-
-
 def check_bind(config: Config) -> None:
     """Refuse, with ConfigError, an address that others can reach while no key is set."""
-    if load_keys(config) or _is_loopback(config.host):
+    if config.accepted_keys() or _is_loopback(config.host):
         return
     raise ConfigError(
         f"Binding {config.host or 'all addresses'} lets other machines in, so it needs an API "
@@ -75,7 +58,7 @@ def guard(config: Config) -> Middleware:
     """The middleware that lets a request pass only with a known Host, Origin and key."""
     named = {_bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)
-    digests = [_digest(key) for key in load_keys(config)]
+    digests = [_digest(key) for key in config.accepted_keys()]
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -247,5 +247,8 @@ def _invalid(exc: ValidationError) -> InvalidRequestError:
     # Tags of unions are steps of pydantic's location, not of the client's.
     loc = [step for step in first["loc"] if not str(step).startswith("<")]
     param = param_path(loc)
-    message = first["msg"][:1].lower() + first["msg"][1:]
+    if first["type"] == "model_type":
+        message = "input should be an object"
+    else:
+        message = first["msg"][:1].lower() + first["msg"][1:].split(" after validation")[0]
     return InvalidRequestError(f"`{param}`: {message}.", param=param)

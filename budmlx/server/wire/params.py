@@ -6,6 +6,7 @@ fields of the wire models; this module decides about the rest.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ def review(extras: Extras, *, strict: bool) -> list[str]:
 
 
 def _refusal(path: str, neutral: tuple[Any, ...]) -> str:
-    choices = "".join(f" or set it to {value!r}" for value in neutral[:1])
+    choices = "".join(f" or set it to {json.dumps(value)}" for value in neutral[:1])
     return f"`{path}` is not supported yet; leave it out{choices}."
 
 

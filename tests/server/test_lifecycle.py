@@ -1,0 +1,213 @@
+"""Connections that vanish, overload, draining, signals, binding."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from budmlx import Engine
+from budmlx.errors import ConfigError
+from budmlx.server import transport
+from budmlx.server.app import HttpServer
+from tests.models import tiny_model_dir
+from tests.server.conftest import Start
+from tests.server.tools import CHAT, body, check_error, endless, events, exchange, get, post, until
+
+
+def idle(engine: Engine) -> bool:
+    status = engine.status()
+    return status.running == status.waiting == 0
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_running(engine: Engine) -> AsyncIterator[None]:
+    yield
+    await until(lambda: idle(engine))
+
+
+# LIMITS 89 and 91
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("farewell", ["fin", "rst", "half-close"])
+@pytest.mark.parametrize("moment", ["at once", "running", "first byte"])
+async def test_a_vanished_client_frees_its_row(
+    engine: Engine, server: HttpServer, stream: bool, farewell: str, moment: str
+) -> None:
+    if moment == "first byte" and not stream:
+        pytest.skip("a whole reply has no first byte before its end")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(post(json.dumps(endless(stream=stream)).encode()))
+    if moment == "first byte":
+        await reader.readuntil(b"data: ")
+    elif moment == "running":
+        await until(lambda: engine.status().running == 1)
+    if farewell == "half-close":
+        writer.write_eof()
+    else:
+        if farewell == "rst":
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.close()
+    await until(lambda: idle(engine) and server.in_flight.count == 0)
+    writer.close()
+    answer = await exchange(server, post(json.dumps(body()).encode()))
+    assert answer.status == 200
+
+
+async def test_more_requests_than_places(engine: Engine, start: Start) -> None:
+    server = await start(max_rows=1, max_queue=1)
+    async with aiohttp.ClientSession(server.url) as client:
+        responses = [await client.post(CHAT, json=endless(stream=True)) for _ in range(2)]
+        answer = await exchange(server, post(json.dumps(body()).encode()))
+        check_error(answer, 503, code="overloaded")
+        assert answer.headers["Retry-After"].isdigit()
+        for response in responses:
+            response.close()
+    await until(lambda: server.in_flight.count == 0)
+    assert (await exchange(server, post(json.dumps(body()).encode()))).status == 200
+
+
+async def test_every_request_of_a_burst_gets_one_outcome(start: Start) -> None:
+    server = await start(max_rows=4, max_queue=4)  # LIMITS 95
+    raw = post(json.dumps(body()).encode())
+    answers = await asyncio.gather(*(exchange(server, raw) for _ in range(100)))
+    statuses = [answer.status for answer in answers]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 8
+    assert len({a.content for a in answers if a.status == 503}) == 1
+
+
+async def test_drain_lets_replies_finish(start: Start) -> None:
+    server = await start(drain_seconds=60)
+    async with aiohttp.ClientSession(server.url) as client:
+        idle_connection = await asyncio.open_connection("127.0.0.1", server.port)
+        response = await client.post(CHAT, json=body(stream=True, max_tokens=400))
+        received = await response.content.readuntil(b"\n\n")
+        drain = asyncio.create_task(server.drain())
+        await until(lambda: server.in_flight.draining)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", server.port)
+        reader, writer = idle_connection
+        writer.write(get("/ready").replace(b"Connection: close\r\n", b""))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ") and b"Connection: close" in head
+        assert b"shutting down" in await reader.read()
+        writer.close()
+        received += await response.content.read()
+        await drain
+    assert events(received)[-1] == "[DONE]"
+
+
+async def test_drain_ends_replies_that_take_too_long(engine: Engine, start: Start) -> None:
+    server = await start(drain_seconds=0.1)
+    async with aiohttp.ClientSession(server.url) as client:
+        stream = await client.post(CHAT, json=endless(stream=True))
+        whole = asyncio.create_task(client.post(CHAT, json=endless()))
+        await until(lambda: server.in_flight.count == 2)
+        await server.drain()
+        *_, last = events(await stream.content.read())
+        assert last["status_code"] == 503
+        assert "shutting down" in last["error"]["message"]
+        response = await whole
+        assert response.status == 503
+        assert response.headers["Retry-After"].isdigit()
+        assert "shutting down" in (await response.json())["message"]
+
+
+async def test_a_taken_port(server: HttpServer, start: Start) -> None:  # LIMITS 27
+    with pytest.raises(ConfigError, match=r"in use.*--port") as caught:
+        await start(port=server.port)
+    assert "\n" not in caught.value.message
+
+
+async def test_port_0_reports_the_real_port(server: HttpServer) -> None:
+    assert server.port > 0
+    assert server.url == f"http://127.0.0.1:{server.port}"
+
+
+async def test_silent_connections_are_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FIRST_REQUEST_SECONDS", 0.1)  # LIMITS 1 and 2
+    server = await start()
+    for start_of_request in (b"", b"GET /health HTTP/1.1\r\nHost: local"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(start_of_request)
+        assert await reader.read() == b""
+        writer.close()
+    async with aiohttp.ClientSession(server.url) as client:
+        request = body(max_tokens=300, stream=True)
+        async with client.post(CHAT, json=request) as response:
+            assert events(await response.read())[-1] == "[DONE]"
+
+
+async def test_too_many_connections(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_CONNECTIONS", 2)  # LIMITS 25
+    server = await start()
+    kept = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+    for reader, writer in kept:
+        writer.write(get("/health").replace(b"Connection: close\r\n", b""))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    assert await reader.read() == b""
+    writer.close()
+    kept[0][1].write(get("/health"))
+    assert b"200 OK" in await kept[0][0].read()
+    kept[1][1].close()
+
+
+SERVE = """
+import asyncio, sys
+from budmlx import Engine
+from budmlx.config import Config
+from budmlx.engine.models import ModelSet
+from budmlx.server.app import serve
+
+with Engine.load(sys.argv[1]) as engine:
+    config = Config(port=0, drain_seconds=float(sys.argv[2]))
+    announce = lambda url: print(url, flush=True)
+    asyncio.run(serve(ModelSet(engine, ["demo"]), config, announce))
+print("closed", flush=True)
+"""
+
+
+async def served(drain_seconds: float) -> tuple[asyncio.subprocess.Process, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVE, str(tiny_model_dir()), str(drain_seconds),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, (await process.stdout.readline()).decode().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains(number: signal.Signals) -> None:  # LIMITS 119
+    process, url = await served(drain_seconds=0.2)
+    async with aiohttp.ClientSession(url) as client:
+        response = await client.post(CHAT, json=endless(stream=True))
+        process.send_signal(number)
+        assert events(await response.content.read())[-1]["status_code"] == 503
+    output, _ = await process.communicate()
+    assert (process.returncode, output) == (0, b"closed\n")
+
+
+async def test_a_second_signal_ends_the_process_at_once() -> None:
+    process, url = await served(drain_seconds=600)
+    async with aiohttp.ClientSession(url) as client:
+        response = await client.post(CHAT, json=endless(stream=True))
+        process.send_signal(signal.SIGTERM)
+        port = int(url.rpartition(":")[2])
+        await until(lambda: not listening(port))
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == -signal.SIGTERM
+        response.close()
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,204 @@
+"""From the JSON of a chat request to a `types.Request`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from budmlx.errors import InvalidRequestError
+from budmlx.server.wire.chat import ChatRequest
+from budmlx.types import Message, SamplingParams, TextPart, ToolCall
+
+USER = {"role": "user", "content": "hi"}
+CALL = {"id": "c1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
+
+
+def parse(**fields: Any) -> ChatRequest:
+    return ChatRequest.parse({"model": "m", "messages": [USER], **fields})
+
+
+def sampling(**fields: Any) -> SamplingParams:
+    return parse(**fields).to_request().sampling
+
+
+def warnings(**fields: Any) -> list[str]:
+    return parse(**fields).review(streaming=False, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, SamplingParams()),
+        (dict.fromkeys(["temperature", "stop", "seed", "max_tokens", "n"]), SamplingParams()),
+        ({"max_tokens": 5}, SamplingParams(max_tokens=5)),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, SamplingParams(max_tokens=7)),
+        ({"max_tokens": 5.0}, SamplingParams(max_tokens=5)),
+        ({"max_tokens": 10**12}, SamplingParams(max_tokens=10**12)),
+        ({"temperature": 0, "top_p": 0.5}, SamplingParams(temperature=0, top_p=0.5)),
+        ({"top_k": -1, "top_p": 0}, SamplingParams(top_p=1e-6)),
+        ({"top_k": 40, "min_p": 0.1}, SamplingParams(top_k=40, min_p=0.1)),
+        ({"seed": -(2**63)}, SamplingParams(seed=-(2**63))),
+        ({"random_seed": 3}, SamplingParams(seed=3)),
+        ({"seed": 0, "random_seed": 3}, SamplingParams(seed=0)),
+        ({"stop": "x"}, SamplingParams(stop=("x",))),
+        ({"stop": ["x", "y" * 256]}, SamplingParams(stop=("x", "y" * 256))),
+        ({"stop_token_ids": [3, 4.0]}, SamplingParams(stop_token_ids=(3, 4))),
+    ],
+)
+def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
+    assert sampling(**fields) == expected
+
+
+# LIMITS 42, 45, 51, 54, 58 and 62
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("model", None),
+        ("model", 5),
+        ("messages", None),
+        ("messages", []),
+        ("messages", "hi"),
+        ("messages", [USER] * 4097),
+        ("messages[0]", ["hi"]),
+        ("messages[1].role", [USER, {"content": "x"}]),
+        ("messages[0].role", [{"role": "<|im_start|>system", "content": "x"}]),
+        ("messages[0].content", [{"role": "user"}]),
+        ("messages[0].content", [{"role": "user", "content": None}]),
+        ("messages[0].content", [{"role": "assistant", "content": None}]),
+        ("messages[0].content", [{"role": "user", "content": 5}]),
+        ("messages[0].content", [{"role": "user", "content": []}]),
+        ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
+        ("messages[0].name", [{**USER, "name": 5}]),
+        ("messages[0].tool_calls[0].function", [{**USER, "tool_calls": [{"id": "a"}]}]),
+        ("messages[0].prefix", [{"role": "assistant", "content": "x", "prefix": True}]),
+        ("stream", 1),
+        ("stream_options.include_usage", {"include_usage": "yes"}),
+        ("max_tokens", 0),
+        ("max_tokens", -1),
+        ("max_tokens", True),
+        ("max_tokens", "5"),
+        ("max_tokens", 1.5),
+        ("max_completion_tokens", 0),
+        ("temperature", 2.1),
+        ("temperature", -0.1),
+        ("temperature", True),
+        ("temperature", "1"),
+        ("top_p", 1.1),
+        ("top_k", -2),
+        ("min_p", 1.1),
+        ("seed", 2**63),
+        ("seed", 2**64),
+        ("seed", 1.5),
+        ("stop", ["a"] * 17),
+        ("stop", ""),
+        ("stop", "a" * 257),
+        ("stop", [None]),
+        ("stop", {"a": 1}),
+        ("stop_token_ids", list(range(17))),
+        ("user", 5),
+        ("chat_template_kwargs", []),
+        ("n", 2),
+        ("n", True),
+        ("n", 0),
+        ("logprobs", True),
+        ("top_logprobs", 1),
+        ("logit_bias", {"5": 1}),
+        ("frequency_penalty", 0.1),
+        ("response_format", {"type": "json_object"}),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("reasoning_effort", "low"),
+        ("safe_prompt", True),
+    ],
+)
+def test_refused(param: str, value: Any) -> None:
+    field = param.split("[")[0].split(".")[0]
+    with pytest.raises(InvalidRequestError) as caught:
+        warnings(**{field: value})
+    assert caught.value.param == param
+    assert param in caught.value.message
+    assert "ChatMessage" not in caught.value.message
+
+
+def test_an_image_part_is_refused_by_name() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
+    content = [{"type": "text", "text": "What is this?"}, image]
+    with pytest.raises(InvalidRequestError, match="text parts only") as caught:
+        parse(messages=[{"role": "user", "content": content}])
+    assert caught.value.param == "messages[0].content[1]"
+
+
+def test_messages() -> None:
+    chat = parse(
+        messages=[
+            {"role": "developer", "content": "Be kind.", "name": "AI expert", "tool_calls": None},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "42", "tool_call_id": "c1"},
+        ]
+    )
+    assert chat.to_request().messages == (
+        Message(role="developer", content="Be kind.", name="AI expert"),
+        Message(role="user", content=(TextPart("a"), TextPart("b"))),
+        Message(role="assistant", tool_calls=(ToolCall("c1", "f", "{}"),)),
+        Message(role="tool", content="42", tool_call_id="c1"),
+    )
+    assert chat.review(streaming=False, strict=True) == []
+
+
+def test_4096_messages_are_accepted() -> None:
+    assert len(parse(messages=[USER] * 4096).messages) == 4096  # LIMITS 44
+
+
+def test_neutral_values_of_unsupported_parameters_are_accepted_silently() -> None:
+    neutral: dict[str, Any] = {
+        "n": 1.0,
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
+        "logprobs": False,
+        "top_logprobs": 0,
+        "response_format": {"type": "text"},
+        "tools": [],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "service_tier": "auto",
+        "safe_prompt": False,
+        "user": "somebody",
+    }
+    assert parse(**neutral).review(streaming=False, strict=True) == []
+
+
+def test_unknown_fields_are_reported_wherever_they_stand() -> None:
+    message = {
+        "role": "user",
+        "content": [{"type": "text", "text": "a", "cache_control": {}}],
+        "weight": 1,
+    }
+    found = warnings(messages=[message], foo=1, metadata={}, stream_options={"x": 1})
+    for name in (
+        "`foo`",
+        "`metadata`",
+        "`messages[0].weight`",
+        "`messages[0].content[0].cache_control`",
+        "`stream_options.x`",
+        "`stream_options` has no effect without `stream`",
+    ):
+        assert any(name in warning for warning in found), name
+    assert len(found) == 6
+
+
+def test_many_unknown_fields_give_a_bounded_answer() -> None:
+    found = warnings(**{f"f{i}" * 100: i for i in range(1000)})
+    assert found[-1] == "and 984 more"
+    assert max(map(len, found)) < 200
+
+
+def test_strict_refuses_unknown_fields() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(messages=[{**USER, "weight": 1}]).review(streaming=False, strict=True)
+    assert caught.value.param == "messages[0].weight"
