@@ -1,0 +1,191 @@
+"""Control tokens, and how to write them as ordinary text.
+
+A prompt is text in which some spans, such as `<|im_start|>`, become one id each. Only the
+chat template may write those spans. Two tools keep users from doing so: a `Veil`, which
+makes the brackets of what users wrote unrecognisable while the template renders, and a
+second tokenizer, whose control tokens are spelled in secret, for the text that results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+BRACKETS = frozenset("<>[]{}|\uff5c")
+
+# Shapes of markup that chat models use, whether or not the template mentions it.
+_MARKUP = re.compile(
+    r"<[|\uff5c].*>|<.*[|\uff5c]>|\[/?[A-Z_]+\]|</?\w*(?:think|reason|tool|func)\w*>", re.DOTALL
+)
+
+_PRIVATE = range(0xF0000, 0xFFFFE)
+
+
+def is_control(token: AddedToken, template_text: str) -> bool:
+    """Whether an added token structures a conversation, rather than being vocabulary.
+
+    Tokens not marked special count if they look like markup and are used as such. Runs of
+    white space and single characters never count: no text could do without them.
+    """
+    content = token.content
+    if len(content.strip()) < 2:
+        return False
+    if token.special:
+        return True
+    looks = not BRACKETS.isdisjoint(content)
+    return looks and (content in template_text or _MARKUP.fullmatch(content) is not None)
+
+
+def map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of JSON-like data with every string, keys included, changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {map_strings(k, change): map_strings(v, change) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_strings(item, change) for item in value]
+    return value
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings of JSON-like data, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.items():
+            yield from strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from strings(item)
+
+
+class Veil:
+    """Stand-ins for the characters without which no control token can be written.
+
+    The stand-ins are private-use characters that the user's own text does not hold. They
+    survive trimming, splitting and JSON, and keep the length of the text.
+    """
+
+    def __init__(self, characters: Sequence[str], text: str):
+        unused = (point for point in _PRIVATE if chr(point) not in text)
+        self._over = dict(zip(map(ord, characters), unused, strict=False))
+        self._off = {stand_in: point for point, stand_in in self._over.items()}
+
+    def cover(self, value: Any) -> Any:
+        """JSON-like data in which no string can contribute to a control token."""
+        return map_strings(value, lambda text: text.translate(self._over))
+
+    def lift(self, text: str) -> str:
+        """The text with its own characters back."""
+        return text.translate(self._off)
+
+    def blank(self, text: str) -> str:
+        """The text with a dot for every covered character."""
+        return text.translate(dict.fromkeys(self._off, "."))
+
+
+class ControlTokens:
+    """The control tokens of one tokenizer.
+
+    ids: token -> id. unknown_id: what the tokenizer emits for characters that it does not
+    know; it says nothing about who wrote a control token, so it is never counted.
+    """
+
+    def __init__(self, backend: Backend, ids: Mapping[str, int], unknown_id: int | None):
+        self._backend = backend
+        self._ids = dict(ids)
+        self._counted = frozenset(ids.values()) - {unknown_id}
+        longest_first = sorted(map(re.escape, ids), key=len, reverse=True)
+        self._pattern = re.compile("|".join(longest_first) or "(?!)")
+
+    @cached_property
+    def _veiled(self) -> re.Pattern[str]:
+        """Characters to veil, with those that normalizers turn into one of them."""
+        core = {c for token in self._ids for c in token} & BRACKETS
+        core |= {t.strip()[0] for t in self._ids if BRACKETS.isdisjoint(t)}
+        wide = {
+            c
+            for c in map(chr, range(0x80, 0x10000))
+            if core & set(unicodedata.normalize("NFKC", c))
+        }
+        return re.compile(f"[{re.escape(''.join(sorted(core | wide)))}]" if core else "(?!)")
+
+    def veil_for(self, text: str) -> Veil | None:
+        """A veil for all that the user wrote; None if it holds nothing to hide."""
+        if self._veiled.search(text) is None:
+            return None
+        return Veil(sorted(set(self._veiled.findall(text))), text)
+
+    def written_in(self, text: str) -> list[int]:
+        """Ids of the control tokens that the text spells out, in order."""
+        found = (self._ids[token] for token in self._pattern.findall(text))
+        return [token_id for token_id in found if token_id in self._counted]
+
+    def among(self, ids: Sequence[int]) -> list[int]:
+        """Those of the ids that are control tokens, in order."""
+        return [token_id for token_id in ids if token_id in self._counted]
+
+    def encode_literal(self, text: str) -> list[int]:
+        """Ids of text in which nothing is a control token."""
+        backend, original = self._secret_backend
+        ids = backend.encode(text, add_special_tokens=False).ids
+        return [original.get(token_id, token_id) for token_id in ids]
+
+    def encode_veiled(self, text: str, veil: Veil) -> list[int]:
+        """Ids of rendered text: what is veiled is text, the control tokens in sight are real."""
+        marked = self._pattern.sub(lambda match: self._spelling[match[0]], text)
+        return self.encode_literal(veil.lift(marked))
+
+    @cached_property
+    def _spelling(self) -> dict[str, str]:
+        # Of one length, so that none is part of another; nobody outside can guess them.
+        return {token: f"\U0010fffd{secrets.token_hex(12)}" for token in self._ids}
+
+    @cached_property
+    def _secret_backend(self) -> tuple[Backend, dict[int, int]]:
+        """The tokenizer with secretly spelled control tokens, and its ids -> the real ids."""
+        spelling = self._spelling
+        backend = Backend.from_str(
+            json.dumps(_respell(json.loads(self._backend.to_str()), spelling))
+        )
+        original = {}
+        for token_id, token in self._backend.get_added_tokens_decoder().items():
+            new_id = backend.token_to_id(spelling.get(token.content, token.content))
+            if new_id is not None:
+                original[new_id] = token_id
+        return backend, original
+
+
+def _respell(spec: dict[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:
+    """A serialized tokenizer in which tokens have new names, in the model's vocabulary too.
+
+    Left there, a unigram model would find `<s>` in text, and merges could lead to it.
+    """
+    spec.update(truncation=None, padding=None, post_processor=None)
+    for token in spec["added_tokens"]:
+        token["content"] = spelling.get(token["content"], token["content"])
+    model = spec["model"]
+    vocab = model["vocab"]
+    if isinstance(vocab, list):
+        model["vocab"] = [[spelling.get(piece, piece), score] for piece, score in vocab]
+    else:
+        model["vocab"] = {spelling.get(piece, piece): index for piece, index in vocab.items()}
+    if model.get("unk_token") in spelling:
+        model["unk_token"] = spelling[model["unk_token"]]
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        model["merges"] = [
+            [left, right]
+            for left, right in pairs
+            if spelling.keys().isdisjoint((left, right, left + right.removeprefix(prefix)))
+        ]
+    return spec

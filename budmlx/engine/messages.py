@@ -1,0 +1,118 @@
+"""Messages of the Python API: what callers write, in the shape of the protocol, to values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, get_args
+
+from budmlx.engine.tokenizer import check_text
+from budmlx.errors import InvalidRequestError
+from budmlx.types import Message, Role, TextPart, ToolCall
+
+ROLES: tuple[str, ...] = get_args(Role)
+FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
+
+
+def parse_messages(raw: Sequence[Message | Mapping[str, Any]] | str) -> tuple[Message, ...]:
+    """Messages from mappings in the chat-completions shape; a lone string is a user's.
+
+    Keys that are null or empty count as absent, so that a reply can be sent back as it came.
+
+    Raises:
+        InvalidRequestError: `param` names the place, such as `messages[1].role`.
+    """
+    if isinstance(raw, str):
+        return (_checked(Message(role="user", content=raw), "messages[0]"),)
+    if isinstance(raw, Mapping | bytes) or not hasattr(raw, "__len__"):
+        raise _error("messages", "must be a string or a list of messages")
+    if not raw:
+        raise InvalidRequestError("There must be at least one message.", param="messages")
+    return tuple(_message(item, f"messages[{index}]") for index, item in enumerate(raw))
+
+
+def _error(param: str, problem: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param} {problem}.", param=param)
+
+
+def _message(item: Message | Mapping[str, Any], param: str) -> Message:
+    if isinstance(item, Message):
+        return _checked(item, param)
+    if not isinstance(item, Mapping):
+        raise _error(param, "must be a message or a mapping with role and content")
+    given = {key: value for key, value in item.items() if value not in (None, "", [], {})}
+    for key in given:
+        if key not in FIELDS:
+            known = ", ".join(sorted(FIELDS))
+            raise _error(f"{param}.{key}", f"is not supported; a message has {known}")
+    calls = _calls(given.get("tool_calls", []), f"{param}.tool_calls")
+    if item.get("content") is None and not calls:
+        raise _error(f"{param}.content", "is missing")
+    message = Message(
+        role=cast(Role, item.get("role")),
+        content=_content(item.get("content"), f"{param}.content"),
+        name=given.get("name"),
+        tool_calls=calls,
+        tool_call_id=given.get("tool_call_id"),
+    )
+    return _checked(message, param)
+
+
+def _content(value: Any, param: str) -> str | tuple[TextPart, ...]:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise _error(param, "must be a string or a list of parts")
+    return tuple(_part(part, f"{param}[{index}]") for index, part in enumerate(value))
+
+
+def _part(part: Any, param: str) -> TextPart:
+    if isinstance(part, TextPart):
+        return part
+    if not isinstance(part, Mapping):
+        raise _error(param, 'must be a part such as {"type": "text", "text": "..."}')
+    if part.get("type") != "text":
+        raise _error(f"{param}.type", 'must be "text"; the model takes no other content')
+    return TextPart(part.get("text", ""))
+
+
+def _calls(value: Any, param: str) -> tuple[ToolCall, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise _error(param, "must be a list of tool calls")
+    return tuple(_call(call, f"{param}[{index}]") for index, call in enumerate(value))
+
+
+def _call(call: Any, param: str) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise _error(f"{param}.function", "is missing")
+    arguments = function.get("arguments") or ""
+    if isinstance(arguments, Mapping):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(call.get("id") or "", function.get("name", ""), arguments)
+
+
+def _checked(message: Message, param: str) -> Message:
+    """The message, if each of its fields holds what its type says."""
+    if message.role not in ROLES:
+        raise _error(f"{param}.role", f"must be one of {', '.join(ROLES)}")
+    texts: dict[str, Any] = {}
+    if isinstance(message.content, str):
+        texts["content"] = message.content
+    else:
+        texts |= {f"content[{i}].text": part.text for i, part in enumerate(message.content)}
+    texts |= {k: v for k in ("name", "tool_call_id") if (v := getattr(message, k)) is not None}
+    for index, call in enumerate(message.tool_calls):
+        place = f"tool_calls[{index}]"
+        texts[f"{place}.id"] = call.id
+        texts[f"{place}.function.name"] = call.name
+        texts[f"{place}.function.arguments"] = call.arguments
+    for place, text in texts.items():
+        if not isinstance(text, str):
+            raise _error(f"{param}.{place}", "must be a string")
+        check_text(text, f"{param}.{place}")
+    return message

@@ -1,0 +1,111 @@
+"""Messages to token ids.
+
+Users' text must not structure the conversation, whatever control tokens it spells. The
+template renders it as it is, and that is encoded, unless it holds more control tokens than
+the template wrote. To learn those the template renders again, with the brackets in users'
+text veiled: whatever is still a control token then is the template's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from budmlx.engine.control import strings
+from budmlx.engine.messages import parse_messages
+from budmlx.engine.template import ChatTemplate, Json
+from budmlx.engine.tokenizer import Tokenizer
+from budmlx.errors import InvalidRequestError
+from budmlx.types import Message, ToolCall
+
+__all__ = ["parse_messages", "render"]
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    chat_template_kwargs: Mapping[str, Any],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[int]:
+    """Token ids of a conversation, up to where the assistant begins to speak.
+
+    tools: function definitions in the shape of the chat-completions protocol.
+
+    Raises:
+        InvalidRequestError: there are no messages, the template refuses them, or a variable
+            is not one that the template reads.
+    """
+    if not messages:
+        raise InvalidRequestError("There must be at least one message.", param="messages")
+    template = tokenizer.template(tools=bool(tools))
+    template.check_kwargs(chat_template_kwargs)
+    turns = [_turn(message, template) for message in messages]
+    extra = {**chat_template_kwargs, "tools": list(tools) if tools else None}
+    ids = _encode(tokenizer, template, turns, extra)
+    return [*tokenizer.prefix_ids, *ids] if template.plain else ids
+
+
+def _encode(
+    tokenizer: Tokenizer, template: ChatTemplate, turns: list[Json], extra: Json
+) -> list[int]:
+    """Ids of the rendered turns, with the control tokens of an honest conversation."""
+    ids = tokenizer.encode(template.render(turns, **extra), add_special=False)
+    control = tokenizer.control
+    veil = control.veil_for("\0".join(strings([turns, extra])))
+    if veil is None:
+        return ids
+    covered = veil.cover(extra)
+    blind = template.render(veil.cover(turns), **covered)
+    honest = control.written_in(blind)
+    if control.among(ids) == honest:
+        return ids
+    # Some tokenizers do not recognise all that is written: ask this one.
+    if control.among(ids) == control.among(tokenizer.encode(veil.blank(blind), add_special=False)):
+        return ids
+    # What the model said before stays in sight if it may, since templates drop its reasoning.
+    partly = [turn if turn["role"] == "assistant" else veil.cover(turn) for turn in turns]
+    for text in (template.render(partly, **covered), blind):
+        if control.written_in(text) == honest:
+            ids = control.encode_veiled(text, veil)
+            if control.among(ids) == honest:
+                return ids
+    raise InvalidRequestError(
+        "The messages hold control tokens of the model that its tokenizer cannot write as text. "
+        "Remove them.",
+        param="messages",
+    )
+
+
+def _turn(message: Message, template: ChatTemplate) -> Json:
+    """A message in the shape that templates read.
+
+    Lists of parts reach the template only in user messages: for the other roles many
+    templates that take lists look at the first part alone.
+    """
+    content: str | list[Json] = message.text
+    if template.takes_parts and message.role == "user" and not isinstance(message.content, str):
+        content = [{"type": "text", "text": part.text} for part in message.content]
+    elif not template.takes_text:
+        content = [{"type": "text", "text": message.text}]
+    turn: Json = {"role": template.role(message.role), "content": content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call, template) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _call(call: ToolCall, template: ChatTemplate) -> Json:
+    arguments: Any = call.arguments
+    if template.takes_objects:
+        try:
+            parsed = json.loads(call.arguments or "{}")
+        except (ValueError, RecursionError):
+            parsed = None
+        arguments = parsed if isinstance(parsed, dict) else call.arguments
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

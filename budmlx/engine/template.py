@@ -1,0 +1,253 @@
+"""Chat templates: jinja in a sandbox, with the additions that models expect.
+
+What transformers offers to templates is offered here too: `tojson` that leaves text as it
+is, `raise_exception`, `strftime_now`, loop controls and the `generation` block.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from budmlx.errors import InvalidRequestError, ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+COMMON_KWARGS = frozenset({"enable_thinking", "reasoning_effort", "thinking", "thinking_budget"})
+"""Names that clients send to any model; a template that does not read one ignores it."""
+
+SPECIAL_TOKEN_NAMES = tuple(
+    f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
+"""Variables that hold a tokenizer's special tokens."""
+
+RESERVED_KWARGS = frozenset(
+    {
+        *SPECIAL_TOKEN_NAMES,
+        "messages",
+        "tools",
+        "tokenize",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+    }
+)
+
+PLAIN_TEMPLATE = """\
+{%- for message in messages -%}
+{{ message.role | capitalize }}: {{ message.content | trim }}
+
+{% endfor -%}
+Assistant:"""
+"""For models that bring no template, such as base models."""
+
+# What a template's own code can raise; the sandbox lets no other kind out.
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+_PROBE = "budmlxprobe"
+
+
+class _RaisedError(jinja2.TemplateError):
+    """What `raise_exception` raises: a message that its author wrote for the user."""
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks what the model wrote; it renders as its content."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja's own declaration
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _RaisedError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class ChatTemplate:
+    """One compiled template and what it understands.
+
+    plain: it stands in for a template that the model lacks.
+    names: variables that callers may set through `chat_template_kwargs`.
+    literals: all text that the template itself can write, for searching.
+    takes_text, takes_parts: shapes of message content that it renders.
+    takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
+    """
+
+    def __init__(self, source: str | None, special_tokens: Mapping[str, str]):
+        self.plain = source is None
+        self._special_tokens = dict(special_tokens)
+        environment = _environment()
+        try:
+            tree = environment.parse(source if source is not None else PLAIN_TEMPLATE)
+            self._template = environment.from_string(tree)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelLoadError(
+                f"The model's chat template is not valid (line {error.lineno}): {error.message}"
+            ) from error
+        names = meta.find_undeclared_variables(tree) - _assigned_names(tree)
+        self.names = frozenset(names - environment.globals.keys() - RESERVED_KWARGS)
+        texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+        texts += [c.value for c in tree.find_all(nodes.Const) if isinstance(c.value, str)]
+        self.literals = "\0".join(texts)
+        self._roles = _compared_roles(tree)
+        self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
+        self.takes_text = self._renders(_PROBE) or not self.takes_parts
+        self.takes_objects = self._renders_call({_PROBE: 1}) or not self._renders_call("{}")
+
+    def role(self, role: str) -> str:
+        """The name under which the template knows a role."""
+        if role in self._roles:
+            return role
+        return {"developer": "system", "function": "tool"}.get(role, role)
+
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse names that the template does not read and values that are not JSON.
+
+        Raises:
+            InvalidRequestError: `param` is `chat_template_kwargs.NAME`.
+        """
+        for name, value in kwargs.items():
+            param = f"chat_template_kwargs.{name}"
+            if name not in self.names | COMMON_KWARGS:
+                known = ", ".join(sorted(self.names | COMMON_KWARGS))
+                raise InvalidRequestError(
+                    f"{param} is not a variable of this model's chat template. It knows: {known}.",
+                    param=param,
+                )
+            if not _is_json(value):
+                raise InvalidRequestError(f"{param} must be a JSON value.", param=param)
+
+    def unused_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Accepted names without effect on this model, for the reply's warnings."""
+        return tuple(sorted(kwargs.keys() - self.names))
+
+    def render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
+        """The prompt's text, up to where the assistant begins.
+
+        Raises:
+            InvalidRequestError: the template refuses these messages, or fails on them.
+        """
+        try:
+            return self._render(messages, tools, **kwargs)
+        except _RaisedError as error:
+            raise InvalidRequestError(
+                f"The model's chat template refuses these messages: {error}", param="messages"
+            ) from None
+        except _TEMPLATE_FAULTS as error:
+            logger.debug("Chat template failed: %r", error)
+            raise InvalidRequestError(
+                "The model's chat template cannot render these messages. Check that their "
+                "roles, their order and their tool calls are ones that the model supports.",
+                param="messages",
+            ) from None
+
+    def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
+        variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
+        return self._template.render(messages=messages, add_generation_prompt=True, **variables)
+
+    def _renders(self, content: str | list[Json]) -> bool:
+        """Whether content of this shape comes out as text, rather than as a printed list."""
+        try:
+            text = self._render([{"role": "user", "content": content}])
+        except _TEMPLATE_FAULTS:
+            return False
+        return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
+
+    def _renders_call(self, arguments: str | Json) -> bool:
+        function = {"name": _PROBE, "arguments": arguments}
+        call = {"id": "123456789", "type": "function", "function": function}
+        asked = {"role": "user", "content": _PROBE}
+        try:
+            self._render([asked, {"role": "assistant", "content": "", "tool_calls": [call]}])
+        except _TEMPLATE_FAULTS:
+            return False
+        return True
+
+
+def _compared_roles(tree: nodes.Template) -> frozenset[str]:
+    """Strings that the template compares a message's role with."""
+    found: set[str] = set()
+    for compare in tree.find_all(nodes.Compare):
+        inside = [compare.expr, *(operand.expr for operand in compare.ops)]
+        inside += [node for side in inside for node in side.find_all(nodes.Node)]
+        values = [node.value for node in inside if isinstance(node, nodes.Const)]
+        names = [node.attr for node in inside if isinstance(node, nodes.Getattr)]
+        names += [node.name for node in inside if isinstance(node, nodes.Name)]
+        if "role" in [*names, *values]:
+            found.update(value for value in values if isinstance(value, str))
+    return frozenset(found)
+
+
+def _assigned_names(tree: nodes.Template) -> set[str]:
+    """Variables that the template sets itself, unless it looks first whether they are set."""
+    assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    checks: list[nodes.Test | nodes.Filter] = list(tree.find_all((nodes.Test, nodes.Filter)))
+    looked_at = {
+        check.node.name
+        for check in checks
+        if check.name in ("defined", "undefined", "default", "d")
+        and isinstance(check.node, nodes.Name)
+    }
+    return assigned - looked_at
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or type(value) in (str, int, float, bool)
