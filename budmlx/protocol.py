@@ -40,6 +40,11 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     choice: index among the n choices of one request; each draws other numbers.
     max_tokens: counts `emitted_ids` too.
     stop_ids: ids that end the row; the id itself is reported as its last token.
+    min_tokens: no stop id may come before so many tokens.
+    repetition_window: tokens that repetition_penalty looks back on; 0 means all.
+    bias_ids, bias_values: ids and what is added to their logits; -inf bans an id.
+    logprobs: how many alternatives to report with each token; None reports nothing.
+    fork: rows with the same number here (not 0) have the same prompt and prefill once.
     """
 
     id: int
@@ -53,6 +58,16 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     choice: int = 0
     max_tokens: int
     stop_ids: list[int]
+    min_tokens: int = 0
+    typical_p: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 0
+    bias_ids: list[int] = []
+    bias_values: list[float] = []
+    logprobs: int | None = None
+    fork: int = 0
 
 
 # Engine to core.
@@ -98,15 +113,23 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
 
 
-RowErrorCode = Literal["overloaded", "request_failed", "engine_unavailable"]
+RowErrorCode = Literal[
+    "overloaded", "request_failed", "engine_unavailable", "non_finite_logits"
+]
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
-    """One new token of a row. `reason` is set on the row's last token."""
+    """One new token of a row. `reason` is set on the row's last token.
+
+    logprob: of the model's own distribution, before any sampling parameter.
+    top: the most likely ids and their logprobs, best first.
+    """
 
     id: int
     token: int
     reason: Literal["stop", "length"] | None = None
+    logprob: float | None = None
+    top: list[tuple[int, float]] = []
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):

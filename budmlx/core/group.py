@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
 
 from budmlx.core.model import Model
+from budmlx.core.prompt import Prompt
 from budmlx.core.row import Row
-from budmlx.core.sampling import RowSampling
+from budmlx.core.sampling import Drawn, Outcome, RowSampling
 
 
 class Group:
     """Rows, their caches and the tokens they feed next.
 
-    A group of one keeps mlx-lm's single-row cache, which needs no mask; the caches are
-    merged when a second row joins. `feed` holds the next input token of each row: for a
-    row that has just joined the last prompt token, otherwise a token that is still being
-    computed and has not been read.
+    A group of one keeps mlx-lm's single-row cache, which needs no mask; caches are merged
+    when there are more. `_feed` holds the next input token of each row: for a row that has
+    just joined the last prompt token, otherwise one that is still being computed.
+    `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for.
     """
 
-    def __init__(self, model: Model, row: Row):
-        assert row.cache is not None
+    def __init__(self, model: Model, rows: list[Row], cache: list[Any]):
+        self.rows = rows
         self._model = model
-        self.rows = [row]
-        self._caches = row.cache
-        self._merged = False
-        self._feed = mx.array([row.ids[-1]], dtype=mx.uint32)
-        self._pending: mx.array | None = None
+        self._merged = len(rows) > 1
+        self._caches = [e.merge([e] * len(rows)) for e in cache] if self._merged else cache
+        self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
-        row.cache = None
+        self._in_flight: list[tuple[Drawn, list[Row]]] = []
+        self._due: list[tuple[Drawn, list[Row]]] = []
+
+    @classmethod
+    def of(cls, model: Model, prompt: Prompt) -> list[Group]:
+        """Groups for the rows of a finished prefill: one, unless the model cannot batch."""
+        if model.info.batchable or len(prompt.rows) == 1:
+            return [cls(model, prompt.rows, prompt.cache)]
+        return [cls(model, [row], copy.deepcopy(prompt.cache)) for row in prompt.rows]
 
     @property
     def lengths(self) -> list[int]:
@@ -53,8 +61,9 @@ class Group:
         for entry, addition in zip(mine, theirs, strict=True):
             entry.extend(addition)
         self._caches, self._merged = mine, True
-        self.rows.extend(other.rows)
+        self.rows = [*self.rows, *other.rows]
         self._feed = mx.concatenate([self._feed, other._feed])
+        self._in_flight += other._in_flight
         self._sampling = None
 
     def _as_batch(self) -> list[Any]:
@@ -64,8 +73,8 @@ class Group:
 
     def keep(self, rows: Iterable[Row]) -> None:
         """Drop all rows but these."""
-        wanted = set(map(id, rows))
-        indices = [i for i, row in enumerate(self.rows) if id(row) in wanted]
+        wanted = set(rows)
+        indices = [i for i, row in enumerate(self.rows) if row in wanted]
         if len(indices) == len(self.rows):
             return
         self.rows = [self.rows[i] for i in indices]
@@ -82,26 +91,24 @@ class Group:
         Rows whose token in flight is their last take part only if others go on: dropping
         them first would mean to wait for that token.
         """
-        self._pending = self._feed
+        self._due, self._in_flight = self._in_flight, []
         if all(row.last_step for row in self.rows):
             return
         if self._sampling is None:
-            self._sampling = RowSampling([row.request for row in self.rows])
+            self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         logits = self._model(self._feed[:, None], self._caches)[:, -1, :]
-        self._feed = self._sampling.sample(logits, [row.sampled for row in self.rows])
-        mx.async_eval(self._feed)
-
-    def collect(self) -> Iterator[tuple[Row, int]]:
-        """Wait for the tokens that the step before this one sampled, and yield them.
-
-        A row that joined just before the step yields nothing. Rows' counters move on.
-        """
-        assert self._pending is not None
-        tokens: list[int] = self._pending.tolist()
-        self._pending = None
-        for row, token in zip(self.rows, tokens, strict=True):
-            fresh = row.sampled > row.produced
+        drawn = self._sampling.sample(logits, self._feed)
+        self._feed = drawn.tokens
+        self._in_flight = [(drawn, self.rows)]
+        for row in self.rows:
             row.sampled += 1
-            if fresh:
-                row.ids.append(token)
-                yield row, token
+        mx.async_eval(*drawn.arrays)
+
+    def collect(self) -> Iterator[tuple[Row, Outcome]]:
+        """Wait for what the step before the last `dispatch` drew."""
+        due, self._due = self._due, []
+        here = set(self.rows)
+        for drawn, rows in due:
+            for row, outcome in zip(rows, drawn.read(), strict=True):
+                if row in here:
+                    yield row, outcome

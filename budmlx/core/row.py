@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from budmlx.protocol import GenerateRequest
 
@@ -13,20 +13,17 @@ PROBATION = 8
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """A row's tokens and where it is.
+    """A row's tokens.
 
     ids: prompt and every generated token that has been read.
-    cache: one entry per layer while the row prefills; its group owns the state after that.
-    computed: how many of `ids` the cache holds.
     sampled: generated tokens, the one that is still being computed included.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
+    started: its prefill began once already.
     """
 
     request: GenerateRequest
     ids: list[int]
     sampled: int
-    cache: list[Any] | None = None
-    computed: int = 0
     solo_until: int | None = None
     started: bool = False
 
@@ -42,11 +39,6 @@ class Row:
         return len(self.ids) - len(self.request.prompt_ids)
 
     @property
-    def remaining_prefill(self) -> int:
-        """Tokens to prefill before the last one, which the first decode step takes."""
-        return len(self.ids) - 1 - self.computed
-
-    @property
     def solo(self) -> bool:
         """Whether the row must not share a batch now."""
         return self.solo_until is not None and self.produced < self.solo_until
@@ -56,18 +48,23 @@ class Row:
         """Whether the token that is being computed is the last by length."""
         return self.sampled >= self.request.max_tokens
 
-    def reason_after(self, token: int) -> Literal["stop", "length"] | None:
-        """Why the row ends with `token`, the newest of `ids`; None when it goes on."""
+    def take(self, token: int) -> Literal["stop", "length"] | None:
+        """Append a token that was read. Returns why the row ends with it, if it does."""
+        self.ids.append(token)
         if token in self.request.stop_ids:
             return "stop"
         return "length" if self.produced >= self.request.max_tokens else None
 
     def reset(self) -> None:
-        """Forget everything computed, so that the row can be prefilled again from its ids."""
-        self.cache = None
-        self.computed = 0
+        """Forget what is being computed, so that the row can be prefilled again."""
         self.sampled = self.produced
 
     def suspect(self) -> None:
         """Run alone for a while: a fault happened in this row's company."""
         self.solo_until = self.produced + PROBATION
+
+    def prefills_with(self, other: Row) -> bool:
+        """Whether one prefill serves both: they are choices of one request, not yet begun."""
+        fork = self.request.fork
+        fresh = not (self.produced or other.produced or self.solo or other.solo)
+        return fork != 0 and fork == other.request.fork and fresh

@@ -1,21 +1,19 @@
 """One vectorised sampling call for all rows of a group, each with its own parameters.
 
-A feature that no row uses costs nothing. The filters are those of mlx-lm: they look at the
-distribution before temperature, and each keeps a prefix of the tokens in descending order,
-so that together they are one threshold per row.
+A feature that no row uses costs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-from budmlx.protocol import GenerateRequest
-
-# Nucleus and top-k thresholds are looked for among this many most likely tokens first.
-CANDIDATES = 512
+from budmlx.core.adjust import adjustments
+from budmlx.core.filters import Filters
+from budmlx.core.row import Row
 
 _categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
 
@@ -39,89 +37,103 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
     return mixed
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was drawn for one row, on the host."""
+
+    token: int
+    finite: bool
+    logprob: float | None
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn for all rows, still being computed.
+
+    tokens: uint32 [rows]. finite: bool [rows], False where no token can be drawn.
+    logprobs: float32 [rows]; top_ids, top_logprobs: [rows, count]; None if nobody asked.
+    """
+
+    tokens: mx.array
+    finite: mx.array
+    counts: Sequence[int | None]
+    logprobs: mx.array | None = None
+    top_ids: mx.array | None = None
+    top_logprobs: mx.array | None = None
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Everything that must be evaluated."""
+        extra = (self.logprobs, self.top_ids, self.top_logprobs)
+        return [self.tokens, self.finite, *(x for x in extra if x is not None)]
+
+    def read(self) -> list[Outcome]:
+        """Wait for the results."""
+        tokens, finite = self.tokens.tolist(), self.finite.tolist()
+        if self.logprobs is None:
+            return [Outcome(t, f, None, []) for t, f in zip(tokens, finite, strict=True)]
+        logprobs = self.logprobs.tolist()
+        tops: list[list[tuple[int, float]]] = [[] for _ in tokens]
+        if self.top_ids is not None and self.top_logprobs is not None:
+            values, ids = np.array(self.top_logprobs), np.array(self.top_ids)
+            order = np.argsort(-values, axis=-1, kind="stable")
+            for i, count in enumerate(self.counts):
+                best = order[i, : count or 0]
+                tops[i] = list(zip(ids[i, best].tolist(), values[i, best].tolist(), strict=True))
+        return [
+            Outcome(token, ok, None if count is None else logprob, top)
+            for token, ok, count, logprob, top in zip(
+                tokens, finite, self.counts, logprobs, tops, strict=True
+            )
+        ]
+
+
 class RowSampling:
     """The sampling parameters of a group's rows, as arrays; rebuilt when rows come or go."""
 
-    def __init__(self, requests: Sequence[GenerateRequest]):
+    def __init__(self, rows: Sequence[Row], vocab: int):
+        requests = [row.request for row in rows]
         temperature = np.array([r.temperature for r in requests], dtype=np.float32)
         drawn = temperature > 0
-        top_p = np.array([r.top_p for r in requests], dtype=np.float32)
-        top_k = np.array([r.top_k for r in requests], dtype=np.int32)
-        min_p = np.array([r.min_p for r in requests], dtype=np.float32)
+        self._rows = list(rows)
         self._seeds = np.array([r.seed % 2**64 for r in requests], dtype=np.uint64)
         self._choices = np.array([r.choice for r in requests], dtype=np.uint64)
-        self._any_drawn = bool(drawn.any())
-        self._all_drawn = bool(drawn.all())
+        self._any_drawn, self._all_drawn = bool(drawn.any()), bool(drawn.all())
         self._drawn = mx.array(drawn)
         self._inverse = mx.array(1 / np.where(drawn, temperature, 1))[:, None]
-        self._top_p = mx.array(top_p)[:, None] if (top_p[drawn] < 1).any() else None
-        used_k = top_k[drawn & (top_k > 0)]
-        self._top_k = mx.array(top_k)[:, None] if used_k.size else None
-        self._largest_k = int(used_k.max(initial=0))
-        with np.errstate(divide="ignore"):
-            self._log_min_p = mx.array(np.log(min_p))[:, None] if (min_p[drawn] > 0).any() else None
+        self._filters = Filters(requests)
+        self._adjustments = adjustments(rows, vocab)
+        self._counts = [r.logprobs for r in requests]
 
-    def sample(self, logits: mx.array, positions: Sequence[int]) -> mx.array:
-        """Token ids, uint32 [rows], from logits [rows, vocab].
+    def sample(self, raw: mx.array, feed: mx.array) -> Drawn:
+        """Draw a token for every row, without waiting.
 
-        positions: for each row, how many tokens it generated before this one.
+        raw: logits [rows, vocab]. feed: the token ids [rows] that led to them.
         """
-        greedy = mx.argmax(logits, axis=-1)
-        if not self._any_drawn:
-            return greedy
-        logits = logits.astype(mx.float32)
-        threshold = self._threshold(logits)
-        if threshold is not None:
-            logits = mx.where(logits < threshold, -mx.inf, logits)
-        keys = random_keys(self._seeds, self._choices, np.array(positions, dtype=np.uint64))
-        tokens = _categorical(logits * self._inverse, keys)
-        return tokens if self._all_drawn else mx.where(self._drawn, tokens, greedy)
+        logits = raw
+        for adjustment in self._adjustments:
+            logits = adjustment.apply(logits, feed)
+        tokens = mx.argmax(logits, axis=-1)
+        finite = mx.isfinite(mx.max(logits, axis=-1))
+        if self._any_drawn:
+            positions = np.array([row.sampled for row in self._rows], dtype=np.uint64)
+            keys = random_keys(self._seeds, self._choices, positions)
+            allowed = self._filters.apply(logits.astype(mx.float32))
+            drawn = _categorical(allowed * self._inverse, keys)
+            tokens = drawn if self._all_drawn else mx.where(self._drawn, drawn, tokens)
+        return Drawn(tokens, finite, self._counts, *self._logprobs(raw, tokens))
 
-    def _threshold(self, logits: mx.array) -> mx.array | None:
-        """The smallest logit that each row keeps, [rows, 1]; None when nothing is filtered."""
-        threshold = None
-        if self._log_min_p is not None:
-            threshold = mx.max(logits, axis=-1, keepdims=True) + self._log_min_p
-        if self._top_p is not None or self._top_k is not None:
-            kept = self._ranked_threshold(logits)
-            threshold = kept if threshold is None else mx.maximum(threshold, kept)
-        return threshold
-
-    def _ranked_threshold(self, logits: mx.array) -> mx.array:
-        """Threshold of top_p and top_k. Which tokens are sorted depends on the device.
-
-        On the CPU a partition is many times cheaper than a sort, so only the most likely
-        tokens are sorted unless some row's nucleus reaches further. On the GPU a partition
-        is a sort, and reading whether it reaches further would stall the pipeline.
-        """
-        vocab = logits.shape[-1]
-        normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
-        count = max(CANDIDATES, self._largest_k)
-        if mx.default_device() == mx.cpu and count < vocab // 4:
-            top = mx.sort(mx.topk(logits, count, axis=-1), axis=-1)
-            if self._top_p is None or _covered(top, normalizer, self._top_p):
-                return self._threshold_in(top, normalizer)
-        return self._threshold_in(mx.sort(logits, axis=-1), normalizer)
-
-    def _threshold_in(self, ascending: mx.array, normalizer: mx.array) -> mx.array:
-        """Look the threshold up in the sorted most likely logits, [rows, count]."""
-        count = ascending.shape[-1]
-        threshold = None
-        if self._top_p is not None:
-            probabilities = mx.exp(ascending - normalizer)
-            above = mx.cumsum(probabilities, axis=-1, reverse=True, inclusive=False)
-            dropped = (above >= self._top_p).sum(axis=-1, keepdims=True)
-            nucleus = mx.take_along_axis(ascending, mx.minimum(dropped, count - 1), axis=-1)
-            threshold = mx.where(self._top_p < 1, nucleus, -mx.inf)
-        if self._top_k is not None:
-            rank = mx.clip(count - self._top_k, 0, count - 1)
-            kth = mx.take_along_axis(ascending, rank, axis=-1)
-            kth = mx.where(self._top_k > 0, kth, -mx.inf)
-            threshold = kth if threshold is None else mx.maximum(threshold, kth)
-        assert threshold is not None
-        return threshold
-
-
-def _covered(ascending: mx.array, normalizer: mx.array, top_p: mx.array) -> bool:
-    mass = mx.exp(ascending - normalizer).sum(axis=-1, keepdims=True)
-    return bool(((mass >= top_p) | (top_p >= 1)).all().item())
+    def _logprobs(self, raw: mx.array, tokens: mx.array) -> list[mx.array]:
+        """Logprobs of the tokens and of the most likely ones, of the model's distribution."""
+        counts = [count for count in self._counts if count is not None]
+        if not counts:
+            return []
+        raw = raw.astype(mx.float32)
+        normalizer = mx.logsumexp(raw, axis=-1, keepdims=True)
+        chosen = (mx.take_along_axis(raw, tokens[:, None], axis=-1) - normalizer)[:, 0]
+        most = min(max(counts), raw.shape[-1])
+        if most == 0:
+            return [chosen]
+        ids = mx.argpartition(raw, kth=-most, axis=-1)[:, -most:]
+        return [chosen, ids, mx.take_along_axis(raw, ids, axis=-1) - normalizer]

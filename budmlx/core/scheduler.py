@@ -1,5 +1,5 @@
 """Decides what the next forward passes are. All state is three collections: rows that wait,
-rows that prefill, groups that decode. Every fault sends rows back to the first.
+prompts that prefill, groups that decode. Every fault sends rows back to the first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
 from budmlx.core.pace import Pace
 from budmlx.core.placement import Placement
+from budmlx.core.prompt import Prompt
 from budmlx.core.row import Row
 from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame, Token
 
@@ -26,6 +27,11 @@ log = logging.getLogger(__name__)
 CLEAR_EVERY = 256
 # Every so many turns the oldest prompt goes first, so that short ones cannot starve it.
 OLDEST_EVERY = 4
+
+FAILED = "The model failed on this request. Other requests are not affected."
+NON_FINITE = (
+    "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
+)
 
 
 class DeviceLostError(Exception):
@@ -44,7 +50,7 @@ class Scheduler:
         self._pace = Pace(prefill_chunk)
         self._rows: dict[int, Row] = {}
         self._waiting: deque[Row] = deque()
-        self._prefilling: list[Row] = []
+        self._prompts: list[Prompt] = []
         self._groups: list[Group] = []
         self._turns = 0
         self._tokens: list[Token] = []
@@ -80,10 +86,8 @@ class Scheduler:
             return
         if row in self._waiting:
             self._waiting.remove(row)
-        elif row in self._prefilling:
-            self._prefilling.remove(row)
         else:
-            self._drop_from_groups([row])
+            self._withdraw([row])
 
     def turn(self) -> StepFrame:
         """Advance every running row by one token and prompts by one chunk."""
@@ -101,7 +105,7 @@ class Scheduler:
             failed=self._failed,
             started=self._started,
             waiting=len(self._waiting),
-            running=len(self._rows) - len(self._waiting),
+            running=self._running,
             memory=mx.get_active_memory(),
         )
         self._tokens, self._failed, self._started = [], [], []
@@ -110,21 +114,32 @@ class Scheduler:
     # Admission
 
     def _admit(self) -> None:
-        while self._waiting and len(self._rows) - len(self._waiting) < self._max_rows:
-            row = self._waiting[0]
-            if not self._fits(self._plan([*self._prefilling, row])):
-                return
-            self._waiting.popleft()
-            row.cache = self._model.new_cache()
-            self._prefilling.append(row)
-            if not row.started:
-                row.started = True
-                self._started.append(row.request.id)
+        while self._waiting and self._running < self._max_rows:
+            leader = self._waiting[0]
+            family = [
+                leader,
+                *(r for r in self._waiting if r is not leader and r.prefills_with(leader)),
+            ]
+            rows = family[: self._max_rows - self._running]
+            if not self._fits(self._plan(rows)):
+                rows = [leader]
+                if len(family) == 1 or not self._fits(self._plan(rows)):
+                    return
+            for row in rows:
+                self._waiting.remove(row)
+                if not row.started:
+                    row.started = True
+                    self._started.append(row.request.id)
+            self._prompts.append(Prompt(rows, self._model.new_cache()))
 
-    def _plan(self, joining: Sequence[Row]) -> list[list[int]]:
-        """Row lengths of all groups a cache step from now, `joining` rows included."""
+    @property
+    def _running(self) -> int:
+        return len(self._rows) - len(self._waiting)
+
+    def _plan(self, newcomers: Sequence[Row]) -> list[list[int]]:
+        """Row lengths of all groups a cache step from now, with `newcomers`."""
         groups = [[n + CACHE_STEP for n in group.lengths] for group in self._groups]
-        for row in joining:
+        for row in (*(row for prompt in self._prompts for row in prompt.rows), *newcomers):
             room = min(CACHE_STEP, row.request.max_tokens - row.produced)
             length = len(row.ids) + room
             index = self._placement.choose(length, groups) if self._model.info.batchable else None
@@ -140,21 +155,31 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Send the youngest rows back to the queue while running ones outgrow the memory."""
-        while len(self._rows) - len(self._waiting) > 1:
+        while self._running > 1:
             lengths = [group.lengths for group in self._groups]
-            lengths += [[len(row.ids)] for row in self._prefilling]
+            lengths += [[len(prompt.ids)] * len(prompt.rows) for prompt in self._prompts]
             if self._fits(lengths):
                 return
-            running = [row for row in self._rows.values() if row not in self._waiting]
-            self._requeue([running[-1]])
+            waiting = set(self._waiting)
+            self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])
 
     def _requeue(self, rows: Sequence[Row]) -> None:
-        self._drop_from_groups(rows)
+        self._withdraw(rows)
         for row in reversed(rows):
-            if row in self._prefilling:
-                self._prefilling.remove(row)
             row.reset()
             self._waiting.appendleft(row)
+
+    def _withdraw(self, rows: Sequence[Row]) -> None:
+        """Take rows out of prompts and groups."""
+        gone = set(rows)
+        if not gone:
+            return
+        for prompt in self._prompts:
+            prompt.rows = [row for row in prompt.rows if row not in gone]
+        self._prompts = [prompt for prompt in self._prompts if prompt.rows]
+        for group in self._groups:
+            group.keep([row for row in group.rows if row not in gone])
+        self._groups = [group for group in self._groups if group.rows]
 
     # Decoding
 
@@ -166,63 +191,55 @@ class Scheduler:
 
     def _collect(self, group: Group) -> None:
         ended: list[Row] = []
-        for row, token in group.collect():
-            reason = row.reason_after(token)
-            self._tokens.append(Token(row.request.id, token, reason))
+        for row, drawn in group.collect():
+            row_id = row.request.id
+            if not drawn.finite:
+                self._fail(row_id, "non_finite_logits", NON_FINITE)
+                ended.append(row)
+                continue
+            reason = row.take(drawn.token)
+            self._tokens.append(Token(row_id, drawn.token, reason, drawn.logprob, drawn.top))
             if reason is not None:
                 ended.append(row)
-                del self._rows[row.request.id]
-        self._drop_from_groups(ended)
-
-    def _drop_from_groups(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
-        gone = set(map(id, rows))
-        for group in self._groups:
-            group.keep([row for row in group.rows if id(row) not in gone])
-        self._groups = [group for group in self._groups if group.rows]
+        for row in ended:
+            del self._rows[row.request.id]
+        self._withdraw(ended)
 
     # Prefill
 
     def _prefill(self, budget: int) -> int:
         """Compute at most `budget` prompt tokens, whole prompts as far as they fit."""
         done = 0
-        while self._prefilling:
-            row = self._next_prompt()
-            count = min(row.remaining_prefill, budget - done)
+        while self._prompts:
+            prompt = self._next_prompt()
+            count = min(prompt.remaining, budget - done)
             if count > 0:
-                self._guard([row], partial(self._prefill_chunk, row, count))
+                self._guard(prompt.rows, partial(prompt.compute, self._model, count))
                 done += count
-            if row in self._prefilling and row.remaining_prefill == 0:
-                self._prefilling.remove(row)
-                self._guard([row], partial(self._place, row))
+            if prompt in self._prompts and prompt.remaining == 0:
+                self._guard(prompt.rows, partial(self._start, prompt))
             if done >= budget:
                 break
         return done
 
-    def _next_prompt(self) -> Row:
+    def _next_prompt(self) -> Prompt:
         if self._turns % OLDEST_EVERY == 0:
-            return self._prefilling[0]
-        return min(self._prefilling, key=lambda row: row.remaining_prefill)
+            return self._prompts[0]
+        return min(self._prompts, key=lambda prompt: prompt.remaining)
 
-    def _prefill_chunk(self, row: Row, count: int) -> None:
-        assert row.cache is not None
-        chunk = mx.array([row.ids[row.computed : row.computed + count]])
-        self._model(chunk, row.cache)
-        # Only the caches are evaluated: the logits of a prompt are never computed.
-        mx.eval([entry.state for entry in row.cache])
-        row.computed += count
-
-    def _place(self, row: Row) -> None:
-        """Let a prefilled row decode: in the group where it costs least, or in its own."""
-        newcomer = Group(self._model, row)
-        joinable = self._joinable()
-        if self._joins(newcomer):
-            index = self._placement.choose(len(row.ids), [group.lengths for group in joinable])
-            if index is not None:
+    def _start(self, prompt: Prompt) -> None:
+        """Let prefilled rows decode: in the group where it costs least, or in their own."""
+        self._prompts.remove(prompt)
+        for newcomer in Group.of(self._model, prompt):
+            joinable = self._joinable()
+            index = None
+            if self._joins(newcomer):
+                lengths = [group.lengths for group in joinable]
+                index = self._placement.choose(len(prompt.ids), lengths)
+            if index is None:
+                self._groups.append(newcomer)
+            else:
                 self._absorb(joinable[index], newcomer)
-                return
-        self._groups.append(newcomer)
 
     def _merge_groups(self) -> None:
         joinable = self._joinable()
@@ -262,8 +279,7 @@ class Scheduler:
                 if row.solo:
                     self._waiting.remove(row)
                     del self._rows[row.request.id]
-                    message = "The model failed on this request. Other requests are not affected."
-                    self._fail(row.request.id, "request_failed", message)
+                    self._fail(row.request.id, "request_failed", FAILED)
                 else:
                     row.suspect()
 

@@ -17,7 +17,7 @@ from budmlx.engine.tokenizer import Tokenizer
 from rich.progress import track
 
 from budmlx.config import Config
-from budmlx.engine.generation import Generation, LoopMailbox, Mailbox, ThreadMailbox
+from budmlx.engine.generation import Generation, LoopMailbox, Mailbox, ThreadMailbox, Update
 from budmlx.engine.host import Host, HostStatus
 from budmlx.engine.requests import (
     Messages,
@@ -139,8 +139,9 @@ class Engine:
             InvalidRequestError: a message or parameter is wrong; `param` names it.
             ContextLengthError: the prompt is longer than the context.
 
-        >>> engine.chat([{"role": "user", "content": "Hi"}], max_tokens=3, seed=1).model == engine.info.name
-        True
+        >>> reply = engine.chat([{"role": "user", "content": "Hi"}], max_tokens=3, seed=1)
+        >>> reply.usage.completion_tokens
+        3
         """
         return self._complete(chat_request(messages, sampling))
 
@@ -265,7 +266,8 @@ class Engine:
         for row_id in frame.started:
             if generation := self._generations.get(row_id):
                 generation.stamp_start(now)
-        for update in (*frame.tokens, *frame.failed):
+        updates: list[Update] = [*frame.tokens, *frame.failed]
+        for update in updates:
             if generation := self._generations.get(update.id):
                 generation.deliver((update,), now)
 

@@ -25,7 +25,7 @@ def test_peak_memory_stays_within_the_projection(lengths: list[int]) -> None:
     while driver.scheduler.busy:
         driver.turn()
         groups = [group.lengths for group in driver.scheduler._groups]
-        groups += [[len(row.ids)] for row in driver.scheduler._prefilling]
+        groups += [[len(prompt.ids)] for prompt in driver.scheduler._prompts]
         projected = max(projected, model.memory.total(groups, 256))
     assert mx.get_peak_memory() - base <= projected
 

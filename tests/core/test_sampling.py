@@ -11,18 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
-from budmlx.core import sampling
-from budmlx.core.sampling import RowSampling, random_keys
+from budmlx.core import filters
+from budmlx.core.filters import Filters
+from budmlx.core.row import Row
+from budmlx.core.sampling import Drawn, RowSampling, random_keys
 from budmlx.protocol import GenerateRequest
 from tests.core.driver import request
 
 
 def kept(rows: list[GenerateRequest], logits: mx.array) -> np.ndarray:
     """Which tokens each row may still draw."""
-    threshold = RowSampling(rows)._threshold(logits)
-    if threshold is None:
-        return np.ones(logits.shape, dtype=bool)
-    return np.array(logits >= threshold)
+    return np.array(Filters(rows).apply(logits)) > -np.inf
+
+
+def sample(requests: list[GenerateRequest], logits: mx.array) -> Drawn:
+    """One step of rows whose prompt is token 1."""
+    rows = [Row.of(item) for item in requests]
+    feed = mx.array([row.ids[-1] for row in rows])
+    return RowSampling(rows, logits.shape[-1]).sample(logits, feed)
 
 
 def reference(row: GenerateRequest, logits: mx.array) -> np.ndarray:
@@ -73,7 +79,7 @@ def test_frequencies_are_those_of_the_tempered_distribution() -> None:
     row = mx.random.normal((12,)) * 2
     draws, temperature = 6000, 0.7
     rows = [request(i, [1], temperature=temperature, top_k=8, seed=i) for i in range(draws)]
-    tokens = np.array(RowSampling(rows).sample(mx.broadcast_to(row, (draws, 12)), [0] * draws))
+    tokens = np.array(sample(rows, mx.broadcast_to(row, (draws, 12))).tokens)
     logits = np.array(row)
     logits[np.argsort(logits)[:-8]] = -np.inf
     weights = np.exp(logits / temperature)
@@ -102,7 +108,7 @@ def test_greedy_rows_ignore_their_neighbours() -> None:
         request(2, [1], temperature=2.0),
         request(3, [1], temperature=0.0),
     ]
-    tokens = RowSampling(rows).sample(logits, [0, 0, 0]).tolist()
+    tokens = sample(rows, logits).tokens.tolist()
     best = mx.argmax(logits, axis=-1).tolist()
     assert (tokens[0], tokens[2]) == (best[0], best[2])
 
@@ -114,5 +120,5 @@ def test_candidates_decide_as_a_full_sort_does(
     logits = mx.random.normal((4, 8000)) * math.pi
     rows = [request(i, [1], temperature=1.0, top_p=top_p, top_k=300 * i) for i in range(4)]
     quick = kept(rows, logits)
-    monkeypatch.setattr(sampling, "CANDIDATES", 10**9)
+    monkeypatch.setattr(filters, "CANDIDATES", 10**9)
     assert (quick == kept(rows, logits)).all()
