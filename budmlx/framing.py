@@ -58,7 +58,7 @@ class Channel(Generic[Incoming]):
                 return None
             try:
                 data = self._sock.recv(_READ_BYTES)
-            except ConnectionResetError:
+            except OSError:
                 data = b""
             if not data:
                 raise EOFError("The peer closed the connection.")

@@ -62,18 +62,23 @@ class Child:
             self._process.wait(KILL_SECONDS)
         self._outbox.put(None)
         self._channel.close()
-        status = self._process.returncode
-        if status is None:
-            return "its process cannot be killed"
-        if status < 0:
-            return f"its process was killed by {signal.Signals(-status).name}"
-        return f"its process exited with status {status}"
+        return _describe(self._process.returncode)
 
     def _write(self) -> None:
         """Thread body: keeps callers from waiting for a core that does not read."""
         with contextlib.suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 self._channel.send(message)
+
+
+def _describe(status: int | None) -> str:
+    """An exit status in words."""
+    if status is None:
+        return "its process cannot be killed"
+    if status >= 0:
+        return f"its process exited with status {status}"
+    hint = ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
+    return f"its process was killed by signal {-status} ({signal.strsignal(-status)}){hint}"
 
 
 def _environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -81,9 +82,11 @@ class SimulatedCore:
                 started.append(row_id)
             self.crashed = self.crashed or self._fatal(wanted, len(text))
             text.append(token_at(wanted, len(text)))
-            reason = "stop" if text[-1] in wanted.stop_ids else None
-            if len(text) == wanted.max_tokens:
-                reason = reason or "length"
+            reason: Literal["stop", "length"] | None = None
+            if text[-1] in wanted.stop_ids:
+                reason = "stop"
+            elif len(text) == wanted.max_tokens:
+                reason = "length"
             tokens.append(Token(row_id, text[-1], reason))
             if reason:
                 del self._rows[row_id]
@@ -229,6 +232,7 @@ def test_rows_that_ran_resume_alone_and_then_everything_runs() -> None:
             world.core_turns()
             world.deliver()
     world.core_reads()
+    assert world.core is not None
     assert world.core.size == 5
     world.run()
     assert set(world.client.outcomes.values()) == {"done"}
