@@ -39,6 +39,12 @@ class Progress(tqdm):
         interval = 0.1 if sys.stderr.isatty() else 10.0
         super().__init__(*args, **{**kwargs, "disable": False, "mininterval": interval})  # type: ignore[no-untyped-call]
 
+    @classmethod
+    def close_all(cls) -> None:
+        """End the lines of bars that the library leaves open (2.4 does), before text follows."""
+        for bar in tuple(getattr(cls, "_instances", ())):
+            bar.close()
+
 
 class NoProgress(tqdm):
     """A bar that is never shown."""
@@ -51,7 +57,8 @@ def resolve_model(name: str, revision: str | None = None, *, progress: bool = Tr
     """Find the model `name`, download it if needed, and check its files.
 
     name: a directory, used as it is, or a hub repository `org/name`. HF_ENDPOINT, HF_HOME,
-    HF_TOKEN and HF_HUB_OFFLINE have their usual meaning. An interrupted download resumes.
+    HF_TOKEN and HF_HUB_OFFLINE mean what they always do. A dropped connection is resumed;
+    after an interruption the files that were complete are kept.
     revision: branch, tag or commit of a repository. progress: show bars on stderr.
 
     Raises:
@@ -111,6 +118,8 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
     except (OSError, HTTPError, ValueError) as error:
         # The library's own texts may contain the address with its credentials.
         raise ModelLoadError(_reason(error, name, revision)) from error
+    finally:
+        Progress.close_all()
     return path
 
 
@@ -142,7 +151,7 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
         case _:
             return (
                 f"The download of {name} failed. Check the network and HF_ENDPOINT, then run "
-                "the same command again: it resumes where it stopped."
+                "the same command again: files that are complete are kept."
             )
 
 

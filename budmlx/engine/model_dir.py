@@ -63,7 +63,14 @@ def check_safetensors(path: Path, name: str) -> None:
         tensors = json.loads(header)
         tensors.pop("__metadata__", None)
         ends = [_tensor_end(tensor) for tensor in tensors.values()]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise _damaged(path, name, "its header is not readable") from error
     expected = 8 + length + max(ends, default=0)
     if size != expected:
@@ -185,7 +192,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         raise ModelLoadError(f"{name} is not a model directory: it has no {path.name}.") from error
     except OSError as error:
         raise ModelLoadError(f"{name}: cannot read {path.name}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(
             f"{name}: {path.name} is not JSON. Delete it and download it again."
         ) from error
