@@ -191,7 +191,7 @@ class Recovery:
             self._healthy()
         elif row.progress >= self._policy.probation_tokens:
             row.deaths = 0
-        return Token(row.request.id, raw.token, raw.reason)
+        return msgspec.structs.replace(raw, id=row.request.id)
 
     def _advance(self) -> list[ToCore]:
         """Go on to the next suspect if the one on probation is through."""
@@ -288,6 +288,6 @@ def _doubled(first: float, times: int, most: float) -> float:
 
 
 def _fingerprint(request: GenerateRequest) -> bytes:
-    """What identifies a request that is tried again: all but its id, seed and progress."""
-    anonymous = msgspec.structs.replace(request, id=0, seed=0, emitted_ids=[])
+    """What identifies a request that is tried again, whatever choice of it this is."""
+    anonymous = msgspec.structs.replace(request, id=0, seed=0, choice=0, fork=0, emitted_ids=[])
     return hashlib.sha256(msgspec.msgpack.encode(anonymous)).digest()

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,6 +239,24 @@ def test_rows_that_ran_resume_alone_and_then_everything_runs() -> None:
     assert set(world.client.outcomes.values()) == {"done"}
 
 
+def test_frames_are_passed_on_whole() -> None:
+    recovery = Recovery(POLICY)
+    recovery.submit(request(8), 0.0)
+    (message,) = recovery.loaded(0.0)
+    assert isinstance(message, Submit)
+    inside = message.request.id
+    told = Token(inside, 3, None, -0.5, [(3, -0.5), (4, -1.5)])
+    seen, messages = recovery.frame(
+        StepFrame(tokens=[told], started=[inside], waiting=2, running=1, memory=99), 0.0
+    )
+    assert messages == []
+    token = Token(8, 3, None, -0.5, [(3, -0.5), (4, -1.5)])
+    assert seen == StepFrame(tokens=[token], started=[8], waiting=2, running=1, memory=99)
+    failure = RowFailed(inside, "non_finite_logits", "why")
+    seen, _ = recovery.frame(StepFrame(failed=[failure]), 0.0)
+    assert seen == StepFrame(failed=[RowFailed(8, "non_finite_logits", "why")])
+
+
 def test_a_frame_of_a_parked_row_that_was_under_way_is_not_delivered_twice() -> None:
     world = World()
     world.submit(request(1))
@@ -260,7 +279,8 @@ def test_a_row_that_kills_the_core_twice_is_failed_and_refused() -> None:
     for row_id in range(1, 4):
         world.submit(request(row_id))
     world.submit(request(4, prompt=666))
-    world.submit(request(5, prompt=666, seed=9))  # another choice of the same request
+    twin = request(5, prompt=666, seed=9)  # another choice of the same request
+    world.submit(msgspec.structs.replace(twin, choice=1, fork=3))
     world.run()
     assert [world.client.outcomes[n] for n in range(1, 6)] == ["done"] * 3 + ["request_failed"] * 2
     assert len(world.deaths) == 2
