@@ -14,6 +14,7 @@ from typing import Any, Self
 from budmlx.engine.hub import default_model_dir, resolve_model
 from budmlx.engine.text import TextStream
 from budmlx.engine.tokenizer import Tokenizer
+from rich.console import Console
 from rich.progress import track
 
 from budmlx.config import Config
@@ -66,7 +67,7 @@ class Engine:
         settings = CoreSettings(
             model_path=str(path),
             model_name=name,
-            memory_limit=config.memory_limit,
+            memory_limit=config.memory_limit and int(config.memory_limit),
             max_rows=config.max_rows,
             prefill_chunk=config.prefill_chunk,
         )
@@ -188,7 +189,13 @@ class Engine:
         try:
             for request in requests:
                 events[self._submit(request, mailbox)] = []
-            bar = track(requests, description="Generating", disable=not progress, transient=True)
+            bar = track(
+                requests,
+                description="Generating",
+                disable=not progress,
+                transient=True,
+                console=Console(stderr=True),
+            )
             for _ in bar:
                 self._finish_one(mailbox, events)
         finally:
