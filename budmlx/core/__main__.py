@@ -6,6 +6,7 @@ ends when the other end of the socket does.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the parent decides.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
+    faulthandler.enable()
     os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
@@ -36,9 +38,14 @@ def main() -> None:
         return
     loop = CoreLoop(hello.settings, lambda frame: _emit(channel, frame))
     threading.Thread(target=_receive, args=(channel, loop), daemon=True).start()
-    loop.run()
+    status = 1
+    try:
+        loop.run()
+        status = 0
+    except Exception:
+        traceback.print_exc()
     # The accelerator's memory goes with the process; tearing the interpreter down can hang.
-    os._exit(0)
+    os._exit(status)
 
 
 def _greeting(channel: Channel[ToCore]) -> Hello | None:

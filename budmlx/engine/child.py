@@ -66,9 +66,12 @@ class Child:
 
     def _write(self) -> None:
         """Thread body: keeps callers from waiting for a core that does not read."""
-        with contextlib.suppress(OSError):
-            while (message := self._outbox.get()) is not None:
-                self._channel.send(message)
+        try:
+            with contextlib.suppress(OSError):
+                while (message := self._outbox.get()) is not None:
+                    self._channel.send(message)
+        finally:  # a core that misses a message must not live on
+            self._process.kill()
 
 
 def _describe(status: int | None) -> str:

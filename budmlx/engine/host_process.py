@@ -169,7 +169,8 @@ class ProcessHost:
                 child.reap()
                 return "the model directory was changed"
         except ModelLoadError as error:
-            return f"it could not be loaded again: {error.message}".rstrip(".")
+            log.error("The engine could not be loaded again: %s", error.message)
+            return "the model could not be loaded again"  # no paths: clients get to read this
         self._went_up()
         return self._follow(child)
 

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+import msgspec
 import psutil
 import pytest
 
@@ -179,6 +180,16 @@ def test_a_poison_request_is_failed_and_refused(
         host.submit(poison(51))
     assert host.status().restarts == 3
     assert host.status().ready
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_request_that_cannot_be_sent_is_failed(
+    start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    host = start()
+    host.submit(msgspec.structs.replace(row(1), seed=2**70))
+    rows.wait_for(1)
+    assert rows.outcomes == {1: "request_failed"}
 
 
 def test_the_breaker_opens_and_heals(start: Callable[..., ProcessHost], rows: Rows) -> None:
