@@ -122,3 +122,15 @@ def test_candidates_decide_as_a_full_sort_does(
     quick = kept(rows, logits)
     monkeypatch.setattr(filters, "CANDIDATES", 10**9)
     assert (quick == kept(rows, logits)).all()
+
+
+def test_typical_p_keeps_the_locally_typical_set_of_its_rows_alone() -> None:
+    logits = mx.random.normal((3, 700)) * 2
+    rows = [request(i, [1], temperature=1.0, typical_p=p) for i, p in enumerate((0.3, 1.0, 0.8))]
+    mine = kept(rows, logits)
+    for index, row in enumerate(rows):
+        x = np.array(logits[index]).astype(np.float64)
+        p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+        order = np.argsort(np.abs(-np.log(p) - (p * -np.log(p)).sum()))
+        count = 700 if row.typical_p == 1 else (np.cumsum(p[order]) < row.typical_p).sum() + 1
+        assert set(np.flatnonzero(mine[index])) == set(order[:count])
