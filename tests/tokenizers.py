@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and <b>html</b> is [not] a | pipe.",
-    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 你好，世界 😀",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 你好 世界 😀",
     "def f(x):\n    return {'a': [x < 1, x > 2]}\n\nuser assistant system tool start end im",
 ] * 3
 

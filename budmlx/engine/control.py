@@ -19,6 +19,8 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from budmlx.errors import InvalidRequestError
+
 BRACKETS = frozenset("<>[]{}|\uff5c")
 
 # Shapes of markup that chat models use, whether or not the template mentions it.
@@ -26,7 +28,7 @@ _MARKUP = re.compile(
     r"<[|\uff5c].*>|<.*[|\uff5c]>|\[/?[A-Z_]+\]|</?\w*(?:think|reason|tool|func)\w*>", re.DOTALL
 )
 
-_PRIVATE = range(0xF0000, 0xFFFFE)
+_PRIVATE = re.compile("[\U000f0000-\U000ffffd]")
 
 
 def is_control(token: AddedToken, template_text: str) -> bool:
@@ -75,8 +77,13 @@ class Veil:
     """
 
     def __init__(self, characters: Sequence[str], text: str):
-        unused = (point for point in _PRIVATE if chr(point) not in text)
+        used = set(_PRIVATE.findall(text))
+        unused = (point for point in range(0xF0000, 0xFFFFE) if chr(point) not in used)
         self._over = dict(zip(map(ord, characters), unused, strict=False))
+        if len(self._over) < len(characters):
+            raise InvalidRequestError(
+                "The messages use up all private-use characters. Remove some.", param="messages"
+            )
         self._off = {stand_in: point for point, stand_in in self._over.items()}
 
     def cover(self, value: Any) -> Any:
@@ -105,17 +112,21 @@ class ControlTokens:
         self._counted = frozenset(ids.values()) - {unknown_id}
         longest_first = sorted(map(re.escape, ids), key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first) or "(?!)")
+        # Of one length, so that none is part of another; nobody outside can guess them.
+        self._spelling = {token: f"\U0010fffd{secrets.token_hex(12)}" for token in ids}
+        self._second = self._second_backend()
+        self._real_id = {}
+        for token_id, added in backend.get_added_tokens_decoder().items():
+            new_id = self._second.token_to_id(self._spelling.get(added.content, added.content))
+            self._real_id[new_id] = token_id
 
     @cached_property
     def _veiled(self) -> re.Pattern[str]:
         """Characters to veil, with those that normalizers turn into one of them."""
         core = {c for token in self._ids for c in token} & BRACKETS
         core |= {t.strip()[0] for t in self._ids if BRACKETS.isdisjoint(t)}
-        wide = {
-            c
-            for c in map(chr, range(0x80, 0x10000))
-            if core & set(unicodedata.normalize("NFKC", c))
-        }
+        others = filter(unicodedata.decomposition, map(chr, range(0x80, 0x10000)))
+        wide = {c for c in others if core & set(unicodedata.normalize("NFKC", c))}
         return re.compile(f"[{re.escape(''.join(sorted(core | wide)))}]" if core else "(?!)")
 
     def veil_for(self, text: str) -> Veil | None:
@@ -135,33 +146,31 @@ class ControlTokens:
 
     def encode_literal(self, text: str) -> list[int]:
         """Ids of text in which nothing is a control token."""
-        backend, original = self._secret_backend
-        ids = backend.encode(text, add_special_tokens=False).ids
-        return [original.get(token_id, token_id) for token_id in ids]
+        ids = self._second.encode(text, add_special_tokens=False).ids
+        return [self._real_id.get(token_id, token_id) for token_id in ids]
 
     def encode_veiled(self, text: str, veil: Veil) -> list[int]:
         """Ids of rendered text: what is veiled is text, the control tokens in sight are real."""
         marked = self._pattern.sub(lambda match: self._spelling[match[0]], text)
         return self.encode_literal(veil.lift(marked))
 
-    @cached_property
-    def _spelling(self) -> dict[str, str]:
-        # Of one length, so that none is part of another; nobody outside can guess them.
-        return {token: f"\U0010fffd{secrets.token_hex(12)}" for token in self._ids}
-
-    @cached_property
-    def _secret_backend(self) -> tuple[Backend, dict[int, int]]:
-        """The tokenizer with secretly spelled control tokens, and its ids -> the real ids."""
-        spelling = self._spelling
-        backend = Backend.from_str(
-            json.dumps(_respell(json.loads(self._backend.to_str()), spelling))
-        )
-        original = {}
-        for token_id, token in self._backend.get_added_tokens_decoder().items():
-            new_id = backend.token_to_id(spelling.get(token.content, token.content))
-            if new_id is not None:
-                original[new_id] = token_id
-        return backend, original
+    def _second_backend(self) -> Backend:
+        """The same tokenizer, except that control tokens are spelled in secret."""
+        model = self._backend.model
+        for text, token_id in self._ids.items():
+            pieces = model.tokenize(text) if token_id in self._counted else []
+            if any(piece.id == token_id for piece in pieces):
+                spec = _respell(json.loads(self._backend.to_str()), self._spelling)
+                return Backend.from_str(json.dumps(spec))
+        second = Backend(model)  # The model is shared, which costs nothing.
+        for part in ("normalizer", "pre_tokenizer", "decoder"):
+            if (value := getattr(self._backend, part)) is not None:
+                setattr(second, part, value)
+        added = sorted(self._backend.get_added_tokens_decoder().items())
+        for _, token in added:
+            token.content = self._spelling.get(token.content, token.content)
+        second.add_tokens([token for _, token in added])
+        return second
 
 
 def _respell(spec: dict[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ text veiled: whatever is still a control token then is the template's own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, ToolCall
 
 __all__ = ["parse_messages", "render"]
+
+# The opening tag may have been part of the prompt.
+_REASONING = re.compile(
+    r"\s*(?:<think>)?\n*(?P<reasoning>.*?)\n*</think>\n*(?P<rest>.*)", re.DOTALL
+)
 
 
 def render(
@@ -56,17 +62,18 @@ def _encode(
     veil = control.veil_for("\0".join(strings([turns, extra])))
     if veil is None:
         return ids
-    covered = veil.cover(extra)
-    blind = template.render(veil.cover(turns), **covered)
-    honest = control.written_in(blind)
-    if control.among(ids) == honest:
-        return ids
+    hidden = veil.cover(extra)
+    for reading in _readings(turns, template):
+        blind = template.render(veil.cover(reading), **hidden)
+        honest = control.written_in(blind)
+        if control.among(ids) == honest:
+            return ids
     # Some tokenizers do not recognise all that is written: ask this one.
     if control.among(ids) == control.among(tokenizer.encode(veil.blank(blind), add_special=False)):
         return ids
     # What the model said before stays in sight if it may, since templates drop its reasoning.
-    partly = [turn if turn["role"] == "assistant" else veil.cover(turn) for turn in turns]
-    for text in (template.render(partly, **covered), blind):
+    partly = [turn if turn["role"] == "assistant" else veil.cover(turn) for turn in reading]
+    for text in (template.render(partly, **hidden), blind):
         if control.written_in(text) == honest:
             ids = control.encode_veiled(text, veil)
             if control.among(ids) == honest:
@@ -76,6 +83,24 @@ def _encode(
         "Remove them.",
         param="messages",
     )
+
+
+def _readings(turns: list[Json], template: ChatTemplate) -> list[list[Json]]:
+    """The turns, and the turns with reasoning apart, where the template knows such."""
+    apart = [_reasoning_apart(turn) for turn in turns] if template.reads_reasoning else turns
+    return [turns] if apart == turns else [turns, apart]
+
+
+def _reasoning_apart(turn: Json) -> Json:
+    """An assistant's turn with reasoning that stood in its content in a field of its own.
+
+    The tags then are the template's, so that they may be control tokens.
+    """
+    content = turn["content"]
+    match = _REASONING.fullmatch(content) if isinstance(content, str) else None
+    if match is None or turn["role"] != "assistant":
+        return turn
+    return {**turn, "reasoning_content": match["reasoning"], "content": match["rest"]}
 
 
 def _turn(message: Message, template: ChatTemplate) -> Json:

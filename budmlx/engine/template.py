@@ -124,6 +124,8 @@ class ChatTemplate:
     names: variables that callers may set through `chat_template_kwargs`.
     literals: all text that the template itself can write, for searching.
     takes_text, takes_parts: shapes of message content that it renders.
+    reads_reasoning: it writes the reasoning of earlier replies, from `reasoning_content`,
+    between think tags.
     takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
     """
 
@@ -143,6 +145,9 @@ class ChatTemplate:
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         texts += [c.value for c in tree.find_all(nodes.Const) if isinstance(c.value, str)]
         self.literals = "\0".join(texts)
+        attributes = [node.attr for node in tree.find_all(nodes.Getattr)]
+        reads = "reasoning_content" in [*attributes, *texts]
+        self.reads_reasoning = reads and "</think>" in self.literals
         self._roles = _compared_roles(tree)
         self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
         self.takes_text = self._renders(_PROBE) or not self.takes_parts
@@ -222,7 +227,7 @@ def _compared_roles(tree: nodes.Template) -> frozenset[str]:
     """Strings that the template compares a message's role with."""
     found: set[str] = set()
     for compare in tree.find_all(nodes.Compare):
-        inside = [compare.expr, *(operand.expr for operand in compare.ops)]
+        inside: list[nodes.Node] = [compare.expr, *(operand.expr for operand in compare.ops)]
         inside += [node for side in inside for node in side.find_all(nodes.Node)]
         values = [node.value for node in inside if isinstance(node, nodes.Const)]
         names = [node.attr for node in inside if isinstance(node, nodes.Getattr)]
