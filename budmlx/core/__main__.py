@@ -6,6 +6,7 @@ ends when the other end of the socket does.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -26,8 +27,10 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the parent decides.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
-    faulthandler.enable()
-    os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
+    if sys.stderr is not None:
+        faulthandler.enable()
+    with contextlib.suppress(OSError):  # closed streams
+        os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
     channel: Channel[ToCore] = Channel(socket.socket(fileno=descriptor), ToCore)

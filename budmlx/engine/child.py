@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import queue
 import signal
@@ -25,16 +26,23 @@ class Child:
 
     def __init__(self, command: Sequence[str], settings: CoreSettings):
         ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as undo:
-            undo.callback(ours.close)
+        # Where standard streams are closed, the socket must not become one of them.
+        descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
+                [*command, str(descriptor)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                stderr=subprocess.DEVNULL if sys.stderr is None else None,
+                pass_fds=(descriptor,),
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the parent to judge
             )
-            undo.pop_all()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(descriptor)
         self._channel: Channel[FromCore] = Channel(ours, FromCore)
         self._outbox: queue.SimpleQueue[ToCore | None] = queue.SimpleQueue()
         self.post([Hello(PROTOCOL_VERSION, settings)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -96,6 +97,13 @@ def test_the_parent_is_free_of_mlx_and_ends_without_close(tmp_path: Path) -> Non
     )
     assert done.stdout == "imported\n\n"
     assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
+    # LIMITS 121
+    command = shlex.join(script(tmp_path, "host.close()"))
+    done = subprocess.run(["/bin/sh", "-c", f"exec {command} >&- 2>&-"], timeout=PATIENCE)
     assert done.returncode == 0
 
 

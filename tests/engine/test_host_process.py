@@ -16,6 +16,7 @@ from budmlx.errors import EngineClosedError, EngineUnavailableError, RequestFail
 from budmlx.protocol import StepFrame
 from tests.engine.core_process import (
     FATAL_COMMAND,
+    PATIENCE,
     Rows,
     core_process,
     core_settings,
@@ -262,7 +263,14 @@ def test_close_during_a_restart(start: Callable[..., ProcessHost], rows: Rows) -
 
 def test_close_from_the_sink(start: Callable[..., ProcessHost], rows: Rows) -> None:
     host = start()
-    rows.on_frame = lambda _frame: host.close()
+    closed = threading.Event()
+
+    def close(_frame: StepFrame) -> None:
+        host.close()
+        closed.set()
+
+    rows.on_frame = close
     host.submit(row(1, length=4000))
+    assert closed.wait(PATIENCE)
     rows.wait_for(1)
     assert rows.outcomes == {1: "engine_unavailable"}
