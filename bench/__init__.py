@@ -1,0 +1,1 @@
+"""`make bench`: budmlx against its peers and against the bare model, on one machine."""

@@ -1,0 +1,177 @@
+"""Measurements without a server: `python -m bench.embedded WHAT MODEL`, one JSON line.
+
+bare: a loop of `model(tokens, cache)` and argmax, the most that any engine could reach.
+core: the scheduler alone. engine: the embedded Engine, text included.
+long-row: what one long row costs the short ones beside it, in time and memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model as load_with_mlx_lm
+
+from budmlx import Engine, Finished
+from budmlx.core.model import Model, load_model
+from budmlx.core.scheduler import Scheduler
+from budmlx.protocol import CoreSettings, GenerateRequest
+from budmlx.types import Request, SamplingParams
+
+ROWS = 16
+PROMPT = 48
+STEPS = 240
+# Steps at the begin that are not measured, in which buffers are allocated.
+SETTLE = 16
+SETTINGS = CoreSettings(model_path="", model_name="bench")
+SHORT_ROWS, SHORT_PROMPT, LONG_PROMPT, LONG_ROW_STEPS = 15, 60, 4000, 60
+
+
+def prompts(rows: int, length: int, vocab: int) -> list[list[int]]:
+    """Random token ids, the same in every process."""
+    chance = random.Random(0)
+    return [[chance.randrange(vocab) for _ in range(length)] for _ in range(rows)]
+
+
+def bare(path: Path) -> dict[str, float]:
+    """Tokens per second of the model alone, with the next step dispatched ahead."""
+    model, config = load_with_mlx_lm(path)
+    cache = make_prompt_cache(model)
+    ids = mx.array(prompts(ROWS, PROMPT, config["vocab_size"]))
+    tokens = mx.argmax(model(ids, cache=cache)[:, -1, :], axis=-1)
+    mx.eval(tokens)
+    start = 0.0
+    for step in range(STEPS):
+        if step == SETTLE:
+            start = time.perf_counter()
+        following = mx.argmax(model(tokens[:, None], cache=cache)[:, -1, :], axis=-1)
+        mx.async_eval(following)
+        tokens.tolist()
+        tokens = following
+    return {"tokens_per_second": ROWS * (STEPS - SETTLE) / (time.perf_counter() - start)}
+
+
+def core(path: Path) -> dict[str, float]:
+    """Tokens per second of the scheduler, without text."""
+    model = _load(path)
+    scheduler = _scheduler(model)
+    for index, ids in enumerate(prompts(ROWS, PROMPT, model.info.vocab_size)):
+        scheduler.submit(_greedy(index, ids))
+    while len(scheduler.turn().tokens) < ROWS:
+        pass
+    durations = _turns(scheduler, STEPS)[SETTLE:]
+    return {"tokens_per_second": ROWS * len(durations) / sum(durations)}
+
+
+def engine(path: Path) -> dict[str, float]:
+    """Tokens per second of concurrent async streams of the embedded Engine."""
+    with Engine.load(path) as loaded:
+        return asyncio.run(_stream_all(loaded))
+
+
+async def _stream_all(loaded: Engine) -> dict[str, float]:
+    sampling = SamplingParams(temperature=0, max_tokens=STEPS + SETTLE)
+
+    async def stream(ids: list[int]) -> list[float]:
+        """When each piece of text came."""
+        times = []
+        async for event in loaded.aevents(Request(prompt=tuple(ids), sampling=sampling)):
+            if not isinstance(event, Finished):
+                times.append(time.perf_counter())
+        return times
+
+    ids = prompts(ROWS, PROMPT, loaded.info.vocab_size)
+    rows = await asyncio.gather(*(stream(row) for row in ids))
+    # All rows run between the last one's start and the first one's end.
+    start = max(times[SETTLE] for times in rows)
+    end = min(times[-1] for times in rows)
+    pieces = sum(start < when <= end for times in rows for when in times)
+    per_piece = ROWS * (STEPS + SETTLE) / sum(len(times) for times in rows)
+    return {"tokens_per_second": pieces * per_piece / (end - start)}
+
+
+def long_row(path: Path) -> dict[str, float]:
+    """Step times of short rows without and with a long row beside them, and peak memory."""
+    model = _load(path)
+    mx.reset_peak_memory()
+    scheduler = _scheduler(model)
+    short = prompts(SHORT_ROWS, SHORT_PROMPT, model.info.vocab_size)
+    for index, ids in enumerate(short):
+        scheduler.submit(_greedy(index, ids))
+    while len(scheduler.turn().tokens) < SHORT_ROWS:
+        pass
+    _turns(scheduler, SETTLE)
+    quiet = _turns(scheduler, LONG_ROW_STEPS)
+    length = min(LONG_PROMPT, model.info.context_length - 3 * LONG_ROW_STEPS)
+    scheduler.submit(_greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0]))
+    prefill = []
+    while True:
+        begin = time.perf_counter()
+        frame = scheduler.turn()
+        prefill.append(time.perf_counter() - begin)
+        if any(token.id == SHORT_ROWS for token in frame.tokens):
+            break
+    beside = _turns(scheduler, LONG_ROW_STEPS)
+    grown = SHORT_PROMPT + SETTLE + 2 * LONG_ROW_STEPS + len(prefill)
+    groups = [[grown] * SHORT_ROWS, [length + LONG_ROW_STEPS]]
+    return {
+        "quiet_step": statistics.median(quiet),
+        "prefill_step": statistics.median(prefill),
+        "beside_step": statistics.median(beside),
+        "peak_bytes": mx.get_peak_memory(),
+        "projected_bytes": model.memory.total(groups, SETTINGS.prefill_chunk),
+        "weights_bytes": model.memory.weights,
+    }
+
+
+def _load(path: Path) -> Model:
+    return load_model(msgspec.structs.replace(SETTINGS, model_path=str(path)))
+
+
+def _scheduler(model: Model) -> Scheduler:
+    return Scheduler(model, max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk)
+
+
+def _greedy(row_id: int, ids: list[int]) -> GenerateRequest:
+    return GenerateRequest(
+        id=row_id,
+        prompt_ids=ids,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        seed=row_id,
+        max_tokens=10 * STEPS,
+        stop_ids=[],
+    )
+
+
+def _turns(scheduler: Scheduler, count: int) -> list[float]:
+    """Seconds that each of `count` turns takes."""
+    times = [time.perf_counter()]
+    for _ in range(count):
+        scheduler.turn()
+        times.append(time.perf_counter())
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+WHAT: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "bare": bare,
+    "core": core,
+    "engine": engine,
+    "long-row": long_row,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(WHAT[sys.argv[1]](Path(sys.argv[2]))))

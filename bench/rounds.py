@@ -1,0 +1,152 @@
+"""Runs all contestants in turn, round after round, and collects their metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.contestants import Contestant
+from bench.measure import Metrics, measure
+from bench.scenarios import GREEDY, SAMPLED, Bodies, ClosedLoop, Scenario
+from budmlx.cli.spawn import ServerProcess, SpawnError
+
+EMBEDDED_SECONDS = 180.0
+WARM_UP = [
+    ClosedLoop(name="warm-up", users=1, requests=1, options=GREEDY, max_tokens=(8, 8)),
+    ClosedLoop(name="warm-up-16", users=16, requests=16, options=SAMPLED, max_tokens=(16, 16)),
+]
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything one run measured.
+
+    servers: scenario -> contestant -> metrics of each round.
+    embedded: measurement -> result of each round.
+    """
+
+    servers: dict[str, dict[str, list[Metrics]]] = field(default_factory=dict)
+    embedded: dict[str, list[Metrics]] = field(default_factory=dict)
+
+    def add(self, scenario: str, contestant: str, metrics: Metrics) -> None:
+        """Note the metrics of one round."""
+        self.servers.setdefault(scenario, {}).setdefault(contestant, []).append(metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What stays the same during a run. logs: directory for the servers' output."""
+
+    model: Path
+    environment: Mapping[str, str]
+    logs: Path
+    bodies: Bodies
+    say: Say
+
+
+def run_servers(
+    setting: Setting,
+    contestants: Sequence[Contestant],
+    scenarios: Sequence[Scenario],
+    repeats: int,
+    run: Run,
+) -> None:
+    """Let every contestant run every scenario `repeats` times, in alternating order."""
+    for repeat in range(repeats):
+        order = contestants if repeat % 2 == 0 else list(reversed(contestants))
+        for contestant in order:
+            setting.say(f"round {repeat + 1} of {repeats}: {contestant.name}")
+            _one_server(setting, contestant, scenarios, repeat, run)
+
+
+def _one_server(
+    setting: Setting,
+    contestant: Contestant,
+    scenarios: Sequence[Scenario],
+    repeat: int,
+    run: Run,
+) -> None:
+    waiting = list(scenarios)
+    for attempt in range(2):
+        # A server that died gets a second chance with the scenarios after the fatal one.
+        log = setting.logs / f"{contestant.name}-{repeat + 1}-{attempt + 1}.log"
+        try:
+            with ServerProcess(
+                contestant.command,
+                log=log,
+                model=contestant.model,
+                environment=setting.environment,
+            ) as server:
+                _warm_up(setting, server, f"{repeat}-{attempt}")
+                while waiting and server.alive:
+                    scenario = waiting.pop(0)
+                    metrics = measure(server.url, server.model, scenario, setting.bodies, repeat)
+                    run.add(scenario.name, contestant.name, metrics)
+                    setting.say(f"  {scenario.name}: {in_words(metrics)}")
+                    if metrics.get("problem", "").startswith("failed"):
+                        setting.say(server.log_tail())
+        except SpawnError as error:
+            setting.say(f"  {error.message}")
+            for scenario in waiting:
+                run.add(scenario.name, contestant.name, {"problem": "failed: did not start"})
+            return
+        if not waiting:
+            return
+
+
+def _warm_up(setting: Setting, server: ServerProcess, label: str) -> None:
+    for scenario in WARM_UP:
+        measure(server.url, server.model, scenario, setting.bodies, hash(label) % 10**6)
+
+
+def run_embedded(setting: Setting, wanted: Sequence[str], repeats: int, run: Run) -> None:
+    """Run the measurements without a server, one process each, in turn."""
+    for repeat in range(repeats):
+        for what in wanted:
+            metrics = _embedded(setting, what)
+            run.embedded.setdefault(what, []).append(metrics)
+            setting.say(f"embedded {what}, round {repeat + 1}: {in_words(metrics)}")
+
+
+def _embedded(setting: Setting, what: str) -> Metrics:
+    command = [sys.executable, "-m", "bench.embedded", what, str(setting.model)]
+    environment = {**os.environ, **setting.environment}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=EMBEDDED_SECONDS,
+            check=True,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        return {"problem": f"failed: not done after {EMBEDDED_SECONDS:.0f} s"}
+    except subprocess.CalledProcessError as error:
+        return {"problem": "failed: " + error.stderr.strip().splitlines()[-1]}
+    result: Metrics = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    """One line about metrics."""
+    if "problem" in metrics:
+        return str(metrics["problem"]).splitlines()[0]
+    parts = []
+    for name, value in metrics.items():
+        if name == "tokens_per_second":
+            parts.append(f"{value:.0f} tok/s")
+        elif name.endswith("_bytes"):
+            parts.append(f"{name.removesuffix('_bytes')} {value / 2**20:.0f} MiB")
+        elif isinstance(value, float) and name != "prompt_tokens":
+            parts.append(f"{name} {1000 * value:.0f} ms")
+        elif value:
+            parts.append(f"{name} {value:.0f}")
+    return ", ".join(parts)

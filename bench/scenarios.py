@@ -1,0 +1,194 @@
+"""What is measured. Every server gets the same prompts, lengths and options.
+
+Prompts are never repeated within a run, so that no prefix cache helps anybody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from budmlx.cli.load import chat_body
+
+WORDS = [
+    *("river", "stone", "garden", "window", "paper", "morning", "letter", "silver", "mountain"),
+    *("bread", "winter", "forest", "music", "market", "station", "harbour", "castle", "summer"),
+    *("kitchen", "ocean", "bridge", "village", "teacher", "doctor", "engine", "planet", "island"),
+    *("circle", "number", "question", "answer", "picture", "corner", "story", "valley", "summit"),
+]
+    "river",
+    "stone",
+    "garden",
+    "window",
+    "paper",
+    "morning",
+    "letter",
+    "silver",
+    "mountain",
+    "bread",
+    "winter",
+    "forest",
+    "music",
+    "market",
+    "station",
+    "harbour",
+    "castle",
+    "summer",
+    "kitchen",
+    "ocean",
+    "bridge",
+    "village",
+    "teacher",
+    "doctor",
+    "engine",
+    "planet",
+    "island",
+    "circle",
+    "number",
+    "question",
+    "answer",
+    "picture",
+    "corner",
+    "story",
+    "valley",
+    "summit",
+]
+GREEDY = {"temperature": 0.0}
+SAMPLED = {"temperature": 0.8, "top_p": 0.95}
+PENALTIES = {**SAMPLED, "frequency_penalty": 0.5, "presence_penalty": 0.5}
+LOGPROBS = {**SAMPLED, "logprobs": True, "top_logprobs": 5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedLoop:
+    """`users` users work through `requests` requests.
+
+    max_tokens: range from which each request's length is drawn. seeded: each has a seed.
+    """
+
+    name: str
+    users: int
+    requests: int
+    options: Mapping[str, Any]
+    prompt_tokens: int = 40
+    max_tokens: tuple[int, int] = (48, 80)
+    seeded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """Requests that arrive one by one while `streams` others run.
+
+    alone: how many of the same requests are first timed on the idle server.
+    """
+
+    name: str
+    streams: int = 15
+    stream_tokens: int = 400
+    probes: int
+    alone: int
+    probe_tokens: int
+    prompt_tokens: int
+    options: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
+
+
+Scenario = ClosedLoop | Join
+
+
+def scenarios(context: int) -> list[Scenario]:
+    """All scenarios for a model that takes `context` tokens."""
+    loops = [
+        ClosedLoop(name=f"{name}-{users}", users=users, requests=requests, options=options)
+        for name, options in (("greedy", GREEDY), ("sampled", SAMPLED))
+        for users, requests in ((1, 4), (4, 12), (16, 40), (32, 72))
+    ]
+    long = min(700, context // 2)
+    return [
+        *loops,
+        ClosedLoop(
+            name="seeded-16",
+            users=16,
+            requests=24,
+            options=SAMPLED,
+            max_tokens=(24, 40),
+            seeded=True,
+        ),
+        ClosedLoop(name="penalties-16", users=16, requests=40, options=PENALTIES),
+        ClosedLoop(name="logprobs-16", users=16, requests=40, options=LOGPROBS),
+        ClosedLoop(
+            name="long-prompts-16",
+            users=16,
+            requests=24,
+            options=GREEDY,
+            prompt_tokens=long,
+            max_tokens=(24, 40),
+        ),
+        Join(name="late-joiner", probes=6, alone=6, probe_tokens=8, prompt_tokens=40),
+        Join(
+            name="long-prefill",
+            probes=1,
+            alone=0,
+            probe_tokens=40,
+            prompt_tokens=min(4000, context - 500),
+        ),
+    ]
+
+
+QUICK = ("greedy-1", "greedy-16", "sampled-16", "seeded-16", "late-joiner")
+
+
+class Bodies:
+    """Makes the requests of a scenario: the same for every server, other ones each round."""
+
+    def __init__(self, model: Path):
+        self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+        sample = " ".join(WORDS * 4)
+        self._tokens_per_word = self.count(sample) / (4 * len(WORDS))
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def closed_loop(self, scenario: ClosedLoop, model: str, repeat: int) -> list[dict[str, Any]]:
+        """All requests of a closed loop, in order."""
+        chance = random.Random(f"{scenario.name} {repeat}")
+        bodies = []
+        for index in range(scenario.requests):
+            options = dict(scenario.options)
+            if scenario.seeded:
+                options["seed"] = chance.randrange(2**31)
+            prompt = self.prompt(chance, scenario.prompt_tokens, f"{repeat}-{index}")
+            bodies.append(chat_body(model, prompt, chance.randint(*scenario.max_tokens), **options))
+        return bodies
+
+    def join(self, scenario: Join, model: str, repeat: int) -> dict[str, list[dict[str, Any]]]:
+        """The requests of a join: those alone, the streams, and the probes beside them."""
+        chance = random.Random(f"{scenario.name} {repeat}")
+
+        def some(kind: str, count: int, prompt: int, length: int) -> list[dict[str, Any]]:
+            return [
+                chat_body(
+                    model,
+                    self.prompt(chance, prompt, f"{kind}-{repeat}-{index}"),
+                    length,
+                    **scenario.options,
+                )
+                for index in range(count)
+            ]
+
+        return {
+            "alone": some("alone", scenario.alone, scenario.prompt_tokens, scenario.probe_tokens),
+            "streams": some("stream", scenario.streams, 40, scenario.stream_tokens),
+            "probes": some("probe", scenario.probes, scenario.prompt_tokens, scenario.probe_tokens),
+        }
+
+    def prompt(self, chance: random.Random, tokens: int, label: str) -> str:
+        """A text of about `tokens` tokens that begins in a way no other does."""
+        start = f"{chance.randrange(10**6)} {label}"
+        count = max(1, round((tokens - self.count(start)) / self._tokens_per_word))
+        return " ".join([start, *chance.choices(WORDS, k=count)])

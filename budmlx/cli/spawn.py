@@ -1,0 +1,131 @@
+"""A server in a process of its own, for measuring it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from budmlx.errors import BudmlxError
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 15.0
+TAIL_LINES = 20
+
+
+class SpawnError(BudmlxError):
+    """A server did not start. The message ends with the last lines of its log."""
+
+
+class ServerProcess:
+    """A running chat-completions server on a free port; a context manager that stops it.
+
+    command: how to start it, without the port, which is appended as `--port N`.
+    log: file that takes what the server prints.
+
+    Raises:
+        SpawnError: it ended, or did not answer a request in time.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        model: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 120.0,
+    ):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+            )
+        try:
+            self.model = self._wait(model, time.monotonic() + timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The id of the server's process."""
+        return self._process.pid
+
+    def log_tail(self) -> str:
+        """The last lines that the server printed."""
+        lines = self._log.read_text("utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
+
+    def stop(self) -> None:
+        """Ask the server to end, and end it when it does not. Idempotent."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait(self, model: str | None, deadline: float) -> str:
+        """Wait for an answer to a real request; the model's name."""
+        while True:
+            if not self.alive:
+                raise SpawnError(f"The server ended at its start:\n{self.log_tail()}")
+            try:
+                name = model or first_model(self.url)
+                body = {"model": name, "max_tokens": 1, "stream": False}
+                body["messages"] = [{"role": "user", "content": "Are you there?"}]
+                fetch(f"{self.url}/v1/chat/completions", body, timeout=deadline - time.monotonic())
+                return name
+            except (OSError, ValueError, LookupError) as error:
+                if time.monotonic() > deadline:
+                    raise SpawnError(
+                        f"The server does not answer ({error}):\n{self.log_tail()}"
+                    ) from error
+            time.sleep(POLL_SECONDS)
+
+
+def first_model(url: str) -> str:
+    """The name of the first model that a server lists."""
+    return str(fetch(f"{url}/v1/models")["data"][0]["id"])
+
+
+def fetch(url: str, body: Mapping[str, Any] | None = None, *, timeout: float = 10.0) -> Any:
+    """GET, or POST of a JSON body, of a JSON document. Raises OSError and ValueError."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, headers)
+    with urllib.request.urlopen(request, timeout=max(timeout, 0.1)) as response:
+        return json.load(response)
+
+
+def free_port() -> int:
+    """A port that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
