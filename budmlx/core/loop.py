@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+import mlx.core as mx
+
 from budmlx.core.model import load_model
 from budmlx.core.scheduler import Scheduler
 from budmlx.errors import ModelLoadError
@@ -45,6 +47,13 @@ class CoreLoop:
         Raises:
             DeviceLostError: the device refuses all further work; end the process.
         """
+        try:
+            self._serve()
+        finally:
+            # MLX 0.32 aborts the process at exit over the streams of a thread that ended.
+            mx.clear_streams()
+
+    def _serve(self) -> None:
         try:
             model = load_model(self._settings)
         except ModelLoadError as error:
