@@ -1,0 +1,110 @@
+"""The command group: which commands there are, and how a failure looks."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from budmlx import __version__
+from budmlx.cli.options import DEBUG_OPTION
+from budmlx.errors import BudmlxError
+
+# name: ("module:function", summary). The summary repeats the first line of the docstring.
+COMMANDS = {
+    "serve": ("budmlx.cli.serve:serve", "Serve a model over HTTP."),
+    "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
+    "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands without importing them, and turns failures into one line on stderr.
+
+    A command's module imports the server or the engine at its top, which takes half a second
+    and more: the group imports it only to run it, or to show its own help.
+    """
+
+    def __init__(self, **attributes: Any):
+        super().__init__(**attributes)
+        self.meta: dict[str, Any] = {}
+        for name, (_, summary) in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=summary))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Replace the stub that was found by the real command."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, stub and load(str(stub.name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, and keep what it learns of --debug for `main`."""
+        self.meta = ctx.meta
+        return super().invoke(ctx)
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run the command line; the boundary at which errors become messages."""
+        try:
+            return super().main(args, *rest, **options)
+        except BudmlxError as error:
+            self._fail(error.message)
+        except Exception as error:
+            self._fail(f"internal error: {type(error).__name__}: {error}. --debug shows where.")
+
+    def _fail(self, message: str) -> None:
+        if self.meta.get("debug"):
+            raise
+        print(f"budmlx: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+def load(name: str) -> Any:
+    """Import a command and build its parser from its signature."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name)(getattr(importlib.import_module(module), function))
+    return typer.main.get_command(single)
+
+
+def print_version(value: bool) -> None:
+    """Print the versions that a bug report needs."""
+    if not value:
+        return
+    parts = [f"Python {platform.python_version()}", platform.platform(terse=True)]
+    for package in ("mlx-lm", "mlx"):
+        try:
+            parts.insert(0, f"{package} {version(package)}")
+        except PackageNotFoundError:
+            parts.insert(0, f"{package} missing")
+    typer.echo(f"budmlx {__version__} ({', '.join(parts)})")
+    raise typer.Exit
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[bool, DEBUG_OPTION] = False,
+) -> None:
+    """Run language models on a Mac: serve them over HTTP, or talk to them here."""
+
+
+def main() -> None:
+    """Entry point of the command `budmlx`."""
+    app()

@@ -1,0 +1,55 @@
+"""Load with something to look at: download bars, then a line until the weights are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from budmlx.config import LoadedConfig, load_config
+from budmlx.engine.engine import Engine
+from budmlx.engine.hub import SHIPPED_MODEL, default_model_dir, resolve_model
+
+ENGINE_FIELDS = ("revision", "memory_limit")
+"""The settings that `generate` and `chat` offer as options."""
+
+
+def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
+    """`load_config`, and a warning for `BUDMLX_*` variables that nothing reads."""
+    loaded = load_config(flags, file)
+    for name in loaded.unknown_variables:
+        Console(stderr=True).print(f"Warning: {name} is not a setting of budmlx.", markup=False)
+    return loaded
+
+
+@contextmanager
+def progress(model: str | None, revision: str | None) -> Iterator[None]:
+    """Show on stderr what loading does; the block itself loads."""
+    console = Console(stderr=True)
+    if model is None:
+        console.print(_about_demo())
+    else:
+        resolve_model(model, revision)
+    start = time.monotonic()
+    with console.status(f"Loading {escape(model or 'the demo model')}"):
+        yield
+    console.print(f"Loaded in {time.monotonic() - start:.1f} s.")
+
+
+def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:
+    """An engine in this process for a command that talks to it itself."""
+    own = {"model": model, "engine_host": "thread"}
+    settings = read_config({**flags, **own}, config).config
+    with progress(settings.model, settings.revision):
+        return Engine.from_config(settings)
+
+
+def _about_demo() -> str:
+    if default_model_dir() == SHIPPED_MODEL:
+        return "No model named: this is the small demo model that comes with budmlx."
+    return "No model named: this is a demo of random weights, so its answers are noise."

@@ -1,0 +1,80 @@
+"""`budmlx serve`: load a model and answer HTTP until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
+from budmlx.cli.loading import progress, read_config
+from budmlx.cli.show_config import to_toml
+from budmlx.config import Config
+from budmlx.engine.models import ModelSet
+from budmlx.server.app import serve as serve_http
+from budmlx.server.security import check_bind
+
+OPTIONS = config_options()
+
+
+@with_options(OPTIONS)
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model directory, or hub repository org/name; the demo model if not given.",
+        ),
+    ] = None,
+    config: Annotated[Path | None, CONFIG_OPTION] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings as TOML and leave.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Serve a model over HTTP.
+
+    Every option can also be a BUDMLX_* variable or stand in the TOML file; options win, then
+    variables.
+    """
+    loaded = read_config({**given(options, OPTIONS), "model": model}, config)
+    if print_config:
+        typer.echo(to_toml(loaded), nl=False)
+        return
+    settings = loaded.config
+    check_bind(settings)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    with progress(settings.model, settings.revision):
+        models = ModelSet.load(settings)
+    try:
+        asyncio.run(serve_http(models, settings, announcer(models, settings)))
+    finally:
+        models.close()
+
+
+def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:
+    """What prints the address, and a request to try, once the server answers."""
+
+    def announce(url: str) -> None:
+        name = models.names[0]
+        typer.echo(f"{name} is served at {url}/v1. Try: {example(url, name, config)}")
+
+    return announce
+
+
+def example(url: str, model: str, config: Config) -> str:
+    """A curl line for the shell that asks the server something."""
+    message = {"role": "user", "content": "Hello!"}
+    body = {"model": model, "messages": [message], "max_tokens": 100}
+    words = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    if config.api_keys or config.api_key_file:
+        words += ["-H", "Authorization: Bearer YOUR_KEY"]
+    return shlex.join([*words, "-d", json.dumps(body, ensure_ascii=False)])
