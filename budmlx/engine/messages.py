@@ -75,7 +75,7 @@ def _part(part: Any, param: str) -> TextPart:
         raise _error(param, 'must be a part such as {"type": "text", "text": "..."}')
     if part.get("type") != "text":
         raise _error(f"{param}.type", 'must be "text"; the model takes no other content')
-    return TextPart(part.get("text", ""))
+    return TextPart(cast(str, part.get("text")))
 
 
 def _calls(value: Any, param: str) -> tuple[ToolCall, ...]:
@@ -93,7 +93,7 @@ def _call(call: Any, param: str) -> ToolCall:
     arguments = function.get("arguments") or ""
     if isinstance(arguments, Mapping):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(call.get("id") or "", function.get("name", ""), arguments)
+    return ToolCall(call.get("id") or "", cast(str, function.get("name")), arguments)
 
 
 def _checked(message: Message, param: str) -> Message:

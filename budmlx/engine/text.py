@@ -25,11 +25,12 @@ class TextStream:
     stop: strings that end the text. The one that is complete first wins; of several that
     are complete at the same character, the longest.
     stopped: a stop string was found; the text ends right before it, and later pushes and
-    `finish` give nothing.
+    `finish` give nothing. decoded: characters so far, shown or held back.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
         self.stopped = False
+        self.decoded = 0
         self._hidden = tokenizer.hidden_ids
         self._decoder = _decoder(tokenizer.backend)
         self._stops = _StopScanner(stop) if stop else None
@@ -50,6 +51,7 @@ class TextStream:
         return text + self._stops.held
 
     def _scan(self, text: str) -> str:
+        self.decoded += len(text)
         if self._stops is None or not text:
             return text
         safe, self.stopped = self._stops.scan(text)
@@ -116,6 +118,16 @@ class _StopScanner:
         safe = len(text) - self._depth[state]
         self.held = text[safe:]
         return text[:safe], False
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """The UTF-8 bytes that a token alone stands for; a space that words begin with included."""
+    backend = tokenizer.backend
+    token = backend.id_to_token(token_id) or ""
+    if "ByteLevel" in _decoder_kinds(backend):
+        return _token_bytes(token)
+    byte = _fallback_byte(token)
+    return token.replace("\u2581", " ").encode() if byte is None else bytes([byte])
 
 
 class _Decoder(Protocol):
