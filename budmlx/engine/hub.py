@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    DryRunError,
     GatedRepoError,
     HfHubHTTPError,
     HTTPError,
@@ -103,13 +104,14 @@ def cache_dir() -> Path:
 
 def _download(name: str, revision: str | None, progress: bool) -> Path:
     try:
+        shown = progress and _needs_download(name, revision)
         path = Path(
             snapshot_download(
                 name,
                 revision=revision,
                 allow_patterns=ALLOWED,
                 ignore_patterns=IGNORED,
-                tqdm_class=Progress if progress else NoProgress,
+                tqdm_class=Progress if shown else NoProgress,
             )
         )
         if not any(path.glob("model*.safetensors")):
@@ -121,6 +123,22 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
     finally:
         Progress.close_all()
     return path
+
+
+def _needs_download(name: str, revision: str | None) -> bool:
+    """Whether anything is missing, so that bars appear only where there is something to see."""
+    try:
+        files = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=ALLOWED,
+            ignore_patterns=IGNORED,
+            tqdm_class=NoProgress,
+            dry_run=True,
+        )
+    except DryRunError:  # offline: what is there must do
+        return False
+    return any(file.will_download for file in files)
 
 
 def _reason(error: Exception, name: str, revision: str | None) -> str:

@@ -72,6 +72,7 @@ def test_second_resolve_downloads_nothing(tmp_path: Path) -> None:
         second = resolve(hub, tmp_path, "org/model")
         offline = resolve(hub, tmp_path, "org/model", HF_HUB_OFFLINE="1")
     assert first.stdout == second.stdout == offline.stdout
+    assert second.stderr == offline.stderr == ""
     assert not any("/resolve/" in seen.path for seen in hub.seen)
 
 
