@@ -1,0 +1,180 @@
+"""Where settings come from, which wins, and what a wrong one says."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from budmlx.cli.show_config import to_toml
+from budmlx.config import Config, LoadedConfig, load_config
+from budmlx.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no file of the user who runs the tests."""
+    for name in Config.model_fields:
+        monkeypatch.delenv(f"BUDMLX_{name.upper()}", raising=False)
+    monkeypatch.delenv("BUDMLX_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def toml(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refusal(flags: dict[str, Any], file: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags, file)
+    return caught.value.message
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path / "c.toml", "port = 1\nmax_rows = 2\nmax_queue = 3\n")
+    monkeypatch.setenv("BUDMLX_PORT", "4")
+    monkeypatch.setenv("BUDMLX_MAX_ROWS", "5")
+    loaded = load_config({"port": 6, "host": None}, file)
+    config = loaded.config
+    assert (config.port, config.max_rows, config.max_queue, config.host) == (6, 5, 3, "127.0.0.1")
+    assert loaded.places == {
+        "port": "--port",
+        "max_rows": "BUDMLX_MAX_ROWS",
+        "max_queue": str(file),
+    }
+
+
+def test_the_file_is_named_by_flag_then_variable_then_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_config({}).config.port == 8080
+    toml(tmp_path / "home/.config/budmlx/config.toml", "port = 1")
+    assert load_config({}).config.port == 1
+    monkeypatch.setenv("BUDMLX_CONFIG", str(toml(tmp_path / "b.toml", "port = 2")))
+    assert load_config({}).config.port == 2
+    assert load_config({}, toml(tmp_path / "c.toml", "port = 3")).config.port == 3
+
+
+def test_a_named_file_must_exist_and_be_toml(tmp_path: Path) -> None:
+    assert "no configuration file" in refusal({}, tmp_path / "none.toml")
+    assert "is not TOML" in refusal({}, toml(tmp_path / "c.toml", "port: 1"))
+    (tmp_path / "d.toml").write_bytes(b"host = '\xff'")
+    assert "not UTF-8" in refusal({}, tmp_path / "d.toml")
+
+
+def test_lists_in_variables_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDMLX_ALIAS", "gpt-4, llava,")
+    monkeypatch.setenv("BUDMLX_API_KEYS", "one,two")
+    config = load_config({}).config
+    assert config.alias == ("gpt-4", "llava")
+    assert config.accepted_keys() == ("one", "two")
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDMLX_PORT", "")
+    assert load_config({}).config.port == 8080
+
+
+def test_sizes_have_units() -> None:
+    config = load_config({"memory_limit": "12GiB", "max_body": "1000"}).config
+    assert (config.memory_limit, config.max_body) == (12 * 2**30, 1000)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"port": 70000}, "port (--port): must be less than or equal to 65535"),
+        ({"log_level": "loud"}, "log_level (--log-level): must be 'debug', 'info'"),
+        ({"memory_limit": "lots"}, "memory_limit (--memory-limit): could not parse"),
+        ({"max_rows": 0}, "max_rows (--max-rows): must be greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_names_field_and_place(flags: dict[str, Any], message: str) -> None:
+    assert message in refusal(flags)
+
+
+def test_a_wrong_variable_and_a_wrong_line_name_their_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path / "c.toml", "prot = 1\nalias = 3\n")
+    monkeypatch.setenv("BUDMLX_PORT", "http")
+    message = refusal({}, file)
+    assert "port (BUDMLX_PORT): must be a valid integer" in message
+    assert f"prot ({file}): there is no such setting (did you mean port?)" in message
+    assert f"alias ({file}): must be a valid tuple" in message
+
+
+def test_a_secret_is_in_no_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = toml(tmp_path / "c.toml", 'api_keys = ["hunter2", 3]')
+    assert "hunter2" not in refusal({}, file)
+    monkeypatch.setenv("BUDMLX_API_KEYS", "hunter2,hunter3")
+    loaded = load_config({}, toml(tmp_path / "d.toml", ""))
+    assert "hunter" not in repr(loaded)
+    assert "api_keys = 2 not shown  # BUDMLX_API_KEYS" in to_toml(loaded)
+    assert "hunter" not in to_toml(loaded)
+
+
+def test_misspelt_variables_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDMLX_PROT", "1")
+    monkeypatch.setenv("BUDMLX_DEBUG", "1")
+    assert "BUDMLX_PROT" in load_config({}).unknown_variables
+    assert "BUDMLX_DEBUG" not in load_config({}).unknown_variables
+
+
+def test_keys_come_from_the_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# laptop\none\n\n  two \none\n")
+    monkeypatch.setenv("BUDMLX_API_KEYS", "zero")
+    assert Config.of(api_key_file=file).accepted_keys() == ("zero", "one", "two")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"# nothing\n", "holds no key"),
+        (b"two words\n", "line 1: a key must be one word"),
+        ("clé\n".encode(), "line 1: a key must be one word"),
+        (b"\xff\n", "not UTF-8"),
+        (None, "No such file"),
+    ],
+)
+def test_an_unusable_key_file_is_refused(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        Config.of(api_key_file=file).accepted_keys()
+    assert "words" not in caught.value.message
+
+
+def test_of_refuses_unknown_settings() -> None:
+    with pytest.raises(ConfigError, match="port_: there is no such setting"):
+        Config.of(port_=1)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(
+    model=st.none() | TEXT,
+    alias=st.lists(TEXT).map(tuple),
+    port=st.integers(0, 65535),
+    drain=st.floats(0, allow_infinity=False),
+    strict=st.booleans(),
+)
+def test_the_printed_configuration_reads_back(
+    model: str | None, alias: tuple[str, ...], port: int, drain: float, strict: bool
+) -> None:
+    config = Config.of(model=model, alias=alias, port=port, drain_seconds=drain, strict=strict)
+    printed = tomllib.loads(to_toml(LoadedConfig(config, {})))
+    assert Config.of(**printed) == config
