@@ -78,8 +78,8 @@ class EngineUnavailableError(BudmlxError):
 
     code = "engine_unavailable"
 
-    def __init__(self, message: str, *, retry_after: int = 5):
-        super().__init__(message)
+    def __init__(self, message: str, *, code: str | None = None, retry_after: int = 5):
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 

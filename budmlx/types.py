@@ -55,34 +55,61 @@ RANGES: dict[str, tuple[float, float]] = {
     "top_p": (0, 1),
     "top_k": (0, 2**31 - 1),
     "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "repetition_penalty": (0.01, 100),
+    "repetition_window": (0, 2**31 - 1),
     "seed": (-(2**63), 2**63 - 1),
     "max_tokens": (1, 2**63 - 1),
+    "min_tokens": (-1, 2**63 - 1),
+    "logprobs": (0, 20),
 }
 """Inclusive bounds of the numeric sampling parameters."""
+
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are chosen and when generation ends.
 
-    temperature: 0 is greedy; 0 to 2.
-    top_p: nucleus mass in (0, 1]; 1 keeps everything.
-    top_k: number of most likely tokens kept; 0 keeps all.
-    min_p: drop tokens below this share of the most likely one, in [0, 1]; 0 keeps all.
+    temperature: 0 is greedy; 0 to 2. Filters look at the distribution before temperature.
+    top_p: nucleus mass; 1 keeps everything. top_k: most likely tokens kept; 0 keeps all.
+    min_p: drop tokens below this share of the most likely one; 0 keeps all.
+    typical_p: mass of the locally typical set; 1 keeps everything.
+    frequency_penalty, presence_penalty: taken off the logits of generated tokens, per
+    occurrence and once; -2 to 2. repetition_penalty: divides the positive and multiplies
+    the negative logits of prompt and generated tokens, of the last `repetition_window`
+    tokens if that is not 0; 1 changes nothing.
+    logit_bias: pairs of token id and value, -100 (ban) to 100.
     seed: 64-bit; the same seed draws the same random numbers whatever shares the batch.
     max_tokens: None means up to the context; larger values are clamped to the context.
+    min_tokens: neither end of sequence nor stops come before so many; -1: the context's end.
     stop: strings that end the text; they are not part of it.
     stop_token_ids: ids that end generation like the model's own end-of-sequence ids.
+    ignore_eos: the model's own end-of-sequence ids do not end generation.
+    logprobs: report the logprob of each token and of so many most likely ones; None: don't.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Raise InvalidRequestError, naming the parameter, when one is out of range."""
@@ -94,6 +121,17 @@ class SamplingParams:
                 )
         if not all(self.stop):
             raise InvalidRequestError("A stop string must not be empty.", param="stop")
+        if len(self.logit_bias) > MAX_BIASES or not all(
+            -MAX_BIAS <= value <= MAX_BIAS for _, value in self.logit_bias
+        ):
+            raise InvalidRequestError(
+                f"logit_bias takes up to {MAX_BIASES} values between -100 and 100.",
+                param="logit_bias",
+            )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequestError(
+                "min_tokens must not be larger than max_tokens.", param="min_tokens"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +139,14 @@ class Request:
     """One generation. Exactly one of `messages` and `prompt` is given.
 
     prompt: raw text, or token ids, used as they are without a chat template.
+    n: how many choices to generate; they share one prefill.
     chat_template_kwargs: extra variables for the template; only allow-listed names pass.
     """
 
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     sampling: SamplingParams = SamplingParams()
+    n: int = 1
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -166,34 +206,85 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class TextDelta:
-    """New text. It never ends inside a character or a possible stop string."""
+class TokenLogprob:
+    """A token with its logprob in the model's own distribution.
+
+    text: what the token alone decodes to. bytes: its UTF-8 bytes, perhaps part of a character.
+    top: the most likely tokens at this place, best first, without their own `top`.
+    """
 
     text: str
+    bytes: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text of a choice. It never ends inside a character or a possible stop string.
+
+    logprobs: of the tokens that this text is made of, if they were asked for.
+    """
+
+    text: str
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFinished:
+    """The last event of one choice."""
+
+    reason: FinishReason
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The terminal event of a request that went well."""
+    """The terminal event of a request that went well. reasons: one for each choice."""
 
-    reason: FinishReason
+    reasons: tuple[FinishReason, ...]
     usage: Usage
     timing: Timing
 
+    @property
+    def reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.reasons[0]
 
-Event = TextDelta | Finished
+
+Event = TextDelta | ChoiceFinished | Finished
 """What a stream yields. A failed request raises instead, which is its terminal event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """A whole reply."""
+class Choice:
+    """One of the texts of a reply."""
 
     text: str
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply. `warnings` name parameters, or parts of them, without effect."""
+
+    choices: tuple[Choice, ...]
     usage: Usage
     timing: Timing
     model: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.choices[0].finish_reason
 
     def __str__(self) -> str:
         return self.text

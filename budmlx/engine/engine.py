@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from budmlx.engine.hub import default_model_dir, resolve_model
-from budmlx.engine.text import TextStream
-from budmlx.engine.tokenizer import Tokenizer
 from rich.console import Console
 from rich.progress import track
 
 from budmlx.config import Config
-from budmlx.engine.generation import Generation, LoopMailbox, Mailbox, ThreadMailbox, Update
-from budmlx.engine.host import Host, HostStatus
+from budmlx.engine.completion import completion
+from budmlx.engine.generation import Generation
+from budmlx.engine.host import HostStatus, open_host
+from budmlx.engine.hub import default_model_dir, resolve_model
+from budmlx.engine.logprobs import LogprobReader
+from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
 from budmlx.engine.requests import (
     Messages,
     chat_request,
-    core_request,
+    core_requests,
     prompt_ids,
-    sampling_params,
+    prompt_request,
+    without_unknown_ids,
 )
+from budmlx.engine.text import TextStream
+from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError, EngineClosedError
 from budmlx.protocol import CoreSettings, StepFrame
 from budmlx.types import (
     Completion,
     Event,
-    Finished,
     ModelInfo,
     Request,
-    TextDelta,
 )
 
 # What the model is called that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
 # Prompts with more characters than this are tokenized off the event loop.
 INLINE_CHARACTERS = 16_384
-# Hosts are imported on use: the thread host loads MLX, which a server's parent never does.
-HOSTS = {
-    "thread": "budmlx.engine.host_thread:ThreadHost",
-    "process": "budmlx.engine.host_process:ProcessHost",
-}
 
 
 class Engine:
@@ -71,7 +68,7 @@ class Engine:
             max_rows=config.max_rows,
             prefill_chunk=config.prefill_chunk,
         )
-        self._host = self._open_host(settings, config)
+        self._host = open_host(settings, self._receive, config)
         self.info: ModelInfo = self._host.info
 
     @classmethod
@@ -97,15 +94,6 @@ class Engine:
         path = resolve_model(config.model, config.revision)
         is_directory = Path(config.model).exists()
         return cls(path, path.resolve().name if is_directory else config.model, config)
-
-    def _open_host(self, settings: CoreSettings, config: Config) -> Host:
-        module, _, name = HOSTS[config.engine_host].partition(":")
-        host_class = getattr(importlib.import_module(module), name)
-        options = (
-            {"watchdog_seconds": config.watchdog_seconds} if config.engine_host == "process" else {}
-        )
-        host: Host = host_class(settings, self._receive, **options)
-        return host
 
     def __enter__(self) -> Self:
         return self
@@ -158,7 +146,7 @@ class Engine:
     async def achat(self, messages: Messages, **sampling: Any) -> Completion:
         """`chat` for asyncio."""
         request = chat_request(messages, sampling)
-        return self._completion([event async for event in self.aevents(request)])
+        return self._completion(request, [event async for event in self.aevents(request)])
 
     def astream(self, messages: Messages, **sampling: Any) -> AsyncIterator[Event]:
         """`stream` for asyncio."""
@@ -170,8 +158,7 @@ class Engine:
         >>> engine.complete([5, 6, 7], temperature=0, max_tokens=2).usage.prompt_tokens
         3
         """
-        raw = prompt if isinstance(prompt, str) else tuple(prompt)
-        return self._complete(Request(prompt=raw, sampling=sampling_params(sampling)))
+        return self._complete(prompt_request(prompt, sampling))
 
     def chat_many(
         self, conversations: Iterable[Messages], *, progress: bool = True, **sampling: Any
@@ -188,7 +175,7 @@ class Engine:
         events: dict[Generation, list[Event]] = {}
         try:
             for request in requests:
-                events[self._submit(request, mailbox)] = []
+                events[self._submit(request, self._prompt(request), mailbox)] = []
             bar = track(
                 requests,
                 description="Generating",
@@ -201,13 +188,16 @@ class Engine:
         finally:
             for generation in events:
                 self._release(generation)
-        return [self._completion(list_) for list_ in events.values()]
+        return [
+            self._completion(request, done)
+            for request, done in zip(requests, events.values(), strict=True)
+        ]
 
     def _finish_one(self, mailbox: ThreadMailbox, events: dict[Generation, list[Event]]) -> None:
         """Wait until one more of the generations is over."""
         while True:
             generation, updates = mailbox.get()
-            events[generation].extend(generation.events(updates))
+            events[generation].extend(self._advance(generation, updates))
             if generation.over:
                 return
 
@@ -222,50 +212,71 @@ class Engine:
             EngineClosedError: the engine was closed before.
         """
         mailbox = ThreadMailbox()
-        generation = self._submit(request, mailbox)
+        generation = self._submit(request, self._prompt(request), mailbox)
         try:
             while not generation.over:
-                _, updates = mailbox.get()
-                yield from generation.events(updates)
+                yield from self._advance(*mailbox.get())
         finally:
             self._release(generation)
 
     async def aevents(self, request: Request) -> AsyncIterator[Event]:
         """`events` for asyncio; long prompts are tokenized off the event loop."""
         mailbox = LoopMailbox()
-        if request.characters <= INLINE_CHARACTERS:
-            generation = self._submit(request, mailbox)
-        else:
-            generation = await asyncio.to_thread(self._submit, request, mailbox)
+        # Only the tokenizing may run elsewhere: a caller that is cancelled meanwhile must not
+        # leave a row behind.
+        inline = request.characters <= INLINE_CHARACTERS
+        ids = self._prompt(request) if inline else await asyncio.to_thread(self._prompt, request)
+        generation = self._submit(request, ids, mailbox)
         try:
             while not generation.over:
-                _, updates = await mailbox.get()
-                for event in generation.events(updates):
+                for event in self._advance(*await mailbox.get()):
                     yield event
         finally:
             self._release(generation)
 
-    def _submit(self, request: Request, mailbox: Mailbox) -> Generation:
+    def warnings(self, request: Request) -> list[str]:
+        """What of a request has no effect on this model."""
+        return without_unknown_ids(request.sampling, self.info.vocab_size)[1]
+
+    def _prompt(self, request: Request) -> list[int]:
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
-        sampling = request.sampling
-        ids = prompt_ids(request, self._tokenizer, self.info)
-        stop_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
-        row = core_request(next(self._ids), ids, sampling, sorted(stop_ids))
-        text = TextStream(self._tokenizer, sampling.stop)
-        generation = Generation(row.id, len(ids), text, mailbox)
-        self._generations[row.id] = generation
+        return prompt_ids(request, self._tokenizer, self.info)
+
+    def _submit(self, request: Request, ids: list[int], mailbox: Mailbox) -> Generation:
+        sampling, _ = without_unknown_ids(request.sampling, self.info.vocab_size)
+        request = replace(request, sampling=sampling)
+        row_ids = [next(self._ids) for _ in range(request.n)]
+        eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
+        rows = core_requests(row_ids, ids, request, sorted(eos_ids))
+        texts = {i: TextStream(self._tokenizer, sampling.stop) for i in row_ids}
+        wanted = sampling.logprobs is not None
+        readers = [LogprobReader(self._tokenizer) if wanted else None for _ in row_ids]
+        generation = Generation(len(ids), texts, readers, mailbox)
+        self._generations.update(dict.fromkeys(row_ids, generation))
         try:
-            self._host.submit(row)
+            for row in rows:
+                self._host.submit(row)
         except BudmlxError:
-            del self._generations[row.id]
+            self._release(generation)
             raise
         return generation
 
+    def _advance(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
+        """Events of these updates; rows whose text has ended leave the core at once."""
+        yield from generation.events(updates)
+        for row_id in generation.ended():
+            self._drop(generation, row_id)
+
     def _release(self, generation: Generation) -> None:
-        self._generations.pop(generation.id, None)
-        if not generation.left_core:
-            self._host.cancel(generation.id)
+        for row_id in sorted(generation.running):
+            self._drop(generation, row_id)
+        for row_id in generation.row_ids:
+            self._generations.pop(row_id, None)
+
+    def _drop(self, generation: Generation, row_id: int) -> None:
+        generation.running.discard(row_id)
+        self._host.cancel(row_id)
 
     def _receive(self, frame: StepFrame) -> None:
         """Hand a frame to its generations. Runs on the host's thread."""
@@ -279,15 +290,7 @@ class Engine:
                 generation.deliver((update,), now)
 
     def _complete(self, request: Request) -> Completion:
-        return self._completion(list(self.events(request)))
+        return self._completion(request, list(self.events(request)))
 
-    def _completion(self, events: Sequence[Event]) -> Completion:
-        *deltas, finished = events
-        assert isinstance(finished, Finished)
-        return Completion(
-            text="".join(delta.text for delta in deltas if isinstance(delta, TextDelta)),
-            finish_reason=finished.reason,
-            usage=finished.usage,
-            timing=finished.timing,
-            model=self.info.name,
-        )
+    def _completion(self, request: Request, events: Sequence[Event]) -> Completion:
+        return completion(self.info.name, self.warnings(request), events)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from queue import SimpleQueue
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
 
+from budmlx.engine.logprobs import LogprobReader
+from budmlx.engine.mailbox import Mailbox, Update
 from budmlx.engine.text import TextStream
-
 from budmlx.errors import (
     BudmlxError,
     EngineUnavailableError,
@@ -18,107 +15,133 @@ from budmlx.errors import (
     RequestFailedError,
 )
 from budmlx.protocol import RowFailed, Token
-from budmlx.types import Event, Finished, FinishReason, TextDelta, Timing, Usage
+from budmlx.types import (
+    ChoiceFinished,
+    Event,
+    Finished,
+    FinishReason,
+    TextDelta,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
 
-Update = Token | RowFailed
-Delivery = tuple["Generation", Sequence[Update]]
 ERRORS: dict[str, type[BudmlxError]] = {
     "overloaded": OverloadedError,
     "request_failed": RequestFailedError,
     "engine_unavailable": EngineUnavailableError,
+    "non_finite_logits": RequestFailedError,
 }
 
 
-class Mailbox(Protocol):
-    """Where updates wait for the thread or coroutine that asked for them."""
+class _Choice:
+    """The text of one row, and the logprobs of the tokens that it is made of."""
 
-    def put(self, delivery: Delivery) -> None:
-        """Deliver updates. Called on the host's thread; never blocks."""
+    def __init__(self, number: int, text: TextStream, reader: LogprobReader | None):
+        self.number = number
+        self.reason: FinishReason | None = None
+        self._text = text
+        self._reader = reader
+        self._shown = 0
 
-
-class ThreadMailbox:
-    """A mailbox that a thread waits on; several generations may share it."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Delivery] = SimpleQueue()
-        self.put = self._queue.put
-        self.get = self._queue.get
-
-
-class LoopMailbox:
-    """A mailbox that a coroutine waits on; usable in the loop that constructed it."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
-        self.get = self._queue.get
-
-    def put(self, delivery: Delivery) -> None:
-        """Deliver updates and wake the coroutine."""
-        # RuntimeError: the caller's loop was closed under the request; nobody reads this.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, delivery)
+    def take(self, updates: Sequence[Token]) -> Iterator[Event]:
+        """Events of the row's new tokens."""
+        shown: list[str] = []
+        for update in updates:
+            # The id that ends a row is a control token or the caller's stop id: no text.
+            if update.reason != "stop":
+                shown.append(self._text.push(update.token))
+                if self._reader is not None:
+                    self._reader.push(update, self._text.decoded)
+            if update.reason is not None and not self._text.stopped:
+                shown.append(self._text.finish())
+            self.reason = "stop" if self._text.stopped else update.reason
+            if self.reason is not None:
+                break
+        text = "".join(shown)
+        self._shown += len(text)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self._reader is not None:
+            logprobs = self._reader.take(self._shown, ended=self.reason is not None)
+        if text or logprobs:
+            yield TextDelta(text, self.number, logprobs)
+        if self.reason is not None:
+            yield ChoiceFinished(self.reason, self.number)
 
 
 class Generation:
-    """The state of one row between the core and the caller.
+    """The state of one request between the core and the caller: one row for each choice.
 
-    over: the terminal event is out. left_core: the core is done with the row.
+    over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
     events are consumed, so that a slow reader delays nobody.
     """
 
-    def __init__(self, row_id: int, prompt_tokens: int, text: TextStream, mailbox: Mailbox):
-        self.id = row_id
+    def __init__(
+        self,
+        prompt_tokens: int,
+        rows: Mapping[int, TextStream],
+        readers: Sequence[LogprobReader | None],
+        mailbox: Mailbox,
+    ):
         self.over = False
-        self.left_core = False
+        self.running = set(rows)
+        self._choices = {
+            row_id: _Choice(number, text, reader)
+            for number, ((row_id, text), reader) in enumerate(
+                zip(rows.items(), readers, strict=True)
+            )
+        }
         self._mailbox = mailbox
         self._prompt_tokens = prompt_tokens
         self._completion_tokens = 0
-        self._text = text
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._first: float | None = None
         self._last = self._submitted
 
+    @property
+    def row_ids(self) -> list[int]:
+        """The rows of the choices, in their order."""
+        return list(self._choices)
+
     def stamp_start(self, now: float) -> None:
-        """The core took the row out of its queue at `now`."""
+        """The core took a row out of its queue at `now`."""
         self._started = self._started or now
 
     def deliver(self, updates: Sequence[Update], now: float) -> None:
-        """Take what a frame holds for this row. Called on the host's thread."""
+        """Take what a frame holds for these rows. Called on the host's thread."""
         self._first = self._first or now
         self._last = now
-        last = updates[-1]
-        self.left_core = isinstance(last, RowFailed) or last.reason is not None
+        for update in updates:
+            if isinstance(update, RowFailed) or update.reason is not None:
+                self.running.discard(update.id)
         self._mailbox.put((self, updates))
 
     def events(self, updates: Sequence[Update]) -> Iterator[Event]:
         """Events of these updates; sets `over` once the terminal one is out.
 
         Raises:
-            BudmlxError: the row failed. This is its terminal event.
+            BudmlxError: a row failed. This is the request's terminal event.
         """
-        shown: list[str] = []
-        finish: FinishReason | None = None
+        tokens: dict[int, list[Token]] = {}
         for update in updates:
             if isinstance(update, RowFailed):
                 self.over = True
-                raise ERRORS[update.code](update.message)
-            self._completion_tokens += 1
-            # The id that ends a row is a control token or the caller's stop id: no text.
-            if update.reason != "stop":
-                shown.append(self._text.push(update.token))
-            if update.reason is not None and not self._text.stopped:
-                shown.append(self._text.finish())
-            finish = "stop" if self._text.stopped else update.reason
-            if finish is not None:
-                break
-        if text := "".join(shown):
-            yield TextDelta(text)
-        if finish is not None:
+                raise ERRORS[update.code](update.message, code=update.code)
+            if self._choices[update.id].reason is None:
+                tokens.setdefault(update.id, []).append(update)
+        for row_id, new in tokens.items():
+            self._completion_tokens += len(new)
+            yield from self._choices[row_id].take(new)
+        reasons = [choice.reason for choice in self._choices.values()]
+        if tokens and all(reason is not None for reason in reasons):
             self.over = True
-            yield Finished(finish, self._usage(), self._timing())
+            yield Finished(tuple(r for r in reasons if r), self._usage(), self._timing())
+
+    def ended(self) -> list[int]:
+        """Rows that need no more tokens, because their text ended before the core knew."""
+        return [i for i in sorted(self.running) if self._choices[i].reason is not None]
 
     def _usage(self) -> Usage:
         return Usage(self._prompt_tokens, self._completion_tokens)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from budmlx.protocol import GenerateRequest, StepFrame
+from budmlx.config import Config
+from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
 from budmlx.types import ModelInfo
 
 FrameSink = Callable[[StepFrame], None]
@@ -55,3 +57,21 @@ class Host(Protocol):
 
     def close(self) -> None:
         """End the core; rows that still run get `RowFailed`. Idempotent."""
+
+
+# Imported on use: the thread host loads MLX, which a server's parent process never does.
+HOSTS = {
+    "thread": "budmlx.engine.host_thread:ThreadHost",
+    "process": "budmlx.engine.host_process:ProcessHost",
+}
+
+
+def open_host(settings: CoreSettings, sink: FrameSink, config: Config) -> Host:
+    """Start the kind of host that the configuration names, and wait until it has loaded."""
+    module, _, name = HOSTS[config.engine_host].partition(":")
+    host_class = getattr(importlib.import_module(module), name)
+    options: dict[str, float] = {}
+    if config.engine_host == "process":
+        options["watchdog_seconds"] = config.watchdog_seconds
+    host: Host = host_class(settings, sink, **options)
+    return host

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
+
+import msgspec
 
 from budmlx.engine.prompt import parse_messages, render
 from budmlx.engine.tokenizer import Tokenizer
-
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.protocol import GenerateRequest
-from budmlx.types import Message, ModelInfo, Request, SamplingParams
+from budmlx.types import MAX_BIAS, Message, ModelInfo, Request, SamplingParams
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
+# Larger than any context; the core clamps it.
+UNLIMITED = 2**62
+REQUEST_OPTIONS = frozenset({"n", "chat_template_kwargs"})
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
 
@@ -25,34 +30,31 @@ def chat_request(messages: Messages, options: Mapping[str, Any]) -> Request:
     Raises:
         InvalidRequestError: a message or an option is wrong; `param` names it.
     """
-    options = dict(options)
-    template_kwargs = options.pop("chat_template_kwargs", {})
-    return Request(
-        messages=parse_messages(messages),
-        sampling=sampling_params(options),
-        chat_template_kwargs=template_kwargs,
-    )
+    return _request(options, messages=parse_messages(messages))
 
 
-def sampling_params(options: Mapping[str, Any]) -> SamplingParams:
-    """`SamplingParams` from keyword arguments; `stop` may be one string.
+def prompt_request(prompt: str | Sequence[int], options: Mapping[str, Any]) -> Request:
+    """A `Request` for raw text or token ids; see `chat_request`."""
+    return _request(options, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
 
-    Raises:
-        InvalidRequestError: an option is unknown or out of range.
-    """
-    for name in options:
+
+def _request(options: Mapping[str, Any], **source: Any) -> Request:
+    given = {name: value for name, value in options.items() if value is not None}
+    extras = {name: given.pop(name) for name in REQUEST_OPTIONS & given.keys()}
+    for name in given:
         if name not in SAMPLING_FIELDS:
-            known = ", ".join(sorted(SAMPLING_FIELDS))
+            known = ", ".join(sorted(SAMPLING_FIELDS | REQUEST_OPTIONS))
             raise InvalidRequestError(
                 f"Unknown parameter {name}. Known parameters: {known}.", param=name
             )
-    values = dict(options)
-    stop = values.get("stop")
-    if stop is not None:
-        values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
-    if values.get("stop_token_ids") is not None:
-        values["stop_token_ids"] = tuple(values["stop_token_ids"])
-    return SamplingParams(**{name: value for name, value in values.items() if value is not None})
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    if isinstance(given.get("logit_bias"), Mapping):
+        given["logit_bias"] = tuple(given["logit_bias"].items())
+    for name in ("stop", "stop_token_ids", "logit_bias"):
+        if name in given:
+            given[name] = tuple(given[name])
+    return Request(sampling=SamplingParams(**given), **extras, **source)
 
 
 def prompt_ids(request: Request, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:
@@ -85,21 +87,55 @@ def prompt_ids(request: Request, tokenizer: Tokenizer, info: ModelInfo) -> list[
     return ids
 
 
-def core_request(
-    row_id: int, ids: list[int], sampling: SamplingParams, stop_ids: Sequence[int]
-) -> GenerateRequest:
-    """The core's view of a row. A seed is drawn where none is given.
+def core_requests(
+    row_ids: Sequence[int], ids: list[int], request: Request, eos_ids: Sequence[int]
+) -> list[GenerateRequest]:
+    """The core's view of a request: one row for each choice. A seed is drawn if none is given.
 
-    stop_ids: ids that end the row whatever the request says.
+    eos_ids: the model's end-of-sequence ids.
     """
-    return GenerateRequest(
-        id=row_id,
+    sampling = request.sampling
+    stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
+    first = GenerateRequest(
+        id=row_ids[0],
         prompt_ids=ids,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
+        typical_p=sampling.typical_p,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        repetition_window=sampling.repetition_window,
+        bias_ids=[token for token, _ in sampling.logit_bias],
+        bias_values=[-math.inf if v <= -MAX_BIAS else v for _, v in sampling.logit_bias],
         seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-        max_tokens=sampling.max_tokens or 2**62,
-        stop_ids=sorted({*stop_ids, *sampling.stop_token_ids}),
+        max_tokens=sampling.max_tokens or UNLIMITED,
+        min_tokens=UNLIMITED if sampling.min_tokens < 0 else sampling.min_tokens,
+        stop_ids=sorted(stops),
+        logprobs=sampling.logprobs,
+        fork=row_ids[0] if len(row_ids) > 1 else 0,
     )
+    return [
+        msgspec.structs.replace(first, id=row_id, choice=choice)
+        for choice, row_id in enumerate(row_ids)
+    ]
+
+
+def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingParams, list[str]]:
+    """Drop what names token ids outside the vocabulary; they must never reach the core.
+
+    Returns the parameters and a warning for each that lost something: documented client
+    code sends such ids, so they are not an error.
+    """
+    warnings = []
+    bias = tuple((token, value) for token, value in sampling.logit_bias if 0 <= token < vocab)
+    if lost := len(sampling.logit_bias) - len(bias):
+        warnings.append(f"logit_bias: {lost} token ids outside the vocabulary were ignored.")
+    stops = tuple(token for token in sampling.stop_token_ids if 0 <= token < vocab)
+    if lost := len(sampling.stop_token_ids) - len(stops):
+        warnings.append(f"stop_token_ids: {lost} ids outside the vocabulary were ignored.")
+    if not warnings:
+        return sampling, []
+    return replace(sampling, logit_bias=bias, stop_token_ids=stops), warnings

@@ -68,7 +68,7 @@ async def _whole(request: web.Request, chat: ChatRequest, reply: Reply) -> web.S
         async for event in events:
             if isinstance(event, TextDelta):
                 text.append(event.text)
-            else:
+            elif isinstance(event, Finished):
                 finished = event
     if finished is None:
         raise _unfinished()

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.types import Event, Finished, FinishReason, TextDelta, Timing, Usage
+from budmlx.types import ChoiceFinished, Event, Finished, FinishReason, TextDelta, Timing, Usage
 
 
 class PromptTokensDetails(Struct, frozen=True):
@@ -140,6 +140,8 @@ class Reply:
         """The chunks for one event of the engine."""
         if isinstance(event, TextDelta):
             return [self._chunk(ChunkChoice(0, Delta(content=event.text)))]
+        if isinstance(event, ChoiceFinished):
+            return []
         last = ChunkChoice(0, Delta(), event.reason)
         usage, times = _usage(event.usage), _time_info(event.timing)
         if not self._include_usage:
