@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -139,12 +140,12 @@ def test_submit_does_not_wait_for_a_core_that_does_not_read(
     host = start()
     core = core_process()
     core.suspend()
-    for row_id in range(1, 21):  # far more than the socket holds
+    for row_id in range(1, 101):  # far more than the socket holds
         host.submit(row(row_id, length=2, count=4000))
-    for row_id in range(1, 20):
+    for row_id in range(1, 100):
         host.cancel(row_id)
     core.resume()
-    rows.wait_for(20)
+    rows.wait_for(100)
     assert host.status().restarts == 0
 
 
@@ -156,6 +157,7 @@ def test_the_core_leaves_signals_to_its_parent(
     host.submit(row(1, length=200))
     rows.wait_for_tokens(1)
     core = core_process()
+    assert os.getpgid(core.pid) != os.getpgid(0)  # Ctrl-C does not get there
     core.send_signal(getattr(signal, name))
     rows.wait_for(1)
     assert core_process() == core
