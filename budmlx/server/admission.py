@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from budmlx.errors import EngineUnavailableError, OverloadedError
 
-LAST_WORD_SECONDS = 2.0
+LAST_WORD_SECONDS = 1.0
 """How long requests that the drain ended may take to tell their clients."""
 
 

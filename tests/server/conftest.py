@@ -21,7 +21,7 @@ Start = Callable[..., Awaitable[HttpServer]]
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    with Engine.load(tiny_model_dir(), engine_host="thread") as engine:
+    with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread") as engine:
         yield engine
 
 
@@ -44,7 +44,7 @@ async def start(engine: Engine) -> AsyncIterator[Start]:
 @pytest.fixture
 async def own_server() -> AsyncIterator[HttpServer]:
     """A server with an engine of its own, which a test may break."""
-    with Engine.load(tiny_model_dir(), engine_host="thread") as engine:
+    with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread") as engine:
         config = Config(port=0, drain_seconds=0)
         server = await HttpServer.start(ModelSet(engine, ALIASES), config)
         yield server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import aiohttp
 import openai
@@ -18,8 +19,10 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
 @pytest.fixture
-async def sdk(server: HttpServer) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+async def sdk(server: HttpServer) -> AsyncIterator[openai.AsyncOpenAI]:
+    base_url = f"{server.url}/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="x", max_retries=0) as sdk:
+        yield sdk
 
 
 async def test_whole_reply(engine: Engine, client: aiohttp.ClientSession) -> None:
@@ -88,16 +91,18 @@ async def test_sync_sdk(server: HttpServer) -> None:
 
 async def test_sdk_errors(start: Start) -> None:
     server = await start(api_keys=("the-key",))
-    sdk = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="the-key", max_retries=0)
-    with pytest.raises(openai.BadRequestError) as bad:
-        await sdk.chat.completions.create(model="demo", messages=MESSAGES, temperature=9)
+    base_url = f"{server.url}/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="the-key", max_retries=0) as sdk:
+        with pytest.raises(openai.BadRequestError) as bad:
+            await sdk.chat.completions.create(model="demo", messages=MESSAGES, temperature=9)
+        with pytest.raises(openai.NotFoundError) as missing:
+            await sdk.chat.completions.create(model="gpt-9", messages=MESSAGES)
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="other", max_retries=0) as sdk:
+        with pytest.raises(openai.AuthenticationError):
+            await sdk.models.list()
     assert (bad.value.param, bad.value.type) == ("temperature", "invalid_request_error")
-    with pytest.raises(openai.NotFoundError) as missing:
-        await sdk.chat.completions.create(model="gpt-9", messages=MESSAGES)
     assert missing.value.code == "model_not_found"
     assert "org/name" in missing.value.message
-    with pytest.raises(openai.AuthenticationError):
-        await sdk.with_options(api_key="other").models.list()
 
 
 async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenAI) -> None:
@@ -161,6 +166,15 @@ async def test_warnings(server: HttpServer, client: aiohttp.ClientSession) -> No
         assert found == [expected]
 
 
+async def test_token_ids_outside_the_vocabulary_are_reported(
+    client: aiohttp.ClientSession,
+) -> None:
+    async with client.post(CHAT, json=body(stop_token_ids=[100_000])) as response:
+        assert response.status == 200
+        (warning,) = (await response.json())["warnings"]
+    assert "stop_token_ids" in warning
+
+
 async def test_strict(start: Start) -> None:
     server = await start(strict=True)
     answer = await exchange(server, post(json.dumps(body(foo=1)).encode()))
@@ -201,5 +215,6 @@ async def test_pipelined_requests_are_answered_in_order(server: HttpServer) -> N
     writer.write(many + get("/health"))  # LIMITS 24
     received = await reader.read()
     writer.close()
+    await writer.wait_closed()
     found = [line[14:] for line in received.split(b"\r\n") if line.startswith(b"X-Request-Id: r")]
     assert found[:200] == ids

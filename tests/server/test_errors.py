@@ -18,7 +18,7 @@ from budmlx.errors import (
     OverloadedError,
     RequestFailedError,
 )
-from budmlx.server import errors, jsonbody
+from budmlx.server import errors, jsonbody, transport
 from budmlx.server.app import HttpServer
 from budmlx.server.errors import failure_of
 from tests.server.conftest import Start
@@ -128,7 +128,11 @@ async def test_body_limit(start: Start) -> None:  # LIMITS 20
         check_error(await exchange(server, raw), 413, code="body_too_large")
 
 
-async def test_a_declared_size_is_refused_unread(server: HttpServer) -> None:
+async def test_a_declared_size_is_refused_unread(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.05)
+    server = await start()
     raw = post(b"").replace(b"Content-Length: 0", b"Content-Length: 99999999999")
     check_error(await exchange(server, raw), 413, code="body_too_large")
 
@@ -152,8 +156,10 @@ async def test_bad_chunks(server: HttpServer) -> None:
     check_error(await exchange(server, raw + b"zz\r\n"), 400)
 
 
-async def test_slow_bodies(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_bodies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     short = post(b"{").replace(b"Content-Length: 1", b"Content-Length: 10")
+    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.05)
+    server = await start()
     monkeypatch.setattr(jsonbody, "BODY_IDLE_SECONDS", 0.05)
     check_error(await exchange(server, short), 408, code="body_timeout")  # LIMITS 3
     monkeypatch.setattr(jsonbody, "BODY_IDLE_SECONDS", 60.0)
@@ -169,7 +175,7 @@ async def test_slow_bodies(server: HttpServer, monkeypatch: pytest.MonkeyPatch) 
         ({"model": "../../etc"}, 404, {"param": "model", "code": "model_not_found"}),
         ({"messages": [{"role": "user", "content": "a b " * 9000}]}, 400,
          {"code": "context_length_exceeded"}),
-        ({"stop_token_ids": [100_000]}, 400, {"param": "stop_token_ids"}),
+        ({"stop_token_ids": [-1]}, 400, {"param": "stop_token_ids[0]"}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budmlx.errors import InvalidRequestError
@@ -24,11 +24,13 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(text, values), st.booleans())
 def test_reads_what_the_standard_library_writes(tree: dict[str, Any], ascii_only: bool) -> None:
     assert parse_json(json.dumps(tree, ensure_ascii=ascii_only).encode()) == tree
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text(alphabet='{}[]",:\\u0d8e1-.NaIfnity ').map(str.encode))
 def test_any_bytes_are_an_object_or_an_invalid_request(raw: bytes) -> None:
     try:

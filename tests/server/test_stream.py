@@ -68,10 +68,10 @@ async def test_include_usage(server: HttpServer) -> None:
 async def test_a_stream_and_a_whole_reply_agree(
     server: HttpServer, client: aiohttp.ClientSession
 ) -> None:
-    request = body(seed=5, temperature=1.0, max_tokens=60, top_k=40)
-    async with client.post(CHAT, json=request) as response:
+    sampling = {"seed": 5, "temperature": 1.0, "max_tokens": 60, "top_k": 40}
+    async with client.post(CHAT, json=body(**sampling)) as response:
         whole = await response.json()
-    chunks = await stream(server, **request | {"content": "Hello", "stream": True})
+    chunks = await stream(server, **sampling)
     text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks[:-1])
     assert text == whole["choices"][0]["message"]["content"]
 
@@ -87,7 +87,7 @@ async def test_stop_strings_are_not_part_of_the_text(engine: Engine, server: Htt
 
 async def test_comments_keep_a_silent_stream_alive(start: Start) -> None:
     server = await start(hold_seconds=0.001, keepalive_seconds=0.001)
-    request = body("word " * 1500, stream=True, max_tokens=2)
+    request = body("word " * 200, stream=True, max_tokens=2)
     answer = await exchange(server, post(json.dumps(request).encode()))
     blocks = answer.content.split(b"\n\n")
     assert b'"role":"assistant"' in blocks[0]

@@ -36,7 +36,7 @@ def warnings(**fields: Any) -> list[str]:
         ({"max_tokens": 5.0}, SamplingParams(max_tokens=5)),
         ({"max_tokens": 10**12}, SamplingParams(max_tokens=10**12)),
         ({"temperature": 0, "top_p": 0.5}, SamplingParams(temperature=0, top_p=0.5)),
-        ({"top_k": -1, "top_p": 0}, SamplingParams(top_p=1e-6)),
+        ({"top_k": -1, "top_p": 0}, SamplingParams(top_p=0)),
         ({"top_k": 40, "min_p": 0.1}, SamplingParams(top_k=40, min_p=0.1)),
         ({"seed": -(2**63)}, SamplingParams(seed=-(2**63))),
         ({"random_seed": 3}, SamplingParams(seed=3)),

@@ -58,23 +58,24 @@ def get(path: str, **headers: str) -> bytes:
 
 
 async def exchange(server: HttpServer, raw: bytes, host: str = "127.0.0.1") -> Answer:
-    """Send bytes and read the response until the server closes the connection."""
+    """Send one request and read the response until the server closes the connection."""
     reader, writer = await asyncio.open_connection(host, server.port)
     writer.write(raw)
     try:
-        return parse(await reader.read())
+        return parse(await reader.read(), method=raw[:4].decode("latin-1").strip())
     finally:
         writer.close()
+        await writer.wait_closed()
 
 
-def parse(received: bytes) -> Answer:
+def parse(received: bytes, method: str) -> Answer:
     """Parse a response that fills a connection."""
 
     class Socket:
         def makefile(self, mode: str) -> io.BytesIO:
             return io.BytesIO(received)
 
-    response = http.client.HTTPResponse(Socket())  # type: ignore[arg-type]
+    response = http.client.HTTPResponse(Socket(), method=method)  # type: ignore[arg-type]
     response.begin()
     return Answer(response.status, response.headers, response.read())
 
@@ -108,7 +109,7 @@ def events(content: bytes) -> list[Any]:
     return [text if text == "[DONE]" else json.loads(text) for text in payloads]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for a condition that another thread brings about."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import cast
 
 from aiohttp import web
 
+from budmlx.engine.engine import Engine
 from budmlx.errors import RequestFailedError
+from budmlx.server.admission import InFlight
 from budmlx.server.jsonbody import parse_json, read_body
 from budmlx.server.sse import EventStream
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
 from budmlx.server.wire.chat import ChatRequest
 from budmlx.server.wire.reply import Reply
-from budmlx.types import Event, Finished, TextDelta
+from budmlx.types import Event, Finished, Request, TextDelta
 
 routes = web.RouteTableDef()
 
 OFF_LOOP_BYTES = 2**16
 """Bodies larger than this are parsed in a thread, so that other streams go on."""
+
+Events = AbstractAsyncContextManager[AsyncIterator[Event]]
 
 
 @routes.post("/v1/chat/completions")
@@ -30,13 +34,16 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     raw = await read_body(request, config.max_body)
     chat = await asyncio.to_thread(_parse, raw) if len(raw) > OFF_LOOP_BYTES else _parse(raw)
     streaming = _wants_stream(request, chat)
+    warnings = chat.review(streaming=streaming, strict=config.strict)
+    engine, asked = request.app[MODELS].resolve(chat.model), chat.to_request()
     reply = Reply(
         chat.model,
-        request.app[MODELS].resolve(chat.model).info.fingerprint,
-        chat.review(streaming=streaming, strict=config.strict),
+        engine.info.fingerprint,
+        [*warnings, *engine.warnings(asked)],
         include_usage=chat.include_usage,
     )
-    return await (_stream if streaming else _whole)(request, chat, reply)
+    events = _events(request.app[IN_FLIGHT], engine, asked)
+    return await (_stream(request, reply, events) if streaming else _whole(reply, events))
 
 
 def _parse(raw: bytes) -> ChatRequest:
@@ -51,20 +58,19 @@ def _wants_stream(request: web.Request, chat: ChatRequest) -> bool:
 
 
 @asynccontextmanager
-async def _generation(
-    request: web.Request, chat: ChatRequest
+async def _events(
+    in_flight: InFlight, engine: Engine, asked: Request
 ) -> AsyncIterator[AsyncIterator[Event]]:
     """The events of a request while it holds a place; leaving cancels what still runs."""
-    engine = request.app[MODELS].resolve(chat.model)
-    events = cast("AsyncGenerator[Event, None]", engine.aevents(chat.to_request()))
-    async with request.app[IN_FLIGHT].slot(), aclosing(events):
+    events = cast("AsyncGenerator[Event, None]", engine.aevents(asked))
+    async with in_flight.slot(), aclosing(events):
         yield events
 
 
-async def _whole(request: web.Request, chat: ChatRequest, reply: Reply) -> web.StreamResponse:
+async def _whole(reply: Reply, running: Events) -> web.StreamResponse:
     text: list[str] = []
     finished: Finished | None = None
-    async with _generation(request, chat) as events:
+    async with running as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 text.append(event.text)
@@ -75,11 +81,11 @@ async def _whole(request: web.Request, chat: ChatRequest, reply: Reply) -> web.S
     return web.Response(body=reply.whole("".join(text), finished), content_type="application/json")
 
 
-async def _stream(request: web.Request, chat: ChatRequest, reply: Reply) -> web.StreamResponse:
+async def _stream(request: web.Request, reply: Reply, running: Events) -> web.StreamResponse:
     stream = EventStream(request, request.app[CONFIG], reply.opening())
     finished = False
     try:
-        async with _generation(request, chat) as events, stream:
+        async with running as events, stream:
             async for event in events:
                 for chunk in reply.chunks(event):
                     await stream.send(chunk)

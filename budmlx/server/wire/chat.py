@@ -28,8 +28,6 @@ MAX_MESSAGES = 4096
 MAX_PARTS = 2048
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
-SMALLEST_TOP_P = 1e-6
-"""Stands for a top_p of 0: below any share that the most likely token can have."""
 
 DEFAULTS = SamplingParams()
 
@@ -40,6 +38,7 @@ def _integral(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_integral)]
+TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
 Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -163,7 +162,7 @@ class ChatRequest(WireModel):
     seed: Int64 | None = None
     random_seed: Int64 | None = None
     stop: list[str] = []
-    stop_token_ids: Annotated[list[Int], Field(max_length=MAX_STOPS)] = []
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] = []
     user: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
 
@@ -218,7 +217,7 @@ class ChatRequest(WireModel):
             messages=tuple(message.to_message() for message in self.messages),
             sampling=SamplingParams(
                 temperature=self.temperature,
-                top_p=max(self.top_p, SMALLEST_TOP_P),
+                top_p=self.top_p,
                 top_k=max(self.top_k, 0),
                 min_p=self.min_p,
                 seed=self.seed if self.seed is not None else self.random_seed,
