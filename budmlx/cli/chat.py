@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import readline  # noqa: F401 -- gives input() line editing and a history
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing

@@ -1,0 +1,76 @@
+"""`budmlx generate` prints what the engine says, and nothing else, on stdout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from budmlx.cli.app import app
+from budmlx.cli.generate import split
+from budmlx.engine.engine import Engine
+from budmlx.errors import InvalidRequestError
+from tests.models import tiny_model_dir
+
+OPTIONS = ["--max-tokens", "12", "--temperature", "0.9", "--seed", "5"]
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return str(tiny_model_dir())
+
+
+@pytest.fixture(autouse=True)
+def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_reply_is_the_engines(model: str) -> None:
+    with Engine.load(model) as engine:
+        messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Hi you"}]
+        expected = engine.chat(messages, max_tokens=12, temperature=0.9, seed=5).text + "\n"
+    run = CliRunner()
+    arguments = ["generate", model, *OPTIONS, "--system", "Brief."]
+    assert run.invoke(app, [*arguments, "Hi", "you"]).stdout == expected
+    assert run.invoke(app, [*arguments, "Hi you", "--no-stream"]).stdout == expected
+    assert run.invoke(app, [*arguments, "-"], input="Hi you").stdout == expected
+
+
+def test_process_ends_well_and_keeps_stdout_clean(model: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "budmlx", "generate", model, "Hi", *OPTIONS],
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Loaded in" in done.stderr
+    assert b"Load" not in done.stdout
+
+
+def test_a_prompt_without_quotes_gets_a_hint() -> None:
+    result = CliRunner().invoke(app, ["generate", "what", "is", "this"])
+    assert result.exit_code == 1
+    assert "no directory 'what'" in result.stderr
+    assert "Quote a prompt of several words." in result.stderr
+
+
+def test_a_wrong_parameter_is_named(model: str) -> None:
+    result = CliRunner().invoke(app, ["generate", model, "Hi", "--temperature", "3"])
+    assert result.exit_code == 1
+    assert "temperature must be between 0 and 2" in result.stderr
+
+
+def test_input_that_is_not_utf8_is_refused(model: str) -> None:
+    result = CliRunner().invoke(app, ["generate", model, "-"], input=b"\xff\xfe")
+    assert result.exit_code == 1
+    assert "not UTF-8" in result.stderr
+
+
+def test_arguments_are_model_and_prompt() -> None:
+    assert split(["Hi there"]) == (None, "Hi there")
+    assert split(["org/model", "Hi", "there"]) == ("org/model", "Hi there")
+    with pytest.raises(InvalidRequestError):
+        split(["org/model", " "])

@@ -1,0 +1,87 @@
+"""`budmlx serve` as a process: what it says first, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from budmlx.cli.app import app
+from budmlx.cli.serve import example
+from budmlx.config import Config
+from tests.models import tiny_model_dir
+
+
+@pytest.fixture(autouse=True)
+def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def server() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "budmlx", "serve", str(tiny_model_dir()), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen[str]) -> None:
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    address, _, command = line.partition(" Try: ")
+    assert address.startswith(f"{tiny_model_dir().name} is served at http://127.0.0.1:")
+    words = shlex.split(command)
+    body = words[words.index("-d") + 1]
+    request = urllib.request.Request(
+        words[1], body.encode(), dict([words[words.index("-H") + 1].split(": ")])
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        reply = json.load(response)
+    assert reply["model"] == tiny_model_dir().name
+    assert reply["usage"]["completion_tokens"] > 0
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0
+    assert "Loaded in" in server.communicate()[1]
+
+
+def test_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "-m", "budmlx", "serve", str(tiny_model_dir()), "--port", port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port} is in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_open_bind_without_key_is_refused_before_loading() -> None:
+    result = CliRunner().invoke(app, ["serve", "no/such", "--host", "0.0.0.0"])
+    assert result.exit_code == 1
+    assert "BUDMLX_API_KEYS" in result.stderr
+
+
+def test_example_asks_for_the_key_without_showing_it() -> None:
+    config = Config.of(api_keys="hunter2")
+    command = example("http://127.0.0.1:1", "it's", config)
+    words = shlex.split(command)
+    assert "Authorization: Bearer YOUR_KEY" in words
+    assert "hunter2" not in command
+    assert json.loads(words[-1])["model"] == "it's"
