@@ -17,7 +17,7 @@ from budmlx.errors import ConfigError
 from budmlx.server.admission import InFlight
 from budmlx.server.errors import failure_of
 from budmlx.server.routes import chat, health, models
-from budmlx.server.security import check_bind, guard
+from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
 from budmlx.server.transport import Runner, sign
 
@@ -81,7 +81,12 @@ class HttpServer:
         except OSError as exc:
             await runner.cleanup()
             raise _cannot_bind(config, exc) from exc
-        return cls(app, runner, site.name, site.port)
+        return cls(app, runner, _local_url(config.host, site.port), site.port)
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._runner.server.connections) if self._runner.server else 0
 
     async def drain(self) -> None:
         """Accept nobody, let replies finish for `drain_seconds`, end the rest, unbind."""
@@ -89,6 +94,12 @@ class HttpServer:
             await site.stop()
         await self.in_flight.drain(self._app[CONFIG].drain_seconds)
         await self._runner.cleanup()
+
+
+def _local_url(host: str, port: int) -> str:
+    """An address that works on this machine, for a wildcard too."""
+    reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{bracketed(reachable)}:{port}"
 
 
 def _cannot_bind(config: Config, exc: OSError) -> ConfigError:

@@ -56,7 +56,7 @@ def request_id(request: web.BaseRequest) -> str:
 
 def guard(config: Config) -> Middleware:
     """The middleware that lets a request pass only with a known Host, Origin and key."""
-    named = {_bracketed(host.lower()) for host in (config.host, *config.allow_host)}
+    named = {bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)
     digests = [_digest(key) for key in config.accepted_keys()]
 
@@ -90,10 +90,11 @@ def _check_host(request: web.Request, hosts: frozenset[str]) -> str:
 def _own_address(request: web.Request) -> str | None:
     """The address on which the connection arrived, as it would stand in a Host header."""
     name = request.get_extra_info("sockname")
-    return _bracketed(str(name[0]).removeprefix("::ffff:")) if name else None
+    return bracketed(str(name[0]).removeprefix("::ffff:")) if name else None
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """An address as URLs and Host headers write it."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import LineTooLong
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.security import request_id
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("budmlx.access")
 
 FIRST_REQUEST_SECONDS = 10.0
 KEEPALIVE_SECONDS = 75.0

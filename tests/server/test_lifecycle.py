@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -19,7 +20,18 @@ from budmlx.server import transport
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
 from tests.server.conftest import Start
-from tests.server.tools import CHAT, body, check_error, endless, events, exchange, get, post, until
+from tests.server.tools import (
+    CHAT,
+    body,
+    check_error,
+    endless,
+    events,
+    exchange,
+    get,
+    parse,
+    post,
+    until,
+)
 
 
 def idle(engine: Engine) -> bool:
@@ -105,6 +117,35 @@ async def test_every_request_of_a_burst_gets_one_outcome(start: Start) -> None:
     assert len({a.content for a in answers if a.status == 503}) == 1
 
 
+async def test_200_streams_of_which_a_third_vanishes(engine: Engine, start: Start) -> None:
+    server = await start()
+    threads = threading.active_count()
+    prompts = ["Hello", "What?", "the quick brown fox " * 10]
+    expected = [engine.chat(prompt, temperature=0, max_tokens=24).text for prompt in prompts]
+
+    async def talk(number: int) -> tuple[str, str] | None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        request = body(prompts[number % 3], stream=True, max_tokens=24)
+        writer.write(post(json.dumps(request).encode()))
+        try:
+            if number % 10 < 3:
+                await reader.readuntil(b'"content":')
+                return None
+            chunks = events(parse(await reader.read(), "POST").content)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+        assert chunks.pop() == "[DONE]"
+        text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        return text, expected[number % 3]
+
+    results = [pair for pair in await asyncio.gather(*map(talk, range(200))) if pair]
+    assert len(results) == 140
+    assert all(text == wanted for text, wanted in results)
+    await until(lambda: idle(engine) and server.connections == 0, seconds=2)
+    assert threading.active_count() <= threads
+
+
 async def test_drain_lets_replies_finish(start: Start) -> None:
     server = await start(drain_seconds=60)
     async with aiohttp.ClientSession(server.url) as client:
@@ -146,6 +187,13 @@ async def test_a_taken_port(server: HttpServer, start: Start) -> None:  # LIMITS
     with pytest.raises(ConfigError, match=r"in use.*--port") as caught:
         await start(port=server.port)
     assert "\n" not in caught.value.message
+
+
+async def test_the_url_of_a_wildcard_works_here(start: Start) -> None:
+    server = await start(host="0.0.0.0", api_keys=("k",))
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    async with aiohttp.ClientSession(server.url) as client, client.get("/health") as response:
+        assert response.status == 200
 
 
 async def test_port_0_reports_the_real_port(server: HttpServer) -> None:
