@@ -1,0 +1,173 @@
+"""The shape of the code: imports point one way, MLX stays in the core, units stay small."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_FILE = 300
+MAX_TEST_FILE = 500
+MAX_FUNCTION = 60
+
+# From left to right; a module may import what stands in its own group or further left.
+LAYERS = [
+    {"errors"},
+    {"types"},
+    {""},  # budmlx/__init__.py
+    {"protocol", "framing"},
+    {"config"},
+    {"plugins"},
+    {"core"},
+    {"engine"},
+    {"server", "client", "testing"},
+    {"builtin"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# Who may import MLX, and mlx_lm, which imports it.
+OWN_MLX = ("budmlx.core", "budmlx.testing", "budmlx.builtin")
+# The only module that imports the core; the other host starts it as a process.
+IMPORTS_CORE = {"budmlx.engine.host_thread"}
+# Modules that are imported or started by name, each with who may do so. The targets load late
+# so that `--help` and a server's parent stay free of what they do not need.
+LATE = {
+    "budmlx": {"budmlx.engine.engine"},
+    "budmlx.cli.app": {"budmlx.cli.serve", "budmlx.cli.generate", "budmlx.cli.chat"},
+    "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
+    "budmlx.engine.host_process": {"budmlx.core"},
+    "budmlx.engine.hub": {"budmlx.core.tiny_random"},
+}
+# Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type.
+IMPORTLIB = LATE.keys() | {"budmlx.engine.tokenizer", "budmlx.core.tiny_random"}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): path for path in sorted((ROOT / "budmlx").rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+FILES = [
+    path
+    for folder in ("budmlx", "tests", "bench", "examples")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def _imported(node: ast.AST, importer: str) -> Iterator[str]:
+    """Full names that an import statement loads: `from a import b` may mean the module a.b."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{importer} has a relative import"
+        for alias in node.names:
+            inner = f"{node.module}.{alias.name}"
+            yield inner if inner in MODULES else str(node.module)
+
+
+def imports(module: str) -> set[str]:
+    """Everything that a module imports, wherever in the file; `LATE` names not included."""
+    found = {name for node in ast.walk(TREES[module]) for name in _imported(node, module)}
+    return found - LATE.get(module, set())
+
+
+def type_only(module: str) -> set[str]:
+    """What a module imports under `if TYPE_CHECKING:`, which never runs."""
+    blocks = [
+        node
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    return {
+        name for block in blocks for node in ast.walk(block) for name in _imported(node, module)
+    }
+
+
+def layer(module: str) -> str:
+    """`budmlx.engine.hub` -> `engine`; the package itself is the empty string."""
+    return module.removeprefix("budmlx").removeprefix(".").partition(".")[0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_left(module: str) -> None:
+    assert layer(module) in RANK, f"{module} has no place in LAYERS"
+    own = {name for name in imports(module) if name.partition(".")[0] == "budmlx"}
+    wrong = {name for name in own if RANK[layer(name)] > RANK[layer(module)]}
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_core_knows_mlx(module: str) -> None:
+    if module.startswith(OWN_MLX):
+        return
+    roots = {name.partition(".")[0] for name in imports(module)}
+    assert not roots & {"mlx", "mlx_lm"}
+    if module not in IMPORTS_CORE:
+        assert not {name for name in imports(module) if layer(name) == "core"}
+
+
+def test_there_are_no_cycles() -> None:
+    graph = {
+        module: imports(module) & MODULES.keys() - type_only(module) - {module}
+        for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_stand_at_the_top(module: str) -> None:
+    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef)]
+    functions += [
+        node for node in ast.walk(TREES[module]) if isinstance(node, ast.AsyncFunctionDef)
+    ]
+    inside = {
+        f"{function.name}:{node.lineno}"
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert not inside
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_that_are_named_in_strings_are_listed(module: str) -> None:
+    constants = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant)]
+    named = {
+        match[1]
+        for node in constants
+        if isinstance(node.value, str)
+        and (match := re.fullmatch(r"(budmlx(?:\.\w+)+)(?::\w+)?", node.value))
+        and match[1] in MODULES
+    }
+    assert named <= LATE.get(module, set())
+    uses_importlib = any(
+        isinstance(node, ast.Attribute) and node.attr == "import_module"
+        for node in ast.walk(TREES[module])
+    )
+    assert not uses_importlib or module in IMPORTLIB
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_units_stay_small(path: Path) -> None:
+    text = path.read_text("utf-8")
+    limit = MAX_TEST_FILE if path.is_relative_to(ROOT / "tests") else MAX_FILE
+    assert len(text.splitlines()) <= limit
+    long = {
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= MAX_FUNCTION
+    }
+    assert not long
