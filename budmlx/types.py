@@ -81,8 +81,8 @@ class SamplingParams:
     typical_p: mass of the locally typical set; 1 keeps everything.
     frequency_penalty, presence_penalty: taken off the logits of generated tokens, per
     occurrence and once; -2 to 2. repetition_penalty: divides the positive and multiplies
-    the negative logits of prompt and generated tokens, of the last `repetition_window`
-    tokens if that is not 0; 1 changes nothing.
+    the negative logits of prompt and generated tokens; 1 changes nothing.
+    repetition_window: how many last tokens that penalty looks at; 0 is all.
     logit_bias: pairs of token id and value, -100 (ban) to 100.
     seed: 64-bit; the same seed draws the same random numbers whatever shares the batch.
     max_tokens: None means up to the context; larger values are clamped to the context.

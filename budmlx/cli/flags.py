@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ByteSize, SecretStr
@@ -21,6 +21,9 @@ from pydantic import ByteSize, SecretStr
 from budmlx.cli.options import DEBUG_OPTION
 from budmlx.config import Config
 from budmlx.types import SamplingParams
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Command = Callable[..., None]
 
@@ -65,14 +68,26 @@ def config_options(names: Iterable[str] | None = None) -> list[Parameter]:
 
 
 def sampling_options() -> list[Parameter]:
-    """One option per field of `SamplingParams` that a flag can express."""
+    """One option per field of `SamplingParams` that a flag can express.
+
+    There is none for logprobs: they would have to be shown somewhere.
+    """
     hints = typing.get_type_hints(SamplingParams)
-    helps = dict(re.findall(r"^ +(\w+): (.+)$", SamplingParams.__doc__ or "", re.MULTILINE))
+    helps = field_helps(SamplingParams)
     return [
         option(field.name, hints[field.name], helps.get(field.name, ""), field.default)
         for field in fields(SamplingParams)
-        if _flag_type(hints[field.name]) is not None
+        if field.name != "logprobs" and _flag_type(hints[field.name]) is not None
     ]
+
+
+def field_helps(cls: type[DataclassInstance]) -> dict[str, str]:
+    """What a dataclass's docstring says of its fields, as `name: text` or `name, name: text`."""
+    name = "(?:" + "|".join(field.name for field in fields(cls)) + ")"
+    text = " ".join((cls.__doc__ or "").split())
+    _, *parts = re.split(rf"\b({name}(?:, {name})*): ", text)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {one: text.strip() for names, text in pairs for one in names.split(", ")}
 
 
 def option(name: str, annotation: Any, description: str, default: Any) -> Parameter:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app, load
-from budmlx.cli.flags import config_options, option, sampling_options
+from budmlx.cli.flags import config_options, field_helps, option, sampling_options
 from budmlx.config import Config
 from budmlx.types import SamplingParams
 
@@ -62,6 +62,27 @@ def test_sampling_parameters_that_a_flag_can_express_have_one() -> None:
     names = {parameter.name for parameter in sampling_options()}
     assert {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop"} <= names
     assert names <= {field.name for field in dataclasses.fields(SamplingParams)}
+
+
+def test_every_sampling_option_has_a_help_text() -> None:
+    helps = field_helps(SamplingParams)
+    assert all(helps.get(parameter.name) for parameter in sampling_options())
+
+
+def test_helps_are_read_from_a_docstring() -> None:
+    @dataclasses.dataclass
+    class Example:
+        """Summary: one.
+
+        a: first; b is
+        not it. b, c: both.
+        """
+
+        a: int
+        b: int
+        c: int
+
+    assert field_helps(Example) == {"a": "first; b is not it.", "b": "both.", "c": "both."}
 
 
 def test_an_inexpressible_field_is_noticed() -> None:

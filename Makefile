@@ -1,0 +1,61 @@
+# Works with the make of macOS (3.81). Everything runs in .venv, which is made when missing.
+#   make run MODEL=org/name ARGS="--port 9000"     serve a model; without MODEL the demo
+#   make test TESTS=tests/cli                      a part of the tests
+
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS := tests
+FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 python3.14; do \
+	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
+	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
+
+.PHONY: run test check format-check lint types fmt bench soak limits clean
+
+run: $(VENV)/installed
+	$(BIN)/budmlx serve $(MODEL) $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+check: format-check lint types test
+
+format-check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+fmt: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 3600 $(ARGS)
+
+limits: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Installed again only when the dependencies may have changed.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
+	@touch $@ $(VENV)/installed $(VENV)/installed-dev
+
+$(BIN)/python:
+	@python=$$($(FIND_PYTHON)) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV)
