@@ -236,7 +236,11 @@ class Engine:
 
     def warnings(self, request: Request) -> list[str]:
         """What of a request has no effect on this model."""
-        return without_unknown_ids(request.sampling, self.info.vocab_size)[1]
+        unused = self._tokenizer.template().unused_kwargs(request.chat_template_kwargs)
+        return [
+            *without_unknown_ids(request.sampling, self.info.vocab_size)[1],
+            *(f"{name} has no effect: the chat template does not use it." for name in unused),
+        ]
 
     def _prompt(self, request: Request) -> list[int]:
         if self._closed:

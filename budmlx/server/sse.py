@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -29,10 +30,10 @@ class EventStream:
     its own status; after `hold_seconds` the stream starts anyway. Use it as an async
     context manager around the work that produces the events.
 
-    opening: the first event, sent when the stream starts.
+    opening: the first events, sent when the stream starts.
     """
 
-    def __init__(self, request: web.Request, config: Config, opening: bytes):
+    def __init__(self, request: web.Request, config: Config, opening: Sequence[bytes]):
         self._request = request
         self._hold = config.hold_seconds
         self._pause = config.keepalive_seconds
@@ -79,7 +80,7 @@ class EventStream:
                 response = web.StreamResponse(headers=HEADERS)
                 await response.prepare(self._request)
                 self.response = response
-                await self._write(response, _frame(self._opening))
+                await self._write(response, b"".join(map(_frame, self._opening)))
             return self.response
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:

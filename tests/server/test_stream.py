@@ -120,7 +120,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         transport = request.transport
         assert transport is not None
         try:
-            async with EventStream(request, Config(), b"{}") as events:
+            async with EventStream(request, Config(), [b"{}"]) as events:
                 while True:
                     await events.send(b'"' + b"x" * 50_000 + b'"')
                     buffered = max(buffered, transport.get_write_buffer_size())

@@ -9,15 +9,15 @@ from typing import cast
 
 from aiohttp import web
 
+from budmlx.engine.completion import completion
 from budmlx.engine.engine import Engine
-from budmlx.errors import RequestFailedError
 from budmlx.server.admission import InFlight
 from budmlx.server.jsonbody import parse_json, read_body
 from budmlx.server.sse import EventStream
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
 from budmlx.server.wire.chat import ChatRequest
 from budmlx.server.wire.reply import Reply
-from budmlx.types import Event, Finished, Request, TextDelta
+from budmlx.types import Event, Request
 
 routes = web.RouteTableDef()
 
@@ -36,14 +36,14 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     streaming = _wants_stream(request, chat)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     engine, asked = request.app[MODELS].resolve(chat.model), chat.to_request()
-    reply = Reply(
-        chat.model,
-        engine.info.fingerprint,
-        [*warnings, *engine.warnings(asked)],
-        include_usage=chat.include_usage,
-    )
-    events = _events(request.app[IN_FLIGHT], engine, asked)
-    return await (_stream(request, reply, events) if streaming else _whole(reply, events))
+    warnings += engine.warnings(asked)
+    reply = Reply(chat, engine.info.fingerprint, warnings)
+    running = _events(request.app[IN_FLIGHT], engine, asked)
+    if streaming:
+        return await _stream(request, reply, running)
+    async with running as events:
+        done = completion(engine.info.name, warnings, [event async for event in events])
+    return web.Response(body=reply.whole(done), content_type="application/json")
 
 
 def _parse(raw: bytes) -> ChatRequest:
@@ -67,31 +67,13 @@ async def _events(
         yield events
 
 
-async def _whole(reply: Reply, running: Events) -> web.StreamResponse:
-    text: list[str] = []
-    finished: Finished | None = None
-    async with running as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                text.append(event.text)
-            elif isinstance(event, Finished):
-                finished = event
-    if finished is None:
-        raise _unfinished()
-    return web.Response(body=reply.whole("".join(text), finished), content_type="application/json")
-
-
 async def _stream(request: web.Request, reply: Reply, running: Events) -> web.StreamResponse:
     stream = EventStream(request, request.app[CONFIG], reply.opening())
-    finished = False
     try:
         async with running as events, stream:
             async for event in events:
                 for chunk in reply.chunks(event):
                     await stream.send(chunk)
-                finished = isinstance(event, Finished)
-        if not finished:
-            raise _unfinished()
     except ConnectionError:
         raise
     except Exception as exc:  # A boundary: the response has begun, no middleware can answer.
@@ -99,7 +81,3 @@ async def _stream(request: web.Request, reply: Reply, running: Events) -> web.St
             raise
         return await stream.fail(exc)
     return await stream.end()
-
-
-def _unfinished() -> RequestFailedError:
-    return RequestFailedError("The reply ended without a result.")

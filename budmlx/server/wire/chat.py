@@ -2,142 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
 from budmlx.server.errors import param_path
+from budmlx.server.wire.messages import ChatMessage, Int, WireModel, with_parts
 from budmlx.server.wire.params import Extras, review
-from budmlx.types import Message, Request, Role, SamplingParams, TextPart, ToolCall
+from budmlx.types import (
+    MAX_BIAS,
+    MAX_BIASES,
+    RANGES,
+    Request,
+    SamplingParams,
+)
 
 MAX_MESSAGES = 4096
-MAX_PARTS = 2048
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_CHOICES = 16
 
 DEFAULTS = SamplingParams()
 
 
-def _integral(value: Any) -> Any:
-    """JSON has one kind of number: 1.0 is an integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Int = Annotated[int, BeforeValidator(_integral)]
 TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 
 
-class WireModel(BaseModel):
-    """Strict types; an explicit null means absent; unknown fields are kept for `review`."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
-
-
-class Part(WireModel):
-    """One part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_media(cls, data: Any) -> Any:
-        kind = data.get("type") if isinstance(data, dict) else None
-        if kind in ("image_url", "image", "input_image", "input_audio", "video_url", "file"):
-            raise PydanticCustomError("media", "This model takes text parts only")
-        return data
-
-
-class FunctionCall(WireModel):
-    """Name and arguments (a JSON string) of a call."""
-
-    name: str
-    arguments: str = "{}"
-
-
-class CallOfTool(WireModel):
-    """A call in an assistant message of the history."""
-
-    id: str = ""
-    index: Int | None = None
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-def _content_tag(content: Any) -> str | None:
-    if isinstance(content, str):
-        return "<text>"
-    return "<parts>" if isinstance(content, list) else None
-
-
-Parts = Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
-Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")],
-    Discriminator(
-        _content_tag,
-        custom_error_type="content",
-        custom_error_message="Input should be a string or a list of parts",
-    ),
-]
-
-
-class ChatMessage(WireModel):
-    """One message of the conversation."""
-
-    role: Role
-    name: str | None = None
-    tool_calls: list[CallOfTool] = []
-    tool_call_id: str | None = None
-    content: Content | None = Field(None, validate_default=True)
-
-    @field_validator("content")
-    @classmethod
-    def _only_calls_replace_content(
-        cls, content: str | list[Part] | None, info: ValidationInfo
-    ) -> str | list[Part] | None:
-        is_call = info.data.get("role") == "assistant" and info.data.get("tool_calls")
-        if content is None and "role" in info.data and not is_call:
-            raise PydanticCustomError("missing", "Field required")
-        return content
-
-    def to_message(self) -> Message:
-        """The same message as a plain value."""
-        if isinstance(self.content, list):
-            content: str | tuple[TextPart, ...] = tuple(TextPart(p.text) for p in self.content)
-        else:
-            content = self.content or ""
-        return Message(
-            role=self.role,
-            content=content,
-            name=self.name,
-            tool_calls=tuple(
-                ToolCall(call.id, call.function.name, call.function.arguments)
-                for call in self.tool_calls
-            ),
-            tool_call_id=self.tool_call_id,
-        )
+def _within(name: str) -> Any:
+    """The range of a sampling parameter."""
+    low, high = RANGES[name]
+    return Field(ge=low, le=high)
 
 
 class StreamOptions(WireModel):
@@ -155,16 +54,37 @@ class ChatRequest(WireModel):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULTS.temperature
-    top_p: Annotated[float, Field(ge=0, le=1)] = DEFAULTS.top_p
-    top_k: Annotated[Int, Field(ge=-1)] = DEFAULTS.top_k
-    min_p: Annotated[float, Field(ge=0, le=1)] = DEFAULTS.min_p
+    temperature: Annotated[float, _within("temperature")] = DEFAULTS.temperature
+    top_p: Annotated[float, _within("top_p")] = DEFAULTS.top_p
+    top_k: Annotated[Int, Field(ge=-1, lt=2**31)] = DEFAULTS.top_k
+    min_p: Annotated[float, _within("min_p")] = DEFAULTS.min_p
+    typical_p: Annotated[float, _within("typical_p")] = DEFAULTS.typical_p
+    frequency_penalty: Annotated[float, _within("frequency_penalty")] = 0.0
+    presence_penalty: Annotated[float, _within("presence_penalty")] = 0.0
+    repetition_penalty: Annotated[float, _within("repetition_penalty")] = 1.0
+    repetition_window: Annotated[Int, _within("repetition_window")] = 0
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] = {}
     seed: Int64 | None = None
     random_seed: Int64 | None = None
+    n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = 1
     stop: list[str] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] = []
-    user: str | None = None
+    ignore_eos: bool = False
+    min_tokens: Annotated[Int, _within("min_tokens")] = 0
+    min_completion_tokens: Annotated[Int, _within("min_tokens")] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[Int, _within("logprobs")] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    service_tier: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _check_ids(cls, bias: dict[str, float]) -> dict[str, float]:
+        # int() also takes spaces, underscores and other scripts' digits.
+        if not all(re.fullmatch(r"-?[0-9]{1,19}", token) for token in bias):
+            raise PydanticCustomError("token_id", "Keys should be token ids")
+        return bias
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -196,7 +116,7 @@ class ChatRequest(WireModel):
         if self.stream_options is not None:
             models.append((("stream_options",), self.stream_options))
         for index, message in enumerate(self.messages):
-            models.extend(_with_parts(("messages", index), message))
+            models.extend(with_parts(("messages", index), message))
         return ((loc, model.model_extra) for loc, model in models if model.model_extra)
 
     def review(self, *, streaming: bool, strict: bool) -> list[str]:
@@ -211,8 +131,23 @@ class ChatRequest(WireModel):
         """Whether a stream ends with a chunk for the usage alone."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether to report logprobs. Documented client code sends top_logprobs alone."""
+        return self.logprobs or bool(self.top_logprobs)
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Variables for the chat template. What is given there goes before its shorthands."""
+        if self.reasoning_effort is None:
+            return self.chat_template_kwargs
+        thinking = {"enable_thinking": False} if self.reasoning_effort == "none" else {}
+        effort = {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **thinking, **self.chat_template_kwargs}
+
     def to_request(self) -> Request:
-        """The same request as a plain value."""
+        """The same request as a plain value. Raises InvalidRequestError for combinations."""
+        minimum = self.min_completion_tokens
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=SamplingParams(
@@ -220,25 +155,23 @@ class ChatRequest(WireModel):
                 top_p=self.top_p,
                 top_k=max(self.top_k, 0),
                 min_p=self.min_p,
+                typical_p=self.typical_p,
+                frequency_penalty=self.frequency_penalty,
+                presence_penalty=self.presence_penalty,
+                repetition_penalty=self.repetition_penalty,
+                repetition_window=self.repetition_window,
+                logit_bias=tuple((int(token), v) for token, v in self.logit_bias.items()),
                 seed=self.seed if self.seed is not None else self.random_seed,
                 max_tokens=self.max_completion_tokens or self.max_tokens,
+                min_tokens=self.min_tokens if minimum is None else minimum,
                 stop=tuple(self.stop),
                 stop_token_ids=tuple(self.stop_token_ids),
+                ignore_eos=self.ignore_eos,
+                logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
             ),
-            chat_template_kwargs=self.chat_template_kwargs,
+            n=self.n,
+            chat_template_kwargs=self.template_kwargs,
         )
-
-
-def _with_parts(
-    loc: tuple[str | int, ...], message: ChatMessage
-) -> Iterator[tuple[tuple[str | int, ...], WireModel]]:
-    yield loc, message
-    if isinstance(message.content, list):
-        for index, part in enumerate(message.content):
-            yield (*loc, "content", index), part
-    for index, call in enumerate(message.tool_calls):
-        yield (*loc, "tool_calls", index), call
-        yield (*loc, "tool_calls", index, "function"), call.function
 
 
 def _invalid(exc: ValidationError) -> InvalidRequestError:

@@ -19,21 +19,11 @@ Extras = Iterable[tuple[tuple[str | int, ...], Mapping[str, Any]]]
 MAX_WARNINGS = 16
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "min_tokens": (0,),
-    "min_completion_tokens": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "reasoning_effort": (),
     "reasoning_format": (),
     "disable_reasoning": (),
     "clear_thinking": (),
@@ -46,10 +36,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Parameters that would change the answer, with the values that do not."""
 
-SILENT = frozenset({"parallel_tool_calls", "service_tier", "safety_identifier", "verbosity"})
+SILENT = frozenset({"parallel_tool_calls", "safety_identifier", "verbosity"})
 """Parameters that promise nothing, or nothing here, and are accepted as they are."""
 
-WITHOUT_EFFECT = frozenset({"store", "metadata", "cache", "prediction", "prompt_cache_key"})
+WITHOUT_EFFECT = frozenset({"user", "store", "metadata", "cache", "prediction", "prompt_cache_key"})
 """Known parameters that change no answer; a warning says that they did nothing."""
 
 

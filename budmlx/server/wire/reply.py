@@ -10,7 +10,18 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.types import ChoiceFinished, Event, Finished, FinishReason, TextDelta, Timing, Usage
+from budmlx.server.wire.chat import ChatRequest
+from budmlx.types import (
+    ChoiceFinished,
+    Completion,
+    Event,
+    Finished,
+    FinishReason,
+    TextDelta,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
 
 
 class PromptTokensDetails(Struct, frozen=True):
@@ -39,6 +50,29 @@ class TimeInfo(Struct, frozen=True):
     created: float
 
 
+class TopLogprob(Struct, frozen=True):
+    """One of the most likely tokens at a place."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class ContentLogprob(Struct, frozen=True):
+    """A token of the content."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+    top_logprobs: tuple[TopLogprob, ...]
+
+
+class WireLogprobs(Struct, frozen=True):
+    """The tokens of the content, or of a piece of it."""
+
+    content: tuple[ContentLogprob, ...]
+
+
 class Delta(Struct, frozen=True, omit_defaults=True):
     """What a chunk adds to the message."""
 
@@ -52,7 +86,7 @@ class ChunkChoice(Struct, frozen=True):
     index: int
     delta: Delta
     finish_reason: FinishReason | None = None
-    logprobs: None = None
+    logprobs: WireLogprobs | None = None
 
 
 class Chunk(Struct, frozen=True):
@@ -66,6 +100,7 @@ class Chunk(Struct, frozen=True):
     choices: tuple[ChunkChoice, ...]
     usage: WireUsage | UnsetType | None = UNSET
     time_info: TimeInfo | UnsetType = UNSET
+    service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
 
 
@@ -82,7 +117,7 @@ class Choice(Struct, frozen=True):
     index: int
     message: ReplyMessage
     finish_reason: FinishReason
-    logprobs: None = None
+    logprobs: WireLogprobs | None = None
 
 
 class ChatCompletion(Struct, frozen=True):
@@ -96,54 +131,78 @@ class ChatCompletion(Struct, frozen=True):
     choices: tuple[Choice, ...]
     usage: WireUsage
     time_info: TimeInfo
+    service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
 
 
 class Reply:
     """Builds the responses to one request, all with the same id, time and model.
 
-    model: the name that the client asked for.
-    include_usage: a last chunk without choices carries the usage of a stream.
+    They echo the model's name as the client wrote it. A stream's usage is in its last
+    finish chunk or, if the client asked for it, in a chunk of its own without choices.
     """
 
-    def __init__(
-        self, model: str, fingerprint: str, warnings: Sequence[str], *, include_usage: bool
-    ):
+    def __init__(self, chat: ChatRequest, fingerprint: str, warnings: Sequence[str]):
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._model = model
+        self._model = chat.model
+        self._n = chat.n
+        self._logprobs = chat.wants_logprobs
+        self._service_tier = UNSET if chat.service_tier is None else "default"
         self._fingerprint = fingerprint
         self._warnings = warnings or UNSET
-        self._include_usage = include_usage
+        self._include_usage = chat.include_usage
+        self._ended: ChoiceFinished | None = None
 
-    def whole(self, text: str, finished: Finished) -> bytes:
+    def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""
-        choice = Choice(0, ReplyMessage("assistant", text), finished.reason)
-        completion = ChatCompletion(
+        reply = ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
             model=self._model,
             system_fingerprint=self._fingerprint,
-            choices=(choice,),
-            usage=_usage(finished.usage),
-            time_info=_time_info(finished.timing),
+            choices=tuple(
+                Choice(
+                    number,
+                    ReplyMessage("assistant", choice.text),
+                    choice.finish_reason,
+                    self._wire_logprobs(choice.logprobs),
+                )
+                for number, choice in enumerate(done.choices)
+            ),
+            usage=_usage(done.usage),
+            time_info=_time_info(done.timing),
+            service_tier=self._service_tier,
             warnings=self._warnings,
         )
-        return msgspec.json.encode(completion)
+        return msgspec.json.encode(reply)
 
-    def opening(self) -> bytes:
-        """The chunk that says who speaks."""
-        return self._chunk(ChunkChoice(0, Delta(role="assistant", content="")))
+    def opening(self) -> list[bytes]:
+        """The chunks that say who speaks, one for each choice."""
+        delta = Delta(role="assistant", content="")
+        return [self._chunk(ChunkChoice(number, delta)) for number in range(self._n)]
 
     def chunks(self, event: Event) -> list[bytes]:
         """The chunks for one event of the engine."""
-        if isinstance(event, TextDelta):
-            return [self._chunk(ChunkChoice(0, Delta(content=event.text)))]
+        chunks = []
+        if self._ended is not None and not isinstance(event, Finished):
+            # Held back in case it is the last: that one carries the usage.
+            chunks.append(self._chunk(_end(self._ended)))
+            self._ended = None
         if isinstance(event, ChoiceFinished):
-            return []
-        last = ChunkChoice(0, Delta(), event.reason)
-        usage, times = _usage(event.usage), _time_info(event.timing)
+            self._ended = event
+        elif isinstance(event, TextDelta):
+            logprobs = self._wire_logprobs(event.logprobs)
+            delta = Delta(content=event.text)
+            chunks.append(self._chunk(ChunkChoice(event.choice, delta, None, logprobs)))
+        else:
+            chunks += self._last_chunks(event)
+        return chunks
+
+    def _last_chunks(self, event: Finished) -> list[bytes]:
+        assert self._ended is not None
+        last, usage, times = _end(self._ended), _usage(event.usage), _time_info(event.timing)
         if not self._include_usage:
             return [self._chunk(last, usage=usage, time_info=times, warnings=self._warnings)]
         return [
@@ -168,9 +227,28 @@ class Reply:
             choices=choices,
             usage=no_usage if usage is UNSET else usage,
             time_info=time_info,
+            service_tier=self._service_tier,
             warnings=warnings,
         )
         return msgspec.json.encode(chunk)
+
+    def _wire_logprobs(self, entries: Sequence[TokenLogprob]) -> WireLogprobs | None:
+        if not self._logprobs:
+            return None
+        content = (
+            ContentLogprob(
+                entry.text,
+                entry.logprob,
+                tuple(entry.bytes),
+                tuple(TopLogprob(t.text, t.logprob, tuple(t.bytes)) for t in entry.top),
+            )
+            for entry in entries
+        )
+        return WireLogprobs(tuple(content))
+
+
+def _end(event: ChoiceFinished) -> ChunkChoice:
+    return ChunkChoice(event.choice, Delta(), event.reason)
 
 
 def _usage(usage: Usage) -> WireUsage:

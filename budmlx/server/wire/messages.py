@@ -1,0 +1,142 @@
+"""The messages of a request, and what all wire models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from budmlx.types import Message, Role, TextPart, ToolCall
+
+MAX_PARTS = 2048
+
+
+def _integral(value: Any) -> Any:
+    """JSON has one kind of number: 1.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_integral)]
+
+
+class WireModel(BaseModel):
+    """Strict types; an explicit null means absent; unknown fields are kept for `review`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+
+class Part(WireModel):
+    """One part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_media(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if kind in ("image_url", "image", "input_image", "input_audio", "video_url", "file"):
+            raise PydanticCustomError("media", "This model takes text parts only")
+        return data
+
+
+class FunctionCall(WireModel):
+    """Name and arguments (a JSON string) of a call."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class CallOfTool(WireModel):
+    """A call in an assistant message of the history."""
+
+    id: str = ""
+    index: Int | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+def _content_tag(content: Any) -> str | None:
+    if isinstance(content, str):
+        return "<text>"
+    return "<parts>" if isinstance(content, list) else None
+
+
+Parts = Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")],
+    Discriminator(
+        _content_tag,
+        custom_error_type="content",
+        custom_error_message="Input should be a string or a list of parts",
+    ),
+]
+
+
+class ChatMessage(WireModel):
+    """One message of the conversation."""
+
+    role: Role
+    name: str | None = None
+    tool_calls: list[CallOfTool] = []
+    tool_call_id: str | None = None
+    content: Content | None = Field(None, validate_default=True)
+
+    @field_validator("content")
+    @classmethod
+    def _only_calls_replace_content(
+        cls, content: str | list[Part] | None, info: ValidationInfo
+    ) -> str | list[Part] | None:
+        is_call = info.data.get("role") == "assistant" and info.data.get("tool_calls")
+        if content is None and "role" in info.data and not is_call:
+            raise PydanticCustomError("missing", "Field required")
+        return content
+
+    def to_message(self) -> Message:
+        """The same message as a plain value."""
+        if isinstance(self.content, list):
+            content: str | tuple[TextPart, ...] = tuple(TextPart(p.text) for p in self.content)
+        else:
+            content = self.content or ""
+        return Message(
+            role=self.role,
+            content=content,
+            name=self.name,
+            tool_calls=tuple(
+                ToolCall(call.id, call.function.name, call.function.arguments)
+                for call in self.tool_calls
+            ),
+            tool_call_id=self.tool_call_id,
+        )
+
+
+def with_parts(
+    loc: tuple[str | int, ...], message: ChatMessage
+) -> Iterator[tuple[tuple[str | int, ...], WireModel]]:
+    """A message and the models within it, with their places."""
+    yield loc, message
+    if isinstance(message.content, list):
+        for index, part in enumerate(message.content):
+            yield (*loc, "content", index), part
+    for index, call in enumerate(message.tool_calls):
+        yield (*loc, "tool_calls", index), call
+        yield (*loc, "tool_calls", index, "function"), call.function
