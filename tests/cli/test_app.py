@@ -20,7 +20,7 @@ def budmlx(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         [sys.executable, "-X", "importtime", "-m", "budmlx", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         env=environment or None,
     )
 

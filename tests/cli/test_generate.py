@@ -43,7 +43,7 @@ def test_process_ends_well_and_keeps_stdout_clean(model: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "budmlx", "generate", model, "Hi", *OPTIONS],
         capture_output=True,
-        timeout=60,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
     assert b"Loaded in" in done.stderr

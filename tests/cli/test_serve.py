@@ -49,7 +49,7 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
     request = urllib.request.Request(
         words[1], body.encode(), dict([words[words.index("-H") + 1].split(": ")])
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=110) as response:
         reply = json.load(response)
     assert reply["model"] == tiny_model_dir().name
     assert reply["usage"]["completion_tokens"] > 0
@@ -65,7 +65,7 @@ def test_port_in_use_is_one_line() -> None:
             [sys.executable, "-m", "budmlx", "serve", str(tiny_model_dir()), "--port", port],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=110,
         )
     assert done.returncode == 1
     assert f"127.0.0.1:{port} is in use" in done.stderr

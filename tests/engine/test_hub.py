@@ -45,7 +45,7 @@ def resolve(
         env=hub.environment(home, **environment),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
 
