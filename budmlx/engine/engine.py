@@ -135,7 +135,7 @@ class Engine:
         return self._complete(chat_request(messages, sampling))
 
     def stream(self, messages: Messages, **sampling: Any) -> Iterator[Event]:
-        """Like `chat`, but yields `TextDelta` events as they come and last `Finished`.
+        """Like `chat`, but yields events as they come; the last is `Finished`.
 
         >>> events = list(engine.stream("Hi", temperature=0, max_tokens=4))
         >>> events[-1].reason
@@ -174,15 +174,10 @@ class Engine:
         mailbox = ThreadMailbox()
         events: dict[Generation, list[Event]] = {}
         try:
-            for request in requests:
-                events[self._submit(request, self._prompt(request), mailbox)] = []
-            bar = track(
-                requests,
-                description="Generating",
-                disable=not progress,
-                transient=True,
-                console=Console(stderr=True),
-            )
+            for each in requests:
+                events[self._submit(each, self._prompt(each), mailbox)] = []
+            console = Console(stderr=True)
+            bar = track(requests, "Generating", console=console, disable=not progress)
             for _ in bar:
                 self._finish_one(mailbox, events)
         finally:
@@ -253,9 +248,9 @@ class Engine:
         row_ids = [next(self._ids) for _ in range(request.n)]
         eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
         rows = core_requests(row_ids, ids, request, sorted(eos_ids))
-        texts = {i: TextStream(self._tokenizer, sampling.stop) for i in row_ids}
+        texts = {row.id: TextStream(self._tokenizer, sampling.stop, row.min_tokens) for row in rows}
         wanted = sampling.logprobs is not None
-        readers = [LogprobReader(self._tokenizer) if wanted else None for _ in row_ids]
+        readers = [LogprobReader(self._tokenizer) if wanted else None for _ in rows]
         generation = Generation(len(ids), texts, readers, mailbox)
         self._generations.update(dict.fromkeys(row_ids, generation))
         try:

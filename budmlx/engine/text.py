@@ -24,11 +24,13 @@ class TextStream:
 
     stop: strings that end the text. The one that is complete first wins; of several that
     are complete at the same character, the longest.
+    stop_after: stop strings count only in the text of later tokens than these.
     stopped: a stop string was found; the text ends right before it, and later pushes and
     `finish` give nothing. decoded: characters so far, shown or held back.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_after: int = 0):
+        self._early = stop_after
         self.stopped = False
         self.decoded = 0
         self._hidden = tokenizer.hidden_ids
@@ -37,21 +39,25 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """Take one id and return the text that is now safe to show."""
+        early, self._early = self._early > 0, self._early - 1
         if self.stopped or token_id in self._hidden:
             return ""
-        return self._scan(self._decoder.push(token_id))
+        text = self._decoder.push(token_id)
+        self.decoded += len(text)
+        return text if early else self._scan(text)
 
     def finish(self) -> str:
         """The text held back so far. Call it once, after the last push."""
         if self.stopped:
             return ""
-        text = self._scan(self._decoder.finish())
+        text = self._decoder.finish()
+        self.decoded += len(text)
+        text = self._scan(text)
         if self._stops is None or self.stopped:
             return text
         return text + self._stops.held
 
     def _scan(self, text: str) -> str:
-        self.decoded += len(text)
         if self._stops is None or not text:
             return text
         safe, self.stopped = self._stops.scan(text)
