@@ -69,6 +69,9 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
+Span = tuple[int, int, int]
+
+
 class Veil:
     """Stand-ins for the characters without which no control token can be written.
 
@@ -109,6 +112,7 @@ class ControlTokens:
     def __init__(self, backend: Backend, ids: Mapping[str, int], unknown_id: int | None):
         self._backend = backend
         self._ids = dict(ids)
+        self._tokens = {token_id: token for token, token_id in ids.items()}
         self._counted = frozenset(ids.values()) - {unknown_id}
         longest_first = sorted(map(re.escape, ids), key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first) or "(?!)")
@@ -149,10 +153,19 @@ class ControlTokens:
         ids = self._second.encode(text, add_special_tokens=False).ids
         return [self._real_id.get(token_id, token_id) for token_id in ids]
 
-    def encode_veiled(self, text: str, veil: Veil) -> list[int]:
-        """Ids of rendered text: what is veiled is text, the control tokens in sight are real."""
-        marked = self._pattern.sub(lambda match: self._spelling[match[0]], text)
-        return self.encode_literal(veil.lift(marked))
+    def recognised(self, text: str) -> list[Span]:
+        """Where the tokenizer itself sees control tokens: start, end and id of each."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        pairs = zip(encoding.offsets, encoding.ids, strict=True)
+        return [(*span, token_id) for span, token_id in pairs if token_id in self._counted]
+
+    def encode_spans(self, text: str, spans: Sequence[Span]) -> list[int]:
+        """Ids of text in which only the spans are control tokens."""
+        pieces, done = [], 0
+        for start, end, token_id in spans:
+            pieces += [text[done:start], self._spelling[self._tokens[token_id]]]
+            done = end
+        return self.encode_literal("".join([*pieces, text[done:]]))
 
     def _second_backend(self) -> Backend:
         """The same tokenizer, except that control tokens are spelled in secret."""
@@ -167,10 +180,20 @@ class ControlTokens:
             if (value := getattr(self._backend, part)) is not None:
                 setattr(second, part, value)
         added = sorted(self._backend.get_added_tokens_decoder().items())
-        for _, token in added:
-            token.content = self._spelling.get(token.content, token.content)
-        second.add_tokens([token for _, token in added])
+        second.add_tokens([self._respelled(token) for _, token in added])
         return second
+
+    def _respelled(self, token: AddedToken) -> AddedToken:
+        if token.content not in self._spelling:
+            return token
+        return AddedToken(
+            self._spelling[token.content],
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            single_word=token.single_word,
+            normalized=False,
+            special=token.special,
+        )
 
 
 def _respell(spec: dict[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:
@@ -180,7 +203,8 @@ def _respell(spec: dict[str, Any], spelling: Mapping[str, str]) -> dict[str, Any
     """
     spec.update(truncation=None, padding=None, post_processor=None)
     for token in spec["added_tokens"]:
-        token["content"] = spelling.get(token["content"], token["content"])
+        if token["content"] in spelling:
+            token |= {"content": spelling[token["content"]], "normalized": False}
     model = spec["model"]
     vocab = model["vocab"]
     if isinstance(vocab, list):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from budmlx.engine.control import strings
+from budmlx.engine.control import Span, strings
 from budmlx.engine.messages import parse_messages
 from budmlx.engine.template import ChatTemplate, Json
 from budmlx.engine.tokenizer import Tokenizer
@@ -65,17 +65,18 @@ def _encode(
     hidden = veil.cover(extra)
     for reading in _readings(turns, template):
         blind = template.render(veil.cover(reading), **hidden)
-        honest = control.written_in(blind)
-        if control.among(ids) == honest:
+        if control.among(ids) == control.written_in(blind):
             return ids
-    # Some tokenizers do not recognise all that is written: ask this one.
-    if control.among(ids) == control.among(tokenizer.encode(veil.blank(blind), add_special=False)):
+    # Some tokenizers do not recognise all that is written, so that this one must say.
+    honest = _ids(control.recognised(veil.blank(blind)))
+    if control.among(ids) == honest:
         return ids
     # What the model said before stays in sight if it may, since templates drop its reasoning.
     partly = [turn if turn["role"] == "assistant" else veil.cover(turn) for turn in reading]
     for text in (template.render(partly, **hidden), blind):
-        if control.written_in(text) == honest:
-            ids = control.encode_veiled(text, veil)
+        spans = control.recognised(veil.blank(text))
+        if _ids(spans) == honest:
+            ids = control.encode_spans(veil.lift(text), spans)
             if control.among(ids) == honest:
                 return ids
     raise InvalidRequestError(
@@ -83,6 +84,10 @@ def _encode(
         "Remove them.",
         param="messages",
     )
+
+
+def _ids(spans: Sequence[Span]) -> list[int]:
+    return [token_id for _, _, token_id in spans]
 
 
 def _readings(turns: list[Json], template: ChatTemplate) -> list[list[Json]]:

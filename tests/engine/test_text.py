@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budmlx.engine.text import TextStream
@@ -89,6 +89,7 @@ def surviving(run: str) -> str:
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_random_ids_give_what_decoding_at_once_gives(kind: str) -> None:
+    @settings(max_examples=200)
     @given(ids_of(kind))
     def check(ids: list[int]) -> None:
         text = "".join(streamed(kind, ids))
