@@ -59,3 +59,22 @@ $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
 
 $(BIN)/python:
 	@python=$$($(FIND_PYTHON)) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+
+# The shipped tiny model; training needs PyTorch in an environment of its own (TRAIN_PYTHON).
+TINY := budmlx/assets/tiny
+TRAIN_PYTHON = $(VENV)-train/bin/python
+
+train-tiny: $(VENV)/installed $(TRAIN_PYTHON)
+	OMP_NUM_THREADS=1 $(TRAIN_PYTHON) examples/train_tiny/train.py
+	$(BIN)/python examples/train_tiny/export.py --out $(TINY)
+	$(MAKE) eval-tiny
+
+eval-tiny: $(VENV)/installed
+	$(BIN)/python examples/train_tiny/evaluate.py $(TINY) --card \
+	  --save-samples examples/train_tiny/held_out.jsonl
+
+$(VENV)-train/bin/python: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-train
+	$@ -m pip install --quiet -r examples/train_tiny/requirements.txt
+
+.PHONY: train-tiny eval-tiny

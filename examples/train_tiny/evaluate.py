@@ -6,6 +6,7 @@ python evaluate.py ../../budmlx/assets/tiny --count 200
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,6 +20,10 @@ SKILLS = ["greeting", "counting", "arithmetic", "capitals", "repeat", "upper", "
 EXTRA = ("topic", "chat", "unknown", "no_name", "parallel")
 BAR = 0.9
 SEED = 20_000
+
+
+def held_out(skills: list[str], count: int) -> list[Sample]:
+    return [s for skill in skills for s in evaluation(SEED + SKILLS.index(skill), skill, count)]
 
 
 def expected(sample: Sample) -> str:
@@ -51,14 +56,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--skills", nargs="*", default=SKILLS)
     parser.add_argument("--show", type=int, default=0, help="print this many mistakes per skill")
-    parser.add_argument("--table", type=Path, help="write the table as Markdown here")
+    parser.add_argument("--save-samples", type=Path, help="write six questions per skill here")
+    parser.add_argument("--card", action="store_true", help="write the model card with the table")
     options = parser.parse_args()
+    if options.save_samples:
+        lines = [json.dumps(asdict(sample)) for sample in held_out(options.skills, 6)]
+        options.save_samples.write_text("\n".join(lines) + "\n")
     mx.set_default_device(mx.cpu)
     model, tokenizer = load(str(options.model))
     lines = ["| skill | exact | of |", "| --- | ---: | ---: |"]
     failed = []
-    for number, skill in enumerate(options.skills):
-        samples = evaluation(SEED + number, skill, options.count)
+    for skill in options.skills:
+        samples = held_out([skill], options.count)
         prompts = [
             tokenizer.apply_chat_template(
                 sample.messages[:-1], tools=sample.tools or None, add_generation_prompt=True,
@@ -76,8 +85,9 @@ def main() -> int:
         for sample, text in wrong[: options.show]:
             asked = sample.messages[-2]["content"]
             print(f"    {asked!r}\n      wanted {expected(sample)!r}\n      got    {text!r}")
-    if options.table:
-        options.table.write_text("\n".join(lines) + "\n")
+    if options.card:
+        card = (Path(__file__).parent / "card.md").read_text()
+        (options.model / "README.md").write_text(card.replace("{table}", "\n".join(lines)))
     print("below the bar: " + ", ".join(failed) if failed else "every skill is above the bar")
     return 1 if failed else 0
 

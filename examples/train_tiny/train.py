@@ -68,7 +68,9 @@ def padded(rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
 def steps(tokenizer: Tokenizer, first: int, last: int) -> Iterator[list[Row]]:
     chunk = first // CHUNK
     while chunk * CHUNK < last:
-        samples = training(1000 + chunk, CHUNK * ROWS, copying=chunk < COPYING_CHUNKS)
+        # a few more than needed: those that are too long are left out
+        drawn = CHUNK * ROWS * 5 // 4
+        samples = training(1000 + chunk, drawn, copying=chunk < COPYING_CHUNKS)
         rows = encode(tokenizer, samples)
         for step in range(chunk * CHUNK, (chunk + 1) * CHUNK):
             start = (step % CHUNK) * ROWS
