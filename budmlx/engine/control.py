@@ -12,8 +12,7 @@ import json
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken
@@ -118,20 +117,12 @@ class ControlTokens:
         self._pattern = re.compile("|".join(longest_first) or "(?!)")
         # Of one length, so that none is part of another; nobody outside can guess them.
         self._spelling = {token: f"\U0010fffd{secrets.token_hex(12)}" for token in ids}
+        self._veiled = _veiled_characters(ids)
         self._second = self._second_backend()
         self._real_id = {}
         for token_id, added in backend.get_added_tokens_decoder().items():
             new_id = self._second.token_to_id(self._spelling.get(added.content, added.content))
             self._real_id[new_id] = token_id
-
-    @cached_property
-    def _veiled(self) -> re.Pattern[str]:
-        """Characters to veil, with those that normalizers turn into one of them."""
-        core = {c for token in self._ids for c in token} & BRACKETS
-        core |= {t.strip()[0] for t in self._ids if BRACKETS.isdisjoint(t)}
-        others = filter(unicodedata.decomposition, map(chr, range(0x80, 0x10000)))
-        wide = {c for c in others if core & set(unicodedata.normalize("NFKC", c))}
-        return re.compile(f"[{re.escape(''.join(sorted(core | wide)))}]" if core else "(?!)")
 
     def veil_for(self, text: str) -> Veil | None:
         """A veil for all that the user wrote; None if it holds nothing to hide."""
@@ -194,6 +185,15 @@ class ControlTokens:
             normalized=False,
             special=token.special,
         )
+
+
+def _veiled_characters(tokens: Collection[str]) -> re.Pattern[str]:
+    """Characters of which each token holds one, with those that normalizers turn into them."""
+    core = {c for token in tokens for c in token} & BRACKETS
+    core |= {token.strip()[0] for token in tokens if BRACKETS.isdisjoint(token)}
+    others = filter(unicodedata.decomposition, map(chr, range(0x80, 0x10000)))
+    wide = {c for c in others if core & set(unicodedata.normalize("NFKD", c))}
+    return re.compile(f"[{re.escape(''.join(sorted(core | wide)))}]" if core else "(?!)")
 
 
 def _respell(spec: dict[str, Any], spelling: Mapping[str, str]) -> dict[str, Any]:
