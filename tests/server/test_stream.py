@@ -16,7 +16,7 @@ from budmlx.server import sse
 from budmlx.server.app import HttpServer
 from budmlx.server.sse import EventStream
 from tests.server.conftest import Start
-from tests.server.tools import CHAT, body, endless, events, exchange, post
+from tests.server.tools import CHAT, body, endless, events, exchange, parse, post, until
 
 
 async def stream(server: HttpServer, **fields: Any) -> list[Any]:
@@ -96,14 +96,16 @@ async def test_comments_keep_a_silent_stream_alive(start: Start) -> None:
 
 
 async def test_an_error_after_the_first_byte_is_the_last_event(own_server: HttpServer) -> None:
-    async with (
-        aiohttp.ClientSession(own_server.url) as client,
-        client.post(CHAT, json=endless(stream=True)) as response,
-    ):
-        received = await response.content.readuntil(b"\n\n")
-        await asyncio.to_thread(own_server.model_set.engine.close)
-        received += await response.content.read()
-    *chunks, last = events(received)
+    raw = post(json.dumps(endless(stream=True)).encode())
+    reader, writer = await asyncio.open_connection("127.0.0.1", own_server.port)
+    writer.write(raw.replace(b"Connection: close\r\n", b""))
+    received = await reader.readuntil(b"data: ")
+    await asyncio.to_thread(own_server.model_set.engine.close)
+    async with asyncio.timeout(30):  # The server closes the connection, too.
+        received += await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    *chunks, last = events(parse(received, "POST").content)
     assert all("choices" in chunk for chunk in chunks)
     assert last.keys() == {"error", "status_code"}
     assert last["status_code"] == 503
@@ -140,6 +142,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     async with asyncio.timeout(30):
         buffered, exc = await ended
+    await until(lambda: runner.server is not None and not runner.server.connections)
     writer.transport.abort()
     await runner.cleanup()
     assert isinstance(exc, ConnectionResetError)
