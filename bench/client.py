@@ -13,9 +13,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import aiohttp
-
-from budmlx.cli.load import Sample, closed_loop, stream_chat
+from budmlx.cli.load import Sample, closed_loop, new_session, stream_chat
 
 # The streams have settled once each brought so many pieces of text.
 SETTLED_CHUNKS = 8
@@ -39,9 +37,7 @@ async def run_join(load: dict[str, Any]) -> dict[str, Any]:
     alone = (await closed_loop(url, load["alone"], 1)).samples if load["alone"] else []
     streams = [Sample() for _ in load["streams"]]
     probes = [Sample() for _ in load["probes"]]
-    timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with new_session() as session:
         tasks = [
             asyncio.create_task(stream_chat(session, url, body, sample))
             for body, sample in zip(load["streams"], streams, strict=True)

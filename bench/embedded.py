@@ -81,7 +81,7 @@ def engine(path: Path) -> dict[str, float]:
 
 
 async def _stream_all(loaded: Engine) -> dict[str, float]:
-    sampling = SamplingParams(temperature=0, max_tokens=STEPS + SETTLE)
+    sampling = SamplingParams(temperature=0, max_tokens=STEPS + SETTLE, ignore_eos=True)
 
     async def stream(ids: list[int]) -> list[float]:
         """When each piece of text came."""

@@ -13,14 +13,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from budmlx.cli.load import chat_body
+from budmlx.cli.load import WORDS, chat_body, random_prompt
 
-WORDS = [
-    *("river", "stone", "garden", "window", "paper", "morning", "letter", "silver", "mountain"),
-    *("bread", "winter", "forest", "music", "market", "station", "harbour", "castle", "summer"),
-    *("kitchen", "ocean", "bridge", "village", "teacher", "doctor", "engine", "planet", "island"),
-    *("circle", "number", "question", "answer", "picture", "corner", "story", "valley", "summit"),
-]
 GREEDY = {"temperature": 0.0}
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}
 PENALTIES = {**SAMPLED, "frequency_penalty": 0.5, "presence_penalty": 0.5}
@@ -152,6 +146,5 @@ class Bodies:
 
     def prompt(self, chance: random.Random, tokens: int, label: str) -> str:
         """A text of about `tokens` tokens that begins in a way no other does."""
-        start = f"{chance.randrange(10**6)} {label}"
-        count = max(1, round((tokens - self.count(start)) / self._tokens_per_word))
-        return " ".join([start, *chance.choices(WORDS, k=count)])
+        spare = tokens - self.count(random_prompt(random.Random(0), 0, label))
+        return random_prompt(chance, max(1, round(spare / self._tokens_per_word)), label)

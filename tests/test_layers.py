@@ -39,7 +39,7 @@ IMPORTS_CORE = {"budmlx.engine.host_thread"}
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
     "budmlx": {"budmlx.engine.engine"},
-    "budmlx.cli.app": {"budmlx.cli.serve", "budmlx.cli.generate", "budmlx.cli.chat"},
+    "budmlx.cli.app": {f"budmlx.cli.{name}" for name in ("bench", "chat", "generate", "serve")},
     "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
     "budmlx.engine.host_process": {"budmlx.core"},
     "budmlx.engine.hub": {"budmlx.core.tiny_random"},

@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": ("budmlx.cli.serve:serve", "Serve a model over HTTP."),
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
+    "bench": ("budmlx.cli.bench:bench", "Measure tokens per second and latencies."),
 }
 
 

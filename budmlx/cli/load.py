@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,13 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+
+WORDS = [
+    *("river", "stone", "garden", "window", "paper", "morning", "letter", "silver", "mountain"),
+    *("bread", "winter", "forest", "music", "market", "station", "harbour", "castle", "summer"),
+    *("kitchen", "ocean", "bridge", "village", "teacher", "doctor", "engine", "planet", "island"),
+    *("circle", "number", "question", "answer", "picture", "corner", "story", "valley", "summit"),
+]
 
 # A server that says nothing for so long is taken for dead.
 SILENCE_SECONDS = 120.0
@@ -73,12 +81,19 @@ class Summary:
     itl_p95: float = 0.0
 
 
-def new_session() -> aiohttp.ClientSession:
+def new_session(headers: Mapping[str, str] | None = None) -> aiohttp.ClientSession:
     """A client without a limit on connections, since every user has one."""
     return aiohttp.ClientSession(
+        headers=headers,
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None, sock_read=SILENCE_SECONDS),
     )
+
+
+def random_prompt(chance: random.Random, words: int, label: str) -> str:
+    """A text that begins in a way no other does, so that no prefix cache helps."""
+    start = f"{chance.randrange(10**6)} {label}"
+    return " ".join([start, *chance.choices(WORDS, k=words)])
 
 
 def chat_body(model: str, prompt: str, max_tokens: int, **options: Any) -> dict[str, Any]:
@@ -129,7 +144,12 @@ def _take(sample: Sample, event: Mapping[str, Any], now: float) -> None:
         sample.completion_tokens = usage["completion_tokens"]
 
 
-async def closed_loop(url: str, bodies: Iterable[Mapping[str, Any]], users: int) -> Load:
+async def closed_loop(
+    url: str,
+    bodies: Iterable[Mapping[str, Any]],
+    users: int,
+    headers: Mapping[str, str] | None = None,
+) -> Load:
     """Let `users` work through `bodies`, each asking the next as soon as it is answered."""
     jobs = iter(bodies)
     samples: list[Sample] = []
@@ -142,7 +162,7 @@ async def closed_loop(url: str, bodies: Iterable[Mapping[str, Any]], users: int)
             await stream_chat(session, url, body, sample)
         ends.append(time.perf_counter())
 
-    async with new_session() as session:
+    async with new_session(headers) as session:
         start = time.perf_counter()
         await asyncio.gather(*(user(session) for _ in range(users)))
     return Load(samples, start, min(ends))

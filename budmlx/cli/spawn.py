@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from budmlx.errors import BudmlxError
 
@@ -28,7 +28,7 @@ class ServerProcess:
     """A running chat-completions server on a free port; a context manager that stops it.
 
     command: how to start it, without the port, which is appended as `--port N`.
-    log: file that takes what the server prints.
+    log: file that takes what the server prints. headers: sent with every request.
 
     Raises:
         SpawnError: it ended, or did not answer a request in time.
@@ -41,11 +41,13 @@ class ServerProcess:
         log: Path,
         model: str | None = None,
         environment: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout: float = 120.0,
     ):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
+        self._headers = dict(headers or {})
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*command, "--port", str(port)],
@@ -96,10 +98,8 @@ class ServerProcess:
             if not self.alive:
                 raise SpawnError(f"The server ended at its start:\n{self.log_tail()}")
             try:
-                name = model or first_model(self.url)
-                body = {"model": name, "max_tokens": 1, "stream": False}
-                body["messages"] = [{"role": "user", "content": "Are you there?"}]
-                fetch(f"{self.url}/v1/chat/completions", body, timeout=deadline - time.monotonic())
+                name = model or first_model(self.url, self._headers)
+                ask(self.url, name, self._headers, deadline - time.monotonic())
                 return name
             except (OSError, ValueError, LookupError) as error:
                 if time.monotonic() > deadline:
@@ -109,18 +109,22 @@ class ServerProcess:
             time.sleep(POLL_SECONDS)
 
 
-def first_model(url: str) -> str:
-    """The name of the first model that a server lists."""
-    return str(fetch(f"{url}/v1/models")["data"][0]["id"])
+def first_model(url: str, headers: Mapping[str, str]) -> str:
+    """The name of the first model that a server lists. Raises OSError, Value- or LookupError."""
+    request = urllib.request.Request(f"{url}/v1/models", headers=dict(headers))
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return str(json.load(response)["data"][0]["id"])
 
 
-def fetch(url: str, body: Mapping[str, Any] | None = None, *, timeout: float = 10.0) -> Any:
-    """GET, or POST of a JSON body, of a JSON document. Raises OSError and ValueError."""
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, data, headers)
+def ask(url: str, model: str, headers: Mapping[str, str], timeout: float) -> None:
+    """Request one token. Raises OSError when the server does not answer well."""
+    message = {"role": "user", "content": "Are you there?"}
+    body = json.dumps({"model": model, "max_tokens": 1, "messages": [message]}).encode()
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", body, {**headers, "Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=max(timeout, 0.1)) as response:
-        return json.load(response)
+        response.read()
 
 
 def free_port() -> int:

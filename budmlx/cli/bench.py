@@ -1,0 +1,115 @@
+"""`budmlx bench`: how fast a model or a running server answers how many users."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.error import URLError
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from budmlx.cli.flags import CONFIG_OPTION, given, sampling_options, with_options
+from budmlx.cli.load import Summary, chat_body, closed_loop, random_prompt, summarize
+from budmlx.cli.loading import progress, read_config
+from budmlx.cli.spawn import ServerProcess, first_model
+from budmlx.config import Config
+from budmlx.engine.hub import resolve_model
+from budmlx.errors import ConfigError
+
+SAMPLING_OPTIONS = sampling_options()
+MAX_TOKENS = 64
+COLUMNS = ("users", "tokens/s", "TTFT p50", "TTFT p95", "ITL p50", "ITL p95", "")
+
+
+@with_options(SAMPLING_OPTIONS)
+def bench(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="Model to start a server with; the demo model if neither it nor --url is given.",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running server instead, such as http://127.0.0.1:8080.")
+    ] = None,
+    users: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Users at once; may be repeated. [default: 1 4 16]"),
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each user.")] = 3,
+    prompt_words: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 40,
+    config: Annotated[Path | None, CONFIG_OPTION] = None,
+    **options: Any,
+) -> None:
+    """Measure tokens per second and latencies.
+
+    TTFT is the time to the first token, ITL the time between tokens of one reply, both as a
+    client sees them. A server that asks for a key gets the first one of BUDMLX_API_KEYS.
+    """
+    if url and model:
+        raise ConfigError("Give either a model or --url, not both.")
+    settings = read_config({"model": model}, config).config
+    keys = settings.accepted_keys()
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    sampling = {"max_tokens": MAX_TOKENS, **given(options, SAMPLING_OPTIONS)}
+    with _server(settings, url, headers) as (address, name):
+        table = Table(*COLUMNS, title=escape(f"{name} at {address}"))
+        for count in users or (1, 4, 16):
+            bodies = _bodies(name, count * requests, prompt_words, sampling)
+            load = asyncio.run(closed_loop(address, bodies, count, headers))
+            table.add_row(*_cells(count, summarize(load)))
+            print(f"{count} users done", file=sys.stderr)
+    Console().print(table)
+
+
+@contextmanager
+def _server(
+    settings: Config, url: str | None, headers: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The address and the model's name of a running server, or of one started for this."""
+    if url is not None:
+        address = url.rstrip("/").removesuffix("/v1")
+        try:
+            name = first_model(address, headers)
+        except (URLError, OSError, ValueError, LookupError) as error:
+            raise ConfigError(f"{address} does not answer /v1/models: {error}.") from error
+        yield address, name
+        return
+    command = [sys.executable, "-m", "budmlx", "serve"]
+    if settings.model is not None:
+        command.append(str(resolve_model(settings.model, settings.revision)))
+    with tempfile.TemporaryDirectory() as directory:
+        with progress(settings.model, settings.revision):
+            server = ServerProcess(command, log=Path(directory) / "log", headers=headers)
+        with server:
+            yield server.url, server.model
+
+
+def _bodies(
+    model: str, count: int, words: int, sampling: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    chance = random.Random()
+    return [
+        chat_body(model, random_prompt(chance, words, str(index)), **sampling)
+        for index in range(count)
+    ]
+
+
+def _cells(users: int, summary: Summary) -> list[str]:
+    """One line of the table."""
+    if summary.problem:
+        return [str(users), *[""] * 5, escape(summary.problem)]
+    times = (summary.ttft_p50, summary.ttft_p95, summary.itl_p50, summary.itl_p95)
+    early = f"{summary.early} replies ended early" if summary.early else ""
+    cells = [str(users), f"{summary.tokens_per_second:.1f}"]
+    return [*cells, *(f"{1000 * seconds:.0f} ms" for seconds in times), early]
