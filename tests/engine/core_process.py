@@ -16,7 +16,7 @@ from tests.models import tiny_model_dir
 
 FATAL_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("fatal_core.py")))
 FATAL_TOKEN = 13
-PATIENCE = 60.0
+PATIENCE = 100.0
 
 
 class Rows:

@@ -28,6 +28,9 @@ from tests.engine.core_process import (
 )
 
 
+pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
+
+
 @pytest.fixture
 def rows() -> Rows:
     return Rows()
@@ -89,11 +92,12 @@ def test_rows_resume_when_the_core_is_killed_under_load(
     assert len({tuple(text) for text in expected.values()}) == len(requests)
     host = start()
     waiting = iter(requests)
-    for _ in range(kills):
+    for kill in range(kills):
         for _ in range(7):
             host.submit(next(waiting))
         rows.wait(rows.progress())
         core_process().kill()
+        eventually(lambda count=kill + 1: host.status().restarts == count)
     rows.wait_for(*range(1, 7 * kills + 1))
     assert set(rows.outcomes.values()) == {"length"}
     assert rows.texts == {n: expected[n] for n in range(1, 7 * kills + 1)}
