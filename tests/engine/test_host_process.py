@@ -27,7 +27,6 @@ from tests.engine.core_process import (
     undisturbed,
 )
 
-
 pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
 
 
