@@ -96,6 +96,8 @@ async def _stream_all(loaded: Engine) -> dict[str, float]:
     # All rows run between the last one's start and the first one's end.
     start = max(times[SETTLE] for times in rows)
     end = min(times[-1] for times in rows)
+    if start >= end:
+        raise ValueError("the rows were not all running at any time")
     pieces = sum(start < when <= end for times in rows for when in times)
     per_piece = ROWS * (STEPS + SETTLE) / sum(len(times) for times in rows)
     return {"tokens_per_second": pieces * per_piece / (end - start)}

@@ -1,0 +1,195 @@
+"""The bench's own pieces, on a tiny model and a real server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from bench import embedded, report
+from bench.contestants import contestants
+from bench.measure import join_metrics, measure
+from bench.rounds import Run
+from bench.scenarios import GREEDY, QUICK, Bodies, ClosedLoop, Join, scenarios
+from bench.write_model import write_tokenizer
+from budmlx.cli.app import app
+from budmlx.cli.load import Load, Sample, summarize
+from budmlx.cli.spawn import ServerProcess, SpawnError
+from tests.models import tiny_model_dir
+
+ENDLESS = {**GREEDY, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    command = [sys.executable, "-m", "budmlx", "serve", str(tiny_model_dir(scale=4.0))]
+    with ServerProcess(command, log=tmp_path_factory.mktemp("bench") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def bodies() -> Bodies:
+    return Bodies(tiny_model_dir(scale=4.0))
+
+
+def loop(**changes: object) -> ClosedLoop:
+    fields = {"name": "x-3", "users": 3, "requests": 7, "options": ENDLESS, "max_tokens": (5, 9)}
+    return ClosedLoop(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_closed_loop_measures_replies_of_exact_length(
+    server: ServerProcess, bodies: Bodies
+) -> None:
+    metrics = measure(server.url, server.model, loop(), bodies, 0)
+    assert "problem" not in metrics
+    assert metrics["requests"] == 7
+    assert metrics["early"] == 0
+    assert 30 <= metrics["prompt_tokens"] <= 80
+    assert metrics["tokens_per_second"] > 0
+    assert 0 < metrics["ttft_p50"] <= metrics["ttft_p95"]
+
+
+def test_a_refused_parameter_is_a_result(server: ServerProcess, bodies: Bodies) -> None:
+    metrics = measure(server.url, server.model, loop(options={"temperature": 9.0}), bodies, 0)
+    assert metrics["problem"].startswith("refused (400)")
+    assert "temperature" in metrics["problem"]
+
+
+def test_a_server_that_is_not_there_is_a_failure(bodies: Bodies) -> None:
+    metrics = measure("http://127.0.0.1:9", "m", loop(requests=1), bodies, 0)
+    assert metrics["problem"].startswith("failed (0)")
+
+
+def test_probes_join_running_streams(server: ServerProcess, bodies: Bodies) -> None:
+    scenario = Join(
+        name="late",
+        streams=2,
+        stream_tokens=8000,
+        probes=2,
+        alone=1,
+        probe_tokens=4,
+        prompt_tokens=40,
+        options=ENDLESS,
+    )
+    metrics = measure(server.url, server.model, scenario, bodies, 0)
+    assert "problem" not in metrics
+    assert metrics["ttft_alone"] > 0
+    assert metrics["ttft_p50"] > 0
+    assert 0 < metrics["quiet_p50"] <= metrics["quiet_p95"]
+    assert metrics["prefill_p95"] > 0
+
+
+def test_command_prints_a_line_for_each_number_of_users(server: ServerProcess) -> None:
+    arguments = ["bench", "--url", f"{server.url}/v1", "--users", "1", "--users", "2"]
+    options = ["--requests", "1", "--max-tokens", "4", "--ignore-eos"]
+    result = CliRunner().invoke(app, [*arguments, *options], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert server.model in result.output
+    assert "2 users done" in result.output
+    assert "ended early" not in result.output
+
+
+def test_a_server_that_ends_shows_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
+    with pytest.raises(SpawnError, match="no such model"):
+        ServerProcess(command, log=tmp_path / "log")
+
+
+def test_throughput_counts_only_while_every_user_was_busy() -> None:
+    first = Sample(0.0, [1.0, 2.0], 2.0, 200, "", "length", 5, 4, 4)
+    second = Sample(0.0, [1.0, 3.0, 5.0, 7.0], 7.0, 200, "", "length", 5, 4, 4)
+    summary = summarize(Load([first, second], start=0.0, end=2.0))
+    # Two pieces of two tokens each, and one of the other's pieces of one token.
+    assert summary.tokens_per_second == pytest.approx((2 * 2 + 1) / 2)
+    assert summary.ttft_p50 == 1.0
+    assert summary.itl_p50 == 2.0
+    assert summary.early == 0
+
+
+def test_streams_that_end_before_the_probe_are_no_measurement() -> None:
+    sample = {"sent": 0.0, "chunks": [1.0, 2.0], "status": 200, "finish_reason": "length"}
+    seen = {"alone": [], "streams": [sample], "probes": [sample], "quiet": [0, 1], "over": 2}
+    assert "before the last probe" in join_metrics(seen)["problem"]
+
+
+def test_prompts_differ_between_requests_and_rounds_but_not_between_servers(
+    bodies: Bodies,
+) -> None:
+    first = bodies.closed_loop(loop(seeded=True), "a", 0)
+    again = bodies.closed_loop(loop(seeded=True), "b", 0)
+    other = bodies.closed_loop(loop(seeded=True), "a", 1)
+    assert [{**body, "model": "a"} for body in again] == first
+    prompts = {body["messages"][0]["content"] for body in [*first, *other]}
+    assert len(prompts) == 14
+    long = bodies.closed_loop(loop(prompt_tokens=900), "a", 0)[0]["messages"][0]["content"]
+    assert bodies.count(long) == pytest.approx(900, rel=0.1)
+
+
+def test_every_quick_scenario_exists(bodies: Bodies) -> None:
+    names = [scenario.name for scenario in scenarios(8192)]
+    assert set(QUICK) <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_missing_servers_are_named_with_the_reason() -> None:
+    present, absent = contestants(Path("model"), ["budmlx", "mlx_lm.server"])
+    assert [contestant.name for contestant in present] == ["budmlx", "mlx_lm.server"]
+    assert absent == ["vllm-mlx: not asked for", "mlx-vlm: not asked for"]
+    with pytest.raises(SystemExit, match="other"):
+        contestants(Path("model"), ["other"])
+
+
+def test_ratios_are_medians_of_rounds_and_bars_know_their_side() -> None:
+    run = Run()
+    for ours, theirs in ((300, 100), (100, 100), (220, 110)):
+        run.add("greedy-16", "budmlx", {"tokens_per_second": ours})
+        run.add("greedy-16", "mlx_lm.server", {"tokens_per_second": theirs})
+    run.embedded["long-row"] = [
+        {"quiet_step": 1.0, "beside_step": 2.5, "peak_bytes": 1, "projected_bytes": 2}
+    ]
+    bars = {bar.name: bar for bar in report.bars(run)}
+    greedy = bars["greedy-16, tokens/s against mlx_lm.server"]
+    assert greedy.value == 2.0
+    assert greedy.reached
+    slowdown = bars["15 short rows' steps beside a 4,000-token row"]
+    assert slowdown.value == 2.5
+    assert not slowdown.reached
+    assert bars["seeded-16, tokens/s against mlx_lm.server"].value is None
+    assert "2.00x" in report.markdown(report.loops_table(run))
+
+
+def test_embedded_measurements_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "STEPS", 300)
+    monkeypatch.setattr(embedded, "SETTLE", 4)
+    monkeypatch.setattr(embedded, "LONG_PROMPT", 600)
+    monkeypatch.setattr(embedded, "LONG_ROW_STEPS", 8)
+    path = tiny_model_dir(scale=4.0)
+    for what in ("bare", "core", "engine"):
+        assert embedded.WHAT[what](path)["tokens_per_second"] > 0
+    long_row = embedded.WHAT["long-row"](path)
+    assert long_row["weights_bytes"] < long_row["peak_bytes"] <= long_row["projected_bytes"]
+
+
+def test_every_token_of_the_bench_model_is_visible_ascii(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, 500)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = [tokenizer.decode([token]) for token in range(500)]
+    assert all(text and text.isascii() for text in texts)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert "eos_token" not in settings
+
+
+def test_plot_needs_several_numbers_of_users(tmp_path: Path) -> None:
+    plot = pytest.importorskip("bench.plot", exc_type=ImportError)
+    metrics = {"tokens_per_second": 100.0, "ttft_p50": 0.1, "itl_p95": 0.02}
+    run = Run()
+    run.add("greedy-1", "budmlx", metrics)
+    assert not plot.save_plot(run, tmp_path / "plot.png", "title")
+    run.add("greedy-4", "budmlx", metrics)
+    assert plot.save_plot(run, tmp_path / "plot.png", "title")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
