@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import pluggy
+
 from budmlx.errors import BudmlxError
 from budmlx.types import (
     Completion,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+hookimpl = pluggy.HookimplMarker("budmlx")
+"""Marks a function of a plugin as an implementation of the hook that has its name."""
+
 __all__ = [
     "BudmlxError",
     "Completion",
@@ -34,6 +39,7 @@ __all__ = [
     "TextPart",
     "Usage",
     "__version__",
+    "hookimpl",
 ]
 
 

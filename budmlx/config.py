@@ -13,9 +13,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -40,6 +40,7 @@ def _split_commas(value: object) -> object:
 
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Options = TypeVar("Options", bound=BaseModel)
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
@@ -97,6 +98,25 @@ class Config(BaseSettings):
     watchdog_seconds: float = Field(
         30.0, gt=0, description="Time without progress after which the core is restarted."
     )
+    cache: Literal["auto", "on-request", "off"] = Field(
+        "on-request",
+        description="Which replies the response cache keeps: those of greedy and seeded requests "
+        "and of requests that ask for it (auto), only of those that ask, or none.",
+    )
+    cache_size: ByteSize = Field(
+        ByteSize(64 * 2**20),
+        ge=0,
+        description="Bytes of replies that the built-in response cache keeps, such as 64MiB.",
+    )
+    plugin: Names = Field(
+        (),
+        description="Plugin that must load: its name, or package.module, or package.module:object.",
+    )
+    block_plugin: Names = Field((), description="Name of a plugin that must not load.")
+    plugin_autoload: bool = Field(
+        True, description="Load all installed plugins, not only those that --plugin names."
+    )
+    plugin_option: Names = Field((), description="Setting of a plugin, as plugin.setting=value.")
     strict: bool = Field(False, description="Refuse unknown request fields with 400.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages to log."
@@ -131,6 +151,29 @@ class Config(BaseSettings):
                     f"{place}: a key must be one word of visible ASCII characters.", param=place
                 )
         return tuple(dict.fromkeys(key for key, _ in keys))
+
+    def options_of(self, plugin: str, model: type[Options]) -> Options:
+        """What `plugin_option` says about a plugin, validated by the plugin's own model.
+
+        Raises:
+            ConfigError: a setting is unknown to the model or has an unusable value.
+        """
+        values = {}
+        for entry in self.plugin_option:
+            path, separator, value = entry.partition("=")
+            owner, _, name = path.rpartition(".")
+            if not separator or not owner or not name:
+                raise ConfigError(
+                    f"plugin_option: {entry!r} is not of the form plugin.setting=value.",
+                    param="plugin_option",
+                )
+            if owner == plugin:
+                values[name] = value
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            text = explain(error)
+            raise ConfigError(f"Plugin {plugin}: {text}", param="plugin_option") from error
 
 
 def _keys_in(path: Path) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ BudmlxError
 ├── OverloadedError                 the queue is full or memory can never hold it; retry later
 ├── EngineUnavailableError          the core is restarting, or its breaker is open
 ├── RequestFailedError              this request failed inside the engine; others go on
+│   └── PluginError                 a plugin failed it
 └── CancelledError                  the request was cancelled by `cancel()`
 """
 
@@ -87,6 +88,12 @@ class RequestFailedError(BudmlxError):
     """This request failed inside the engine; the others go on."""
 
     code = "request_failed"
+
+
+class PluginError(RequestFailedError):
+    """A plugin failed this request; the message names it."""
+
+    code = "plugin_error"
 
 
 class CancelledError(BudmlxError):

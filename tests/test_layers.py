@@ -43,6 +43,7 @@ LATE = {
     "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
     "budmlx.engine.host_process": {"budmlx.core"},
     "budmlx.engine.hub": {"budmlx.core.tiny_random"},
+    "budmlx.plugins.discovery": {"budmlx.builtin.memory_cache"},
 }
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type.
 IMPORTLIB = LATE.keys() | {"budmlx.engine.tokenizer", "budmlx.core.tiny_random"}

@@ -1,0 +1,1 @@
+"""What ships as plugins, through the hooks that everybody has."""

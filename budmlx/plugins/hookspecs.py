@@ -1,0 +1,98 @@
+"""The whole extension surface: the hooks that a plugin may implement.
+
+A plugin is a module (or an object) with functions marked `@budmlx.hookimpl` that have the
+names below; each takes the arguments that it wants. It is found by the entry-point group
+`budmlx`. The prefix tells the mode: of `provide_` the first answer that is not None wins, of
+`add_` all answers count, `on_` only informs. Plugins handed to `Engine.load` come first, then
+those that the configuration names, then installed ones by name, then what budmlx ships.
+
+The ring says where what a hook returns runs: core (the process that owns MLX), engine,
+server or cli. Everything a hook returns is called inside a guard: if it raises or returns
+nonsense, the request at hand fails with `plugin_error`, and no other.
+"""
+
+# The bodies are empty: pluggy reads names, arguments and docstrings.
+# mypy: disable-error-code="empty-body"
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import pluggy
+
+from budmlx.plugins.specs import (
+    CommandSpec,
+    LogitsProcessorSpec,
+    MessageTransform,
+    OutputFilterFactory,
+    RequestRecord,
+    ResponseCache,
+    Route,
+    SamplerSpec,
+)
+
+if TYPE_CHECKING:
+    from budmlx.config import Config
+
+Ring = Literal["core", "engine", "server", "cli"]
+RINGS: dict[str, Ring] = {}
+"""Every hook, and the ring in which it acts."""
+
+_Hook = TypeVar("_Hook", bound=Callable[..., object])
+
+
+def _hook(ring: Ring, *, firstresult: bool = False) -> Callable[[_Hook], _Hook]:
+    def mark(function: _Hook) -> _Hook:
+        RINGS[function.__name__] = ring
+        return pluggy.HookspecMarker("budmlx")(function, firstresult=firstresult)
+
+    return mark
+
+
+@_hook("engine", firstresult=True)
+def provide_response_cache(config: Config) -> ResponseCache | None:
+    """Open the cache that keeps finished replies. Called once when an engine is loaded;
+    `config.options_of("my-plugin", MyOptions)` reads the plugin's own settings. A cache that
+    fails or hangs costs only the caching: requests are computed."""
+
+
+@_hook("core")
+def add_samplers() -> Iterable[SamplerSpec]:
+    """Offer ways to draw tokens, which requests choose by name with options. A sampler is
+    called once per step for all rows that chose it."""
+
+
+@_hook("core")
+def add_logits_processors() -> Iterable[LogitsProcessorSpec]:
+    """Offer ways to change logits by what was generated so far, which requests choose by name
+    with options. They run in the order of the request, before sampling."""
+
+
+@_hook("engine")
+def add_message_transforms() -> Iterable[MessageTransform]:
+    """Rewrite the messages of every chat before the template. Each transform gets what the
+    one before it returned; `InvalidRequestError` from it refuses the request with 400."""
+
+
+@_hook("engine")
+def add_output_filters() -> Iterable[OutputFilterFactory]:
+    """See the text of every reply before the client does, piece by piece, to redact it, hold
+    it back, or end it with `content_filter`. Each filter gets what the one before it showed."""
+
+
+@_hook("engine")
+def on_request_finished(record: RequestRecord) -> None:
+    """Learn how a request ended, for logs and metrics. Called exactly once for each request
+    that was accepted, on the thread that consumed it: return quickly. What it raises is logged."""
+
+
+@_hook("server")
+def add_routes() -> Iterable[Route]:
+    """Serve further paths: `aiohttp.web.get(path, handler)` and the like. They need the API key
+    as all others do, and cannot replace a route of the server's."""
+
+
+@_hook("cli")
+def add_commands() -> Iterable[CommandSpec]:
+    """Add commands to `budmlx`. Their modules are imported when they are run."""

@@ -1,0 +1,278 @@
+"""The loaded plugins: found, checked as a whole, and asked for what they add."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+from budmlx import __version__
+from budmlx.config import Config
+from budmlx.errors import ConfigError
+from budmlx.plugins import hookspecs
+from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
+from budmlx.plugins.guard import FAULTS
+from budmlx.plugins.hookspecs import RINGS
+from budmlx.plugins.specs import (
+    CommandSpec,
+    LogitsProcessorSpec,
+    RequestRecord,
+    ResponseCache,
+    Route,
+    SamplerSpec,
+)
+
+log = logging.getLogger(__name__)
+
+ADDED: dict[str, type] = {
+    "add_samplers": SamplerSpec,
+    "add_logits_processors": LogitsProcessorSpec,
+    "add_message_transforms": Callable,  # type: ignore[dict-item]
+    "add_output_filters": Callable,  # type: ignore[dict-item]
+    "add_routes": Route,
+    "add_commands": CommandSpec,
+}
+"""The hooks whose answers are collected when a plugin is loaded, and what they consist of."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned(Generic[T]):
+    """Something that a plugin added, with the plugin's name."""
+
+    plugin: str
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A plugin that was found. problem: why it is left out; empty when it is loaded."""
+
+    name: str
+    source: Source
+    version: str = ""
+    hooks: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def rings(self) -> tuple[str, ...]:
+        """Where it acts."""
+        return tuple(dict.fromkeys(RINGS[hook] for hook in self.hooks))
+
+
+@dataclass(slots=True)
+class _Plugin:
+    info: PluginInfo
+    required: bool
+    added: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+class LoadProblem(Exception):
+    """Why a plugin is left out."""
+
+
+class Plugins:
+    """The plugins of one engine, whole or not at all.
+
+    info: every plugin that was found, also those left out. digest: names and versions of
+    the loaded ones; it changes when answers may.
+    """
+
+    def __init__(self, found: Sequence[Candidate]):
+        self._manager = pluggy.PluginManager(GROUP)
+        self._manager.add_hookspecs(hookspecs)
+        self._loaded: dict[str, _Plugin] = {}
+        infos = [self._load(candidate) for candidate in found]
+        # pluggy calls first what was registered last.
+        for name in reversed(self._loaded):
+            self._manager.register(self._manager.unregister(name=name), name)
+        self.info = tuple(info for info in infos if info is not None)
+        observers = self._order("on_request_finished")
+        self._observers = [(name, self._caller("on_request_finished", name)) for name in observers]
+        self.digest = self._digest()
+
+    @classmethod
+    def load(cls, config: Config, objects: Sequence[object] = ()) -> Plugins:
+        """Load what the configuration admits, and live `objects`.
+
+        Raises:
+            ConfigError: a plugin that was named or handed over cannot be loaded, or live
+                objects are given although the core is another process.
+        """
+        if objects and config.engine_host == "process":
+            raise ConfigError(
+                "The process host takes plugins by name only, since the core is another process: "
+                "install the plugin or name its module, or use engine_host='thread'.",
+                param="plugins",
+            )
+        return cls(candidates(config, objects))
+
+    # Loading
+
+    def _load(self, candidate: Candidate) -> PluginInfo | None:
+        """Load one plugin; None if it is loaded already under another name."""
+        version = candidate.version
+        try:
+            plugin = _imported(candidate)
+            if self._manager.is_registered(plugin):
+                return None
+            if candidate.source == "built-in":
+                version = __version__
+            version = version or version_of(plugin)
+            hooks = self._register(plugin, candidate.name)
+            info = PluginInfo(candidate.name, candidate.source, version, hooks)
+            loaded = _Plugin(info, candidate.required)
+            for hook in hooks:
+                if hook in ADDED:
+                    loaded.added[hook] = self._collect(candidate.name, hook)
+        except LoadProblem as problem:
+            self._forget(candidate.name)
+            return _left_out(candidate, version, str(problem))
+        self._loaded[candidate.name] = loaded
+        return info
+
+    def _register(self, plugin: object, name: str) -> tuple[str, ...]:
+        """Names of the hooks that the plugin implements, if all of them exist."""
+        if name in self._loaded:
+            raise LoadProblem("another plugin has the same name")
+        try:
+            self._manager.register(plugin, name)
+        except pluggy.PluginValidationError as error:
+            raise LoadProblem(" ".join(str(error).split())) from error
+        callers = self._manager.get_hookcallers(plugin) or []
+        hooks = sorted(caller.name for caller in callers)
+        for hook in hooks:
+            if hook not in RINGS:
+                close = difflib.get_close_matches(hook, RINGS, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise LoadProblem(f"there is no hook {hook}{hint}")
+        for caller in callers:
+            for implementation in caller.get_hookimpls():
+                if implementation.wrapper or implementation.hookwrapper:
+                    raise LoadProblem(f"{caller.name} is a wrapper, which budmlx has no use for")
+        if not hooks:
+            raise LoadProblem("it implements no hook; mark functions with @budmlx.hookimpl")
+        return tuple(hooks)
+
+    def _collect(self, name: str, hook: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(chain.from_iterable(self._caller(hook, name)()))
+        except FAULTS as error:
+            raise LoadProblem(f"{hook} failed: {_words(error)}") from error
+        for value in values:
+            if not isinstance(value, ADDED[hook]):
+                kind = ADDED[hook].__name__
+                raise LoadProblem(f"{hook} returned a {type(value).__name__}, not a {kind}")
+        return values
+
+    def _forget(self, name: str) -> None:
+        if name not in self._loaded and self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+
+    def _caller(self, hook: str, name: str) -> pluggy.HookCaller:
+        """What calls a hook of this plugin alone."""
+        others = [
+            plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin
+        ]
+        return self._manager.subset_hook_caller(hook, others)
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for plugin in self._loaded.values():
+            # Nothing tells one version of a live object from another.
+            version = plugin.info.version or uuid.uuid4().hex
+            digest.update(f"{plugin.info.name} {version}\n".encode())
+        return digest.hexdigest()
+
+    # What plugins provide
+
+    def _order(self, hook: str) -> list[str]:
+        """Names of the plugins that implement a hook, in the order of the calls."""
+        implementations = getattr(self._manager.hook, hook).get_hookimpls()
+        return [implementation.plugin_name for implementation in reversed(implementations)]
+
+    def added(self, hook: str) -> list[Owned[Any]]:
+        """Everything that plugins added by an `add_` hook, in the order of the calls."""
+        return [
+            Owned(name, value) for name in self._order(hook) for value in self._added(name, hook)
+        ]
+
+    def named(self, hook: str) -> Mapping[str, Owned[Any]]:
+        """What an `add_` hook added, by its name; the first of a name wins."""
+        named: dict[str, Owned[Any]] = {}
+        for owned in self.added(hook):
+            first = named.setdefault(owned.value.name, owned)
+            if first is not owned:
+                log.warning(
+                    "%s of plugin %s hides that of %s", owned.value.name, first.plugin, owned.plugin
+                )
+        return named
+
+    def _added(self, name: str, hook: str) -> tuple[Any, ...]:
+        return self._loaded[name].added.get(hook, ())
+
+    def required(self, name: str) -> bool:
+        """Whether the start must fail when this plugin does."""
+        return self._loaded[name].required
+
+    def response_cache(self, config: Config) -> Owned[ResponseCache] | None:
+        """Open the response cache of the first plugin that provides one.
+
+        Raises:
+            ConfigError: a plugin that the configuration names failed, or its settings are wrong.
+        """
+        for name in self._order("provide_response_cache"):
+            try:
+                cache = self._caller("provide_response_cache", name)(config=config)
+                if cache is None:
+                    continue
+                if isinstance(cache, ResponseCache):
+                    return Owned(name, cache)
+                problem = f"it provided a {type(cache).__name__}, not a ResponseCache"
+            except ConfigError:
+                raise
+            except FAULTS as error:
+                problem = _words(error)
+            if self.required(name):
+                raise ConfigError(f"Plugin {name} cannot provide a response cache: {problem}.")
+            log.error("Plugin %s cannot provide a response cache: %s", name, problem)
+        return None
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Tell every plugin that wants to know how a request ended."""
+        for name, caller in self._observers:
+            try:
+                caller(record=record)
+            except FAULTS as error:
+                log.error("Plugin %s failed in on_request_finished: %s", name, _words(error))
+
+
+def _imported(candidate: Candidate) -> object:
+    try:
+        plugin = candidate.load()
+    except FAULTS as error:
+        raise LoadProblem(f"it cannot be imported: {_words(error)}") from error
+    if inspect.isclass(plugin):
+        raise LoadProblem("it is a class; name a module or an instance")
+    return plugin
+
+
+def _left_out(candidate: Candidate, version: str, problem: str) -> PluginInfo:
+    """Report a broken plugin. Raises ConfigError if it was asked for."""
+    if candidate.required:
+        raise ConfigError(f"Plugin {candidate.name} cannot be loaded: {problem}.", param="plugin")
+    log.error("Plugin %s is left out: %s", candidate.name, problem)
+    return PluginInfo(candidate.name, candidate.source, version, problem=problem)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

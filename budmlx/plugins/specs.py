@@ -1,0 +1,215 @@
+"""The values and interfaces of the hooks. Nothing here loads MLX.
+
+What runs in the core is registered as data: a name, a pydantic model of its options, and
+where its factory is. Only the process that owns MLX imports the factory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel
+
+from budmlx.types import FinishReason, Message, Timing, Usage
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+Array = Any
+"""An `mx.array`; only the core knows the type."""
+
+State = Any
+"""A tree (dict, list, tuple) of arrays that have one entry per row on their first axis."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _check(name: str, target: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name: use lower case letters, digits, '_', '.', '-'")
+    if not _TARGET.fullmatch(target):
+        raise ValueError(f"{target!r} is not of the form package.module:attribute")
+
+
+# In the core
+
+
+@dataclass(frozen=True, slots=True)
+class _CoreSpec:
+    name: str
+    options: type[BaseModel]
+    core: str
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.core)
+        if not (isinstance(self.options, type) and issubclass(self.options, BaseModel)):
+            raise TypeError(f"the options of {self.name} must be a pydantic model class")
+
+
+class SamplerSpec(_CoreSpec):
+    """A sampler that requests choose by name.
+
+    options: model of what a request may set; its errors become 400s that name the field.
+    core: `package.module:factory`; called without arguments it returns a `Sampler`.
+    """
+
+    __slots__ = ()
+
+
+class LogitsProcessorSpec(_CoreSpec):
+    """A logits processor that requests choose by name; see `SamplerSpec`.
+
+    core: its factory returns a `LogitsProcessor`.
+    """
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowContext:
+    """What is known of the rows of a step.
+
+    history: token ids of each row, prompt first, without the one in `last`.
+    last: the ids [rows] that were fed to this step.
+    """
+
+    history: Sequence[Sequence[int]]
+    last: Array
+
+
+class Sampler(Protocol):
+    """Draws tokens for all rows that chose it, in one call.
+
+    The engine keeps the state: it takes, concatenates and copies rows as they come and go,
+    so nothing about a row may be kept elsewhere.
+    """
+
+    def init(self, options: Mapping[str, Any]) -> State:
+        """The state of one new row, with a first axis of 1. options: validated, as JSON."""
+
+    def sample(
+        self, logits: Array, state: State, context: RowContext, keys: Array
+    ) -> tuple[Array, State]:
+        """Token ids [rows] for logits [rows, vocab], and the new state.
+
+        keys: a random key for each row, uint32 [rows, 2]; the only permitted randomness.
+        """
+
+
+class LogitsProcessor(Protocol):
+    """Changes the logits of all rows that chose it, in one call; the state is as a `Sampler`'s."""
+
+    def init(self, options: Mapping[str, Any]) -> State:
+        """The state of one new row, with a first axis of 1. options: validated, as JSON."""
+
+    def process(self, logits: Array, state: State, context: RowContext) -> tuple[Array, State]:
+        """New logits [rows, vocab], and the new state."""
+
+
+# In the engine
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a response cache holds. bytes: of keys and values."""
+
+    entries: int
+    bytes: int
+
+
+@runtime_checkable
+class ResponseCache(Protocol):
+    """Keeps finished replies. Keys are hexadecimal digests, values are opaque bytes.
+
+    Called from one thread of its own, so it may block. What it raises, or takes seconds
+    for, costs the reply its caching and nothing else.
+    """
+
+    def get(self, key: str) -> bytes | None:
+        """The value, or None when there is none or its time is up."""
+
+    def set(self, key: str, value: bytes, ttl: float | None) -> None:
+        """Keep a value, for `ttl` seconds if given; older ones may have to go."""
+
+    def delete(self, key: str) -> None:
+        """Forget a value; unknown keys are ignored."""
+
+    def clear(self) -> None:
+        """Forget all values."""
+
+    def stats(self) -> CacheStats:
+        """Count what is held."""
+
+    def close(self) -> None:
+        """Release files and connections. Nothing is called afterwards."""
+
+
+MessageTransform = Callable[[tuple[Message, ...]], Sequence[Message]]
+"""Rewrites the messages of a request before the chat template sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndText:
+    """Says that a reply ends here, with the finish reason `content_filter`, after `text`."""
+
+    text: str = ""
+
+
+class OutputFilter(Protocol):
+    """Sees the text of one choice before the client does."""
+
+    def push(self, text: str, last: bool) -> str | EndText:
+        """Text to show now. What is not returned is held back or dropped, as the filter likes.
+
+        last: no more text follows; what is still held back must be returned or is lost.
+        """
+
+
+OutputFilterFactory = Callable[[], OutputFilter]
+"""Makes the filter of one choice; called once for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """How a request ended. It holds no text of the request or of the reply.
+
+    reasons: finish reasons of the choices; empty unless completed.
+    error: code of the error of a failed request.
+    """
+
+    model: str
+    outcome: Literal["completed", "failed", "cancelled"]
+    reasons: tuple[FinishReason, ...] = ()
+    error: str | None = None
+    cached: bool = False
+    usage: Usage | None = None
+    timing: Timing | None = None
+
+
+# In the server and the command line
+
+
+@runtime_checkable
+class Route(Protocol):
+    """An `aiohttp.web.RouteDef`, as `web.get(path, handler)` makes it."""
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command `budmlx NAME`. target: `package.module:function`, whose signature typer reads."""
+
+    name: str
+    summary: str
+    target: str
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.target)

@@ -1,0 +1,281 @@
+"""Plugins are found, ordered, and loaded whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import types
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from budmlx import hookimpl
+from budmlx.config import Config
+from budmlx.errors import ConfigError
+from budmlx.plugins.manager import PluginInfo, Plugins
+from budmlx.plugins.specs import RequestRecord
+from tests.plugins.packages import Site
+
+COMMAND = """
+    from budmlx import hookimpl
+    from budmlx.plugins.specs import CommandSpec
+
+    @hookimpl
+    def add_commands():
+        return [CommandSpec("{0}", "Do {0}.", "{0}.cli:main")]
+"""
+
+
+def load(*objects: object, **settings: Any) -> Plugins:
+    return Plugins.load(Config.of(engine_host="thread", **settings), objects)
+
+
+def commands(plugins: Plugins) -> list[str]:
+    return [owned.value.name for owned in plugins.added("add_commands")]
+
+
+def info(plugins: Plugins, name: str) -> PluginInfo:
+    (found,) = [info for info in plugins.info if info.name == name]
+    return found
+
+
+def test_an_installed_plugin_is_found(site: Site) -> None:
+    site.install("pear", COMMAND.format("pear"), version="2.3")
+    plugins = load()
+    assert info(plugins, "pear") == PluginInfo("pear", "installed", "2.3", ("add_commands",))
+    assert info(plugins, "pear").rings == ("cli",)
+    assert commands(plugins) == ["pear"]
+
+
+def test_objects_come_first_then_named_then_installed_by_name(site: Site) -> None:
+    for name in ("pear", "apple", "quince"):
+        site.install(name, COMMAND.format(name))
+    site.module("named", COMMAND.format("named"))
+    live = types.ModuleType("live")
+    exec("if True:" + COMMAND.format("live"), vars(live))
+    plugins = load(live, plugin=("named",))
+    assert commands(plugins) == ["live", "named", "apple", "pear", "quince"]
+    assert [i.source for i in plugins.info] == ["object", "named", *["installed"] * 3, "built-in"]
+
+
+def test_tryfirst_and_trylast_move_an_implementation(site: Site) -> None:
+    for name in ("apple", "pear"):
+        site.install(name, COMMAND.format(name))
+    first = COMMAND.format("last").replace("@hookimpl", "@hookimpl(tryfirst=True)")
+    site.install("zebra", first)
+    assert commands(load()) == ["last", "apple", "pear"]
+
+
+def test_of_two_with_one_name_the_first_wins(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.install("one", COMMAND.format("same"))
+    site.install("two", COMMAND.format("same"))
+    assert load().named("add_commands")["same"].plugin == "one"
+    assert "same of plugin one hides that of two" in caplog.text
+
+
+def test_blocked_plugins_are_not_even_imported(site: Site) -> None:
+    site.install("pear", "raise RuntimeError('imported')")
+    plugins = load(block_plugin=("pear", "memory-cache"))
+    assert plugins.info == ()
+
+
+def test_blocking_what_is_not_there_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    load(block_plugin=("nope",))
+    assert "There is no plugin nope to block" in caplog.text
+
+
+def test_without_autoload_only_named_plugins_load(site: Site) -> None:
+    site.install("pear", COMMAND.format("pear"))
+    site.install("apple", COMMAND.format("apple"))
+    assert commands(load(plugin_autoload=False, plugin=("pear",))) == ["pear"]
+
+
+def test_naming_and_blocking_is_a_contradiction() -> None:
+    with pytest.raises(ConfigError, match="named by plugin and by block_plugin"):
+        load(plugin=("pear",), block_plugin=("pear",))
+
+
+def test_a_plugin_that_is_found_twice_loads_once(site: Site) -> None:
+    site.install("pear", COMMAND.format("pear"))
+    plugins = load(plugin=("fake_pear",))
+    assert commands(plugins) == ["pear"]
+    assert [found.name for found in plugins.info] == ["fake_pear", "memory-cache"]
+
+
+BROKEN = {
+    "raises on import": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+    "exits on import": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "does not parse": ("def", "SyntaxError"),
+    "misses a dependency": ("import not_there_at_all", "No module named 'not_there_at_all'"),
+    "misspells a hook": (
+        "import budmlx\n@budmlx.hookimpl\ndef add_sampler(): return []",
+        "there is no hook add_sampler; did you mean add_samplers?",
+    ),
+    "wants an unknown argument": (
+        "import budmlx\n@budmlx.hookimpl\ndef add_samplers(flavour): return []",
+        "{'flavour'} are declared in the hookimpl but can not be found in the hookspec",
+    ),
+    "has no hook": ("x = 1", "it implements no hook"),
+    "is a wrapper": (
+        "import budmlx\n@budmlx.hookimpl(wrapper=True)\ndef add_samplers(): return (yield)",
+        "add_samplers is a wrapper",
+    ),
+    "raises when asked": (
+        "import budmlx\n@budmlx.hookimpl\ndef add_samplers(): return 1 / 0",
+        "add_samplers failed: ZeroDivisionError",
+    ),
+    "returns no list": (
+        "import budmlx\n@budmlx.hookimpl\ndef add_samplers(): return 7",
+        "add_samplers failed: TypeError",
+    ),
+    "returns other things": (
+        "import budmlx\n@budmlx.hookimpl\ndef add_samplers(): return ['mirostat']",
+        "add_samplers returned a str, not a SamplerSpec",
+    ),
+    "has a sampler without options": (
+        "import budmlx\nfrom budmlx.plugins.specs import SamplerSpec\n@budmlx.hookimpl\n"
+        "def add_samplers(): return [SamplerSpec('x', dict, 'a.b:c')]",
+        "the options of x must be a pydantic model class",
+    ),
+    "has a sampler from nowhere": (
+        "import budmlx, pydantic\nfrom budmlx.plugins.specs import SamplerSpec\n@budmlx.hookimpl\n"
+        "def add_samplers(): return [SamplerSpec('x', pydantic.BaseModel, 'a.b.c')]",
+        "'a.b.c' is not of the form package.module:attribute",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_reported_and_left_out(
+    site: Site, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, reason = BROKEN[kind]
+    half = "import budmlx\n@budmlx.hookimpl\ndef on_request_finished(record): record.boom\n"
+    site.install("apple", COMMAND.format("apple"))
+    site.install("bad", source if "no hook" in kind else half + source)
+    site.install("pear", COMMAND.format("pear"))
+    with caplog.at_level(logging.ERROR):
+        plugins = load()
+    assert reason in info(plugins, "bad").problem
+    assert info(plugins, "bad").hooks == ()
+    assert "Plugin bad is left out" in caplog.text
+    assert commands(plugins) == ["apple", "pear"]
+    caplog.clear()
+    plugins.request_finished(RequestRecord(model="m", outcome="completed"))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_that_is_named_fails_the_start(site: Site, kind: str) -> None:
+    source, reason = BROKEN[kind]
+    site.install("bad", source)
+    with pytest.raises(ConfigError) as caught:
+        load(plugin=("bad",))
+    assert caught.value.message.startswith("Plugin bad cannot be loaded: ")
+    assert reason in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["not_there", "fake_pear:not_there", "not there", "fake_pear:"])
+def test_a_name_that_leads_nowhere_fails_the_start(site: Site, name: str) -> None:
+    site.module("fake_pear", COMMAND.format("pear"))
+    if name == "fake_pear:":
+        assert commands(load(plugin=(name,))) == ["pear"]
+        return
+    with pytest.raises(ConfigError, match=f"Plugin {name} cannot be loaded"):
+        load(plugin=(name,))
+
+
+def test_an_entry_point_to_a_class_is_refused(site: Site) -> None:
+    site.module("fake", "class Plugin:\n    pass\n")
+    site.metadata("pear", "fake:Plugin")
+    assert "it is a class" in info(load(), "pear").problem
+
+
+def test_two_distributions_with_one_plugin_name(site: Site) -> None:
+    site.install("pear", COMMAND.format("pear"))
+    site.module("other", COMMAND.format("other"))
+    site.metadata("pear", "other", distribution="other")
+    problems = [found.problem for found in load().info if found.name == "pear"]
+    assert sorted(problems) == ["", "another plugin has the same name"]
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+
+    @hookimpl
+    def on_request_finished(self, record: RequestRecord) -> None:
+        self.records.append(record)
+
+
+def test_an_object_can_be_a_plugin() -> None:
+    observer = Observer()
+    plugins = load(observer)
+    record = RequestRecord(model="m", outcome="failed", error="e")
+    plugins.request_finished(record)
+    assert observer.records == [record]
+
+
+def test_objects_do_not_go_to_another_process() -> None:
+    with pytest.raises(ConfigError, match="process host takes plugins by name"):
+        Plugins.load(Config.of(engine_host="process"), [Observer()])
+
+
+def test_an_observer_that_raises_hides_nothing_from_the_others(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.install(
+        "angry",
+        "import budmlx\n@budmlx.hookimpl\ndef on_request_finished(record): raise SystemExit",
+    )
+    observer = Observer()
+    plugins = Plugins.load(Config.of(engine_host="thread"), [observer])
+    plugins.request_finished(RequestRecord(model="m", outcome="cancelled"))
+    assert len(observer.records) == 1
+    assert "Plugin angry failed in on_request_finished" in caplog.text
+
+
+def test_the_digest_follows_names_and_versions(site: Site) -> None:
+    empty = load().digest
+    assert empty == load().digest
+    site.install("pear", COMMAND.format("pear"), version="1.0")
+    one = load().digest
+    assert load(block_plugin=("pear",)).digest == empty
+    site.module("loose", COMMAND.format("loose"))
+    loose = load(plugin=("loose",)).digest
+    assert len({empty, one, loose}) == 3
+    observer = Observer()
+    assert load(observer).digest != load(observer).digest
+
+
+def test_a_loose_module_has_the_version_of_its_source(site: Site) -> None:
+    site.module("loose", COMMAND.format("loose"))
+    version = info(load(plugin=("loose",)), "loose").version
+    assert version.startswith("source-")
+    site.module("other", "__version__ = '7'" + COMMAND.format("loose").replace("\n    ", "\n"))
+    assert info(load(plugin=("other",)), "other").version == "7"
+
+
+def test_hookimpl_loads_neither_mlx_nor_pydantic() -> None:
+    code = "import sys, budmlx; budmlx.hookimpl; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"mlx", "mlx_lm", "pydantic", "transformers"} & set(done.stdout.split())
+
+
+def test_options_of_a_plugin() -> None:
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        size: int = 1
+        path: str = ""
+
+    config = Config.of(plugin_option=("pear.size=5", "pear.path=a=b", "apple.size=x"))
+    assert config.options_of("pear", Options) == Options(size=5, path="a=b")
+    assert config.options_of("quince", Options) == Options()
+    with pytest.raises(ConfigError, match=r"Plugin apple: size: must be a valid integer"):
+        config.options_of("apple", Options)
+    with pytest.raises(ConfigError, match="not of the form"):
+        Config.of(plugin_option=("pear",)).options_of("pear", Options)
+    with pytest.raises(ConfigError, match="Plugin pear: colour: there is no such setting"):
+        Config.of(plugin_option=("pear.colour=red",)).options_of("pear", Options)
