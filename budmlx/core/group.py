@@ -17,17 +17,18 @@ from budmlx.core.sampling import Drawn, Outcome, RowSampling
 class Group:
     """Rows, their caches and the tokens they feed next.
 
-    A group of one keeps mlx-lm's single-row cache, which needs no mask; caches are merged
-    when there are more. `_feed` holds the next input token of each row: for a row that has
-    just joined the last prompt token, otherwise one that is still being computed.
+    caches: one entry per layer. A group of one keeps mlx-lm's single-row cache, which needs
+    no mask; caches are merged when there are more.
+    `_feed` holds the next input token of each row: for a row that has just joined the last
+    prompt token, otherwise one that is still being computed.
     `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for.
     """
 
-    def __init__(self, model: Model, rows: list[Row], cache: list[Any]):
+    def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
         self.rows = rows
         self._model = model
         self._merged = len(rows) > 1
-        self._caches = [e.merge([e] * len(rows)) for e in cache] if self._merged else cache
+        self._caches = caches
         self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
         self._in_flight: list[tuple[Drawn, list[Row]]] = []
@@ -36,8 +37,11 @@ class Group:
     @classmethod
     def of(cls, model: Model, prompt: Prompt) -> list[Group]:
         """Groups for the rows of a finished prefill: one, unless the model cannot batch."""
-        if model.info.batchable or len(prompt.rows) == 1:
+        count = len(prompt.rows)
+        if count == 1:
             return [cls(model, prompt.rows, prompt.cache)]
+        if model.info.batchable:
+            return [cls(model, prompt.rows, [e.merge([e] * count) for e in prompt.cache])]
         return [cls(model, [row], copy.deepcopy(prompt.cache)) for row in prompt.rows]
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import CacheList, make_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
@@ -33,17 +33,23 @@ CONTEXT_KEYS = (
     "n_ctx",
     "model_max_length",
 )
+PADDABLE = (KVCache, RotatingKVCache)
 # Models that name no limit are recurrent: nothing but patience bounds them.
 UNBOUNDED_CONTEXT = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What runs. `batchable` is False when the caches have no way to be merged."""
+    """What runs.
+
+    paddable: prompts of different length can be prefilled in one batch. Recurrent caches
+    would take the padding for tokens.
+    """
 
     module: nn.Module
     info: ModelInfo
     memory: MemoryModel
+    paddable: bool
 
     def new_cache(self) -> list[Any]:
         """An empty cache for one row, a list with one entry per layer."""
@@ -97,7 +103,8 @@ def load_model(settings: CoreSettings) -> Model:
         fingerprint=fingerprint(path),
         created=int(time.time()),
     )
-    return Model(module, info, memory)
+    paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
+    return Model(module, info, memory, paddable)
 
 
 def can_batch(module: nn.Module) -> bool:

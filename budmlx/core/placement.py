@@ -26,11 +26,11 @@ class Placement:
         """Bytes that one step of a group reads."""
         return self._alone + self._rectangle(lengths)
 
-    def choose(self, length: int, groups: Sequence[Sequence[int]]) -> int | None:
-        """Index of the group that a row of `length` should join; None: one of its own."""
-        best, best_cost = None, self.cost([length])
+    def choose(self, newcomers: Sequence[int], groups: Sequence[Sequence[int]]) -> int | None:
+        """Index of the group that rows of these lengths should join; None: one of their own."""
+        best, best_cost = None, self.cost(newcomers)
         for index, lengths in enumerate(groups):
-            added = self._rectangle([*lengths, length]) - self._rectangle(lengths)
+            added = self._rectangle([*lengths, *newcomers]) - self._rectangle(lengths)
             if added < best_cost:
                 best, best_cost = index, added
         return best

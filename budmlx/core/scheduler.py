@@ -17,7 +17,7 @@ from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
 from budmlx.core.pace import Pace
 from budmlx.core.placement import Placement
-from budmlx.core.prompt import Prompt
+from budmlx.core.prompt import Prompt, compute_together, next_batch
 from budmlx.core.row import Row
 from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame, Token
 
@@ -94,9 +94,10 @@ class Scheduler:
         self._turns += 1
         self._make_room()
         self._admit()
-        with self._pace.turn(decoding=bool(self._groups)) as turn:
+        decoding = sum(len(group.rows) for group in self._groups)
+        with self._pace.turn(decoding=bool(decoding)) as turn:
             self._decode()
-            turn.prefilled = self._prefill(self._pace.budget(decoding=bool(self._groups)))
+            turn.prefilled = self._prefill(self._pace.budget(decoding, len(self._rows) - decoding))
         self._merge_groups()
         if self._turns % CLEAR_EVERY == 0:
             mx.clear_cache()
@@ -142,7 +143,7 @@ class Scheduler:
         for row in (*(row for prompt in self._prompts for row in prompt.rows), *newcomers):
             room = min(CACHE_STEP, row.request.max_tokens - row.produced)
             length = len(row.ids) + room
-            index = self._placement.choose(length, groups) if self._model.info.batchable else None
+            index = self._placement.choose([length], groups) if self._model.info.batchable else None
             if index is None:
                 groups.append([length])
             else:
@@ -210,36 +211,48 @@ class Scheduler:
     def _prefill(self, budget: int) -> int:
         """Compute at most `budget` prompt tokens, whole prompts as far as they fit."""
         done = 0
-        while self._prompts:
-            prompt = self._next_prompt()
-            count = min(prompt.remaining, budget - done)
-            if count > 0:
-                self._guard(prompt.rows, partial(prompt.compute, self._model, count))
+        while self._prompts and done < budget:
+            batch = next_batch(
+                self._prompts,
+                budget - done,
+                oldest=self._turns % OLDEST_EVERY == 0,
+                paddable=self._model.paddable,
+            )
+            rows = [row for prompt in batch for row in prompt.rows]
+            if len(batch) > 1:
+                self._guard(rows, partial(self._prefill_together, batch))
+                done += len(batch) * max(prompt.remaining for prompt in batch)
+                continue
+            [prompt] = batch
+            if count := min(prompt.remaining, budget - done):
+                self._guard(rows, partial(prompt.compute, self._model, count))
                 done += count
             if prompt in self._prompts and prompt.remaining == 0:
-                self._guard(prompt.rows, partial(self._start, prompt))
-            if done >= budget:
-                break
+                self._guard(rows, partial(self._start, prompt))
         return done
 
-    def _next_prompt(self) -> Prompt:
-        if self._turns % OLDEST_EVERY == 0:
-            return self._prompts[0]
-        return min(self._prompts, key=lambda prompt: prompt.remaining)
+    def _prefill_together(self, batch: Sequence[Prompt]) -> None:
+        caches = compute_together(self._model, batch)
+        self._prompts = [prompt for prompt in self._prompts if prompt not in batch]
+        rows = [row for prompt in batch for row in prompt.rows]
+        self._add(Group(self._model, rows, caches))
 
     def _start(self, prompt: Prompt) -> None:
-        """Let prefilled rows decode: in the group where it costs least, or in their own."""
         self._prompts.remove(prompt)
-        for newcomer in Group.of(self._model, prompt):
-            joinable = self._joinable()
-            index = None
-            if self._joins(newcomer):
-                lengths = [group.lengths for group in joinable]
-                index = self._placement.choose(len(prompt.ids), lengths)
-            if index is None:
-                self._groups.append(newcomer)
-            else:
-                self._absorb(joinable[index], newcomer)
+        for group in Group.of(self._model, prompt):
+            self._add(group)
+
+    def _add(self, newcomer: Group) -> None:
+        """Let prefilled rows decode: in the group where it costs least, or in their own."""
+        index = None
+        joinable = self._joinable()
+        if self._joins(newcomer):
+            lengths = [group.lengths for group in joinable]
+            index = self._placement.choose(newcomer.lengths, lengths)
+        if index is None:
+            self._groups.append(newcomer)
+        else:
+            self._absorb(joinable[index], newcomer)
 
     def _merge_groups(self) -> None:
         joinable = self._joinable()

@@ -69,3 +69,18 @@ def test_mixed_batch_equals_single_requests(name: str, bits: int | None) -> None
     assert driver.failed == {}
     for key, ids in prompts.items():
         assert driver.tokens[key] == want[key], f"prompt of {len(ids)} tokens"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_oss", "deepseek_v3", "jamba"])
+def test_prompts_that_come_together_are_prefilled_together(name: str) -> None:
+    """Padded where the caches know padding, also past a window; one by one where not."""
+    rng = random.Random(3)
+    lengths = [2, 3, 9, 11, 14, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 2 * WINDOW + 3]
+    prompts = {k: [rng.randrange(3, 260) for _ in range(n)] for k, n in enumerate(lengths)}
+    want = expected(name, None, prompts)
+    model = load(directory(name, None))
+    assert model.paddable == (name != "jamba")
+    driver = Driver(model, prefill_chunk=160)
+    driver.submit(*(request(key, ids, max_tokens=TOKENS) for key, ids in prompts.items()))
+    driver.run()
+    assert driver.tokens == want

@@ -51,8 +51,8 @@ def test_the_longest_row_is_the_longest_that_fits() -> None:
 def test_placement_weighs_padding_against_reading_the_weights_again() -> None:
     per_token = 2**14
     placement = Placement(2**27, lambda lengths: per_token * max(lengths) * len(lengths))
-    assert placement.choose(70, [[60] * 15]) == 0
-    assert placement.choose(4000, [[60] * 15]) is None
-    assert placement.choose(3900, [[60] * 15, [4000]]) == 1
+    assert placement.choose([70], [[60] * 15]) == 0
+    assert placement.choose([4000], [[60] * 15]) is None
+    assert placement.choose([3900], [[60] * 15, [4000]]) == 1
     assert placement.merge([[60], [4000]]) == (0, 1)
     assert placement.merge([[60] * 15, [4000]]) is None
