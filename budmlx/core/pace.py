@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# A turn that also prefills may take longer than one that only decodes: by this share of it
-# for each row that decodes while another one waits for its prompt ...
-SLOWDOWN = 1.5
-# ... but not more, however many wait.
+# Prefill may lengthen a turn by this share of a quiet one, times the number of rows that
+# wait for their prompt for each row that decodes ...
+SLOWDOWN = 1.2
+# ... but by no more than this.
 LARGEST_SLOWDOWN = 8.0
 # Weight of the newest measurement in the moving averages.
 NEWEST = 0.2
