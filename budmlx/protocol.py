@@ -113,9 +113,7 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
 
 
-RowErrorCode = Literal[
-    "overloaded", "request_failed", "engine_unavailable", "non_finite_logits"
-]
+RowErrorCode = Literal["overloaded", "request_failed", "engine_unavailable", "non_finite_logits"]
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
