@@ -61,10 +61,10 @@ def scenarios(context: int) -> list[Scenario]:
     """All scenarios for a model that takes `context` tokens."""
     loops = [
         ClosedLoop(name=f"{name}-{users}", users=users, requests=requests, options=options)
+        for users, requests in ((1, 4), (4, 12), (16, 40), (32, 64))
         for name, options in (("greedy", GREEDY), ("sampled", SAMPLED))
-        for users, requests in ((1, 4), (4, 12), (16, 40), (32, 72))
+        if (name, users) != ("sampled", 4)
     ]
-    long = min(700, context // 2)
     return [
         *loops,
         ClosedLoop(
@@ -72,7 +72,6 @@ def scenarios(context: int) -> list[Scenario]:
             users=16,
             requests=24,
             options=SAMPLED,
-            max_tokens=(24, 40),
             seeded=True,
         ),
         ClosedLoop(name="penalties-16", users=16, requests=40, options=PENALTIES),
@@ -80,9 +79,9 @@ def scenarios(context: int) -> list[Scenario]:
         ClosedLoop(
             name="long-prompts-16",
             users=16,
-            requests=24,
+            requests=20,
             options=GREEDY,
-            prompt_tokens=long,
+            prompt_tokens=min(400, context // 2),
             max_tokens=(24, 40),
         ),
         Join(name="late-joiner", probes=6, alone=6, probe_tokens=8, prompt_tokens=40),
