@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from budmlx.errors import InvalidRequestError
+from budmlx.params import MAX_BIAS as MAX_BIAS
+from budmlx.params import MAX_BIASES as MAX_BIASES
+from budmlx.params import RANGES as RANGES
+from budmlx.params import CachePolicy as CachePolicy
+from budmlx.params import SamplingParams as SamplingParams
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -50,90 +54,6 @@ class Message:
         return "".join(part.text for part in self.content)
 
 
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "top_k": (0, 2**31 - 1),
-    "min_p": (0, 1),
-    "typical_p": (0, 1),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "repetition_penalty": (0.01, 100),
-    "repetition_window": (0, 2**31 - 1),
-    "seed": (-(2**63), 2**63 - 1),
-    "max_tokens": (1, 2**63 - 1),
-    "min_tokens": (-1, 2**63 - 1),
-    "logprobs": (0, 20),
-}
-"""Inclusive bounds of the numeric sampling parameters."""
-
-MAX_BIASES = 1024
-MAX_BIAS = 100.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How tokens are chosen and when generation ends.
-
-    temperature: 0 is greedy; 0 to 2. Filters look at the distribution before temperature.
-    top_p: nucleus mass; 1 keeps everything. top_k: most likely tokens kept; 0 keeps all.
-    min_p: drop tokens below this share of the most likely one; 0 keeps all.
-    typical_p: mass of the locally typical set; 1 keeps everything.
-    frequency_penalty, presence_penalty: taken off the logits of generated tokens, per
-    occurrence and once; -2 to 2. repetition_penalty: divides the positive and multiplies
-    the negative logits of prompt and generated tokens; 1 changes nothing.
-    repetition_window: how many last tokens that penalty looks at; 0 is all.
-    logit_bias: pairs of token id and value, -100 (ban) to 100.
-    seed: 64-bit; the same seed draws the same random numbers whatever shares the batch.
-    max_tokens: None means up to the context; larger values are clamped to the context.
-    min_tokens: neither end of sequence nor stops come before so many; -1: the context's end.
-    stop: strings that end the text; they are not part of it.
-    stop_token_ids: ids that end generation like the model's own end-of-sequence ids.
-    ignore_eos: the model's own end-of-sequence ids do not end generation.
-    logprobs: report the logprob of each token and of so many most likely ones; None: don't.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repetition_window: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raise InvalidRequestError, naming the parameter, when one is out of range."""
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InvalidRequestError(
-                    f"{name} must be between {low} and {high}, not {value}.", param=name
-                )
-        if not all(self.stop):
-            raise InvalidRequestError("A stop string must not be empty.", param="stop")
-        if len(self.logit_bias) > MAX_BIASES or not all(
-            -MAX_BIAS <= value <= MAX_BIAS for _, value in self.logit_bias
-        ):
-            raise InvalidRequestError(
-                f"logit_bias takes up to {MAX_BIASES} values between -100 and 100.",
-                param="logit_bias",
-            )
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise InvalidRequestError(
-                "min_tokens must not be larger than max_tokens.", param="min_tokens"
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One generation. Exactly one of `messages` and `prompt` is given.
@@ -141,13 +61,17 @@ class Request:
     prompt: raw text, or token ids, used as they are without a chat template.
     n: how many choices to generate; they share one prefill.
     chat_template_kwargs: extra variables for the template; only allow-listed names pass.
+    cache: what the response cache may do; None leaves it to the engine's setting.
+    namespace: whose request it is; kept replies are not shared between namespaces.
     """
 
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    cache: CachePolicy | None = None
+    namespace: str = ""
 
     @property
     def characters(self) -> int:
@@ -179,7 +103,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request."""
+    """Token counts of one request. cached_tokens: of the prompt, that nobody had to compute."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -241,11 +165,15 @@ class ChoiceFinished:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The terminal event of a request that went well. reasons: one for each choice."""
+    """The terminal event of a request that went well. reasons: one for each choice.
+
+    cached: the reply was kept from, or shared with, an equal request.
+    """
 
     reasons: tuple[FinishReason, ...]
     usage: Usage
     timing: Timing
+    cached: bool = False
 
     @property
     def reason(self) -> FinishReason:
@@ -268,13 +196,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole reply. `warnings` name parameters, or parts of them, without effect."""
+    """A whole reply. `warnings` name parameters, or parts of them, without effect.
+
+    cached: see `Finished`.
+    """
 
     choices: tuple[Choice, ...]
     usage: Usage
     timing: Timing
     model: str
     warnings: tuple[str, ...] = ()
+    cached: bool = False
 
     @property
     def text(self) -> str:

@@ -18,6 +18,7 @@ MAX_FUNCTION = 60
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
     {"errors"},
+    {"params"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol", "framing"},

@@ -24,5 +24,10 @@ def completion(model: str, warnings: Sequence[str], events: Sequence[Event]) -> 
         for of_choice, reason in zip(deltas, finished.reasons, strict=True)
     )
     return Completion(
-        tuple(choices), finished.usage, finished.timing, model=model, warnings=tuple(warnings)
+        tuple(choices),
+        finished.usage,
+        finished.timing,
+        model=model,
+        warnings=tuple(warnings),
+        cached=finished.cached,
     )

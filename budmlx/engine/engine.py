@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import track
 
 from budmlx.config import Config
 from budmlx.engine.completion import completion
-from budmlx.engine.generation import Generation
-from budmlx.engine.host import HostStatus, open_host
+from budmlx.engine.filters import transformed
+from budmlx.engine.host import HostStatus
 from budmlx.engine.hub import default_model_dir, resolve_model
-from budmlx.engine.logprobs import LogprobReader
-from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
+from budmlx.engine.job import Job
+from budmlx.engine.mailbox import ThreadMailbox
+from budmlx.engine.replies import model_identity
 from budmlx.engine.requests import (
     Messages,
     chat_request,
-    core_requests,
     prompt_ids,
     prompt_request,
     without_unknown_ids,
 )
-from budmlx.engine.text import TextStream
+from budmlx.engine.response_cache import Replies
+from budmlx.engine.runner import Runner
 from budmlx.engine.tokenizer import Tokenizer
-from budmlx.errors import BudmlxError, EngineClosedError
-from budmlx.protocol import CoreSettings, StepFrame
+from budmlx.engine.worker import adrive, drive
+from budmlx.errors import EngineClosedError
+from budmlx.plugins.manager import Plugins
+from budmlx.protocol import CoreSettings
 from budmlx.types import (
     Completion,
     Event,
     ModelInfo,
     Request,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from budmlx.engine.generation import Generation
 
 # What the model is called that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
@@ -55,11 +61,12 @@ class Engine:
     ('length', 8)
     """
 
-    def __init__(self, path: Path, name: str, config: Config):
+    def __init__(self, path: Path, name: str, config: Config, plugins: Plugins | None = None):
         """Load the directory `path` as `name`; `Engine.load` finds directories."""
+        self.plugins = plugins or Plugins.load(config)
         self._tokenizer = Tokenizer.load(path)
-        self._generations: dict[int, Generation] = {}
-        self._ids = itertools.count(1)
+        self._transforms = self.plugins.added("add_message_transforms")
+        self._filters = self.plugins.added("add_output_filters")
         self._closed = False
         settings = CoreSettings(
             model_path=str(path),
@@ -68,32 +75,45 @@ class Engine:
             max_rows=config.max_rows,
             prefill_chunk=config.prefill_chunk,
         )
-        self._host = open_host(settings, self._receive, config)
-        self.info: ModelInfo = self._host.info
+        store = None if config.cache == "off" else self.plugins.response_cache(config)
+        self._runner = Runner(settings, config, self._tokenizer, self._filters)
+        self.info: ModelInfo = self._runner.info
+        salt = f"{self.info.fingerprint} {model_identity(path)} {self.plugins.digest}"
+        self._replies = Replies(store, config, salt)
 
     @classmethod
-    def load(cls, model: str | Path | None = None, **settings: Any) -> Engine:
+    def load(
+        cls, model: str | Path | None = None, *, plugins: Sequence[object] = (), **settings: Any
+    ) -> Engine:
         """Load a directory, a hub repository (`org/name`) or, with None, the demo model.
 
+        plugins: names as in the setting `plugin`, or live objects, which need the thread
+        host; they go before all others.
         settings: fields of `budmlx.config.Config`, such as `revision`, `memory_limit`,
         `max_rows`, or `engine_host="process"` to run the model in a child process.
 
         Raises:
             ModelLoadError: the model is missing or cannot be used.
-            ConfigError: a setting is unknown or out of range.
+            ConfigError: a setting is unknown or out of range, or a plugin cannot be loaded.
         """
         name = None if model is None else str(model)
+        names = tuple(plugin for plugin in plugins if isinstance(plugin, str))
+        if names:
+            settings["plugin"] = (*names, *settings.get("plugin", ()))
         config = Config.of(**{"engine_host": "thread", **settings, "model": name})
-        return cls.from_config(config)
+        objects = [plugin for plugin in plugins if not isinstance(plugin, str)]
+        return cls.from_config(config, objects)
 
     @classmethod
-    def from_config(cls, config: Config) -> Engine:
-        """Load the model that `config` names."""
+    def from_config(cls, config: Config, plugins: Sequence[object] = ()) -> Engine:
+        """Load the model that `config` names. plugins: live objects; see `load`."""
+        loaded = Plugins.load(config, plugins)
         if config.model is None:
-            return cls(default_model_dir(), DEMO_NAME, config)
+            return cls(default_model_dir(), DEMO_NAME, config, loaded)
         path = resolve_model(config.model, config.revision)
         is_directory = Path(config.model).exists()
-        return cls(path, path.resolve().name if is_directory else config.model, config)
+        name = path.resolve().name if is_directory else config.model
+        return cls(path, name, config, loaded)
 
     def __enter__(self) -> Self:
         return self
@@ -108,12 +128,14 @@ class Engine:
 
     def close(self) -> None:
         """End the core. Requests that still run raise EngineUnavailableError. Idempotent."""
-        self._closed = True
-        self._host.close()
+        if not self._closed:
+            self._closed = True
+            self._runner.host.close()
+            self._replies.close()
 
     def status(self) -> HostStatus:
         """Whether requests make progress now."""
-        return self._host.status()
+        return self._runner.host.status()
 
     # The Python API
 
@@ -122,7 +144,7 @@ class Engine:
 
         messages: a string (one user message), or messages as dicts in the
         chat-completions shape or as `Message`. sampling: fields of `SamplingParams`,
-        and `chat_template_kwargs`.
+        `n`, `cache` (see `CachePolicy.of`) and `chat_template_kwargs`.
 
         Raises:
             InvalidRequestError: a message or parameter is wrong; `param` names it.
@@ -172,29 +194,32 @@ class Engine:
         """
         requests = [chat_request(messages, sampling) for messages in conversations]
         mailbox = ThreadMailbox()
-        events: dict[Generation, list[Event]] = {}
-        try:
-            for each in requests:
-                events[self._submit(each, self._prompt(each), mailbox)] = []
-            console = Console(stderr=True)
-            bar = track(requests, "Generating", console=console, disable=not progress)
-            for _ in bar:
-                self._finish_one(mailbox, events)
-        finally:
-            for generation in events:
-                self._release(generation)
+        waiting: dict[Generation, int] = {}
+        events: list[list[Event]] = [[] for _ in requests]
+        with ExitStack() as stack:
+            jobs = []
+            for number, request in enumerate(requests):
+                # One thread consumes them all, so none may wait for another.
+                job = stack.enter_context(self._job(*self._prepared(request), share=False))
+                jobs.append(job)
+                if (reply := drive(job.ticket.lookup())) is not None:
+                    events[number] = list(job.replayed(reply))
+                    continue
+                generation = self._runner.submit(job.request, job.ids, mailbox)
+                stack.callback(self._runner.release, generation)
+                waiting[generation] = number
+            bar = Console(stderr=True)
+            for _ in track(list(waiting), "Generating", console=bar, disable=not progress):
+                over = False
+                while not over:
+                    generation, updates = mailbox.get()
+                    number = waiting[generation]
+                    new = self._runner.advance(generation, updates)
+                    events[number].extend(map(jobs[number].note, new))
+                    over = generation.over
         return [
-            self._completion(request, done)
-            for request, done in zip(requests, events.values(), strict=True)
+            self._completion(request, done) for request, done in zip(requests, events, strict=True)
         ]
-
-    def _finish_one(self, mailbox: ThreadMailbox, events: dict[Generation, list[Event]]) -> None:
-        """Wait until one more of the generations is over."""
-        while True:
-            generation, updates = mailbox.get()
-            events[generation].extend(self._advance(generation, updates))
-            if generation.over:
-                return
 
     # Requests
 
@@ -206,87 +231,55 @@ class Engine:
             OverloadedError, EngineUnavailableError, RequestFailedError: as terminal event.
             EngineClosedError: the engine was closed before.
         """
-        mailbox = ThreadMailbox()
-        generation = self._submit(request, self._prompt(request), mailbox)
-        try:
-            while not generation.over:
-                yield from self._advance(*mailbox.get())
-        finally:
-            self._release(generation)
+        with self._job(*self._prepared(request)) as job:
+            if (reply := drive(job.ticket.lookup())) is not None:
+                yield from job.replayed(reply)
+                return
+            running = cast(
+                "Generator[Event, None, None]", self._runner.events(job.request, job.ids)
+            )
+            with closing(running):
+                yield from map(job.note, running)
 
     async def aevents(self, request: Request) -> AsyncIterator[Event]:
         """`events` for asyncio; long prompts are tokenized off the event loop."""
-        mailbox = LoopMailbox()
-        # Only the tokenizing may run elsewhere: a caller that is cancelled meanwhile must not
-        # leave a row behind.
-        inline = request.characters <= INLINE_CHARACTERS
-        ids = self._prompt(request) if inline else await asyncio.to_thread(self._prompt, request)
-        generation = self._submit(request, ids, mailbox)
-        try:
-            while not generation.over:
-                for event in self._advance(*await mailbox.get()):
+        if request.characters <= INLINE_CHARACTERS:
+            prepared = self._prepared(request)
+        else:
+            prepared = await asyncio.to_thread(self._prepared, request)
+        with self._job(*prepared) as job:
+            if (reply := await adrive(job.ticket.lookup())) is not None:
+                for event in job.replayed(reply):
                     yield event
-        finally:
-            self._release(generation)
+                return
+            running = cast(
+                "AsyncGenerator[Event, None]", self._runner.aevents(job.request, job.ids)
+            )
+            async with aclosing(running):
+                async for event in running:
+                    yield job.note(event)
 
     def warnings(self, request: Request) -> list[str]:
         """What of a request has no effect on this model."""
         unused = self._tokenizer.template().unused_kwargs(request.chat_template_kwargs)
-        return [
-            *without_unknown_ids(request.sampling, self.info.vocab_size)[1],
-            *(f"{name} has no effect: the chat template does not use it." for name in unused),
-        ]
+        warnings = without_unknown_ids(request.sampling, self.info.vocab_size)[1]
+        warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
+        if self._filters and request.sampling.logprobs is not None:
+            warnings.append("logprobs are left out, since an output filter may change the text.")
+        if request.cache is not None and request.cache.write and not self._replies.enabled:
+            warnings.append("cache has no effect: there is no response cache.")
+        return warnings
 
-    def _prompt(self, request: Request) -> list[int]:
+    def _prepared(self, request: Request) -> tuple[Request, list[int]]:
+        """The request as it runs, and the ids of its prompt."""
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
-        return prompt_ids(request, self._tokenizer, self.info)
+        request = transformed(request, self._transforms)
+        return request, prompt_ids(request, self._tokenizer, self.info)
 
-    def _submit(self, request: Request, ids: list[int], mailbox: Mailbox) -> Generation:
-        sampling, _ = without_unknown_ids(request.sampling, self.info.vocab_size)
-        request = replace(request, sampling=sampling)
-        row_ids = [next(self._ids) for _ in range(request.n)]
-        eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
-        rows = core_requests(row_ids, ids, request, sorted(eos_ids))
-        texts = {row.id: TextStream(self._tokenizer, sampling.stop, row.min_tokens) for row in rows}
-        wanted = sampling.logprobs is not None
-        readers = [LogprobReader(self._tokenizer) if wanted else None for _ in rows]
-        generation = Generation(len(ids), texts, readers, mailbox)
-        self._generations.update(dict.fromkeys(row_ids, generation))
-        try:
-            for row in rows:
-                self._host.submit(row)
-        except BudmlxError:
-            self._release(generation)
-            raise
-        return generation
-
-    def _advance(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
-        """Events of these updates; rows whose text has ended leave the core at once."""
-        yield from generation.events(updates)
-        for row_id in generation.ended():
-            self._drop(generation, row_id)
-
-    def _release(self, generation: Generation) -> None:
-        for row_id in sorted(generation.running):
-            self._drop(generation, row_id)
-        for row_id in generation.row_ids:
-            self._generations.pop(row_id, None)
-
-    def _drop(self, generation: Generation, row_id: int) -> None:
-        generation.running.discard(row_id)
-        self._host.cancel(row_id)
-
-    def _receive(self, frame: StepFrame) -> None:
-        """Hand a frame to its generations. Runs on the host's thread."""
-        now = time.monotonic()
-        for row_id in frame.started:
-            if generation := self._generations.get(row_id):
-                generation.stamp_start(now)
-        updates: list[Update] = [*frame.tokens, *frame.failed]
-        for update in updates:
-            if generation := self._generations.get(update.id):
-                generation.deliver((update,), now)
+    def _job(self, request: Request, ids: list[int], *, share: bool = True) -> Job:
+        ticket = self._replies.ticket(request, ids, share=share)
+        return Job(request, ids, ticket, self.plugins, self.info.name)
 
     def _complete(self, request: Request) -> Completion:
         return self._completion(request, list(self.events(request)))

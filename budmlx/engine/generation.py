@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from budmlx.engine.filters import FilterChain
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import Mailbox, Update
 from budmlx.engine.text import TextStream
@@ -34,14 +36,24 @@ ERRORS: dict[str, type[BudmlxError]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """What makes the text of one row. reader: if logprobs are wanted."""
+
+    text: TextStream
+    reader: LogprobReader | None = None
+    filters: FilterChain | None = None
+
+
 class _Choice:
     """The text of one row, and the logprobs of the tokens that it is made of."""
 
-    def __init__(self, number: int, text: TextStream, reader: LogprobReader | None):
+    def __init__(self, number: int, row: RowText):
         self.number = number
         self.reason: FinishReason | None = None
-        self._text = text
-        self._reader = reader
+        self._text = row.text
+        self._reader = row.reader
+        self._filters = row.filters
         self._shown = 0
 
     def take(self, updates: Sequence[Token]) -> Iterator[Event]:
@@ -59,6 +71,10 @@ class _Choice:
             if self.reason is not None:
                 break
         text = "".join(shown)
+        if self._filters is not None:
+            text = self._filters.push(text, last=self.reason is not None)
+            if self._filters.ended:
+                self.reason = "content_filter"
         self._shown += len(text)
         logprobs: tuple[TokenLogprob, ...] = ()
         if self._reader is not None:
@@ -80,17 +96,13 @@ class Generation:
     def __init__(
         self,
         prompt_tokens: int,
-        rows: Mapping[int, TextStream],
-        readers: Sequence[LogprobReader | None],
+        rows: Mapping[int, RowText],
         mailbox: Mailbox,
     ):
         self.over = False
         self.running = set(rows)
         self._choices = {
-            row_id: _Choice(number, text, reader)
-            for number, ((row_id, text), reader) in enumerate(
-                zip(rows.items(), readers, strict=True)
-            )
+            row_id: _Choice(number, row) for number, (row_id, row) in enumerate(rows.items())
         }
         self._mailbox = mailbox
         self._prompt_tokens = prompt_tokens

@@ -14,13 +14,13 @@ from budmlx.engine.prompt import parse_messages, render
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.protocol import GenerateRequest
-from budmlx.types import MAX_BIAS, Message, ModelInfo, Request, SamplingParams
+from budmlx.types import MAX_BIAS, CachePolicy, Message, ModelInfo, Request, SamplingParams
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
-REQUEST_OPTIONS = frozenset({"n", "chat_template_kwargs"})
+REQUEST_OPTIONS = frozenset({"n", "chat_template_kwargs", "cache"})
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
 
@@ -41,6 +41,8 @@ def prompt_request(prompt: str | Sequence[int], options: Mapping[str, Any]) -> R
 def _request(options: Mapping[str, Any], **source: Any) -> Request:
     given = {name: value for name, value in options.items() if value is not None}
     extras = {name: given.pop(name) for name in REQUEST_OPTIONS & given.keys()}
+    if "cache" in extras:
+        extras["cache"] = CachePolicy.of(extras["cache"])
     for name in given:
         if name not in SAMPLING_FIELDS:
             known = ", ".join(sorted(SAMPLING_FIELDS | REQUEST_OPTIONS))

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from budmlx.config import Config
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
-from budmlx.server.state import REQUEST_ID
+from budmlx.server.state import NAMESPACE, REQUEST_ID
 
 OPEN_ROUTES = frozenset({"/health", "/ready"})
 """Routes that answer without a key."""
@@ -128,6 +128,7 @@ def _check_key(request: web.Request, digests: list[bytes]) -> None:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    request[NAMESPACE] = digest.hex()
 
 
 def _digest(key: str) -> bytes:

@@ -12,3 +12,5 @@ CONFIG = web.AppKey("config", Config)
 MODELS = web.AppKey("models", ModelSet)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
+NAMESPACE = web.RequestKey("namespace", str)
+"""Digest of the API key that a request came with; absent where no keys are set."""

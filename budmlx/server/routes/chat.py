@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from budmlx.engine.engine import Engine
 from budmlx.server.admission import InFlight
 from budmlx.server.jsonbody import parse_json, read_body
 from budmlx.server.sse import EventStream
-from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
+from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
 from budmlx.server.wire.chat import ChatRequest
 from budmlx.server.wire.reply import Reply
 from budmlx.types import Event, Request
@@ -35,7 +36,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     chat = await asyncio.to_thread(_parse, raw) if len(raw) > OFF_LOOP_BYTES else _parse(raw)
     streaming = _wants_stream(request, chat)
     warnings = chat.review(streaming=streaming, strict=config.strict)
-    engine, asked = request.app[MODELS].resolve(chat.model), chat.to_request()
+    engine = request.app[MODELS].resolve(chat.model)
+    asked = replace(chat.to_request(), namespace=request.get(NAMESPACE, ""))
     warnings += engine.warnings(asked)
     reply = Reply(chat, engine.info.fingerprint, warnings)
     running = _events(request.app[IN_FLIGHT], engine, asked)

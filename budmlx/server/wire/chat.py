@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PlainValidator, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
@@ -16,6 +16,7 @@ from budmlx.types import (
     MAX_BIAS,
     MAX_BIASES,
     RANGES,
+    CachePolicy,
     Request,
     SamplingParams,
 )
@@ -37,6 +38,17 @@ def _within(name: str) -> Any:
     """The range of a sampling parameter."""
     low, high = RANGES[name]
     return Field(ge=low, le=high)
+
+
+def _cache(value: Any) -> CachePolicy:
+    try:
+        return CachePolicy.of(value)
+    except InvalidRequestError:
+        expected = 'Input should be true, false, "bypass" or {"ttl": seconds}'
+        raise PydanticCustomError("cache", expected) from None
+
+
+CacheOption = Annotated[CachePolicy, PlainValidator(_cache)]
 
 
 class StreamOptions(WireModel):
@@ -77,6 +89,7 @@ class ChatRequest(WireModel):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     service_tier: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    cache: CacheOption | None = None
 
     @field_validator("logit_bias")
     @classmethod
@@ -171,6 +184,7 @@ class ChatRequest(WireModel):
             ),
             n=self.n,
             chat_template_kwargs=self.template_kwargs,
+            cache=self.cache,
         )
 
 

@@ -39,7 +39,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 SILENT = frozenset({"parallel_tool_calls", "safety_identifier", "verbosity"})
 """Parameters that promise nothing, or nothing here, and are accepted as they are."""
 
-WITHOUT_EFFECT = frozenset({"user", "store", "metadata", "cache", "prediction", "prompt_cache_key"})
+WITHOUT_EFFECT = frozenset({"user", "store", "metadata", "prediction", "prompt_cache_key"})
 """Known parameters that change no answer; a warning says that they did nothing."""
 
 

@@ -102,6 +102,7 @@ class Chunk(Struct, frozen=True):
     time_info: TimeInfo | UnsetType = UNSET
     service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
+    cached: bool | UnsetType = UNSET
 
 
 class ReplyMessage(Struct, frozen=True):
@@ -133,6 +134,7 @@ class ChatCompletion(Struct, frozen=True):
     time_info: TimeInfo
     service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
+    cached: bool | UnsetType = UNSET
 
 
 class Reply:
@@ -152,6 +154,7 @@ class Reply:
         self._fingerprint = fingerprint
         self._warnings = warnings or UNSET
         self._include_usage = chat.include_usage
+        self._asks_cache = chat.cache is not None
         self._ended: ChoiceFinished | None = None
 
     def whole(self, done: Completion) -> bytes:
@@ -175,6 +178,7 @@ class Reply:
             time_info=_time_info(done.timing),
             service_tier=self._service_tier,
             warnings=self._warnings,
+            cached=self._cached(done.cached),
         )
         return msgspec.json.encode(reply)
 
@@ -203,10 +207,13 @@ class Reply:
     def _last_chunks(self, event: Finished) -> list[bytes]:
         assert self._ended is not None
         last, usage, times = _end(self._ended), _usage(event.usage), _time_info(event.timing)
+        cached, warnings = self._cached(event.cached), self._warnings
         if not self._include_usage:
-            return [self._chunk(last, usage=usage, time_info=times, warnings=self._warnings)]
+            return [
+                self._chunk(last, usage=usage, time_info=times, warnings=warnings, cached=cached)
+            ]
         return [
-            self._chunk(last, warnings=self._warnings),
+            self._chunk(last, warnings=warnings, cached=cached),
             self._chunk(usage=usage, time_info=times),
         ]
 
@@ -216,6 +223,7 @@ class Reply:
         usage: WireUsage | UnsetType = UNSET,
         time_info: TimeInfo | UnsetType = UNSET,
         warnings: Sequence[str] | UnsetType = UNSET,
+        cached: bool | UnsetType = UNSET,
     ) -> bytes:
         no_usage = None if self._include_usage else UNSET
         chunk = Chunk(
@@ -229,8 +237,13 @@ class Reply:
             time_info=time_info,
             service_tier=self._service_tier,
             warnings=warnings,
+            cached=cached,
         )
         return msgspec.json.encode(chunk)
+
+    def _cached(self, cached: bool) -> bool | UnsetType:
+        """Whether the reply was kept, for those who asked and where it was."""
+        return cached if cached or self._asks_cache else UNSET
 
     def _wire_logprobs(self, entries: Sequence[TokenLogprob]) -> WireLogprobs | None:
         if not self._logprobs:

@@ -1,0 +1,125 @@
+"""Requests on their way through a host: prompt ids in, events out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+
+from budmlx.config import Config
+from budmlx.engine.filters import FilterChain
+from budmlx.engine.generation import Generation, RowText
+from budmlx.engine.host import open_host
+from budmlx.engine.logprobs import LogprobReader
+from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
+from budmlx.engine.requests import core_requests, without_unknown_ids
+from budmlx.engine.text import TextStream
+from budmlx.engine.tokenizer import Tokenizer
+from budmlx.errors import BudmlxError
+from budmlx.plugins.manager import Owned
+from budmlx.plugins.specs import OutputFilterFactory
+from budmlx.protocol import CoreSettings, StepFrame
+from budmlx.types import Event, Request
+
+
+class Runner:
+    """Submits rows to a host and hands what comes back to whoever asked. Thread-safe."""
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        config: Config,
+        tokenizer: Tokenizer,
+        filters: Sequence[Owned[OutputFilterFactory]],
+    ):
+        """Open the host that the configuration names. Raises ModelLoadError."""
+        self._tokenizer = tokenizer
+        self._filters = filters
+        self._generations: dict[int, Generation] = {}
+        self._ids = itertools.count(1)
+        self.host = open_host(settings, self._receive, config)
+        self.info = self.host.info
+
+    def events(self, request: Request, ids: list[int]) -> Iterator[Event]:
+        """Run a request whose prompt has these ids; closing the iterator cancels it."""
+        mailbox = ThreadMailbox()
+        generation = self.submit(request, ids, mailbox)
+        try:
+            while not generation.over:
+                yield from self.advance(*mailbox.get())
+        finally:
+            self.release(generation)
+
+    async def aevents(self, request: Request, ids: list[int]) -> AsyncIterator[Event]:
+        """`events` for asyncio."""
+        mailbox = LoopMailbox()
+        generation = self.submit(request, ids, mailbox)
+        try:
+            while not generation.over:
+                for event in self.advance(*await mailbox.get()):
+                    yield event
+        finally:
+            self.release(generation)
+
+    def submit(self, request: Request, ids: list[int], mailbox: Mailbox) -> Generation:
+        """Queue the rows of a request. What comes of them arrives in the mailbox.
+
+        Raises:
+            PluginError: an output filter cannot be made.
+            EngineUnavailableError, EngineClosedError: the host takes nothing.
+        """
+        sampling, _ = without_unknown_ids(request.sampling, self.info.vocab_size)
+        if self._filters:
+            # The tokens would tell what a filter hides.
+            sampling = replace(sampling, logprobs=None)
+        request = replace(request, sampling=sampling)
+        row_ids = [next(self._ids) for _ in range(request.n)]
+        eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
+        rows = core_requests(row_ids, ids, request, sorted(eos_ids))
+        texts = {row.id: self._row_text(request, row.min_tokens) for row in rows}
+        generation = Generation(len(ids), texts, mailbox)
+        self._generations.update(dict.fromkeys(row_ids, generation))
+        try:
+            for row in rows:
+                self.host.submit(row)
+        except BudmlxError:
+            self.release(generation)
+            raise
+        return generation
+
+    def _row_text(self, request: Request, min_tokens: int) -> RowText:
+        sampling = request.sampling
+        return RowText(
+            TextStream(self._tokenizer, sampling.stop, min_tokens),
+            LogprobReader(self._tokenizer) if sampling.logprobs is not None else None,
+            FilterChain(self._filters) if self._filters else None,
+        )
+
+    def advance(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
+        """Events of these updates; rows whose text has ended leave the core at once."""
+        yield from generation.events(updates)
+        for row_id in generation.ended():
+            self._drop(generation, row_id)
+
+    def release(self, generation: Generation) -> None:
+        """Forget a request; rows that still run leave the core. Idempotent."""
+        for row_id in sorted(generation.running):
+            self._drop(generation, row_id)
+        for row_id in generation.row_ids:
+            self._generations.pop(row_id, None)
+
+    def _drop(self, generation: Generation, row_id: int) -> None:
+        generation.running.discard(row_id)
+        self.host.cancel(row_id)
+
+    def _receive(self, frame: StepFrame) -> None:
+        """Hand a frame to its generations. Runs on the host's thread."""
+        now = time.monotonic()
+        for row_id in frame.started:
+            if generation := self._generations.get(row_id):
+                generation.stamp_start(now)
+        updates: list[Update] = [*frame.tokens, *frame.failed]
+        for update in updates:
+            if generation := self._generations.get(update.id):
+                generation.deliver((update,), now)
