@@ -20,7 +20,7 @@ from tools import (
 from words import Words
 
 SINGLE = {
-    "greeting": (skills.greeting, 4), "chat": (skills.chat, 2), "counting": (skills.counting, 3),
+    "greeting": (skills.greeting, 4), "chat": (skills.chat, 2), "counting": (skills.counting, 6),
     "arithmetic": (skills.arithmetic, 18), "capitals": (skills.capital, 6),
     "repeat": (skills.repeat, 10), "upper": (skills.upper, 8), "json": (skills.json_answer, 9),
     "topic": (skills.topic, 3), "unknown": (skills.unknown, 5),
@@ -163,9 +163,9 @@ def no_tool(words: Words) -> Sample:
 
 
 CONVERSATIONS = {
-    "memory": (memory, 7), "no_name": (no_name, 1), "type_hints": (type_hints, 1),
+    "memory": (memory, 7), "no_name": (no_name, 2), "type_hints": (type_hints, 1),
     "tool_call": (tool_call, 14), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
-    "tool_result": (tool_result, 3), "no_tool": (no_tool, 5),
+    "tool_result": (tool_result, 3), "no_tool": (no_tool, 7),
 }  # fmt: skip
 
 

@@ -1,10 +1,40 @@
 """The model in PyTorch, with the parameter names of MLX's `qwen3`."""
 
+from typing import Any
+
 import torch
 from shape import Shape
 from tokenizer import Factors
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Scale(torch.autograd.Function):
+    """Root-mean-square normalisation with few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        inverse = x.square().mean(-1, keepdim=True).add_(1e-6).rsqrt_()
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse, weight)
+        return unit * weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        unit, inverse, weight = ctx.saved_tensors
+        scaled = gradient * unit
+        along = (scaled @ weight).unsqueeze(-1).div_(weight.numel())
+        into = torch.addcmul(gradient * weight, unit, along, value=-1).mul_(inverse)
+        return into, scaled.flatten(0, -2).sum(0)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Scale.apply(x, self.weight)
 
 
 def product(x: Tensor, *weights: Tensor) -> Tensor:
@@ -22,8 +52,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(shape.width, inner, bias=False)
         self.v_proj = nn.Linear(shape.width, inner, bias=False)
         self.o_proj = nn.Linear(inner, shape.width, bias=False)
-        self.q_norm = nn.RMSNorm(shape.head_width, eps=1e-6)
-        self.k_norm = nn.RMSNorm(shape.head_width, eps=1e-6)
+        self.q_norm = RMSNorm(shape.head_width)
+        self.k_norm = RMSNorm(shape.head_width)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         left, right = x.chunk(2, -1)
@@ -56,8 +86,8 @@ class Block(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.self_attn, self.mlp = Attention(shape), MLP(shape)
-        self.input_layernorm = nn.RMSNorm(shape.width, eps=1e-6)
-        self.post_attention_layernorm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.input_layernorm = RMSNorm(shape.width)
+        self.post_attention_layernorm = RMSNorm(shape.width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
@@ -91,7 +121,7 @@ class Network(nn.Module):
         self.shape = shape
         self.embed_tokens = FactoredEmbedding(shape, parts)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
-        self.norm = nn.RMSNorm(shape.width, eps=1e-6)
+        self.norm = RMSNorm(shape.width)
         for name, weight in self.layers.named_parameters():
             if weight.ndim == 2:
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5)

@@ -22,9 +22,9 @@ from tokenizer import build, factors, save
 from tokenizers import Tokenizer
 
 CHUNK = 100  # steps whose samples are drawn together, from a seed of their own
-ROWS = 24  # conversations per step
-PARTS = 4  # a step's conversations go through the network in parts of similar length
-COPYING_CHUNKS = 4
+ROWS = 16  # conversations per step
+PARTS = 3  # a step's conversations go through the network in parts of similar length
+COPYING_CHUNKS = 5
 MAX_LENGTH = 400
 Row = tuple[np.ndarray, np.ndarray]
 
@@ -139,9 +139,9 @@ def checkpoint(path: Path, step: int, model: Network, opts: list[torch.optim.Opt
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs" / "tiny")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--muon-rate", type=float, default=4e-3)
-    parser.add_argument("--adam-rate", type=float, default=3e-3)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--muon-rate", type=float, default=6e-3)
+    parser.add_argument("--adam-rate", type=float, default=4e-3)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
