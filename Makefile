@@ -9,7 +9,7 @@ FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 pytho
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
 	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
 
-.PHONY: run test check format-check lint types fmt bench soak limits clean
+.PHONY: run test test-plugins check format-check lint types fmt bench soak limits clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -17,7 +17,10 @@ run: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-check: format-check lint types test
+check: format-check lint types test test-plugins
+
+test-plugins: $(VENV)/installed-dev
+	plugins/test.sh $(CURDIR)/$(BIN)/python
 
 format-check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -7,10 +7,11 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from budmlx.config import Config
 from budmlx.errors import ConfigError
@@ -56,7 +57,7 @@ def candidates(config: Config, objects: Sequence[object] = ()) -> list[Candidate
         if config.plugin_autoload or entry.name in config.plugin
     ]
     found += [
-        Candidate(name, "built-in", _importer(target), name in config.plugin)
+        Candidate(name, "built-in", partial(import_target, target), name in config.plugin)
         for name, target in BUILTINS.items()
     ]
     for name in set(config.block_plugin) - {candidate.name for candidate in found}:
@@ -70,7 +71,7 @@ def _object(number: int, item: object) -> Candidate:
 
 
 def _named(name: str) -> Candidate:
-    return Candidate(name, "named", _importer(name), required=True)
+    return Candidate(name, "named", partial(import_target, name), required=True)
 
 
 def _installed(entry: EntryPoint, *, required: bool) -> Candidate:
@@ -78,13 +79,11 @@ def _installed(entry: EntryPoint, *, required: bool) -> Candidate:
     return Candidate(entry.name, "installed", entry.load, required, version)
 
 
-def _importer(target: str) -> Callable[[], object]:
-    def load() -> object:
-        module_name, _, attribute = target.partition(":")
-        module = importlib.import_module(module_name)
-        return getattr(module, attribute) if attribute else module
-
-    return load
+def import_target(target: str) -> Any:
+    """What `package.module` or `package.module:object` names."""
+    module_name, _, attribute = target.partition(":")
+    module = importlib.import_module(module_name)
+    return getattr(module, attribute) if attribute else module
 
 
 def version_of(plugin: object) -> str:
