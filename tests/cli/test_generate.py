@@ -13,6 +13,7 @@ from budmlx.cli.app import app
 from budmlx.cli.generate import split
 from budmlx.engine.engine import Engine
 from budmlx.errors import InvalidRequestError
+from tests.hub_server import Hub
 from tests.models import tiny_model_dir
 
 OPTIONS = ["--max-tokens", "12", "--temperature", "0.9", "--seed", "5"]
@@ -48,6 +49,21 @@ def test_process_ends_well_and_keeps_stdout_clean(model: str) -> None:
     assert done.returncode == 0, done.stderr
     assert b"Loaded in" in done.stderr
     assert b"Load" not in done.stdout
+
+
+def test_a_hub_repository_is_downloaded_and_answers(model: str, tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in Path(model).iterdir()}
+    with Hub({"org/tiny": {"main": files}}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "budmlx", "generate", "org/tiny", "Hi", *OPTIONS],
+            env=hub.environment(tmp_path),
+            capture_output=True,
+            timeout=110,
+        )
+    local = CliRunner().invoke(app, ["generate", model, "Hi", *OPTIONS])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == local.stdout_bytes
+    assert f"Fetching {len(files)} files: 100%" in done.stderr.decode()
 
 
 def test_a_prompt_without_quotes_gets_a_hint() -> None:
