@@ -46,7 +46,7 @@ def main() -> int:
         model=model,
         environment=environment,
         logs=output,
-        bodies=Bodies(model),
+        bodies=Bodies(model, run=output.name),
         say=lambda text: print(text, flush=True),
     )
     known = scenarios(int(config.get("max_position_embeddings", 4096)))
@@ -58,6 +58,8 @@ def main() -> int:
     if chosen:
         run_servers(setting, present, chosen, options.repeats, run)
 
+    if options.note:
+        facts["note"] = options.note
     facts["rounds"] = str(options.repeats)
     facts["duration"] = f"{(time.monotonic() - begin) / 60:.1f} minutes"
     keep(run, facts, output, options.write_results)
@@ -74,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="rounds; default 3, or 1 with --quick")
     parser.add_argument("--output", type=Path, help="directory for record, plot and logs")
     parser.add_argument("--write-results", action="store_true", help="update bench/RESULTS.md")
+    parser.add_argument("--note", help="what a reader must know of this run")
     options = parser.parse_args()
     options.repeats = options.repeats or (1 if options.quick else 3)
     return options

@@ -87,6 +87,7 @@ def scenarios(context: int) -> list[Scenario]:
         Join(name="late-joiner", probes=6, alone=6, probe_tokens=8, prompt_tokens=40),
         Join(
             name="long-prefill",
+            stream_tokens=min(2000, context - 200),
             probes=1,
             alone=0,
             probe_tokens=40,
@@ -99,9 +100,13 @@ QUICK = ("greedy-1", "greedy-16", "sampled-16", "seeded-16", "late-joiner")
 
 
 class Bodies:
-    """Makes the requests of a scenario: the same for every server, other ones each round."""
+    """Makes the requests of a scenario: the same for every server, other ones each round.
 
-    def __init__(self, model: Path):
+    run: other ones for each value, so that no cache on disk knows them.
+    """
+
+    def __init__(self, model: Path, run: str = ""):
+        self._run = run
         self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
         sample = " ".join(WORDS * 4)
         self._tokens_per_word = self.count(sample) / (4 * len(WORDS))
@@ -112,7 +117,7 @@ class Bodies:
 
     def closed_loop(self, scenario: ClosedLoop, model: str, repeat: int) -> list[dict[str, Any]]:
         """All requests of a closed loop, in order."""
-        chance = random.Random(f"{scenario.name} {repeat}")
+        chance = random.Random(f"{self._run} {scenario.name} {repeat}")
         bodies = []
         for index in range(scenario.requests):
             options = dict(scenario.options)
@@ -124,7 +129,7 @@ class Bodies:
 
     def join(self, scenario: Join, model: str, repeat: int) -> dict[str, list[dict[str, Any]]]:
         """The requests of a join: those alone, the streams, and the probes beside them."""
-        chance = random.Random(f"{scenario.name} {repeat}")
+        chance = random.Random(f"{self._run} {scenario.name} {repeat}")
 
         def some(kind: str, count: int, prompt: int, length: int) -> list[dict[str, Any]]:
             return [
