@@ -7,7 +7,7 @@ produced, so that traffic does not grow with the batch.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -31,6 +31,18 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk: int = 512
 
 
+class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A sampler or logits processor that a row chose.
+
+    core: `package.module:factory`, resolved by the core alone. options: validated, as JSON.
+    """
+
+    plugin: str
+    name: str
+    core: str
+    options: dict[str, Any] = {}
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One row to run. Ids are already checked against the vocabulary.
 
@@ -44,6 +56,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     repetition_window: tokens that repetition_penalty looks back on; 0 means all.
     bias_ids, bias_values: ids and what is added to their logits; -inf bans an id.
     logprobs: how many alternatives to report with each token; None reports nothing.
+    sampler: draws instead of us. processors: change the logits before, in this order.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     """
 
@@ -67,6 +80,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     bias_ids: list[int] = []
     bias_values: list[float] = []
     logprobs: int | None = None
+    sampler: PluginCall | None = None
+    processors: list[PluginCall] = []
     fork: int = 0
 
 
@@ -113,7 +128,9 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
     message: str
 
 
-RowErrorCode = Literal["overloaded", "request_failed", "engine_unavailable", "non_finite_logits"]
+RowErrorCode = Literal[
+    "overloaded", "request_failed", "engine_unavailable", "non_finite_logits", "plugin_error"
+]
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -61,6 +61,8 @@ class Group:
 
     def absorb(self, other: Group) -> None:
         """Take over all rows of `other`; both must be between steps."""
+        self._resample()
+        other._resample()
         mine, theirs = self._as_batch(), other._as_batch()
         for entry, addition in zip(mine, theirs, strict=True):
             entry.extend(addition)
@@ -68,7 +70,6 @@ class Group:
         self.rows = [*self.rows, *other.rows]
         self._feed = mx.concatenate([self._feed, other._feed])
         self._in_flight += other._in_flight
-        self._sampling = None
 
     def _as_batch(self) -> list[Any]:
         if self._merged:
@@ -81,23 +82,30 @@ class Group:
         indices = [i for i, row in enumerate(self.rows) if row in wanted]
         if len(indices) == len(self.rows):
             return
+        self._resample()
         self.rows = [self.rows[i] for i in indices]
-        self._sampling = None
         if indices:
             selected = mx.array(indices)
             self._feed = self._feed[selected]
             for entry in self._caches:
                 entry.filter(selected)
 
-    def dispatch(self) -> None:
+    def _resample(self) -> None:
+        """The rows are about to change: their sampling is put together anew."""
+        if self._sampling is not None:
+            self._sampling.release()
+            self._sampling = None
+
+    def dispatch(self) -> Mapping[Row, str]:
         """Start the next step: forward pass and sampling, without waiting for either.
 
         Rows whose token in flight is their last take part only if others go on: dropping
         them first would mean to wait for that token.
+        Returns the rows whose plugin failed, and why; they must be dropped.
         """
         self._due, self._in_flight = self._in_flight, []
         if all(row.last_step for row in self.rows):
-            return
+            return {}
         if self._sampling is None:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         logits = self._model(self._feed[:, None], self._caches)[:, -1, :]
@@ -107,6 +115,7 @@ class Group:
         for row in self.rows:
             row.sampled += 1
         mx.async_eval(*drawn.arrays)
+        return drawn.faults
 
     def collect(self) -> Iterator[tuple[Row, Outcome]]:
         """Wait for what the step before the last `dispatch` drew."""

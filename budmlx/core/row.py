@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from budmlx.protocol import GenerateRequest
 
@@ -19,6 +19,7 @@ class Row:
     sampled: generated tokens, the one that is still being computed included.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
+    states: what samplers and processors of plugins keep for this row, by slot.
     """
 
     request: GenerateRequest
@@ -26,6 +27,7 @@ class Row:
     sampled: int
     solo_until: int | None = None
     started: bool = False
+    states: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: GenerateRequest) -> Row:
@@ -58,6 +60,7 @@ class Row:
     def reset(self) -> None:
         """Forget what is being computed, so that the row can be prefilled again."""
         self.sampled = self.produced
+        self.states.clear()
 
     def suspect(self) -> None:
         """Run alone for a while: a fault happened in this row's company."""

@@ -5,7 +5,8 @@ A feature that no row uses costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ import numpy as np
 
 from budmlx.core.adjust import adjustments
 from budmlx.core.filters import Filters
+from budmlx.core.plugged import Plugged, PluginFault, plugged
 from budmlx.core.row import Row
 
 _categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
@@ -37,6 +39,15 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
     return mixed
 
 
+@contextmanager
+def _blaming(each: Plugged, faults: dict[Row, str]) -> Iterator[None]:
+    """Note what a plugin does wrong against the rows that chose it."""
+    try:
+        yield
+    except PluginFault as fault:
+        faults.update(dict.fromkeys(each.rows, str(fault)))
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What was drawn for one row, on the host."""
@@ -52,12 +63,15 @@ class Drawn:
     """What was drawn for all rows, still being computed.
 
     tokens: uint32 [rows]. finite: bool [rows], False where no token can be drawn.
+    faults: rows whose plugin failed, and why. states: what plugins keep for the next step.
     logprobs: float32 [rows]; top_ids, top_logprobs: [rows, count]; None if nobody asked.
     """
 
     tokens: mx.array
     finite: mx.array
     counts: Sequence[int | None]
+    faults: Mapping[Row, str]
+    states: Sequence[mx.array]
     logprobs: mx.array | None = None
     top_ids: mx.array | None = None
     top_logprobs: mx.array | None = None
@@ -66,7 +80,7 @@ class Drawn:
     def arrays(self) -> list[mx.array]:
         """Everything that must be evaluated."""
         extra = (self.logprobs, self.top_ids, self.top_logprobs)
-        return [self.tokens, self.finite, *(x for x in extra if x is not None)]
+        return [self.tokens, self.finite, *self.states, *(x for x in extra if x is not None)]
 
     def read(self) -> list[Outcome]:
         """Wait for the results."""
@@ -105,24 +119,79 @@ class RowSampling:
         self._filters = Filters(requests)
         self._adjustments = adjustments(rows, vocab)
         self._counts = [r.logprobs for r in requests]
+        self._processors, self._samplers = plugged(rows)
+        self._prepared = False
+
+    def release(self) -> None:
+        """Give the rows back what plugins keep for them, before rows come or go."""
+        if self._prepared:
+            for each in (*self._processors, *self._samplers):
+                each.release()
 
     def sample(self, raw: mx.array, feed: mx.array) -> Drawn:
         """Draw a token for every row, without waiting.
 
         raw: logits [rows, vocab]. feed: the token ids [rows] that led to them.
         """
+        faults: dict[Row, str] = {}
         logits = raw
         for adjustment in self._adjustments:
             logits = adjustment.apply(logits, feed)
+        if self._processors or self._samplers:
+            self._prepare(faults)
+            logits = self._process(logits, feed, faults)
         tokens = mx.argmax(logits, axis=-1)
         finite = mx.isfinite(mx.max(logits, axis=-1))
-        if self._any_drawn:
+        if self._any_drawn or self._samplers:
             positions = np.array([row.sampled for row in self._rows], dtype=np.uint64)
             keys = random_keys(self._seeds, self._choices, positions)
-            allowed = self._filters.apply(logits.astype(mx.float32))
-            drawn = _categorical(allowed * self._inverse, keys)
-            tokens = drawn if self._all_drawn else mx.where(self._drawn, drawn, tokens)
-        return Drawn(tokens, finite, self._counts, *self._logprobs(raw, tokens))
+            allowed = self._filters.apply(logits.astype(mx.float32)) * self._inverse
+            if self._any_drawn:
+                drawn = _categorical(allowed, keys)
+                tokens = drawn if self._all_drawn else mx.where(self._drawn, drawn, tokens)
+            tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
+        extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
+        logprobs = self._logprobs(raw, tokens)
+        return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)
+
+    def _prepare(self, faults: dict[Row, str]) -> None:
+        if not self._prepared:
+            self._prepared = True
+            for each in (*self._processors, *self._samplers):
+                with _blaming(each, faults):
+                    each.prepare()
+
+    def _process(self, logits: mx.array, feed: mx.array, faults: dict[Row, str]) -> mx.array:
+        for each in self._processors:
+            if faults.keys() >= set(each.rows):
+                continue
+            with _blaming(each, faults):
+                changed = each.process(logits[each.indices], feed)
+                # A new name for the array: `raw` must stay what the model said.
+                logits = mx.array(logits)
+                logits[each.indices] = changed
+        return logits
+
+    def _plugged_samples(
+        self,
+        allowed: mx.array,
+        feed: mx.array,
+        keys: mx.array,
+        tokens: mx.array,
+        finite: mx.array,
+        faults: dict[Row, str],
+    ) -> tuple[mx.array, mx.array]:
+        for each in self._samplers:
+            if faults.keys() >= set(each.rows):
+                continue
+            with _blaming(each, faults):
+                ids = each.sample(allowed[each.indices], feed, keys[each.indices])
+                tokens, finite = mx.array(tokens), mx.array(finite)
+                # An id outside the vocabulary would crash the process at the next step.
+                inside = (ids >= 0) & (ids < allowed.shape[-1])
+                tokens[each.indices] = mx.where(inside, ids, 0).astype(tokens.dtype)
+                finite[each.indices] = finite[each.indices] & inside
+        return tokens, finite
 
     def _logprobs(self, raw: mx.array, tokens: mx.array) -> list[mx.array]:
         """Logprobs of the tokens and of the most likely ones, of the model's distribution."""

@@ -18,8 +18,9 @@ from budmlx.core.model import Model
 from budmlx.core.pace import Pace
 from budmlx.core.placement import Placement
 from budmlx.core.prompt import Prompt, compute_together, next_batch
+from budmlx.core.report import Report
 from budmlx.core.row import Row
-from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame, Token
+from budmlx.protocol import GenerateRequest, StepFrame
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,6 @@ log = logging.getLogger(__name__)
 CLEAR_EVERY = 256
 # Every so many turns the oldest prompt goes first, so that short ones cannot starve it.
 OLDEST_EVERY = 4
-
-FAILED = "The model failed on this request. Other requests are not affected."
-NON_FINITE = (
-    "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
-)
 
 
 class DeviceLostError(Exception):
@@ -53,20 +49,18 @@ class Scheduler:
         self._prompts: list[Prompt] = []
         self._groups: list[Group] = []
         self._turns = 0
-        self._tokens: list[Token] = []
-        self._failed: list[RowFailed] = []
-        self._started: list[int] = []
+        self._report = Report()
 
     @property
     def busy(self) -> bool:
         """Whether a turn has anything to do."""
-        return bool(self._rows) or bool(self._failed)
+        return bool(self._rows) or self._report.urgent
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""
         room = self._longest - len(request.prompt_ids)
         if room < 1:
-            self._fail(
+            self._report.fail(
                 request.id,
                 "overloaded",
                 f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only "
@@ -101,16 +95,7 @@ class Scheduler:
         self._merge_groups()
         if self._turns % CLEAR_EVERY == 0:
             mx.clear_cache()
-        frame = StepFrame(
-            tokens=self._tokens,
-            failed=self._failed,
-            started=self._started,
-            waiting=len(self._waiting),
-            running=self._running,
-            memory=mx.get_active_memory(),
-        )
-        self._tokens, self._failed, self._started = [], [], []
-        return frame
+        return self._report.frame(waiting=len(self._waiting), running=self._running)
 
     # Admission
 
@@ -128,9 +113,7 @@ class Scheduler:
                     return
             for row in rows:
                 self._waiting.remove(row)
-                if not row.started:
-                    row.started = True
-                    self._started.append(row.request.id)
+                self._report.start(row)
             self._prompts.append(Prompt(rows, self._model.new_cache()))
 
     @property
@@ -186,21 +169,24 @@ class Scheduler:
 
     def _decode(self) -> None:
         for group in list(self._groups):
-            self._guard(group.rows, group.dispatch)
+            self._guard(group.rows, partial(self._dispatch, group))
         for group in list(self._groups):
             self._guard(group.rows, partial(self._collect, group))
+
+    def _dispatch(self, group: Group) -> None:
+        faults = group.dispatch()
+        for row, message in faults.items():
+            del self._rows[row.request.id]
+            self._report.fail(row.request.id, "plugin_error", message)
+        self._withdraw(list(faults))
 
     def _collect(self, group: Group) -> None:
         ended: list[Row] = []
         for row, drawn in group.collect():
-            row_id = row.request.id
             if not drawn.finite:
-                self._fail(row_id, "non_finite_logits", NON_FINITE)
+                self._report.nothing_drawn(row)
                 ended.append(row)
-                continue
-            reason = row.take(drawn.token)
-            self._tokens.append(Token(row_id, drawn.token, reason, drawn.logprob, drawn.top))
-            if reason is not None:
+            elif self._report.token(row, drawn):
                 ended.append(row)
         for row in ended:
             del self._rows[row.request.id]
@@ -292,9 +278,6 @@ class Scheduler:
                 if row.solo:
                     self._waiting.remove(row)
                     del self._rows[row.request.id]
-                    self._fail(row.request.id, "request_failed", FAILED)
+                    self._report.fail(row.request.id, "request_failed")
                 else:
                     row.suspect()
-
-    def _fail(self, row_id: int, code: RowErrorCode, message: str) -> None:
-        self._failed.append(RowFailed(row_id, code, message))

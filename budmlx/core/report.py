@@ -1,0 +1,68 @@
+"""What a scheduler turn has to say, collected until its frame is sent."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from budmlx.core.row import Row
+from budmlx.core.sampling import Outcome
+from budmlx.protocol import RowErrorCode, RowFailed, StepFrame, Token
+
+MESSAGES: dict[RowErrorCode, str] = {
+    "request_failed": "The model failed on this request. Other requests are not affected.",
+    "non_finite_logits": "No token can be drawn: the logits are not finite, or every token is "
+    "banned. Check logit_bias.",
+}
+
+
+class Report:
+    """The draft of the next frame."""
+
+    def __init__(self) -> None:
+        self._tokens: list[Token] = []
+        self._failed: list[RowFailed] = []
+        self._started: list[int] = []
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a failure waits to be sent."""
+        return bool(self._failed)
+
+    def token(self, row: Row, drawn: Outcome) -> bool:
+        """Note a row's new token; True if it is the row's last."""
+        reason = row.take(drawn.token)
+        token = Token(row.request.id, drawn.token, reason, drawn.logprob, drawn.top)
+        self._tokens.append(token)
+        return reason is not None
+
+    def fail(self, row_id: int, code: RowErrorCode, message: str | None = None) -> None:
+        """Note that a row ends without a further token."""
+        self._failed.append(RowFailed(row_id, code, message or MESSAGES[code]))
+
+    def nothing_drawn(self, row: Row) -> None:
+        """Note that a row ends because there was no token to draw."""
+        if (sampler := row.request.sampler) is None:
+            self.fail(row.request.id, "non_finite_logits")
+        else:
+            what = f"{sampler.name} drew no token of the vocabulary"
+            message = f"The plugin {sampler.plugin} failed: {what}."
+            self.fail(row.request.id, "plugin_error", message)
+
+    def start(self, row: Row) -> None:
+        """Note that a row left the queue, the first time."""
+        if not row.started:
+            row.started = True
+            self._started.append(row.request.id)
+
+    def frame(self, *, waiting: int, running: int) -> StepFrame:
+        """The frame; the next draft is empty."""
+        frame = StepFrame(
+            tokens=self._tokens,
+            failed=self._failed,
+            started=self._started,
+            waiting=waiting,
+            running=running,
+            memory=mx.get_active_memory(),
+        )
+        self._tokens, self._failed, self._started = [], [], []
+        return frame

@@ -1,0 +1,78 @@
+"""Samplers and processors of a stranger, good and bad ones; resolved by import string."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from budmlx.plugins.specs import RowContext
+
+Options = Mapping[str, Any]
+
+
+class Counting:
+    """Draws the number of tokens that the row generated so far, plus an offset."""
+
+    def init(self, options: Options) -> dict[str, mx.array]:
+        return {"next": mx.array([options.get("offset", 0)])}
+
+    def sample(
+        self, logits: mx.array, state: dict[str, mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        assert keys.shape == (logits.shape[0], 2)
+        return state["next"], {"next": state["next"] + 1}
+
+
+class NoRepeat:
+    """Bans every token of the history, the one in flight included."""
+
+    def init(self, options: Options) -> list[mx.array]:
+        return [mx.zeros((1, 1))]
+
+    def process(
+        self, logits: mx.array, state: list[mx.array], context: RowContext
+    ) -> tuple[mx.array, list[mx.array]]:
+        for i, (history, last) in enumerate(
+            zip(context.history, context.last.tolist(), strict=True)
+        ):
+            logits[i, mx.array([*history, last])] = -mx.inf
+        return logits, state
+
+
+class Broken:
+    """Does one thing wrong, chosen by an option of the first row."""
+
+    def init(self, options: Options) -> dict[str, mx.array]:
+        self.how = options["how"]
+        if self.how == "init":
+            raise ValueError("no")
+        return {"a": mx.zeros((2 if self.how == "state" else 1,))}
+
+    def process(
+        self, logits: mx.array, state: dict[str, mx.array], context: RowContext
+    ) -> tuple[Any, Any]:
+        wrong = {
+            "type": (None, state),
+            "shape": (logits[:, :5], state),
+            "tuple": logits,
+            "new state": (logits, {"a": mx.zeros((9,))}),
+            "mutate": (logits, state),
+        }
+        if self.how == "raise":
+            raise RuntimeError("secret prompt")
+        if self.how == "mutate":
+            logits[:] = 0
+            context.history[0].clear()  # type: ignore[attr-defined]
+        return wrong[self.how]  # type: ignore[return-value]
+
+    def sample(
+        self, logits: mx.array, state: dict[str, mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[Any, Any]:
+        count = logits.shape[0]
+        return {
+            "float": (mx.zeros((count,)), state),
+            "outside": (mx.full((count,), 10**6), state),
+            "negative": (mx.full((count,), -1), state),
+        }[self.how]
