@@ -112,7 +112,7 @@ def check_sampler(spec: SamplerSpec, **options: Any) -> None:
     keys = mx.random.split(mx.random.key(7), ROWS)
 
     def step(logits: mx.array, state: Any, context: RowContext, rows: Sequence[int]) -> Any:
-        ids, state = sampler.sample(logits, state, context, keys[mx.array(rows)])
+        ids, state = sampler.sample(logits, state, context, keys[mx.array(list(rows))])
         _require(tuple(ids.shape) == (len(rows),), f"ids have the shape {ids.shape}")
         _require(mx.issubdtype(ids.dtype, mx.integer), f"ids are {ids.dtype}")
         _require(bool(((ids >= 0) & (ids < VOCAB)).all()), "an id is outside the vocabulary")

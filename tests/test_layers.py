@@ -40,14 +40,21 @@ IMPORTS_CORE = {"budmlx.engine.host_thread"}
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
     "budmlx": {"budmlx.engine.engine"},
-    "budmlx.cli.app": {f"budmlx.cli.{name}" for name in ("bench", "chat", "generate", "serve")},
+    "budmlx.cli.app": {
+        f"budmlx.cli.{name}" for name in ("bench", "chat", "extra", "generate", "plugins", "serve")
+    },
     "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
     "budmlx.engine.host_process": {"budmlx.core"},
     "budmlx.engine.hub": {"budmlx.core.tiny_random"},
     "budmlx.plugins.discovery": {"budmlx.builtin.memory_cache"},
 }
-# Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type.
-IMPORTLIB = LATE.keys() | {"budmlx.engine.tokenizer", "budmlx.core.tiny_random"}
+# Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
+# plugins by name.
+IMPORTLIB = LATE.keys() | {
+    "budmlx.core.plugged",
+    "budmlx.core.tiny_random",
+    "budmlx.engine.tokenizer",
+}
 
 
 def _name(path: Path) -> str:

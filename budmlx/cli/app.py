@@ -6,7 +6,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": ("budmlx.cli.serve:serve", "Serve a model over HTTP."),
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
+    "plugins": ("budmlx.cli.plugins:plugins", "List plugins, or write a new one."),
     "bench": ("budmlx.cli.bench:bench", "Measure tokens per second and latencies."),
 }
 
@@ -35,13 +36,42 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any):
         super().__init__(**attributes)
         self.meta: dict[str, Any] = {}
+        self._extended = False
+        self._targets = {name: target for name, (target, _) in COMMANDS.items()}
         for name, (_, summary) in COMMANDS.items():
             self.add_command(TyperCommand(name, help=summary))
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        """The stub of a command; plugins are loaded only for names that are not ours."""
+        found = super().get_command(ctx, name)
+        if found is None and self._extend():
+            found = super().get_command(ctx, name)
+        return found
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        self._extend()
+        return super().list_commands(ctx)
+
+    def _extend(self) -> bool:
+        """Add the commands of installed plugins; False if that was done before."""
+        if self._extended:
+            return False
+        self._extended = True
+        if entry_points(group="budmlx"):
+            added = importlib.import_module("budmlx.cli.extra").commands()
+            for name, (target, summary) in added.items():
+                if name not in COMMANDS:
+                    self._targets[name] = target
+                    self.add_command(TyperCommand(name, help=summary))
+        return True
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """Replace the stub that was found by the real command."""
         name, stub, rest = super().resolve_command(ctx, args)
-        return name, stub and load(str(stub.name)), rest
+        if stub is None:
+            return name, None, rest
+        return name, load(str(stub.name), self._targets[str(stub.name)]), rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and keep what it learns of --debug for `main`."""
@@ -64,9 +94,9 @@ class LazyGroup(TyperGroup):
         sys.exit(1)
 
 
-def load(name: str) -> Any:
-    """Import a command and build its parser from its signature."""
-    module, _, function = COMMANDS[name][0].partition(":")
+def load(name: str, target: str = "") -> Any:
+    """Import a command and build its parser from its signature. target: if it is not ours."""
+    module, _, function = (target or COMMANDS[name][0]).partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name)(getattr(importlib.import_module(module), function))
     return typer.main.get_command(single)

@@ -95,4 +95,5 @@ def add_routes() -> Iterable[Route]:
 
 @_hook("cli")
 def add_commands() -> Iterable[CommandSpec]:
-    """Add commands to `budmlx`. Their modules are imported when they are run."""
+    """Add commands to the command line of `budmlx`. Their modules are imported when they are
+    run; a name that budmlx uses itself is not replaced."""

@@ -16,6 +16,7 @@ from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
 from budmlx.server.admission import InFlight
 from budmlx.server.errors import failure_of
+from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.routes import chat, health, models
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
@@ -36,6 +37,7 @@ def create_app(model_set: ModelSet, config: Config) -> web.Application:
     app.on_response_prepare.append(_on_prepare)
     for routes in ROUTES:
         app.add_routes(routes)
+    add_plugin_routes(app, model_set.engine.plugins)
     return app
 
 

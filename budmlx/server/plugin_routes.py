@@ -1,0 +1,80 @@
+"""Routes of plugins: behind the same middlewares as ours, and never in place of ours."""
+
+from __future__ import annotations
+
+import logging
+from itertools import groupby
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from budmlx.errors import ConfigError
+from budmlx.plugins.guard import FAULTS, guard, wrong_type
+from budmlx.plugins.manager import Owned, Plugins
+from budmlx.plugins.specs import Route
+from budmlx.server.security import OPEN_ROUTES
+
+log = logging.getLogger(__name__)
+
+
+def add_plugin_routes(app: web.Application, plugins: Plugins) -> None:
+    """Add the routes of every plugin, or none of a plugin's if one of them is unusable.
+
+    Raises:
+        ConfigError: a plugin that the configuration names has an unusable route.
+    """
+    added = plugins.added("add_routes")
+    for plugin, group in groupby(added, key=lambda owned: owned.plugin):
+        routes = list(group)
+        try:
+            definitions = _checked(app, routes)
+        except FAULTS as error:
+            problem = f"Plugin {plugin} has a route that cannot be served: {error}"
+            if plugins.required(plugin):
+                raise ConfigError(problem, param="plugin") from error
+            log.error("%s; its routes are left out", problem)
+        else:
+            app.add_routes(definitions)
+
+
+def _checked(app: web.Application, routes: list[Owned[Route]]) -> list[web.RouteDef]:
+    """The routes as guarded definitions. Raises ValueError or RuntimeError for a bad one."""
+    definitions = [
+        web.RouteDef(
+            owned.value.method,
+            owned.value.path,
+            _guarded(owned.plugin, owned.value),
+            dict(owned.value.kwargs),
+        )
+        for owned in routes
+    ]
+    taken = {(route.method, _path(route)) for route in app.router.routes()}
+    trial = web.UrlDispatcher()
+    for route in trial.add_routes(definitions):
+        if _path(route) in OPEN_ROUTES or (route.method, _path(route)) in taken:
+            raise ValueError(f"{route.method} {_path(route)} is the server's own")
+    return definitions
+
+
+def _path(route: web.AbstractRoute) -> str:
+    return "" if route.resource is None else route.resource.canonical
+
+
+def _guarded(plugin: str, route: Route) -> Handler:
+    what = f"route {route.method} {route.path}"
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        refusal: web.HTTPException | None = None
+        response: object = None
+        with guard(plugin, what):
+            try:
+                response = await route.handler(request)
+            except web.HTTPException as answer:  # aiohttp's way to answer with a status
+                refusal = answer
+        if refusal is not None:
+            raise refusal
+        if not isinstance(response, web.StreamResponse):
+            raise wrong_type(plugin, what, response, "a response")
+        return response
+
+    return handler

@@ -1,0 +1,106 @@
+"""`budmlx plugins`, and commands that plugins add."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from budmlx.cli.app import app
+from budmlx.cli.scaffold import HOOKS
+from tests.plugins.packages import Site
+
+ROOT = Path(__file__).parent.parent.parent
+GREETER = """
+    import typer
+    from budmlx import hookimpl
+    from budmlx.plugins.specs import CommandSpec
+
+    def greet(name: str = "you") -> None:
+        "Say hello."
+        typer.echo(f"Hello, {name}!")
+
+    @hookimpl
+    def add_commands():
+        return [CommandSpec("greet", "Say hello.", "fake_greeter:greet"),
+                CommandSpec("serve", "Not ours.", "fake_greeter:greet")]
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def test_the_list_shows_what_works_where_and_what_does_not(site: Site) -> None:
+    site.install("greeter", GREETER, version="1.2.3")
+    site.install("bad", "raise RuntimeError('no luck')", version="4.5")
+    lines = run("plugins").splitlines()
+    (greeter,) = [line for line in lines if line.startswith("greeter")]
+    assert greeter.split() == ["greeter", "1.2.3", "installed", "cli", "add_commands"]
+    (memory,) = [line for line in lines if line.startswith("memory-cache")]
+    assert memory.split()[2:] == ["built-in", "engine", "provide_response_cache"]
+    assert lines[-1] == (
+        "Left out: bad 4.5 (installed): it cannot be imported: RuntimeError: no luck"
+    )
+
+
+def test_a_plugin_adds_a_command_but_replaces_none(site: Site) -> None:
+    site.install("greeter", GREETER)
+    shown = run("--help")
+    assert "greet" in shown and "Serve a model over HTTP." in shown and "Not ours" not in shown
+    assert run("greet", "--name", "all") == "Hello, all!\n"
+
+
+def test_help_works_whatever_is_configured(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install("bad", "raise RuntimeError('no luck')")
+    monkeypatch.setenv("BUDMLX_PLUGIN", "bad")
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0 and "serve" in result.stdout
+    assert "Plugin bad cannot be loaded" in result.stderr
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_new_package_passes_its_test(hook: str, tmp_path: Path) -> None:
+    path = tmp_path / "budmlx-fresh-thing"
+    assert f"Wrote {path}" in run("plugins", "new", str(path), "--hook", hook)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", str(path), "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        cwd=path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["new", "x"], "needs a name and a hook"),
+        (["new", "x", "--hook", "nope"], "choose of sampler"),
+        (["new", "Bad_Name", "--hook", "route"], "is no name"),
+        (["new", ".", "--hook", "route"], "is no name"),
+        (["list", "x"], "go with"),
+    ],
+)
+def test_what_new_needs(arguments: list[str], problem: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["plugins", *arguments])
+    assert result.exit_code == 1 and problem in result.stderr
+
+
+def test_new_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.mkdir()
+    result = CliRunner().invoke(app, ["plugins", "new", str(path), "--hook", "route"])
+    assert result.exit_code == 1 and "exists already" in result.stderr

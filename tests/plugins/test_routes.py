@@ -1,0 +1,124 @@
+"""Routes of plugins: served, behind the key, and never in place of the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+
+from budmlx import Engine, hookimpl
+from budmlx.config import Config
+from budmlx.engine.models import ModelSet
+from budmlx.errors import ConfigError, InvalidRequestError
+from budmlx.plugins.specs import Route
+from budmlx.server.app import HttpServer, create_app
+from budmlx.server.security import OPEN_ROUTES
+from budmlx.server.state import MODELS
+from tests.models import tiny_model_dir
+from tests.plugins.packages import Site
+from tests.server.tools import check_error, exchange, get, post
+
+
+async def names(request: web.Request) -> web.Response:
+    return web.json_response(request.app[MODELS].names)
+
+
+async def broken(request: web.Request) -> web.Response:
+    raise RuntimeError("secret words")
+
+
+async def nonsense(request: web.Request) -> web.Response:
+    return "text"  # type: ignore[return-value]
+
+
+async def gone(request: web.Request) -> web.Response:
+    raise web.HTTPNotFound
+
+
+async def picky(request: web.Request) -> web.Response:
+    raise InvalidRequestError("Not so.", param="x")
+
+
+class Routes:
+    @hookimpl
+    def add_routes(self) -> Sequence[Route]:
+        handlers = {"names": names, "broken": broken, "nonsense": nonsense, "gone": gone}
+        routes = [web.get(f"/extra/{name}", handler) for name, handler in handlers.items()]
+        return [*routes, web.post("/extra/picky", picky)]
+
+
+async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        config = Config(port=0, drain_seconds=0)
+        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        try:
+            answer = await exchange(server, get("/extra/names"))
+            assert answer.status == 200 and "demo" in answer.json
+            for path in ("broken", "nonsense"):
+                answer = await exchange(server, get(f"/extra/{path}"))
+                check_error(answer, 500, code="plugin_error")
+                assert "Plugin Routes-0" in caplog.messages[-1] and path in caplog.messages[-1]
+            assert "secret" not in caplog.text
+            check_error(await exchange(server, get("/extra/gone")), 404)
+            answer = await exchange(server, post(b"{}", "/extra/picky"))
+            check_error(answer, 400, param="x")
+        finally:
+            await server.drain()
+
+
+async def test_they_need_the_key_like_all_others() -> None:
+    keys = (SecretStr("key"),)
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        models, config = ModelSet(engine, ()), Config(port=0, drain_seconds=0, api_keys=keys)
+        app = create_app(models, config)
+        server = await HttpServer.start(models, config)
+        try:
+            paths = {r.resource.canonical for r in app.router.routes() if r.resource is not None}
+            assert "/extra/names" in paths
+            for path in paths - OPEN_ROUTES:
+                answer = await exchange(server, get(path.replace("{id}", "demo")))
+                check_error(answer, 401)
+        finally:
+            await server.drain()
+
+
+BAD_ROUTE = """
+    from aiohttp import web
+    from budmlx import hookimpl
+
+    async def handler(request):
+        return web.Response(text="mine")
+
+    @hookimpl
+    def add_routes():
+        return [web.get("/fine", handler), web.METHOD("PATH", handler)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("post", "/v1/chat/completions"),
+        ("get", "/health"),
+        ("post", "/ready"),
+        ("get", "no-slash"),
+        ("get", "/fine"),
+        ("get", "/{"),
+    ],
+)
+def test_a_bad_route_leaves_the_plugins_routes_out(
+    site: Site, caplog: pytest.LogCaptureFixture, method: str, path: str
+) -> None:
+    site.install("routes", BAD_ROUTE.replace("METHOD", method).replace("PATH", path))
+    with Engine.load(tiny_model_dir()) as engine:
+        app = create_app(ModelSet(engine, ()), Config())
+    assert "Plugin routes has a route that cannot be served" in caplog.text
+    paths = [r.resource.canonical for r in app.router.routes() if r.resource is not None]
+    assert "/fine" not in paths
+    with (
+        Engine.load(tiny_model_dir(), plugins=["routes"]) as engine,
+        pytest.raises(ConfigError, match="Plugin routes has a route"),
+    ):
+        create_app(ModelSet(engine, ()), Config())
