@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from budmlx.errors import InvalidRequestError
 
@@ -29,6 +30,14 @@ MAX_BIAS = 100.0
 MAX_TTL = 2.0**31
 
 
+@dataclass(frozen=True, slots=True)
+class PluginChoice:
+    """A sampler or logits processor of a plugin, chosen by name. options: as JSON."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are chosen and when generation ends.
@@ -49,6 +58,8 @@ class SamplingParams:
     stop_token_ids: ids that end generation like the model's own end-of-sequence ids.
     ignore_eos: the model's own end-of-sequence ids do not end generation.
     logprobs: report the logprob of each token and of so many most likely ones; None: don't.
+    sampler: draws the tokens instead of us, from what temperature and filters left.
+    logits_processors: change the logits before that, in this order.
     """
 
     temperature: float = 1.0
@@ -68,6 +79,8 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    sampler: PluginChoice | None = None
+    logits_processors: tuple[PluginChoice, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise InvalidRequestError, naming the parameter, when one is out of range."""

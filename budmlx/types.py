@@ -14,6 +14,7 @@ from budmlx.params import MAX_BIAS as MAX_BIAS
 from budmlx.params import MAX_BIASES as MAX_BIASES
 from budmlx.params import RANGES as RANGES
 from budmlx.params import CachePolicy as CachePolicy
+from budmlx.params import PluginChoice as PluginChoice
 from budmlx.params import SamplingParams as SamplingParams
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]

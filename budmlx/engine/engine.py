@@ -76,7 +76,7 @@ class Engine:
             prefill_chunk=config.prefill_chunk,
         )
         store = None if config.cache == "off" else self.plugins.response_cache(config)
-        self._runner = Runner(settings, config, self._tokenizer, self._filters)
+        self._runner = Runner(settings, config, self._tokenizer, self.plugins)
         self.info: ModelInfo = self._runner.info
         salt = f"{self.info.fingerprint} {model_identity(path)} {self.plugins.digest}"
         self._replies = Replies(store, config, salt)

@@ -14,6 +14,7 @@ from budmlx.errors import (
     BudmlxError,
     EngineUnavailableError,
     OverloadedError,
+    PluginError,
     RequestFailedError,
 )
 from budmlx.protocol import RowFailed, Token
@@ -33,6 +34,7 @@ ERRORS: dict[str, type[BudmlxError]] = {
     "request_failed": RequestFailedError,
     "engine_unavailable": EngineUnavailableError,
     "non_finite_logits": RequestFailedError,
+    "plugin_error": PluginError,
 }
 
 

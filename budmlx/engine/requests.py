@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from budmlx.engine.choices import choice_of
 from budmlx.engine.prompt import parse_messages, render
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import ContextLengthError, InvalidRequestError
@@ -56,6 +57,13 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
     for name in ("stop", "stop_token_ids", "logit_bias"):
         if name in given:
             given[name] = tuple(given[name])
+    if "sampler" in given:
+        given["sampler"] = choice_of(given["sampler"], "sampler")
+    if "logits_processors" in given:
+        given["logits_processors"] = tuple(
+            choice_of(choice, f"logits_processors[{i}]")
+            for i, choice in enumerate(given["logits_processors"])
+        )
     return Request(sampling=SamplingParams(**given), **extras, **source)
 
 

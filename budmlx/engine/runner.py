@@ -7,7 +7,10 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from budmlx.config import Config
+from budmlx.engine.choices import Choices
 from budmlx.engine.filters import FilterChain
 from budmlx.engine.generation import Generation, RowText
 from budmlx.engine.host import open_host
@@ -17,7 +20,7 @@ from budmlx.engine.requests import core_requests, without_unknown_ids
 from budmlx.engine.text import TextStream
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError
-from budmlx.plugins.manager import Owned
+from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import OutputFilterFactory
 from budmlx.protocol import CoreSettings, StepFrame
 from budmlx.types import Event, Request
@@ -31,11 +34,12 @@ class Runner:
         settings: CoreSettings,
         config: Config,
         tokenizer: Tokenizer,
-        filters: Sequence[Owned[OutputFilterFactory]],
+        plugins: Plugins,
     ):
         """Open the host that the configuration names. Raises ModelLoadError."""
         self._tokenizer = tokenizer
-        self._filters = filters
+        self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
+        self._choices = Choices(plugins)
         self._generations: dict[int, Generation] = {}
         self._ids = itertools.count(1)
         self.host = open_host(settings, self._receive, config)
@@ -66,6 +70,7 @@ class Runner:
         """Queue the rows of a request. What comes of them arrives in the mailbox.
 
         Raises:
+            InvalidRequestError: a chosen sampler or processor is unknown or misused.
             PluginError: an output filter cannot be made.
             EngineUnavailableError, EngineClosedError: the host takes nothing.
         """
@@ -74,9 +79,13 @@ class Runner:
             # The tokens would tell what a filter hides.
             sampling = replace(sampling, logprobs=None)
         request = replace(request, sampling=sampling)
+        sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
         row_ids = [next(self._ids) for _ in range(request.n)]
         eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
-        rows = core_requests(row_ids, ids, request, sorted(eos_ids))
+        rows = [
+            msgspec.structs.replace(row, sampler=sampler, processors=processors)
+            for row in core_requests(row_ids, ids, request, sorted(eos_ids))
+        ]
         texts = {row.id: self._row_text(request, row.min_tokens) for row in rows}
         generation = Generation(len(ids), texts, mailbox)
         self._generations.update(dict.fromkeys(row_ids, generation))

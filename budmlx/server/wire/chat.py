@@ -17,6 +17,7 @@ from budmlx.types import (
     MAX_BIASES,
     RANGES,
     CachePolicy,
+    PluginChoice,
     Request,
     SamplingParams,
 )
@@ -25,6 +26,7 @@ MAX_MESSAGES = 4096
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 16
+MAX_PROCESSORS = 16
 
 DEFAULTS = SamplingParams()
 
@@ -49,6 +51,16 @@ def _cache(value: Any) -> CachePolicy:
 
 
 CacheOption = Annotated[CachePolicy, PlainValidator(_cache)]
+
+
+class NamedChoice(WireModel):
+    """A sampler or logits processor of a plugin; the other fields are its options."""
+
+    name: str
+
+    def to_choice(self) -> PluginChoice:
+        """The same choice as a plain value."""
+        return PluginChoice(self.name, dict(self.model_extra or {}))
 
 
 class StreamOptions(WireModel):
@@ -86,6 +98,8 @@ class ChatRequest(WireModel):
     min_completion_tokens: Annotated[Int, _within("min_tokens")] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[Int, _within("logprobs")] | None = None
+    sampler: NamedChoice | None = None
+    logits_processors: Annotated[list[NamedChoice], Field(max_length=MAX_PROCESSORS)] = []
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     service_tier: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
@@ -180,6 +194,8 @@ class ChatRequest(WireModel):
                 stop=tuple(self.stop),
                 stop_token_ids=tuple(self.stop_token_ids),
                 ignore_eos=self.ignore_eos,
+                sampler=None if self.sampler is None else self.sampler.to_choice(),
+                logits_processors=tuple(c.to_choice() for c in self.logits_processors),
                 logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
             ),
             n=self.n,
