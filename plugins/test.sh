@@ -22,6 +22,6 @@ for plugin in "$@"; do
   fi
   echo "== $plugin"
   "$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --force-reinstall --no-deps "./$plugin"
+    --no-build-isolation --no-deps "./$plugin"
   (cd "$plugin" && "$environment/bin/python" -m pytest -p no:cacheprovider)
 done

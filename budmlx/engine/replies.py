@@ -116,15 +116,14 @@ def reply_key(request: Request, ids: Sequence[int], salt: str) -> str:
 
     ids: of the rendered prompt. salt: says which model and which plugins answer.
     """
-    told = {
-        field.name: getattr(request, field.name)
+    told = [
+        (field.name, getattr(request, field.name))
         for field in fields(Request)
         if field.name not in NOT_IN_KEY
-    }
-    # Callers may pass what msgpack cannot express.
-    told["chat_template_kwargs"] = repr(sorted(request.chat_template_kwargs.items()))
-    parts = (FORMAT, __version__, salt, told, list(ids))
-    return hashlib.sha256(msgspec.msgpack.encode(parts, order="deterministic")).hexdigest()
+    ]
+    # Callers may pass values in mappings that no serialisation takes, so it is their repr.
+    text = repr((FORMAT, __version__, salt, told, list(ids)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def model_identity(path: Path) -> str:

@@ -1,0 +1,64 @@
+"""The reference of all hooks, made from their specs: `python -m budmlx.plugins.reference`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from budmlx.plugins import hookspecs, specs
+from budmlx.plugins.hookspecs import RINGS
+
+SHOWN = (
+    specs.SamplerSpec,
+    specs.LogitsProcessorSpec,
+    specs.Sampler,
+    specs.LogitsProcessor,
+    specs.RowContext,
+    specs.ResponseCache,
+    specs.CacheStats,
+    specs.OutputFilter,
+    specs.EndText,
+    specs.RequestRecord,
+    specs.Route,
+    specs.CommandSpec,
+)
+
+
+def reference() -> str:
+    """The text of docs/hooks.md."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "# Hooks"
+    yield ""
+    yield "<!-- Written by `python -m budmlx.plugins.reference > docs/hooks.md`; do not edit. -->"
+    yield ""
+    # The first line of the docstring is the module's summary, this page has a title.
+    yield inspect.cleandoc(hookspecs.__doc__ or "").partition("\n\n")[2]
+    yield ""
+    yield "[Writing a plugin](writing-a-plugin.md) shows how to make one."
+    for name, ring in RINGS.items():
+        hook = getattr(hookspecs, name)
+        yield f"\n## `{name}`\n"
+        yield f"Runs in: {ring}.\n"
+        yield f"```python\ndef {name}{_signature(hook)}\n```\n"
+        yield inspect.cleandoc(hook.__doc__)
+    yield "\n# What they return and take\n"
+    yield "All of these are in `budmlx.plugins.specs`."
+    for kind in SHOWN:
+        yield f"\n## `{kind.__name__}`\n"
+        yield inspect.cleandoc(kind.__doc__ or "")
+        for name, method in vars(kind).items():
+            if inspect.isfunction(method) and not name.startswith("_"):
+                yield f"\n```python\ndef {name}{_signature(method)}\n```\n"
+                yield inspect.cleandoc(method.__doc__ or "")
+
+
+def _signature(function: object) -> str:
+    assert callable(function)
+    return str(inspect.signature(function)).replace("'", "")
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
