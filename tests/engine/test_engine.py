@@ -206,3 +206,26 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
 def test_a_memory_limit_below_the_weights(path: Path, host: str) -> None:
     with pytest.raises(ModelLoadError, match="memory limit"):
         Engine.load(path, engine_host=host, memory_limit=1000)
+
+
+def test_both_hosts_draw_the_same_tokens(path: Path) -> None:
+    sampling = {"temperature": 1.0, "top_p": 0.95, "frequency_penalty": 0.4, "seed": 77}
+    texts = set()
+    for host in ("thread", "process"):
+        with Engine.load(path, engine_host=host) as engine:
+            alone = engine.chat(MESSAGES, max_tokens=20, **sampling)
+            several = engine.chat(MESSAGES, max_tokens=20, n=4, **sampling)
+        texts |= {alone.text, several.text}
+    assert len(texts) == 1
+
+
+def test_choices_and_logprobs(engine: Engine) -> None:
+    reply = engine.chat(MESSAGES, n=3, seed=5, logprobs=2, max_tokens=10)
+    assert len({choice.text for choice in reply.choices}) == 3
+    assert reply.usage.completion_tokens <= 30
+    for choice in reply.choices:
+        raw = b"".join(entry.bytes for entry in choice.logprobs)
+        assert raw.decode(errors="replace") == choice.text
+        assert all(len(entry.top) == 2 for entry in choice.logprobs)
+    biased = engine.chat(MESSAGES, logit_bias={40: 100, 10**9: 1}, max_tokens=3)
+    assert any("logit_bias" in warning for warning in biased.warnings)
