@@ -71,4 +71,5 @@ def test_settings_that_the_readme_names_exist() -> None:
     flags = re.findall(r"--([a-z][a-z-]+)", README)
     known = {name.replace("_", "-") for name in Config.model_fields}
     other = {"strict", "seed", "config", "print-config", "debug", "hf-path", "mlx-path", "help"}
+    other |= {"hook"}
     assert set(flags) <= known | other

@@ -16,7 +16,15 @@ from budmlx.engine import response_cache
 from budmlx.engine.replies import decode, reply_key
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.specs import ResponseCache
-from budmlx.types import CachePolicy, Finished, Message, Request, SamplingParams, TextDelta
+from budmlx.types import (
+    CachePolicy,
+    Finished,
+    Message,
+    PluginChoice,
+    Request,
+    SamplingParams,
+    TextDelta,
+)
 from tests.models import tiny_model_dir
 
 ASK = {"max_tokens": 6, "cache": True}
@@ -116,6 +124,7 @@ def test_the_key_covers_whatever_determines_the_answer() -> None:
         "frequency_penalty": 1.0, "presence_penalty": 1.0, "repetition_penalty": 2.0,
         "repetition_window": 3, "logit_bias": ((1, 2.0),), "seed": 1, "max_tokens": 3,
         "min_tokens": 1, "stop": ("x",), "stop_token_ids": (1,), "ignore_eos": True, "logprobs": 0,
+        "sampler": PluginChoice("x", {"tau": 1}), "logits_processors": (PluginChoice("x"),),
     }  # fmt: skip
     for name, value in changes.items():
         sampling = replace(SamplingParams(), **{name: value})
