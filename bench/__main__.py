@@ -62,8 +62,9 @@ def main() -> int:
         facts["note"] = options.note
     facts["rounds"] = str(options.repeats)
     facts["duration"] = f"{(time.monotonic() - begin) / 60:.1f} minutes"
-    keep(run, facts, output, options.write_results)
-    return int(failed(run))
+    broken = failed(run)
+    keep(run, facts, output, write_results=options.write_results and not broken)
+    return int(broken)
 
 
 def parse() -> argparse.Namespace:
@@ -97,7 +98,7 @@ def describe_model(path: Path, config: dict[str, object]) -> str:
     return f"{path.name} ({config.get('model_type')}, {size / 2**20:.0f} MiB of weights)"
 
 
-def keep(run: Run, facts: dict[str, str], output: Path, write_results: bool) -> None:
+def keep(run: Run, facts: dict[str, str], output: Path, *, write_results: bool) -> None:
     """Print the report and write record and plot, and where asked the results in the tree."""
     report = "\n\n".join(document(run, facts))
     print(f"\n{report}\n")

@@ -33,7 +33,7 @@ def measure(url: str, model: str, scenario: Scenario, bodies: Bodies, repeat: in
     except subprocess.TimeoutExpired:
         return {"problem": f"failed: not done after {CLIENT_SECONDS:.0f} s"}
     except subprocess.CalledProcessError as error:
-        return {"problem": f"failed: the client ended with {error.returncode}: {error.stderr}"}
+        return {"problem": f"failed: the client ended: {error.stderr.strip().splitlines()[-1]}"}
 
 
 def run_client(load: dict[str, Any]) -> dict[str, Any]:
