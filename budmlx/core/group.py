@@ -117,6 +117,10 @@ class Group:
         mx.async_eval(*drawn.arrays)
         return drawn.faults
 
+    def pause(self) -> None:
+        """Take no step in this turn; what the last one drew is due all the same."""
+        self._due, self._in_flight = self._in_flight, []
+
     def collect(self) -> Iterator[tuple[Row, Outcome]]:
         """Wait for what the step before the last `dispatch` drew."""
         due, self._due = self._due, []

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 STEP_OVERHEAD = 32 * 2**20
 # A merge copies the rectangles, so it must promise more than a few bytes.
 MERGE_GAIN = 0.9
+# A group whose step costs so many times more for each of its rows is heavy.
+HEAVY = 4
 
 
 class Placement:
@@ -43,3 +45,11 @@ class Placement:
                 if self.cost([*first, *groups[j]]) < MERGE_GAIN * apart:
                     return i, j
         return None
+
+    def heavy(self, groups: Sequence[Sequence[int]]) -> list[bool]:
+        """Which groups take a step only every other turn, so that a row of great length does
+        not halve the pace of many short ones.
+        """
+        costs = [self.cost(lengths) / len(lengths) for lengths in groups]
+        least = min(costs, default=0)
+        return [cost > HEAVY * least for cost in costs]

@@ -168,8 +168,12 @@ class Scheduler:
     # Decoding
 
     def _decode(self) -> None:
-        for group in list(self._groups):
-            self._guard(group.rows, partial(self._dispatch, group))
+        heavy = self._placement.heavy([group.lengths for group in self._groups])
+        for group, waits in zip(list(self._groups), heavy, strict=True):
+            if waits and self._turns % 2:
+                group.pause()
+            else:
+                self._guard(group.rows, partial(self._dispatch, group))
         for group in list(self._groups):
             self._guard(group.rows, partial(self._collect, group))
 

@@ -56,3 +56,6 @@ def test_placement_weighs_padding_against_reading_the_weights_again() -> None:
     assert placement.choose([3900], [[60] * 15, [4000]]) == 1
     assert placement.merge([[60], [4000]]) == (0, 1)
     assert placement.merge([[60] * 15, [4000]]) is None
+    assert placement.heavy([[60] * 15, [4000]]) == [False, True]
+    assert placement.heavy([[60], [4000]]) == [False, False]
+    assert placement.heavy([]) == []
