@@ -242,8 +242,8 @@ class Engine:
                 yield from map(job.note, running)
 
     async def aevents(self, request: Request) -> AsyncIterator[Event]:
-        """`events` for asyncio; long prompts are tokenized off the event loop."""
-        if request.characters <= INLINE_CHARACTERS:
+        """`events` for asyncio; long prompts, and transforms of plugins, run off the event loop."""
+        if request.characters <= INLINE_CHARACTERS and not self._transforms:
             prepared = self._prepared(request)
         else:
             prepared = await asyncio.to_thread(self._prepared, request)

@@ -46,6 +46,11 @@ class Caller:
             task = None
         return cls(threading.get_ident(), task)
 
+    @property
+    def gone(self) -> bool:
+        """Whether its event loop was closed, so that it never goes on and never cleans up."""
+        return self.task is not None and self.task.get_loop().is_closed()
+
     def would_block(self, other: Caller) -> bool:
         """Whether waiting for `other` could keep it from going on."""
         if self.thread != other.thread:
@@ -135,7 +140,7 @@ class Replies:
         """The flight of a key and whether it is the caller's own; None: compute alone."""
         with self._lock:
             flight = self._flights.get(key)
-            if flight is None:
+            if flight is None or flight.leader.gone:
                 future: Future[bytes | None] = Future()
                 future.set_running_or_notify_cancel()  # followers that give up do not end it
                 flight = self._flights[key] = _Flight(caller, future)
@@ -145,7 +150,8 @@ class Replies:
     def land(self, key: str, flight: _Flight, raw: bytes | None) -> None:
         """End a flight; `raw` is what its future holds then."""
         with self._lock:
-            del self._flights[key]
+            if self._flights.get(key) is flight:
+                del self._flights[key]
         flight.future.set_result(raw)
 
     def _call(self, call: Callable[[], T]) -> Future[T | None]:

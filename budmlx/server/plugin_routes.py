@@ -8,13 +8,16 @@ from itertools import groupby
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from budmlx.errors import ConfigError
+from budmlx.errors import BudmlxError, ConfigError
 from budmlx.plugins.guard import FAULTS, guard, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import Route
 from budmlx.server.security import OPEN_ROUTES
 
 log = logging.getLogger(__name__)
+
+PASSED = (web.HTTPException, BudmlxError, ConnectionError)
+"""What a handler may raise to answer with a status, or because its client is gone."""
 
 
 def add_plugin_routes(app: web.Application, plugins: Plugins) -> None:
@@ -64,12 +67,12 @@ def _guarded(plugin: str, route: Route) -> Handler:
     what = f"route {route.method} {route.path}"
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        refusal: web.HTTPException | None = None
+        refusal: Exception | None = None
         response: object = None
         with guard(plugin, what):
             try:
                 response = await route.handler(request)
-            except web.HTTPException as answer:  # aiohttp's way to answer with a status
+            except PASSED as answer:
                 refusal = answer
         if refusal is not None:
             raise refusal

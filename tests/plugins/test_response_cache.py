@@ -196,6 +196,20 @@ async def test_a_follower_that_gives_up_takes_nobody_along(engine: Engine) -> No
     assert (await patient).cached
 
 
+def test_nobody_waits_for_a_loop_that_was_closed(engine: Engine) -> None:
+    loop = asyncio.new_event_loop()
+    leader = engine.astream("Hello", max_tokens=50, cache=True)
+    loop.run_until_complete(anext(leader))
+    loop.close()
+    replies: list[Completion] = []
+    thread = threading.Thread(
+        target=lambda: replies.append(engine.chat("Hello", max_tokens=50, cache=True)), daemon=True
+    )
+    thread.start()
+    thread.join(60)
+    assert [reply.cached for reply in replies] == [False]
+
+
 def test_one_thread_with_two_equal_streams_does_not_wait_for_itself(engine: Engine) -> None:
     streams = [engine.stream("Hello", **ask) for ask in (ASK, ASK)]
     for pair in zip(*streams, strict=False):

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
-from budmlx.errors import ConfigError, InvalidRequestError
+from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
 from budmlx.plugins.specs import Route
 from budmlx.server.app import HttpServer, create_app
 from budmlx.server.security import OPEN_ROUTES
@@ -37,6 +37,10 @@ async def gone(request: web.Request) -> web.Response:
     raise web.HTTPNotFound
 
 
+async def busy(request: web.Request) -> web.Response:
+    raise OverloadedError("Later.")
+
+
 async def picky(request: web.Request) -> web.Response:
     raise InvalidRequestError("Not so.", param="x")
 
@@ -45,6 +49,7 @@ class Routes:
     @hookimpl
     def add_routes(self) -> Sequence[Route]:
         handlers = {"names": names, "broken": broken, "nonsense": nonsense, "gone": gone}
+        handlers["busy"] = busy
         routes = [web.get(f"/extra/{name}", handler) for name, handler in handlers.items()]
         return [*routes, web.post("/extra/picky", picky)]
 
@@ -62,6 +67,7 @@ async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
                 assert "Plugin Routes-0" in caplog.messages[-1] and path in caplog.messages[-1]
             assert "secret" not in caplog.text
             check_error(await exchange(server, get("/extra/gone")), 404)
+            check_error(await exchange(server, get("/extra/busy")), 503, code="overloaded")
             answer = await exchange(server, post(b"{}", "/extra/picky"))
             check_error(answer, 400, param="x")
         finally:
