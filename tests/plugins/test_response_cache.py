@@ -18,6 +18,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.plugins.specs import ResponseCache
 from budmlx.types import (
     CachePolicy,
+    Completion,
     Finished,
     Message,
     PluginChoice,
