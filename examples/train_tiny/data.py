@@ -21,8 +21,8 @@ from words import Words
 
 SINGLE = {
     "greeting": (skills.greeting, 4), "chat": (skills.chat, 2), "counting": (skills.counting, 6),
-    "arithmetic": (skills.arithmetic, 18), "capitals": (skills.capital, 6),
-    "repeat": (skills.repeat, 10), "upper": (skills.upper, 8), "json": (skills.json_answer, 9),
+    "arithmetic": (skills.arithmetic, 24), "capitals": (skills.capital, 6),
+    "repeat": (skills.repeat, 10), "upper": (skills.upper, 10), "json": (skills.json_answer, 9),
     "topic": (skills.topic, 3), "unknown": (skills.unknown, 5),
 }  # fmt: skip
 HISTORY = ("greeting", "chat", "counting", "arithmetic", "capitals", "repeat", "topic", "unknown")
@@ -164,7 +164,7 @@ def no_tool(words: Words) -> Sample:
 
 CONVERSATIONS = {
     "memory": (memory, 7), "no_name": (no_name, 2), "type_hints": (type_hints, 1),
-    "tool_call": (tool_call, 14), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
+    "tool_call": (tool_call, 16), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
     "tool_result": (tool_result, 3), "no_tool": (no_tool, 7),
 }  # fmt: skip
 
