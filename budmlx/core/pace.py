@@ -15,7 +15,9 @@ LARGEST_SLOWDOWN = 8.0
 # Weight of the newest measurement in the moving averages.
 NEWEST = 0.2
 SMALLEST_CHUNK = 8
-FIRST_CHUNK = 64
+# What is left of a prompt is computed at once if it is no longer than this: every pass reads
+# the weights, and a newcomer with a short prompt should join in one turn.
+WHOLE = 64
 
 
 @dataclass(slots=True)
@@ -37,7 +39,8 @@ class Pace:
     def __init__(self, chunk: int):
         self._chunk = chunk
         self._quiet: float | None = None
-        self._per_token: float | None = None
+        self._prefill_seconds = 0.0
+        self._prefill_tokens = 0.0
 
     def budget(self, decoding: int, waiting: int) -> int:
         """Prompt tokens that this turn may compute.
@@ -46,10 +49,11 @@ class Pace:
         """
         if not decoding:
             return self._chunk
-        if self._quiet is None or self._per_token is None:
-            return min(self._chunk, FIRST_CHUNK)
+        if self._quiet is None or not self._prefill_tokens:
+            return min(self._chunk, WHOLE)
         share = min(SLOWDOWN * max(1.0, waiting / decoding), LARGEST_SLOWDOWN)
-        affordable = int(share * self._quiet / max(self._per_token, 1e-9))
+        per_token = max(self._prefill_seconds, 1e-9) / self._prefill_tokens
+        affordable = int(share * self._quiet / per_token)
         return min(self._chunk, max(SMALLEST_CHUNK, affordable))
 
     @contextmanager
@@ -61,11 +65,13 @@ class Pace:
         seconds = time.perf_counter() - begin
         if turn.prefilled:
             quiet = (self._quiet or 0.0) if decoding else 0.0
-            cost = max(seconds - quiet, 0.0) / turn.prefilled
-            self._per_token = _average(self._per_token, cost)
+            # Sums, not a mean of ratios: the last few tokens of a prompt cost a whole pass.
+            self._prefill_seconds = _decayed(self._prefill_seconds, max(seconds - quiet, 0.0))
+            self._prefill_tokens = _decayed(self._prefill_tokens, turn.prefilled)
         elif decoding:
-            self._quiet = _average(self._quiet, seconds)
+            old = seconds if self._quiet is None else self._quiet
+            self._quiet = (1 - NEWEST) * old + NEWEST * seconds
 
 
-def _average(old: float | None, new: float) -> float:
-    return new if old is None else (1 - NEWEST) * old + NEWEST * new
+def _decayed(total: float, new: float) -> float:
+    return (1 - NEWEST) * total + new

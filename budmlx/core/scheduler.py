@@ -15,7 +15,7 @@ import msgspec
 from budmlx.core.group import Group
 from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
-from budmlx.core.pace import Pace
+from budmlx.core.pace import WHOLE, Pace
 from budmlx.core.placement import Placement
 from budmlx.core.prompt import Prompt, compute_together, next_batch
 from budmlx.core.report import Report
@@ -214,7 +214,8 @@ class Scheduler:
                 done += len(batch) * max(prompt.remaining for prompt in batch)
                 continue
             [prompt] = batch
-            if count := min(prompt.remaining, budget - done):
+            left = prompt.remaining
+            if count := left if left <= WHOLE else min(left, budget - done):
                 self._guard(rows, partial(prompt.compute, self._model, count))
                 done += count
             if prompt in self._prompts and prompt.remaining == 0:
