@@ -114,7 +114,9 @@ def test_a_short_prompt_overtakes_a_long_one(model: Model) -> None:
 def test_rows_of_very_different_length_run_in_their_own_groups(model: Model) -> None:
     heavy = replace(model, memory=replace(model.memory, weights=2**20, layers=LARGE_KV))
     driver = Driver(heavy)
-    driver.submit(request(0, [7] * 2000, max_tokens=200))
+    driver.submit(request(0, [7] * 2000, max_tokens=400))
+    while not driver.tokens[0]:
+        driver.turn()
     driver.submit(*(request(k, [k] * 20, max_tokens=30) for k in range(1, 9)))
     while len(driver.reasons) < 8:
         driver.turn()
