@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says nothing on a machine that does other things, too.
 settings.register_profile("budmlx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("budmlx")
+
+# Where the tests run in the background of a shell, SIGINT is ignored, and so it would be in
+# every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
