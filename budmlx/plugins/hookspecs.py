@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pluggy
 
+from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserSpec
 from budmlx.plugins.specs import (
     CommandSpec,
     LogitsProcessorSpec,
@@ -67,6 +68,18 @@ def add_samplers() -> Iterable[SamplerSpec]:
 def add_logits_processors() -> Iterable[LogitsProcessorSpec]:
     """Offer ways to change logits by what was generated so far, which requests choose by name
     with options. They run in the order of the request, before sampling."""
+
+
+@_hook("engine", firstresult=True)
+def provide_tool_parser(name: str, model: ModelTraits) -> ToolParserSpec | None:
+    """Say how a model writes tool calls. Called once when an engine is loaded. name: what the
+    setting `tool_parser` says; `auto` means that `model` decides. None leaves it to others."""
+
+
+@_hook("engine", firstresult=True)
+def provide_reasoning_parser(name: str, model: ModelTraits) -> ReasoningParserSpec | None:
+    """Say how a model writes its reasoning; see `provide_tool_parser`. The setting is
+    `reasoning_parser`."""
 
 
 @_hook("engine")

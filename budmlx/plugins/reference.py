@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from budmlx.plugins import hookspecs, specs
+from budmlx.plugins import hookspecs, parsing, specs
 from budmlx.plugins.hookspecs import RINGS
 
 SHOWN = (
@@ -16,6 +16,18 @@ SHOWN = (
     specs.RowContext,
     specs.ResponseCache,
     specs.CacheStats,
+    parsing.ModelTraits,
+    parsing.ToolParserSpec,
+    parsing.ReasoningParserSpec,
+    parsing.OutputParser,
+    parsing.Content,
+    parsing.Thought,
+    parsing.Call,
+    parsing.CallBegun,
+    parsing.CallArguments,
+    parsing.Tool,
+    parsing.CallSyntax,
+    parsing.CallGrammar,
     specs.OutputFilter,
     specs.EndText,
     specs.RequestRecord,

@@ -67,7 +67,7 @@ def single(words: Words, skill: str) -> Sample:
 def burst(words: Words, skill: str) -> Sample:
     """Several turns of one skill: many answers to learn from in little text."""
     messages: list[Message] = []
-    for _ in range(words.rng.randint(2, 6)):
+    for _ in range(words.rng.randint(*((4, 11) if skill == "arithmetic" else (2, 6)))):
         turn = SINGLE[skill][0](words)
         messages += [user(turn.user), assistant(turn.answer)]
     return Sample(skill, messages, thought=turn.thought)
@@ -88,6 +88,18 @@ def no_name(words: Words) -> Sample:
     messages = [*history(words, few(words.rng)), user(words.rng.choice(RECALL))]
     messages.append(assistant("You have not told me your name."))
     return Sample("no_name", messages, thought="The user has told me no name.")
+
+
+def sums(words: Words) -> Sample:
+    """Several sums in one question: many to learn from in little text."""
+    turns = [skills.arithmetic(words) for _ in range(words.rng.randint(3, 16))]
+    asked = [turn.answer.partition(" =")[0] for turn in turns]
+    if words.rng.random() < 0.5:
+        asked = [text.replace(" ", "") for text in asked]
+    question = words.rng.choice(("Compute {x}", "Calculate {x}", "What is {x}?", "{x}"))
+    answer = assistant("\n".join(turn.answer for turn in turns))
+    return Sample("sums", [user(question.replace("{x}", ", ".join(asked))), answer],
+                  thought="I compute one after the other.")  # fmt: skip
 
 
 def type_hints(words: Words) -> Sample:
@@ -164,8 +176,8 @@ def no_tool(words: Words) -> Sample:
 
 CONVERSATIONS = {
     "memory": (memory, 7), "no_name": (no_name, 2), "type_hints": (type_hints, 1),
-    "tool_call": (tool_call, 16), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
-    "tool_result": (tool_result, 3), "no_tool": (no_tool, 7),
+    "tool_call": (tool_call, 22), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
+    "tool_result": (tool_result, 4), "no_tool": (no_tool, 7), "sums": (sums, 10),
 }  # fmt: skip
 
 
@@ -191,7 +203,7 @@ def training(seed: int, count: int, copying: bool = False) -> list[Sample]:
     weights = {name: weight for name, (_, weight) in {**SINGLE, **CONVERSATIONS}.items()}
     if copying:
         weights = {"repeat": 40, "upper": 15, "arithmetic": 10, "json": 10, "memory": 8,
-                   "tool_call": 4, "tool_result": 4, "capitals": 3, "greeting": 3}  # fmt: skip
+                   "tool_call": 8, "sums": 10, "tool_result": 4, "capitals": 3, "greeting": 3}  # fmt: skip
     names = words.rng.choices(list(weights), list(weights.values()), k=count)
     return [draw(words, name) for name in names]
 

@@ -1,31 +1,10 @@
 """The model in PyTorch, with the parameter names of MLX's `qwen3`."""
 
-from typing import Any
-
 import torch
 from shape import Shape
 from tokenizer import Factors
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class Scale(torch.autograd.Function):
-    """Root-mean-square normalisation with few passes over memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        inverse = x.square().mean(-1, keepdim=True).add_(1e-6).rsqrt_()
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse, weight)
-        return unit * weight
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        unit, inverse, weight = ctx.saved_tensors
-        scaled = gradient * unit
-        along = (scaled @ weight).unsqueeze(-1).div_(weight.numel())
-        into = torch.addcmul(gradient * weight, unit, along, value=-1).mul_(inverse)
-        return into, scaled.flatten(0, -2).sum(0)
 
 
 class RMSNorm(nn.Module):
@@ -34,7 +13,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return Scale.apply(x, self.weight)
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
 
 
 def product(x: Tensor, *weights: Tensor) -> Tensor:

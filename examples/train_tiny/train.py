@@ -85,12 +85,15 @@ def rate(step: int, last: int, decay: float = 0.45) -> float:
 
 
 def optimizers(model: Network, muon_rate: float, adam_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, a share for each core, and AdamW for the rest."""
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
+    cores = os.cpu_count() or 1
+    shares = [matrices[core::cores] for core in range(cores)]
     return [
-        torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.05, momentum=0.95,
-                         adjust_lr_fn="match_rms_adamw"),
+        *(torch.optim.Muon(share, lr=muon_rate, weight_decay=0.05, momentum=0.95,
+                           adjust_lr_fn="match_rms_adamw") for share in shares if share),
         torch.optim.AdamW(rest, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]  # fmt: skip
 
@@ -139,7 +142,7 @@ def checkpoint(path: Path, step: int, model: Network, opts: list[torch.optim.Opt
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs" / "tiny")
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--muon-rate", type=float, default=6e-3)
     parser.add_argument("--adam-rate", type=float, default=4e-3)
     options = parser.parse_args()
@@ -148,6 +151,8 @@ def main() -> None:
     workers = ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
     tokenizer = tokenizer_of(options.run)
     model = Network(Shape(), factors(tokenizer))
+    for layer in model.layers:
+        layer.compile(dynamic=True)
     opts = optimizers(model, options.muon_rate, options.adam_rate)
     latest, first = options.run / "latest.pt", 0
     if latest.exists():
@@ -159,12 +164,13 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {first}")
     began, tokens, loss_mean, right_mean = time.time(), 0, 0.0, 0.0
     for step, rows in enumerate(steps(tokenizer, first, options.steps), first):
-        for opt, top in zip(opts, (options.muon_rate, options.adam_rate), strict=True):
+        for opt in opts:
+            muon = isinstance(opt, torch.optim.Muon)
+            top = options.muon_rate if muon else options.adam_rate
             opt.param_groups[0]["lr"] = top * rate(step, options.steps)
         loss, right, read = learn(model, rows, workers)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
+        list(workers.map(lambda opt: opt.step(), opts))
+        model.zero_grad(set_to_none=True)
         tokens += read
         blend = 0.95 if step > first else 0.0
         loss_mean, right_mean = (

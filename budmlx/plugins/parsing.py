@@ -1,0 +1,156 @@
+"""The interfaces of parsers, which find tool calls and reasoning in what a model writes.
+
+Parsers read text piece by piece while it is generated and must give the same result however
+it is cut. They run in the engine; nothing here loads MLX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Schema = dict[str, Any]
+"""A JSON schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. parameters: schema of the object of its arguments.
+
+    strict: the arguments must be valid, so that they are constrained while they are written.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Schema = field(default_factory=lambda: {"type": "object"})
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTraits:
+    """What tells model families apart.
+
+    template: source of the chat template; the one for tools where there are several.
+    tokens: the added tokens of the vocabulary, control tokens among them.
+    """
+
+    model_type: str
+    template: str
+    tokens: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Text for the client. start: its place in all the text that was pushed."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning. start: as in `Content`."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A complete call. arguments: the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """A call whose arguments will follow in pieces."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """More text of the arguments of the call that has begun."""
+
+    text: str
+
+
+Piece = Content | Thought | Call | CallBegun | CallArguments
+
+
+class OutputParser(Protocol):
+    """Reads the text of one choice."""
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        """Take more text; return the pieces that are now certain.
+
+        last: no more text follows. What looked like the beginning of something and was not
+        completed then comes back as `Content`: no text is lost, and none is an error.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class CallGrammar:
+    """How one call is written, for constraining it.
+
+    begin, end: literal text around the arguments, control tokens included.
+    arguments: a Lark expression of llguidance, such as `%json {...}`.
+    """
+
+    begin: str
+    arguments: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallSyntax:
+    """How a model family writes calls, for forcing and constraining them.
+
+    trigger: text after which the model has decided to call; `open` and every call's `begin`
+    continue from it (it is their common beginning).
+    open, separator, close: literal text before, between and after the calls of one reply.
+    call: the grammar of a call of this tool.
+    """
+
+    trigger: str
+    call: Callable[[Tool], CallGrammar]
+    open: str = ""
+    separator: str = ""
+    close: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolParserSpec:
+    """How one model family writes tool calls.
+
+    make: a parser for one choice, given the tools of the request and whether arguments are
+    wanted in pieces (`CallBegun`, `CallArguments`) where the family's format allows that;
+    otherwise, and always where it does not, calls come whole as `Call`.
+    visible: control tokens that the parser must see in the text; others are left out.
+    syntax: how to force a call; None when the family's calls cannot be forced.
+    """
+
+    name: str
+    make: Callable[[Sequence[Tool], bool], OutputParser]
+    visible: tuple[str, ...] = ()
+    syntax: CallSyntax | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningParserSpec:
+    """How one model family writes reasoning.
+
+    make: a parser for one choice. Its argument is the end of the prompt as text, since
+    prompts may end inside a block of reasoning.
+    visible: as in `ToolParserSpec`. begin, end: the text around a block of reasoning, for
+    constraining only what comes after it; empty where there is no such text.
+    """
+
+    name: str
+    make: Callable[[str], OutputParser]
+    visible: tuple[str, ...] = ()
+    begin: str = ""
+    end: str = ""
