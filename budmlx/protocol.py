@@ -43,6 +43,16 @@ class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
 
 
+class Grammar(msgspec.Struct, frozen=True, kw_only=True):
+    """What a row may write. source: a grammar in one of llguidance's forms.
+
+    param: the parameter that it came from, for errors.
+    """
+
+    source: str
+    param: str
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One row to run. Ids are already checked against the vocabulary.
 
@@ -57,6 +67,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     bias_ids, bias_values: ids and what is added to their logits; -inf bans an id.
     logprobs: how many alternatives to report with each token; None reports nothing.
     sampler: draws instead of us. processors: change the logits before, in this order.
+    grammar: what the row may write; it is compiled before the row is queued.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     """
 
@@ -82,6 +93,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     sampler: PluginCall | None = None
     processors: list[PluginCall] = []
+    grammar: Grammar | None = None
     fork: int = 0
 
 
@@ -129,7 +141,13 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 RowErrorCode = Literal[
-    "overloaded", "request_failed", "engine_unavailable", "non_finite_logits", "plugin_error"
+    "overloaded",
+    "request_failed",
+    "engine_unavailable",
+    "non_finite_logits",
+    "plugin_error",
+    "invalid_grammar",
+    "grammar_error",
 ]
 
 
@@ -148,11 +166,12 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):
-    """A row that ended without a further token."""
+    """A row that ended without a further token. param: the parameter that is to blame."""
 
     id: int
     code: RowErrorCode
     message: str
+    param: str | None = None
 
 
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):

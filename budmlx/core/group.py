@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from budmlx.core.model import Model
 from budmlx.core.prompt import Prompt
-from budmlx.core.row import Row
+from budmlx.core.row import Row, RowFault
 from budmlx.core.sampling import Drawn, Outcome, RowSampling
 
 
@@ -96,12 +96,12 @@ class Group:
             self._sampling.release()
             self._sampling = None
 
-    def dispatch(self) -> Mapping[Row, str]:
+    def dispatch(self) -> Mapping[Row, RowFault]:
         """Start the next step: forward pass and sampling, without waiting for either.
 
         Rows whose token in flight is their last take part only if others go on: dropping
         them first would mean to wait for that token.
-        Returns the rows whose plugin failed, and why; they must be dropped.
+        Returns the rows whose plugin or grammar failed, and why; they must be dropped.
         """
         self._due, self._in_flight = self._in_flight, []
         if all(row.last_step for row in self.rows):
@@ -109,13 +109,28 @@ class Group:
         if self._sampling is None:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         logits = self._model(self._feed[:, None], self._caches)[:, -1, :]
-        drawn = self._sampling.sample(logits, self._feed)
+        unread: dict[Row, int] = {}
+        if self._sampling.constrained:
+            # The device works while the tokens before are read and masks are made of them.
+            mx.async_eval(logits)
+            unread = self._unread()
+        drawn = self._sampling.sample(logits, self._feed, unread)
         self._feed = drawn.tokens
         self._in_flight = [(drawn, self.rows)]
         for row in self.rows:
             row.sampled += 1
         mx.async_eval(*drawn.arrays)
         return drawn.faults
+
+    def _unread(self) -> dict[Row, int]:
+        """What rows drew in the step that is due."""
+        here = set(self.rows)
+        return {
+            row: token
+            for drawn, rows in self._due
+            for row, token in zip(rows, drawn.tokens.tolist(), strict=True)
+            if row in here
+        }
 
     def pause(self) -> None:
         """Take no step in this turn; what the last one drew is due all the same."""

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from budmlx.core.row import Row
 from budmlx.core.sampling import Outcome
-from budmlx.protocol import RowErrorCode, RowFailed, StepFrame, Token
+from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame, Token
 
 MESSAGES: dict[RowErrorCode, str] = {
     "request_failed": "The model failed on this request. Other requests are not affected.",
@@ -35,9 +35,30 @@ class Report:
         self._tokens.append(token)
         return reason is not None
 
-    def fail(self, row_id: int, code: RowErrorCode, message: str | None = None) -> None:
+    def fail(
+        self,
+        row_id: int,
+        code: RowErrorCode,
+        message: str | None = None,
+        param: str | None = None,
+    ) -> None:
         """Note that a row ends without a further token."""
-        self._failed.append(RowFailed(row_id, code, message or MESSAGES[code]))
+        self._failed.append(RowFailed(row_id, code, message or MESSAGES[code], param))
+
+    def too_long(self, request: GenerateRequest, longest: int) -> None:
+        """Note that a row can never fit into memory, which holds `longest` tokens of one row."""
+        message = (
+            f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only {longest} "
+            "tokens of one request. Shorten it, or raise the memory limit."
+        )
+        self.fail(request.id, "overloaded", message)
+
+    def bad_grammar(self, row: Row, problem: str) -> None:
+        """Note that a row cannot begin, since its grammar cannot be used."""
+        grammar = row.request.grammar
+        assert grammar is not None
+        message = f"{grammar.param} cannot be used: {problem}."
+        self.fail(row.request.id, "invalid_grammar", message, grammar.param)
 
     def nothing_drawn(self, row: Row) -> None:
         """Note that a row ends because there was no token to draw."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from budmlx.protocol import GenerateRequest
+from budmlx.protocol import GenerateRequest, RowErrorCode
+
+if TYPE_CHECKING:
+    from budmlx.core.grammar import RowGrammar
+
+RowFault = tuple[RowErrorCode, str]
+"""Why a row must end: the code of the error and its message."""
 
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
@@ -20,6 +26,7 @@ class Row:
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
     states: what samplers and processors of plugins keep for this row, by slot.
+    grammar: how far it has come in its grammar, if it has one.
     """
 
     request: GenerateRequest
@@ -28,6 +35,7 @@ class Row:
     solo_until: int | None = None
     started: bool = False
     states: dict[int, Any] = field(default_factory=dict)
+    grammar: RowGrammar | None = None
 
     @classmethod
     def of(cls, request: GenerateRequest) -> Row:
@@ -61,6 +69,8 @@ class Row:
         """Forget what is being computed, so that the row can be prefilled again."""
         self.sampled = self.produced
         self.states.clear()
+        if self.grammar is not None:
+            self.grammar.reset()
 
     def suspect(self) -> None:
         """Run alone for a while: a fault happened in this row's company."""

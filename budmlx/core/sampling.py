@@ -14,8 +14,9 @@ import numpy as np
 
 from budmlx.core.adjust import adjustments
 from budmlx.core.filters import Filters
+from budmlx.core.grammar import Constraints
 from budmlx.core.plugged import Plugged, PluginFault, plugged
-from budmlx.core.row import Row
+from budmlx.core.row import Row, RowFault
 
 _categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
 
@@ -40,12 +41,12 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _blaming(each: Plugged, faults: dict[Row, str]) -> Iterator[None]:
+def _blaming(each: Plugged, faults: dict[Row, RowFault]) -> Iterator[None]:
     """Note what a plugin does wrong against the rows that chose it."""
     try:
         yield
     except PluginFault as fault:
-        faults.update(dict.fromkeys(each.rows, str(fault)))
+        faults.update(dict.fromkeys(each.rows, ("plugin_error", str(fault))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,14 @@ class Drawn:
     """What was drawn for all rows, still being computed.
 
     tokens: uint32 [rows]. finite: bool [rows], False where no token can be drawn.
-    faults: rows whose plugin failed, and why. states: what plugins keep for the next step.
+    faults: rows whose plugin or grammar failed, and why. states: what plugins keep.
     logprobs: float32 [rows]; top_ids, top_logprobs: [rows, count]; None if nobody asked.
     """
 
     tokens: mx.array
     finite: mx.array
     counts: Sequence[int | None]
-    faults: Mapping[Row, str]
+    faults: Mapping[Row, RowFault]
     states: Sequence[mx.array]
     logprobs: mx.array | None = None
     top_ids: mx.array | None = None
@@ -104,7 +105,10 @@ class Drawn:
 
 
 class RowSampling:
-    """The sampling parameters of a group's rows, as arrays; rebuilt when rows come or go."""
+    """The sampling parameters of a group's rows, as arrays; rebuilt when rows come or go.
+
+    constrained: there are rows with grammars.
+    """
 
     def __init__(self, rows: Sequence[Row], vocab: int):
         requests = [row.request for row in rows]
@@ -121,6 +125,8 @@ class RowSampling:
         self._counts = [r.logprobs for r in requests]
         self._processors, self._samplers = plugged(rows)
         self._prepared = False
+        self.constrained = any(row.grammar is not None for row in rows)
+        self._constraints = Constraints(rows, vocab) if self.constrained else None
 
     def release(self) -> None:
         """Give the rows back what plugins keep for them, before rows come or go."""
@@ -128,18 +134,23 @@ class RowSampling:
             for each in (*self._processors, *self._samplers):
                 each.release()
 
-    def sample(self, raw: mx.array, feed: mx.array) -> Drawn:
+    def sample(
+        self, raw: mx.array, feed: mx.array, unread: Mapping[Row, int] | None = None
+    ) -> Drawn:
         """Draw a token for every row, without waiting.
 
         raw: logits [rows, vocab]. feed: the token ids [rows] that led to them.
+        unread: those of them that are not in the rows' ids yet; needed if `constrained`.
         """
-        faults: dict[Row, str] = {}
+        faults: dict[Row, RowFault] = {}
         logits = raw
         for adjustment in self._adjustments:
             logits = adjustment.apply(logits, feed)
         if self._processors or self._samplers:
             self._prepare(faults)
             logits = self._process(logits, feed, faults)
+        if self._constraints is not None:
+            logits = self._constraints.apply(logits, unread or {}, faults)
         tokens = mx.argmax(logits, axis=-1)
         finite = mx.isfinite(mx.max(logits, axis=-1))
         if self._any_drawn or self._samplers:
@@ -154,14 +165,14 @@ class RowSampling:
         logprobs = self._logprobs(raw, tokens)
         return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)
 
-    def _prepare(self, faults: dict[Row, str]) -> None:
+    def _prepare(self, faults: dict[Row, RowFault]) -> None:
         if not self._prepared:
             self._prepared = True
             for each in (*self._processors, *self._samplers):
                 with _blaming(each, faults):
                     each.prepare()
 
-    def _process(self, logits: mx.array, feed: mx.array, faults: dict[Row, str]) -> mx.array:
+    def _process(self, logits: mx.array, feed: mx.array, faults: dict[Row, RowFault]) -> mx.array:
         for each in self._processors:
             if faults.keys() >= set(each.rows):
                 continue
@@ -179,7 +190,7 @@ class RowSampling:
         keys: mx.array,
         tokens: mx.array,
         finite: mx.array,
-        faults: dict[Row, str],
+        faults: dict[Row, RowFault],
     ) -> tuple[mx.array, mx.array]:
         for each in self._samplers:
             if faults.keys() >= set(each.rows):

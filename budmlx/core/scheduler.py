@@ -12,6 +12,7 @@ from functools import partial
 import mlx.core as mx
 import msgspec
 
+from budmlx.core.grammar import Compiling, Grammars
 from budmlx.core.group import Group
 from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
@@ -50,33 +51,36 @@ class Scheduler:
         self._groups: list[Group] = []
         self._turns = 0
         self._report = Report()
+        self._compiling = Compiling(Grammars(model.info))
 
     @property
     def busy(self) -> bool:
         """Whether a turn has anything to do."""
-        return bool(self._rows) or self._report.urgent
+        return bool(self._rows) or bool(self._compiling) or self._report.urgent
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""
         room = self._longest - len(request.prompt_ids)
         if room < 1:
-            self._report.fail(
-                request.id,
-                "overloaded",
-                f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only "
-                f"{self._longest} tokens of one request. Shorten it, or raise the memory limit.",
-            )
+            self._report.too_long(request, self._longest)
             return
         if request.max_tokens > room:
             request = msgspec.structs.replace(request, max_tokens=room)
         row = Row.of(request)
-        self._rows[request.id] = row
+        if request.grammar is None:
+            self._enqueue(row)
+        else:
+            self._compiling.add(row)
+
+    def _enqueue(self, row: Row) -> None:
+        self._rows[row.request.id] = row
         self._waiting.append(row)
 
     def cancel(self, row_id: int) -> None:
         """Drop a row wherever it is; unknown ids are ignored."""
         row = self._rows.pop(row_id, None)
         if row is None:
+            self._compiling.cancel(row_id)
             return
         if row in self._waiting:
             self._waiting.remove(row)
@@ -86,6 +90,11 @@ class Scheduler:
     def turn(self) -> StepFrame:
         """Advance every running row by one token and prompts by one chunk."""
         self._turns += 1
+        for row, problem in self._compiling.done(idle=not self._rows):
+            if problem:
+                self._report.bad_grammar(row, problem)
+            else:
+                self._enqueue(row)
         self._make_room()
         self._admit()
         decoding = sum(len(group.rows) for group in self._groups)
@@ -179,9 +188,9 @@ class Scheduler:
 
     def _dispatch(self, group: Group) -> None:
         faults = group.dispatch()
-        for row, message in faults.items():
+        for row, (code, message) in faults.items():
             del self._rows[row.request.id]
-            self._report.fail(row.request.id, "plugin_error", message)
+            self._report.fail(row.request.id, code, message)
         self._withdraw(list(faults))
 
     def _collect(self, group: Group) -> None:

@@ -13,6 +13,7 @@ from budmlx.engine.text import TextStream
 from budmlx.errors import (
     BudmlxError,
     EngineUnavailableError,
+    InvalidRequestError,
     OverloadedError,
     PluginError,
     RequestFailedError,
@@ -35,6 +36,8 @@ ERRORS: dict[str, type[BudmlxError]] = {
     "engine_unavailable": EngineUnavailableError,
     "non_finite_logits": RequestFailedError,
     "plugin_error": PluginError,
+    "invalid_grammar": InvalidRequestError,
+    "grammar_error": RequestFailedError,
 }
 
 
@@ -142,7 +145,7 @@ class Generation:
         for update in updates:
             if isinstance(update, RowFailed):
                 self.over = True
-                raise ERRORS[update.code](update.message, code=update.code)
+                raise ERRORS[update.code](update.message, param=update.param, code=update.code)
             if self._choices[update.id].reason is None:
                 tokens.setdefault(update.id, []).append(update)
         for row_id, new in tokens.items():

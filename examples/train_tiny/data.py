@@ -202,8 +202,8 @@ def training(seed: int, count: int, copying: bool = False) -> list[Sample]:
     words = Words(Random(seed))
     weights = {name: weight for name, (_, weight) in {**SINGLE, **CONVERSATIONS}.items()}
     if copying:
-        weights = {"repeat": 40, "upper": 15, "arithmetic": 10, "json": 10, "memory": 8,
-                   "tool_call": 8, "sums": 10, "tool_result": 4, "capitals": 3, "greeting": 3}  # fmt: skip
+        weights = {"repeat": 40, "upper": 15, "arithmetic": 10, "json": 10, "memory": 8, "sums": 10,
+                   "tool_call": 8, "tool_result": 4, "capitals": 3, "greeting": 3}  # fmt: skip
     names = words.rng.choices(list(weights), list(weights.values()), k=count)
     return [draw(words, name) for name in names]
 
