@@ -37,15 +37,50 @@ class ToolCall:
     arguments: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. parameters: JSON schema of the object of arguments.
+
+    strict: the arguments must be valid, so that they are constrained while they are written.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model calls tools. name: the one that it must call; mode is `required` then."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """The form that a reply must have; it is enforced while the reply is written.
+
+    value: nothing for `json_object`, a JSON schema, a regular expression, a Lark grammar, or
+    a sequence of texts to choose from. param: where it came from, for errors.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "grammar", "choice"]
+    value: Any = None
+    param: str = "response_format"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. reasoning: what an assistant thought before its content."""
 
     role: Role
     content: str | tuple[TextPart, ...] = ""
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str | None = None
 
     @property
     def text(self) -> str:
@@ -61,6 +96,9 @@ class Request:
 
     prompt: raw text, or token ids, used as they are without a chat template.
     n: how many choices to generate; they share one prefill.
+    tools: functions that the model may call. parallel_tool_calls: it may call several.
+    incremental_calls: report the arguments of calls piece by piece.
+    reasoning: report it apart (`parsed`), leave it in the text (`raw`), or drop it (`hidden`).
     chat_template_kwargs: extra variables for the template; only allow-listed names pass.
     cache: what the response cache may do; None leaves it to the engine's setting.
     namespace: whose request it is; kept replies are not shared between namespaces.
@@ -70,6 +108,12 @@ class Request:
     prompt: str | tuple[int, ...] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    incremental_calls: bool = False
+    response_format: ResponseFormat | None = None
+    reasoning: Literal["parsed", "raw", "hidden"] = "parsed"
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     cache: CachePolicy | None = None
     namespace: str = ""
@@ -104,11 +148,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. cached_tokens: of the prompt, that nobody had to compute."""
+    """Token counts of one request. cached_tokens: of the prompt, that nobody had to compute.
+
+    reasoning_tokens: of the completion, that were reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -157,6 +205,29 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """New text of a choice's reasoning."""
+
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A tool call, or a piece of one.
+
+    index: which call of the choice. id, name: of the call; empty in pieces after the first.
+    arguments: text of a JSON object, or a piece of it.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceFinished:
     """The last event of one choice."""
 
@@ -182,17 +253,23 @@ class Finished:
         return self.reasons[0]
 
 
-Event = TextDelta | ChoiceFinished | Finished
+Event = TextDelta | ReasoningDelta | ToolCallDelta | ChoiceFinished | Finished
 """What a stream yields. A failed request raises instead, which is its terminal event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the texts of a reply."""
+    """One of the answers of a reply.
+
+    parsed: the content as an object, if the request gave a model class for it.
+    """
 
     text: str
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    parsed: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +295,21 @@ class Completion:
     def finish_reason(self) -> FinishReason:
         """Why the first choice ended."""
         return self.choices[0].finish_reason
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls of the first choice."""
+        return self.choices[0].tool_calls
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning of the first choice."""
+        return self.choices[0].reasoning
+
+    @property
+    def parsed(self) -> Any:
+        """The first choice's content as an object of the class given as `response_format`."""
+        return self.choices[0].parsed
 
     def __str__(self) -> str:
         return self.text

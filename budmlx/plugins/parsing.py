@@ -7,25 +7,10 @@ it is cut. They run in the engine; nothing here loads MLX.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-Schema = dict[str, Any]
-"""A JSON schema."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function that the model may call. parameters: schema of the object of its arguments.
-
-    strict: the arguments must be valid, so that they are constrained while they are written.
-    """
-
-    name: str
-    description: str = ""
-    parameters: Schema = field(default_factory=lambda: {"type": "object"})
-    strict: bool = False
-
+from budmlx.types import Tool as Tool
 
 @dataclass(frozen=True, slots=True)
 class ModelTraits:
