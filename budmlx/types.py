@@ -10,6 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from budmlx.events import ChoiceFinished as ChoiceFinished
+from budmlx.events import Event as Event
+from budmlx.events import Finished as Finished
+from budmlx.events import FinishReason as FinishReason
+from budmlx.events import ReasoningDelta as ReasoningDelta
+from budmlx.events import TextDelta as TextDelta
+from budmlx.events import Timing as Timing
+from budmlx.events import TokenLogprob as TokenLogprob
+from budmlx.events import ToolCallDelta as ToolCallDelta
+from budmlx.events import Usage as Usage
 from budmlx.params import MAX_BIAS as MAX_BIAS
 from budmlx.params import MAX_BIASES as MAX_BIASES
 from budmlx.params import RANGES as RANGES
@@ -17,7 +27,6 @@ from budmlx.params import CachePolicy as CachePolicy
 from budmlx.params import PluginChoice as PluginChoice
 from budmlx.params import SamplingParams as SamplingParams
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -144,117 +153,6 @@ class ModelInfo:
     batchable: bool
     fingerprint: str
     created: int
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one request. cached_tokens: of the prompt, that nobody had to compute.
-
-    reasoning_tokens: of the completion, that were reasoning.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where the time of one request went, in seconds."""
-
-    queue: float
-    prompt: float
-    completion: float
-
-    @property
-    def total(self) -> float:
-        """From submission to the last token."""
-        return self.queue + self.prompt + self.completion
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token with its logprob in the model's own distribution.
-
-    text: what the token alone decodes to. bytes: its UTF-8 bytes, perhaps part of a character.
-    top: the most likely tokens at this place, best first, without their own `top`.
-    """
-
-    text: str
-    bytes: bytes
-    logprob: float
-    top: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """New text of a choice. It never ends inside a character or a possible stop string.
-
-    logprobs: of the tokens that this text is made of, if they were asked for.
-    """
-
-    text: str
-    choice: int = 0
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
-    """New text of a choice's reasoning."""
-
-    text: str
-    choice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCallDelta:
-    """A tool call, or a piece of one.
-
-    index: which call of the choice. id, name: of the call; empty in pieces after the first.
-    arguments: text of a JSON object, or a piece of it.
-    """
-
-    index: int
-    id: str
-    name: str
-    arguments: str
-    choice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceFinished:
-    """The last event of one choice."""
-
-    reason: FinishReason
-    choice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The terminal event of a request that went well. reasons: one for each choice.
-
-    cached: the reply was kept from, or shared with, an equal request.
-    """
-
-    reasons: tuple[FinishReason, ...]
-    usage: Usage
-    timing: Timing
-    cached: bool = False
-
-    @property
-    def reason(self) -> FinishReason:
-        """Why the first choice ended."""
-        return self.reasons[0]
-
-
-Event = TextDelta | ReasoningDelta | ToolCallDelta | ChoiceFinished | Finished
-"""What a stream yields. A failed request raises instead, which is its terminal event."""
 
 
 @dataclass(frozen=True, slots=True)

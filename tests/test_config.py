@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budmlx.cli.show_config import to_toml
-from budmlx.config import Config, LoadedConfig, load_config
+from budmlx.config import Config
+from budmlx.configfile import LoadedConfig, load_config
 from budmlx.errors import ConfigError
 
 

@@ -18,11 +18,11 @@ MAX_FUNCTION = 60
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
     {"errors"},
-    {"params"},
+    {"params", "events"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol", "framing"},
-    {"config"},
+    {"config", "configfile"},
     {"plugins"},
     {"core"},
     {"engine"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from budmlx.config import LoadedConfig
+from budmlx.configfile import LoadedConfig
 
 
 def to_toml(loaded: LoadedConfig) -> str:

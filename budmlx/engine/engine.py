@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.progress import track
 
 from budmlx.config import Config
-from budmlx.engine.completion import completion
+from budmlx.engine.completion import completion, with_parsed
 from budmlx.engine.filters import transformed
 from budmlx.engine.host import HostStatus
 from budmlx.engine.hub import default_model_dir, resolve_model
 from budmlx.engine.job import Job
 from budmlx.engine.mailbox import ThreadMailbox
+from budmlx.engine.messages import check_results
+from budmlx.engine.model_dir import model_type
+from budmlx.engine.parsers import Parsers
 from budmlx.engine.replies import model_identity
 from budmlx.engine.requests import (
     Messages,
@@ -76,7 +79,8 @@ class Engine:
             prefill_chunk=config.prefill_chunk,
         )
         store = None if config.cache == "off" else self.plugins.response_cache(config)
-        self._runner = Runner(settings, config, self._tokenizer, self.plugins)
+        self._parsers = Parsers.of(self.plugins, self._tokenizer, model_type(path), config)
+        self._runner = Runner(settings, config, self._tokenizer, self.plugins, self._parsers)
         self.info: ModelInfo = self._runner.info
         salt = f"{self.info.fingerprint} {model_identity(path)} {self.plugins.digest}"
         self._replies = Replies(store, config, salt)
@@ -154,7 +158,8 @@ class Engine:
         >>> reply.usage.completion_tokens
         3
         """
-        return self._complete(chat_request(messages, sampling))
+        reply = self._complete(chat_request(messages, sampling))
+        return with_parsed(reply, sampling.get("response_format"))
 
     def stream(self, messages: Messages, **sampling: Any) -> Iterator[Event]:
         """Like `chat`, but yields events as they come; the last is `Finished`.
@@ -168,7 +173,8 @@ class Engine:
     async def achat(self, messages: Messages, **sampling: Any) -> Completion:
         """`chat` for asyncio."""
         request = chat_request(messages, sampling)
-        return self._completion(request, [event async for event in self.aevents(request)])
+        reply = self._completion(request, [event async for event in self.aevents(request)])
+        return with_parsed(reply, sampling.get("response_format"))
 
     def astream(self, messages: Messages, **sampling: Any) -> AsyncIterator[Event]:
         """`stream` for asyncio."""
@@ -275,6 +281,9 @@ class Engine:
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
         request = transformed(request, self._transforms)
+        if request.messages is not None:
+            check_results(request.messages)
+        self._parsers.check(request)
         return request, prompt_ids(request, self._tokenizer, self.info)
 
     def _job(self, request: Request, ids: list[int], *, share: bool = True) -> Job:

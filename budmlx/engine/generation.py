@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from budmlx.engine.filters import FilterChain
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import Mailbox, Update
+from budmlx.engine.output import CallEvents, OutputReader
 from budmlx.engine.text import TextStream
 from budmlx.errors import (
     BudmlxError,
@@ -18,6 +20,7 @@ from budmlx.errors import (
     PluginError,
     RequestFailedError,
 )
+from budmlx.plugins.parsing import Content, Thought
 from budmlx.protocol import RowFailed, Token
 from budmlx.types import (
     ChoiceFinished,
@@ -43,11 +46,16 @@ ERRORS: dict[str, type[BudmlxError]] = {
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """What makes the text of one row. reader: if logprobs are wanted."""
+    """What makes the text of one row. reader: if logprobs are wanted.
+
+    output: takes reasoning and calls out of the text. hide: reasoning is not reported.
+    """
 
     text: TextStream
     reader: LogprobReader | None = None
     filters: FilterChain | None = None
+    output: OutputReader | None = None
+    hide: bool = False
 
 
 class _Choice:
@@ -59,7 +67,12 @@ class _Choice:
         self._text = row.text
         self._reader = row.reader
         self._filters = row.filters
+        self._output = row.output
+        self._hide = row.hide
+        self._calls = CallEvents(number)
         self._shown = 0
+        self._ends: deque[int] = deque()
+        self.reasoning_tokens = 0
 
     def take(self, updates: Sequence[Token]) -> Iterator[Event]:
         """Events of the row's new tokens."""
@@ -70,24 +83,56 @@ class _Choice:
                 shown.append(self._text.push(update.token))
                 if self._reader is not None:
                     self._reader.push(update, self._text.decoded)
+                if self._output is not None:
+                    self._ends.append(self._text.decoded)
             if update.reason is not None and not self._text.stopped:
                 shown.append(self._text.finish())
             self.reason = "stop" if self._text.stopped else update.reason
             if self.reason is not None:
                 break
-        text = "".join(shown)
-        if self._filters is not None:
-            text = self._filters.push(text, last=self.reason is not None)
-            if self._filters.ended:
-                self.reason = "content_filter"
-        self._shown += len(text)
-        logprobs: tuple[TokenLogprob, ...] = ()
-        if self._reader is not None:
-            logprobs = self._reader.take(self._shown, ended=self.reason is not None)
-        if text or logprobs:
-            yield TextDelta(text, self.number, logprobs)
+        yield from self._told("".join(shown), last=self.reason is not None)
         if self.reason is not None:
             yield ChoiceFinished(self.reason, self.number)
+
+    def _told(self, text: str, *, last: bool) -> Iterator[Event]:
+        """The events of new text."""
+        if self._output is None:
+            self._shown += len(text)
+            yield from self._content(text, 0, self._shown, last=last)
+            return
+        for piece in self._output.push(text, last=last):
+            if isinstance(piece, Content):
+                end = piece.start + len(piece.text)
+                yield from self._content(piece.text, piece.start, end, last=False)
+                if self.reason == "content_filter":
+                    return
+                continue
+            if isinstance(piece, Thought):
+                self._count_reasoning(piece)
+                if self._hide:
+                    continue
+            yield self._calls.event(piece)
+        if self._output.calls and (self._output.ended or self.reason == "stop"):
+            self.reason = "tool_calls"
+        if self.reason is not None and self._filters is not None:
+            yield from self._content("", 0, 0, last=True)
+
+    def _content(self, text: str, start: int, end: int, *, last: bool) -> Iterator[TextDelta]:
+        """Content that stands between two places of all the text."""
+        if self._filters is not None:
+            text = self._filters.push(text, last=last)
+            if self._filters.ended:
+                self.reason = "content_filter"
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self._reader is not None:
+            logprobs = self._reader.take(end, ended=self.reason is not None, start=start)
+        if text or logprobs:
+            yield TextDelta(text, self.number, logprobs)
+
+    def _count_reasoning(self, piece: Thought) -> None:
+        end = piece.start + len(piece.text)
+        while self._ends and self._ends[0] <= end:
+            self.reasoning_tokens += self._ends.popleft() > piece.start
 
 
 class Generation:
@@ -145,7 +190,9 @@ class Generation:
         for update in updates:
             if isinstance(update, RowFailed):
                 self.over = True
-                raise ERRORS[update.code](update.message, param=update.param, code=update.code)
+                error = ERRORS[update.code](update.message, code=update.code)
+                error.param = update.param
+                raise error
             if self._choices[update.id].reason is None:
                 tokens.setdefault(update.id, []).append(update)
         for row_id, new in tokens.items():
@@ -161,7 +208,8 @@ class Generation:
         return [i for i in sorted(self.running) if self._choices[i].reason is not None]
 
     def _usage(self) -> Usage:
-        return Usage(self._prompt_tokens, self._completion_tokens)
+        reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
+        return Usage(self._prompt_tokens, self._completion_tokens, reasoning_tokens=reasoning)
 
     def _timing(self) -> Timing:
         started = self._started or self._submitted

@@ -29,14 +29,18 @@ class LogprobReader:
         entry = self._entry(token.token, token.logprob or 0.0, top)
         self._held.append((begin, decoded, entry))
 
-    def take(self, shown: int, *, ended: bool) -> tuple[TokenLogprob, ...]:
-        """Logprobs of the tokens within the first `shown` characters.
+    def take(self, shown: int, *, ended: bool, start: int = 0) -> tuple[TokenLogprob, ...]:
+        """Logprobs of the tokens between the characters `start` and `shown`.
 
+        start: tokens before it are dropped, since their text is no content.
         ended: no more text follows, so a token whose text was cut short counts as shown.
         """
         taken = []
         while self._held:
             begin, end, entry = self._held[0]
+            if begin < start and end <= start:
+                self._held.popleft()
+                continue
             if not (end <= shown or (ended and begin < shown)):
                 break
             taken.append(entry)

@@ -11,7 +11,10 @@ from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, Role, TextPart, ToolCall
 
 ROLES: tuple[str, ...] = get_args(Role)
-FIELDS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id"})
+FIELDS = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
+    | {"function_call"}
+)
 
 
 def parse_messages(raw: Sequence[Message | Mapping[str, Any]] | str) -> tuple[Message, ...]:
@@ -46,6 +49,8 @@ def _message(item: Message | Mapping[str, Any], param: str) -> Message:
             known = ", ".join(sorted(FIELDS))
             raise _error(f"{param}.{key}", f"is not supported; a message has {known}")
     calls = _calls(given.get("tool_calls", []), f"{param}.tool_calls")
+    if not calls and "function_call" in given:
+        calls = (_call({"function": given["function_call"]}, f"{param}.function_call"),)
     if item.get("content") is None and not calls:
         raise _error(f"{param}.content", "is missing")
     message = Message(
@@ -54,8 +59,31 @@ def _message(item: Message | Mapping[str, Any], param: str) -> Message:
         name=given.get("name"),
         tool_calls=calls,
         tool_call_id=given.get("tool_call_id"),
+        reasoning=given.get("reasoning_content", given.get("reasoning")),
     )
     return _checked(message, param)
+
+
+def check_results(messages: Sequence[Message]) -> None:
+    """Refuse results of tools that nobody called. Ids are compared where both sides have them.
+
+    Raises:
+        InvalidRequestError: `param` names the message.
+    """
+    called: set[str] = set()
+    any_call = False
+    for index, message in enumerate(messages):
+        if message.tool_calls:
+            any_call = True
+            called.update(call.id for call in message.tool_calls)
+        if message.role not in ("tool", "function"):
+            continue
+        unknown = message.tool_call_id and "" not in called and message.tool_call_id not in called
+        if not any_call or unknown:
+            raise _error(
+                f"messages[{index}]",
+                "is the result of a call that no assistant message before it makes",
+            )
 
 
 def _content(value: Any, param: str) -> str | tuple[TextPart, ...]:
@@ -105,7 +133,8 @@ def _checked(message: Message, param: str) -> Message:
         texts["content"] = message.content
     else:
         texts |= {f"content[{i}].text": part.text for i, part in enumerate(message.content)}
-    texts |= {k: v for k in ("name", "tool_call_id") if (v := getattr(message, k)) is not None}
+    optional = ("name", "tool_call_id", "reasoning")
+    texts |= {k: v for k in optional if (v := getattr(message, k)) is not None}
     for index, call in enumerate(message.tool_calls):
         place = f"tool_calls[{index}]"
         texts[f"{place}.id"] = call.id

@@ -43,6 +43,11 @@ def check_model_dir(path: Path, name: str) -> None:
         check_safetensors(path / shard, name)
 
 
+def model_type(path: Path) -> str:
+    """The family that config.json names. Raises ModelLoadError."""
+    return str(_read_json(path / "config.json", path.name).get("model_type"))
+
+
 def check_safetensors(path: Path, name: str) -> None:
     """Compare the header of a weight file with its size; the weights are not read.
 

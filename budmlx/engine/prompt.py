@@ -18,7 +18,7 @@ from budmlx.engine.messages import parse_messages
 from budmlx.engine.template import ChatTemplate, Json
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
-from budmlx.types import Message, ToolCall
+from budmlx.types import Message, Tool, ToolCall
 
 __all__ = ["parse_messages", "render"]
 
@@ -33,11 +33,9 @@ def render(
     messages: Sequence[Message],
     chat_template_kwargs: Mapping[str, Any],
     *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[Tool] = (),
 ) -> list[int]:
     """Token ids of a conversation, up to where the assistant begins to speak.
-
-    tools: function definitions in the shape of the chat-completions protocol.
 
     Raises:
         InvalidRequestError: there are no messages, the template refuses them, or a variable
@@ -48,7 +46,7 @@ def render(
     template = tokenizer.template(tools=bool(tools))
     template.check_kwargs(chat_template_kwargs)
     turns = [_turn(message, template) for message in messages]
-    extra = {**chat_template_kwargs, "tools": list(tools) if tools else None}
+    extra = {**chat_template_kwargs, "tools": [_definition(t) for t in tools] or None}
     ids = _encode(tokenizer, template, turns, extra)
     return [*tokenizer.prefix_ids, *ids] if template.plain else ids
 
@@ -120,6 +118,8 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     elif not template.takes_text:
         content = [{"type": "text", "text": message.text}]
     turn: Json = {"role": template.role(message.role), "content": content}
+    if message.reasoning is not None and template.reads_reasoning:
+        turn["reasoning_content"] = message.reasoning
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls:
@@ -127,6 +127,13 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _definition(tool: Tool) -> Json:
+    """A tool in the shape that templates read."""
+    description = {"description": tool.description} if tool.description else {}
+    function = {"name": tool.name, **description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
 
 
 def _call(call: ToolCall, template: ChatTemplate) -> Json:

@@ -10,19 +10,22 @@ from pathlib import Path
 import msgspec
 
 from budmlx import __version__
+from budmlx.engine.completion import completion
 from budmlx.types import (
     ChoiceFinished,
     Event,
     Finished,
     FinishReason,
+    ReasoningDelta,
     Request,
     TextDelta,
     Timing,
     TokenLogprob,
+    ToolCallDelta,
     Usage,
 )
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when `StoredReply` changes: what older versions kept becomes a miss."""
 
 NOT_IN_KEY = frozenset({"cache"})
@@ -54,6 +57,8 @@ class StoredChoice(msgspec.Struct, frozen=True, array_like=True):
     text: str
     reason: FinishReason
     logprobs: tuple[StoredLogprob, ...] = ()
+    reasoning: str = ""
+    calls: tuple[tuple[str, str, str], ...] = ()
 
 
 class StoredReply(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +69,7 @@ class StoredReply(msgspec.Struct, frozen=True, array_like=True):
     choices: tuple[StoredChoice, ...]
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int
 
     def encode(self) -> bytes:
         """As msgpack."""
@@ -85,28 +91,45 @@ def stored(key: str, events: Sequence[Event]) -> StoredReply | None:
     assert isinstance(finished, Finished)
     if "content_filter" in finished.reasons:
         return None
-    texts: list[list[str]] = [[] for _ in finished.reasons]
-    logprobs: list[list[TokenLogprob]] = [[] for _ in finished.reasons]
-    for event in events:
-        if isinstance(event, TextDelta):
-            texts[event.choice].append(event.text)
-            logprobs[event.choice].extend(event.logprobs)
+    done = completion("", (), events)
     choices = tuple(
-        StoredChoice("".join(text), reason, tuple(map(StoredLogprob.of, entries)))
-        for text, reason, entries in zip(texts, finished.reasons, logprobs, strict=True)
+        StoredChoice(
+            choice.text,
+            choice.finish_reason,
+            tuple(map(StoredLogprob.of, choice.logprobs)),
+            choice.reasoning,
+            tuple((call.id, call.name, call.arguments) for call in choice.tool_calls),
+        )
+        for choice in done.choices
     )
     usage = finished.usage
-    return StoredReply(FORMAT, key, choices, usage.prompt_tokens, usage.completion_tokens)
+    return StoredReply(
+        FORMAT,
+        key,
+        choices,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.reasoning_tokens,
+    )
 
 
 def replay(reply: StoredReply) -> Iterator[Event]:
     """The events of a kept reply. Its prompt counts as cached."""
     for number, choice in enumerate(reply.choices):
+        if choice.reasoning:
+            yield ReasoningDelta(choice.reasoning, number)
         if choice.text or choice.logprobs:
             logprobs = tuple(entry.entry() for entry in choice.logprobs)
             yield TextDelta(choice.text, number, logprobs)
+        for index, (call_id, name, arguments) in enumerate(choice.calls):
+            yield ToolCallDelta(index, call_id, name, arguments, number)
         yield ChoiceFinished(choice.reason, number)
-    usage = Usage(reply.prompt_tokens, reply.completion_tokens, reply.prompt_tokens)
+    usage = Usage(
+        reply.prompt_tokens,
+        reply.completion_tokens,
+        reply.prompt_tokens,
+        reply.reasoning_tokens,
+    )
     reasons = tuple(choice.reason for choice in reply.choices)
     yield Finished(reasons, usage, Timing(0.0, 0.0, 0.0), cached=True)
 

@@ -11,17 +11,22 @@ from typing import Any
 import msgspec
 
 from budmlx.engine.choices import choice_of
+from budmlx.engine.parsers import active_tools
 from budmlx.engine.prompt import parse_messages, render
 from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.tools import parse_response_format, parse_tool_choice, parse_tools
 from budmlx.errors import ContextLengthError, InvalidRequestError
-from budmlx.protocol import GenerateRequest
+from budmlx.protocol import GenerateRequest, Grammar
 from budmlx.types import MAX_BIAS, CachePolicy, Message, ModelInfo, Request, SamplingParams
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
-REQUEST_OPTIONS = frozenset({"n", "chat_template_kwargs", "cache"})
+REQUEST_OPTIONS = frozenset(
+    {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
+    | {"incremental_calls", "response_format", "reasoning"}
+)
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
 
@@ -44,6 +49,12 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
     extras = {name: given.pop(name) for name in REQUEST_OPTIONS & given.keys()}
     if "cache" in extras:
         extras["cache"] = CachePolicy.of(extras["cache"])
+    if "tools" in extras:
+        extras["tools"] = parse_tools(extras["tools"])
+    if "tool_choice" in extras:
+        extras["tool_choice"] = parse_tool_choice(extras["tool_choice"], extras.get("tools", ()))
+    if "response_format" in extras:
+        extras["response_format"] = parse_response_format(extras["response_format"])
     for name in given:
         if name not in SAMPLING_FIELDS:
             known = ", ".join(sorted(SAMPLING_FIELDS | REQUEST_OPTIONS))
@@ -76,7 +87,8 @@ def prompt_ids(request: Request, tokenizer: Tokenizer, info: ModelInfo) -> list[
     """
     if request.messages is not None:
         param = "messages"
-        ids = render(tokenizer, request.messages, request.chat_template_kwargs)
+        tools = active_tools(request)
+        ids = render(tokenizer, request.messages, request.chat_template_kwargs, tools=tools)
     else:
         param = "prompt"
         raw = request.prompt or ()
@@ -98,13 +110,23 @@ def prompt_ids(request: Request, tokenizer: Tokenizer, info: ModelInfo) -> list[
 
 
 def core_requests(
-    row_ids: Sequence[int], ids: list[int], request: Request, eos_ids: Sequence[int]
+    row_ids: Sequence[int],
+    ids: list[int],
+    request: Request,
+    eos_ids: Sequence[int],
+    grammar: Grammar | None = None,
 ) -> list[GenerateRequest]:
     """The core's view of a request: one row for each choice. A seed is drawn if none is given.
 
     eos_ids: the model's end-of-sequence ids.
     """
     sampling = request.sampling
+    if grammar is not None and sampling.ignore_eos:
+        raise InvalidRequestError(
+            "ignore_eos cannot be combined with a form that the reply must have: it says where "
+            "the reply ends.",
+            param="ignore_eos",
+        )
     stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
     first = GenerateRequest(
         id=row_ids[0],
@@ -125,6 +147,7 @@ def core_requests(
         min_tokens=UNLIMITED if sampling.min_tokens < 0 else sampling.min_tokens,
         stop_ids=sorted(stops),
         logprobs=sampling.logprobs,
+        grammar=grammar,
         fork=row_ids[0] if len(row_ids) > 1 else 0,
     )
     return [

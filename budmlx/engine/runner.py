@@ -13,9 +13,11 @@ from budmlx.config import Config
 from budmlx.engine.choices import Choices
 from budmlx.engine.filters import FilterChain
 from budmlx.engine.generation import Generation, RowText
+from budmlx.engine.grammars import grammar_of
 from budmlx.engine.host import open_host
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
+from budmlx.engine.parsers import Parsers
 from budmlx.engine.requests import core_requests, without_unknown_ids
 from budmlx.engine.text import TextStream
 from budmlx.engine.tokenizer import Tokenizer
@@ -35,11 +37,13 @@ class Runner:
         config: Config,
         tokenizer: Tokenizer,
         plugins: Plugins,
+        parsers: Parsers,
     ):
         """Open the host that the configuration names. Raises ModelLoadError."""
         self._tokenizer = tokenizer
         self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
         self._choices = Choices(plugins)
+        self._parsers = parsers
         self._generations: dict[int, Generation] = {}
         self._ids = itertools.count(1)
         self.host = open_host(settings, self._receive, config)
@@ -70,8 +74,9 @@ class Runner:
         """Queue the rows of a request. What comes of them arrives in the mailbox.
 
         Raises:
-            InvalidRequestError: a chosen sampler or processor is unknown or misused.
-            PluginError: an output filter cannot be made.
+            InvalidRequestError: a chosen sampler or processor is unknown or misused, or the
+                reply cannot be constrained as asked.
+            PluginError: an output filter or a parser cannot be made.
             EngineUnavailableError, EngineClosedError: the host takes nothing.
         """
         sampling, _ = without_unknown_ids(request.sampling, self.info.vocab_size)
@@ -80,13 +85,15 @@ class Runner:
             sampling = replace(sampling, logprobs=None)
         request = replace(request, sampling=sampling)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
+        tail = self._parsers.tail(ids)
+        grammar = grammar_of(request, self._parsers, tail)
         row_ids = [next(self._ids) for _ in range(request.n)]
         eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
         rows = [
             msgspec.structs.replace(row, sampler=sampler, processors=processors)
-            for row in core_requests(row_ids, ids, request, sorted(eos_ids))
+            for row in core_requests(row_ids, ids, request, sorted(eos_ids), grammar)
         ]
-        texts = {row.id: self._row_text(request, row.min_tokens) for row in rows}
+        texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
         generation = Generation(len(ids), texts, mailbox)
         self._generations.update(dict.fromkeys(row_ids, generation))
         try:
@@ -97,12 +104,14 @@ class Runner:
             raise
         return generation
 
-    def _row_text(self, request: Request, min_tokens: int) -> RowText:
-        sampling = request.sampling
+    def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
+        sampling, visible = request.sampling, self._parsers.visible(request)
         return RowText(
-            TextStream(self._tokenizer, sampling.stop, min_tokens),
+            TextStream(self._tokenizer, sampling.stop, min_tokens, visible),
             LogprobReader(self._tokenizer) if sampling.logprobs is not None else None,
             FilterChain(self._filters) if self._filters else None,
+            self._parsers.reader(request, tail),
+            hide=request.reasoning == "hidden",
         )
 
     def advance(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:

@@ -120,7 +120,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
 class ChatTemplate:
     """One compiled template and what it understands.
 
-    plain: it stands in for a template that the model lacks.
+    plain: it stands in for a template that the model lacks. source: its text.
+    reads_tools: it writes tool definitions.
     names: variables that callers may set through `chat_template_kwargs`.
     literals: all text that the template itself can write, for searching.
     takes_text, takes_parts: shapes of message content that it renders.
@@ -131,16 +132,19 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, special_tokens: Mapping[str, str]):
         self.plain = source is None
+        self.source = source or PLAIN_TEMPLATE
         self._special_tokens = dict(special_tokens)
         environment = _environment()
         try:
-            tree = environment.parse(source if source is not None else PLAIN_TEMPLATE)
+            tree = environment.parse(self.source)
             self._template = environment.from_string(tree)
         except jinja2.TemplateSyntaxError as error:
             raise ModelLoadError(
                 f"The model's chat template is not valid (line {error.lineno}): {error.message}"
             ) from error
-        names = meta.find_undeclared_variables(tree) - _assigned_names(tree)
+        read = meta.find_undeclared_variables(tree)
+        self.reads_tools = "tools" in read
+        names = read - _assigned_names(tree)
         self.names = frozenset(names - environment.globals.keys() - RESERVED_KWARGS)
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         texts += [c.value for c in tree.find_all(nodes.Const) if isinstance(c.value, str)]

@@ -24,16 +24,26 @@ class TextStream:
 
     stop: strings that end the text. The one that is complete first wins; of several that
     are complete at the same character, the longest.
+    visible: control tokens that are shown, as parsers need them.
     stop_after: stop strings count only in the text of later tokens than these.
     stopped: a stop string was found; the text ends right before it, and later pushes and
     `finish` give nothing. decoded: characters so far, shown or held back.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), stop_after: int = 0):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        stop_after: int = 0,
+        visible: Collection[str] = (),
+    ):
         self._early = stop_after
         self.stopped = False
         self.decoded = 0
         self._hidden = tokenizer.hidden_ids
+        if visible:
+            ids = {tokenizer.backend.token_to_id(token) for token in visible}
+            self._hidden = self._hidden - ids
         self._decoder = _decoder(tokenizer.backend)
         self._stops = _StopScanner(stop) if stop else None
 

@@ -21,6 +21,7 @@ from budmlx.plugins import hookspecs
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
 from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.hookspecs import RINGS
+from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserSpec
 from budmlx.plugins.specs import (
     CommandSpec,
     LogitsProcessorSpec,
@@ -41,6 +42,11 @@ ADDED: dict[str, type] = {
     "add_commands": CommandSpec,
 }
 """The hooks whose answers are collected when a plugin is loaded, and what they consist of."""
+
+PARSERS = {
+    "provide_tool_parser": ToolParserSpec,
+    "provide_reasoning_parser": ReasoningParserSpec,
+}
 
 T = TypeVar("T")
 
@@ -203,7 +209,9 @@ class Plugins:
     def added(self, hook: str) -> list[Owned[Any]]:
         """Everything that plugins added by an `add_` hook, in the order of the calls."""
         return [
-            Owned(name, value) for name in self._order(hook) for value in self._added(name, hook)
+            Owned(name, value)
+            for name in self._order(hook)
+            for value in self._loaded[name].added.get(hook, ())
         ]
 
     def named(self, hook: str) -> Mapping[str, Owned[Any]]:
@@ -217,9 +225,6 @@ class Plugins:
                 )
         return named
 
-    def _added(self, name: str, hook: str) -> tuple[Any, ...]:
-        return self._loaded[name].added.get(hook, ())
-
     def required(self, name: str) -> bool:
         """Whether the start must fail when this plugin does."""
         return self._loaded[name].required
@@ -230,21 +235,36 @@ class Plugins:
         Raises:
             ConfigError: a plugin that the configuration names failed, or its settings are wrong.
         """
-        for name in self._order("provide_response_cache"):
+        return self._first("provide_response_cache", ResponseCache, config=config)
+
+    def parser(self, hook: str, name: str, model: ModelTraits) -> Owned[Any] | None:
+        """What a parser's hook says of a model. name: of a parser, `auto` or `none`."""
+        if name == "none":
+            return None
+        found = self._first(hook, PARSERS[hook], name=name, model=model)
+        if found is None and name != "auto":
+            setting = hook.removeprefix("provide_")
+            raise ConfigError(f"{setting}: no plugin knows {name!r}.", param=setting)
+        return found
+
+    def _first(self, hook: str, wanted: type, **arguments: Any) -> Owned[Any] | None:
+        """What the first plugin provides that provides anything."""
+        what = hook.removeprefix("provide_").replace("_", " ")
+        for name in self._order(hook):
             try:
-                cache = self._caller("provide_response_cache", name)(config=config)
-                if cache is None:
+                value = self._caller(hook, name)(**arguments)
+                if value is None:
                     continue
-                if isinstance(cache, ResponseCache):
-                    return Owned(name, cache)
-                problem = f"it provided a {type(cache).__name__}, not a ResponseCache"
+                if isinstance(value, wanted):
+                    return Owned(name, value)
+                problem = f"it provided a {type(value).__name__}, not a {wanted.__name__}"
             except ConfigError:
                 raise
             except FAULTS as error:
                 problem = _words(error)
             if self.required(name):
-                raise ConfigError(f"Plugin {name} cannot provide a response cache: {problem}.")
-            log.error("Plugin %s cannot provide a response cache: %s", name, problem)
+                raise ConfigError(f"Plugin {name} cannot provide a {what}: {problem}.")
+            log.error("Plugin %s cannot provide a %s: %s", name, what, problem)
         return None
 
     def request_finished(self, record: RequestRecord) -> None:

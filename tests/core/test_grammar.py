@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from budmlx.core import grammar as grammar_module
 from budmlx.core.grammar import MAX_KEPT, GrammarError, Grammars
 from budmlx.core.model import Model
-from budmlx.protocol import Grammar, GenerateRequest
+from budmlx.protocol import GenerateRequest, Grammar
 from tests.core.driver import Driver, load, request
 
 SCHEMA = {

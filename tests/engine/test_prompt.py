@@ -16,6 +16,7 @@ from tokenizers import AddedToken, normalizers
 
 from budmlx.engine.prompt import parse_messages, render
 from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.tools import parse_tools
 from budmlx.errors import InvalidRequestError, ModelLoadError
 from budmlx.types import Message, TextPart
 from tests import tokenizers
@@ -64,7 +65,7 @@ def theirs(template: str, kind: str, messages: list[dict[str, Any]], **kwargs: A
 
 def ids_of(ours: Tokenizer, messages: list[dict[str, Any]], **kwargs: Any) -> list[int]:
     tools = kwargs.pop("tools", None)
-    return render(ours, parse_messages(messages), kwargs, tools=tools)
+    return render(ours, parse_messages(messages), kwargs, tools=parse_tools(tools or []))
 
 
 def control(ours: Tokenizer, ids: list[int]) -> Counter[str]:

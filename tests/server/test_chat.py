@@ -49,6 +49,12 @@ async def test_whole_reply(engine: Engine, client: aiohttp.ClientSession) -> Non
         "completion_tokens": expected.usage.completion_tokens,
         "total_tokens": expected.usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     times = reply["time_info"]
     assert times.keys() == {

@@ -37,7 +37,10 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     streaming = _wants_stream(request, chat)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     engine = request.app[MODELS].resolve(chat.model)
-    asked = replace(chat.to_request(), namespace=request.get(NAMESPACE, ""))
+    asked = replace(
+        chat.to_request(incremental_calls=config.incremental_tool_calls),
+        namespace=request.get(NAMESPACE, ""),
+    )
     warnings += engine.warnings(asked)
     reply = Reply(chat, engine.info.fingerprint, warnings)
     running = _events(request.app[IN_FLIGHT], engine, asked)

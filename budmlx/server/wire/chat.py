@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from budmlx.engine.tools import parse_response_format, parse_tool_choice, parse_tools
 from budmlx.errors import InvalidRequestError
 from budmlx.server.errors import param_path
 from budmlx.server.wire.messages import ChatMessage, Int, WireModel, with_parts
@@ -64,9 +65,10 @@ class NamedChoice(WireModel):
 
 
 class StreamOptions(WireModel):
-    """How a stream ends."""
+    """How a stream tells things. incremental_tool_calls: arguments come piece by piece."""
 
     include_usage: bool = False
+    incremental_tool_calls: bool | None = None
 
 
 class ChatRequest(WireModel):
@@ -100,6 +102,15 @@ class ChatRequest(WireModel):
     top_logprobs: Annotated[Int, _within("logprobs")] | None = None
     sampler: NamedChoice | None = None
     logits_processors: Annotated[list[NamedChoice], Field(max_length=MAX_PROCESSORS)] = []
+    tools: list[Any] = []
+    tool_choice: Any = None
+    parallel_tool_calls: bool = True
+    functions: list[Any] = []
+    function_call: Any = None
+    response_format: Any = None
+    reasoning_format: Literal["parsed", "text_parsed", "raw", "hidden", "none"] = "parsed"
+    disable_reasoning: bool | None = None
+    clear_thinking: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     service_tier: str | None = None
     chat_template_kwargs: dict[str, Any] = {}
@@ -166,15 +177,33 @@ class ChatRequest(WireModel):
     @property
     def template_kwargs(self) -> dict[str, Any]:
         """Variables for the chat template. What is given there goes before its shorthands."""
-        if self.reasoning_effort is None:
-            return self.chat_template_kwargs
-        thinking = {"enable_thinking": False} if self.reasoning_effort == "none" else {}
-        effort = {"reasoning_effort": self.reasoning_effort}
-        return {**effort, **thinking, **self.chat_template_kwargs}
+        short: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            short["reasoning_effort"] = self.reasoning_effort
+        if self.reasoning_effort == "none":
+            short["enable_thinking"] = False
+        if self.disable_reasoning is not None:
+            short["enable_thinking"] = not self.disable_reasoning
+        if self.clear_thinking is not None:
+            short["clear_thinking"] = self.clear_thinking
+        return {**short, **self.chat_template_kwargs}
 
-    def to_request(self) -> Request:
-        """The same request as a plain value. Raises InvalidRequestError for combinations."""
+    @property
+    def uses_functions(self) -> bool:
+        """Whether the client speaks of functions, the older name of tools. Tools win."""
+        return bool(self.functions) and not self.tools
+
+    def to_request(self, *, incremental_calls: bool = False) -> Request:
+        """The same request as a plain value. Raises InvalidRequestError for combinations.
+
+        incremental_calls: what holds if the client does not say.
+        """
         minimum = self.min_completion_tokens
+        asked = self.stream_options.incremental_tool_calls if self.stream_options else None
+        old = self.uses_functions
+        tools = parse_tools(self.functions, "functions") if old else parse_tools(self.tools)
+        choice = (self.function_call, "function_call") if old else (self.tool_choice, "tool_choice")
+        thinking: dict[str, Literal["raw", "hidden"]] = {"raw": "raw", "hidden": "hidden"}
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=SamplingParams(
@@ -199,6 +228,12 @@ class ChatRequest(WireModel):
                 logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
             ),
             n=self.n,
+            tools=tools,
+            tool_choice=parse_tool_choice(choice[0], tools, choice[1]),
+            parallel_tool_calls=self.parallel_tool_calls and not old,
+            incremental_calls=incremental_calls if asked is None else asked,
+            response_format=parse_response_format(self.response_format),
+            reasoning=thinking.get(self.reasoning_format, "parsed"),
             chat_template_kwargs=self.template_kwargs,
             cache=self.cache,
         )

@@ -99,6 +99,9 @@ class ChatMessage(WireModel):
     name: str | None = None
     tool_calls: list[CallOfTool] = []
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+    reasoning: Content | None = None
+    reasoning_content: Content | None = None
     content: Content | None = Field(None, validate_default=True)
 
     @field_validator("content")
@@ -106,7 +109,8 @@ class ChatMessage(WireModel):
     def _only_calls_replace_content(
         cls, content: str | list[Part] | None, info: ValidationInfo
     ) -> str | list[Part] | None:
-        is_call = info.data.get("role") == "assistant" and info.data.get("tool_calls")
+        calls = info.data.get("tool_calls") or info.data.get("function_call")
+        is_call = info.data.get("role") == "assistant" and calls
         if content is None and "role" in info.data and not is_call:
             raise PydanticCustomError("missing", "Field required")
         return content
@@ -117,14 +121,20 @@ class ChatMessage(WireModel):
             content: str | tuple[TextPart, ...] = tuple(TextPart(p.text) for p in self.content)
         else:
             content = self.content or ""
+        calls = self.tool_calls
+        if not calls and self.function_call is not None:
+            calls = [CallOfTool(function=self.function_call)]
+        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        if isinstance(reasoning, list):
+            reasoning = "".join(part.text for part in reasoning)
         return Message(
             role=self.role,
             content=content,
             name=self.name,
             tool_calls=tuple(
-                ToolCall(call.id, call.function.name, call.function.arguments)
-                for call in self.tool_calls
+                ToolCall(call.id, call.function.name, call.function.arguments) for call in calls
             ),
+            reasoning=reasoning,
             tool_call_id=self.tool_call_id,
         )
 

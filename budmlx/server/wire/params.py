@@ -19,24 +19,15 @@ Extras = Iterable[tuple[tuple[str | int, ...], Mapping[str, Any]]]
 MAX_WARNINGS = 16
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "reasoning_format": (),
-    "disable_reasoning": (),
-    "clear_thinking": (),
     "safe_prompt": (False,),
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
     "messages[].prefix": (False,),
-    "messages[].function_call": (),
 }
 """Parameters that would change the answer, with the values that do not."""
 
-SILENT = frozenset({"parallel_tool_calls", "safety_identifier", "verbosity"})
+SILENT = frozenset({"safety_identifier", "verbosity"})
 """Parameters that promise nothing, or nothing here, and are accepted as they are."""
 
 WITHOUT_EFFECT = frozenset({"user", "store", "metadata", "prediction", "prompt_cache_key"})

@@ -5,136 +5,42 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from budmlx.server.wire.chat import ChatRequest
+from budmlx.server.wire.shapes import (
+    ChatCompletion,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    CompletionTokensDetails,
+    ContentLogprob,
+    Delta,
+    PromptTokensDetails,
+    ReplyMessage,
+    TimeInfo,
+    TopLogprob,
+    WireFunction,
+    WireLogprobs,
+    WireToolCall,
+    WireUsage,
+)
+from budmlx.types import Choice as Answer
 from budmlx.types import (
     ChoiceFinished,
     Completion,
     Event,
     Finished,
-    FinishReason,
+    ReasoningDelta,
     TextDelta,
     Timing,
     TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
     Usage,
 )
-
-
-class PromptTokensDetails(Struct, frozen=True):
-    """How the prompt's tokens were come by."""
-
-    cached_tokens: int
-    audio_tokens: int = 0
-
-
-class WireUsage(Struct, frozen=True):
-    """Token counts."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-
-
-class TimeInfo(Struct, frozen=True):
-    """Where the time went, in seconds; `created` is the wall clock at the end."""
-
-    queue_time: float
-    prompt_time: float
-    completion_time: float
-    total_time: float
-    created: float
-
-
-class TopLogprob(Struct, frozen=True):
-    """One of the most likely tokens at a place."""
-
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-
-
-class ContentLogprob(Struct, frozen=True):
-    """A token of the content."""
-
-    token: str
-    logprob: float
-    bytes: tuple[int, ...]
-    top_logprobs: tuple[TopLogprob, ...]
-
-
-class WireLogprobs(Struct, frozen=True):
-    """The tokens of the content, or of a piece of it."""
-
-    content: tuple[ContentLogprob, ...]
-
-
-class Delta(Struct, frozen=True, omit_defaults=True):
-    """What a chunk adds to the message."""
-
-    role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
-
-
-class ChunkChoice(Struct, frozen=True):
-    """One choice of a chunk."""
-
-    index: int
-    delta: Delta
-    finish_reason: FinishReason | None = None
-    logprobs: WireLogprobs | None = None
-
-
-class Chunk(Struct, frozen=True):
-    """One event of a stream."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: tuple[ChunkChoice, ...]
-    usage: WireUsage | UnsetType | None = UNSET
-    time_info: TimeInfo | UnsetType = UNSET
-    service_tier: str | UnsetType = UNSET
-    warnings: Sequence[str] | UnsetType = UNSET
-    cached: bool | UnsetType = UNSET
-
-
-class ReplyMessage(Struct, frozen=True):
-    """The message of a whole reply."""
-
-    role: Literal["assistant"]
-    content: str
-
-
-class Choice(Struct, frozen=True):
-    """One choice of a whole reply."""
-
-    index: int
-    message: ReplyMessage
-    finish_reason: FinishReason
-    logprobs: WireLogprobs | None = None
-
-
-class ChatCompletion(Struct, frozen=True):
-    """A whole reply."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: tuple[Choice, ...]
-    usage: WireUsage
-    time_info: TimeInfo
-    service_tier: str | UnsetType = UNSET
-    warnings: Sequence[str] | UnsetType = UNSET
-    cached: bool | UnsetType = UNSET
 
 
 class Reply:
@@ -155,6 +61,7 @@ class Reply:
         self._warnings = warnings or UNSET
         self._include_usage = chat.include_usage
         self._asks_cache = chat.cache is not None
+        self._legacy = chat.uses_functions
         self._ended: ChoiceFinished | None = None
 
     def whole(self, done: Completion) -> bytes:
@@ -168,7 +75,7 @@ class Reply:
             choices=tuple(
                 Choice(
                     number,
-                    ReplyMessage("assistant", choice.text),
+                    self._message(choice),
                     choice.finish_reason,
                     self._wire_logprobs(choice.logprobs),
                 )
@@ -181,6 +88,17 @@ class Reply:
             cached=self._cached(done.cached),
         )
         return msgspec.json.encode(reply)
+
+    def _message(self, choice: Answer) -> ReplyMessage:
+        calls = choice.tool_calls
+        return ReplyMessage(
+            "assistant",
+            choice.text,
+            reasoning=choice.reasoning or UNSET,
+            reasoning_content=choice.reasoning or UNSET,
+            tool_calls=tuple(map(_call, calls)) if calls and not self._legacy else UNSET,
+            function_call=_call(calls[0]).function if calls and self._legacy else UNSET,
+        )
 
     def opening(self) -> list[bytes]:
         """The chunks that say who speaks, one for each choice."""
@@ -200,9 +118,22 @@ class Reply:
             logprobs = self._wire_logprobs(event.logprobs)
             delta = Delta(content=event.text)
             chunks.append(self._chunk(ChunkChoice(event.choice, delta, None, logprobs)))
+        elif isinstance(event, ReasoningDelta):
+            delta = Delta(reasoning=event.text, reasoning_content=event.text)
+            chunks.append(self._chunk(ChunkChoice(event.choice, delta)))
+        elif isinstance(event, ToolCallDelta):
+            chunks.append(self._chunk(ChunkChoice(event.choice, self._call_delta(event))))
         else:
             chunks += self._last_chunks(event)
         return chunks
+
+    def _call_delta(self, event: ToolCallDelta) -> Delta:
+        function = WireFunction(event.arguments, event.name or UNSET)
+        if self._legacy:
+            return Delta(function_call=function)
+        if not event.id:
+            return Delta(tool_calls=(WireToolCall(function, event.index),))
+        return Delta(tool_calls=(WireToolCall(function, event.index, event.id, "function"),))
 
     def _last_chunks(self, event: Finished) -> list[bytes]:
         assert self._ended is not None
@@ -270,8 +201,13 @@ def _usage(usage: Usage) -> WireUsage:
         usage.completion_tokens,
         usage.total_tokens,
         PromptTokensDetails(usage.cached_tokens),
+        CompletionTokensDetails(usage.reasoning_tokens),
     )
 
 
 def _time_info(timing: Timing) -> TimeInfo:
     return TimeInfo(timing.queue, timing.prompt, timing.completion, timing.total, time.time())
+
+
+def _call(call: ToolCall) -> WireToolCall:
+    return WireToolCall(WireFunction(call.arguments, call.name), id=call.id, type="function")

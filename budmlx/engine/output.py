@@ -1,0 +1,147 @@
+"""What a model wrote, taken apart: content, reasoning, tool calls."""
+
+from __future__ import annotations
+
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from budmlx.plugins.guard import guard, wrong_type
+from budmlx.plugins.manager import Owned
+from budmlx.plugins.parsing import (
+    Call,
+    CallArguments,
+    CallBegun,
+    Content,
+    OutputParser,
+    Piece,
+    Thought,
+)
+from budmlx.types import ReasoningDelta, ToolCallDelta
+
+PIECES = (Content, Thought, Call, CallBegun, CallArguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A parser and what it is called in messages."""
+
+    parser: OutputParser
+    plugin: str
+    what: str
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        """The parser's pieces. Raises PluginError."""
+        with guard(self.plugin, self.what):
+            pieces = self.parser.push(text, last)
+        if not isinstance(pieces, list | tuple) or not all(isinstance(p, PIECES) for p in pieces):
+            raise wrong_type(self.plugin, self.what, pieces, "pieces of output")
+        return pieces
+
+
+def stage(parser: Owned[OutputParser], what: str) -> Stage:
+    """A stage for what a plugin made."""
+    return Stage(parser.value, parser.plugin, what)
+
+
+class OutputReader:
+    """Splits the text of one choice. Reasoning is taken out first, then tool calls.
+
+    one_call: nothing counts after the first call. ended: that call has come.
+    calls: how many calls have begun. Pieces of content and reasoning carry their place in
+    all the text that was pushed.
+    """
+
+    def __init__(self, reasoning: Stage | None, calls: Stage | None, *, one_call: bool = False):
+        self.ended = False
+        self.calls = 0
+        self._reasoning = reasoning
+        self._calls = calls
+        self._one_call = one_call
+        self._places = _Places()
+
+    def push(self, text: str, *, last: bool) -> Iterator[Piece]:
+        """The pieces that are now certain. Raises PluginError."""
+        if self._reasoning is None:
+            yield from self._called(text, last)
+            return
+        outside: list[Content] = []
+        for piece in self._reasoning.push(text, last):
+            if isinstance(piece, Content):
+                outside.append(piece)
+            elif isinstance(piece, Thought):
+                yield piece
+        for piece in outside:
+            self._places.add(piece)
+            yield from self._called(piece.text, False)
+        if last:
+            yield from self._called("", True)
+
+    def _called(self, text: str, last: bool) -> Iterator[Piece]:
+        if self.ended:
+            return
+        if self._calls is None:
+            if text:
+                yield Content(text, self._places.next_start(text))
+            return
+        for piece in self._calls.push(text, last):
+            if isinstance(piece, Content):
+                yield Content(piece.text, self._places.outer(piece.start))
+                continue
+            if self._one_call and self.calls and not isinstance(piece, CallArguments):
+                self.ended = True
+                return
+            if isinstance(piece, Call | CallBegun):
+                self.calls += 1
+            yield piece
+            if self._one_call and isinstance(piece, Call):
+                self.ended = True
+                return
+
+
+class _Places:
+    """Where the text outside of reasoning stands in the whole text."""
+
+    def __init__(self) -> None:
+        self._inner = [0]
+        self._outer = [0]
+        self._length = 0
+        self._given = 0
+
+    def add(self, piece: Content) -> None:
+        if piece.start != self._outer[-1] + self._length - self._inner[-1]:
+            self._inner.append(self._length)
+            self._outer.append(piece.start)
+        self._length += len(piece.text)
+
+    def outer(self, inner: int) -> int:
+        """The place in the whole text of a place in the text outside of reasoning."""
+        index = bisect_right(self._inner, inner) - 1
+        return self._outer[index] + inner - self._inner[index]
+
+    def next_start(self, text: str) -> int:
+        """The place of text that is given out in order."""
+        start = self.outer(self._given)
+        self._given += len(text)
+        return start
+
+
+class CallEvents:
+    """Makes events of calls, with ids of their own."""
+
+    def __init__(self, choice: int):
+        self._choice = choice
+        self._count = 0
+
+    def event(self, piece: Piece) -> ReasoningDelta | ToolCallDelta:
+        """The event for a piece that is no content."""
+        if isinstance(piece, Thought):
+            return ReasoningDelta(piece.text, self._choice)
+        if isinstance(piece, CallArguments):
+            return ToolCallDelta(self._count - 1, "", "", piece.text, self._choice)
+        assert isinstance(piece, Call | CallBegun)
+        self._count += 1
+        arguments = piece.arguments if isinstance(piece, Call) else ""
+        call_id = f"call_{uuid.uuid4().hex[:24]}"
+        return ToolCallDelta(self._count - 1, call_id, piece.name, arguments, self._choice)

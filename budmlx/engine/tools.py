@@ -1,0 +1,155 @@
+"""Tools, tool choices and response formats, from what callers write to values.
+
+The server and the Python API take the same shapes, those of the chat-completions protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from budmlx.errors import InvalidRequestError
+from budmlx.types import ResponseFormat, Tool, ToolChoice
+
+MAX_TOOLS = 128
+MAX_TOOL_CHARACTERS = 256 * 2**10
+MAX_CHOICES = 1024
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+_PLAIN_FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "choice")
+
+
+def _error(param: str, problem: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param} {problem}.", param=param)
+
+
+def parse_tools(raw: Any, param: str = "tools") -> tuple[Tool, ...]:
+    """Tools from `{"type": "function", "function": {...}}`, or from functions alone.
+
+    Raises:
+        InvalidRequestError: `param` names the tool, such as `tools[1].function.name`.
+    """
+    if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
+        raise _error(param, "must be a list of tools")
+    if len(raw) > MAX_TOOLS:
+        raise _error(param, f"holds {len(raw)} tools; at most {MAX_TOOLS} are taken")
+    tools: list[Tool] = []
+    for index, item in enumerate(raw):
+        tool = _tool(item, f"{param}[{index}]")
+        if any(tool.name == other.name for other in tools):
+            raise _error(f"{param}[{index}]", f"has the name of another tool, {tool.name}")
+        tools.append(tool)
+    return tuple(tools)
+
+
+def _tool(item: Any, param: str) -> Tool:
+    if isinstance(item, Tool):
+        return item
+    if not isinstance(item, Mapping):
+        raise _error(param, "must be an object with a function")
+    function: Any = item
+    if "function" in item or "type" in item:
+        if item.get("type", "function") != "function":
+            raise _error(f"{param}.type", 'must be "function"')
+        function, param = item.get("function"), f"{param}.function"
+    if not isinstance(function, Mapping):
+        raise _error(param, "must be an object")
+    name, description = function.get("name"), function.get("description") or ""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise _error(f"{param}.name", "must be 1 to 128 letters, digits, '_', '.' and '-'")
+    if not isinstance(description, str):
+        raise _error(f"{param}.description", "must be a string")
+    parameters = function.get("parameters") or {}
+    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+        raise _error(f"{param}.parameters", 'must be a JSON schema of type "object"')
+    size = len(description) + len(_dumped(parameters, f"{param}.parameters"))
+    if size > MAX_TOOL_CHARACTERS:
+        raise _error(param, f"is longer than {MAX_TOOL_CHARACTERS} characters")
+    strict = function.get("strict") or False
+    if not isinstance(strict, bool):
+        raise _error(f"{param}.strict", "must be true or false")
+    if "type" not in parameters:
+        parameters = {"type": "object", **parameters}
+    return Tool(name, description, parameters, strict)
+
+
+def _dumped(value: Any, param: str) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _error(param, "must be JSON of moderate depth") from error
+
+
+def parse_tool_choice(raw: Any, tools: Sequence[Tool], param: str = "tool_choice") -> ToolChoice:
+    """A choice from `none`, `auto`, `required` (or `any`), or the name of a function.
+
+    Raises:
+        InvalidRequestError: it is something else, or names none of the tools.
+    """
+    if raw is None or isinstance(raw, ToolChoice):
+        return raw or ToolChoice()
+    name = None
+    if isinstance(raw, Mapping):
+        function = raw.get("function", raw)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str):
+            raise _error(f"{param}.function.name", "must be the name of a tool")
+        if all(name != tool.name for tool in tools):
+            raise _error(f"{param}.function.name", f"names {name[:128]!r}, which is not in tools")
+        return ToolChoice("required", name)
+    if raw not in ("none", "auto", "required", "any"):
+        raise _error(param, 'must be "none", "auto", "required" or name a function')
+    if raw in ("required", "any"):
+        if not tools:
+            raise _error(param, "requires a call, but there are no tools")
+        return ToolChoice("required")
+    return ToolChoice(raw)
+
+
+def parse_response_format(raw: Any, param: str = "response_format") -> ResponseFormat | None:
+    """A format from the protocol's shapes, or from a pydantic model class; None for text.
+
+    Beyond the protocol there are `{"type": "regex", "regex": ...}`, `grammar` (Lark) and
+    `choice` (a list of texts).
+
+    Raises:
+        InvalidRequestError: `param` names what is wrong.
+    """
+    if raw is None or isinstance(raw, ResponseFormat):
+        return raw
+    if isinstance(raw, type) and issubclass(raw, BaseModel):
+        return ResponseFormat("json_schema", raw.model_json_schema(), param)
+    if not isinstance(raw, Mapping):
+        raise _error(param, "must be an object with a type")
+    kind = raw.get("type")
+    if kind not in _PLAIN_FORMATS:
+        raise _error(f"{param}.type", f"must be one of {', '.join(_PLAIN_FORMATS)}")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return ResponseFormat("json_object", param=param)
+    if kind == "json_schema":
+        return _json_schema(raw.get("json_schema"), f"{param}.json_schema")
+    param, value = f"{param}.{kind}", raw.get(kind)
+    if kind == "choice":
+        texts = value if isinstance(value, list | tuple) else ()
+        if not 0 < len(texts) <= MAX_CHOICES or not all(isinstance(t, str) and t for t in texts):
+            raise _error(param, f"must be a list of 1 to {MAX_CHOICES} texts")
+    elif not isinstance(value, str) or not value:
+        raise _error(param, "must be a text")
+    return ResponseFormat(kind, value, param)
+
+
+def _json_schema(raw: Any, param: str) -> ResponseFormat:
+    if not isinstance(raw, Mapping):
+        raise _error(param, "must be an object with a schema")
+    schema = raw.get("schema")
+    if schema is None:
+        return ResponseFormat("json_object", param=param)
+    if not isinstance(schema, Mapping | bool):
+        raise _error(f"{param}.schema", "must be a JSON schema")
+    _dumped(schema, f"{param}.schema")
+    return ResponseFormat("json_schema", schema, f"{param}.schema")
