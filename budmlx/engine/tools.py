@@ -121,7 +121,7 @@ def parse_response_format(raw: Any, param: str = "response_format") -> ResponseF
     if raw is None or isinstance(raw, ResponseFormat):
         return raw
     if isinstance(raw, type) and issubclass(raw, BaseModel):
-        return ResponseFormat("json_schema", raw.model_json_schema(), param)
+        return ResponseFormat("json_schema", _closed(raw.model_json_schema()), param)
     if not isinstance(raw, Mapping):
         raise _error(param, "must be an object with a type")
     kind = raw.get("type")
@@ -141,6 +141,18 @@ def parse_response_format(raw: Any, param: str = "response_format") -> ResponseF
     elif not isinstance(value, str) or not value:
         raise _error(param, "must be a text")
     return ResponseFormat(kind, value, param)
+
+
+def _closed(schema: Any) -> Any:
+    """The schema without properties that it does not list, which a class would drop."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _json_schema(raw: Any, param: str) -> ResponseFormat:
