@@ -1,7 +1,7 @@
-"""The core as a process of its own: `python -m budmlx.core FD`.
+"""The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
 
 FD is a connected stream socket that carries the frames of `budmlx.framing`. The process
-ends when the other end of the socket does.
+ends when the other end of the socket does. NOTE_FD is a file for `budmlx.core.note`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import traceback
 
 from budmlx.core.loop import CoreLoop
+from budmlx.core.note import NOTE
 from budmlx.framing import Channel, FrameError
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
 
@@ -31,8 +32,10 @@ def main() -> None:
         faulthandler.enable()
     with contextlib.suppress(OSError):  # closed streams
         os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
-    descriptor = int(sys.argv[1])
-    os.set_inheritable(descriptor, False)
+    descriptor, *notes = map(int, sys.argv[1:])
+    for each in (descriptor, *notes):
+        os.set_inheritable(each, False)
+    NOTE.descriptor = notes[0] if notes else None
     channel: Channel[ToCore] = Channel(socket.socket(fileno=descriptor), ToCore)
     hello = _greeting(channel)
     if hello is None:

@@ -12,7 +12,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
+from budmlx.core.note import NOTE
 from budmlx.core.row import Row
+from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
 
@@ -37,23 +39,23 @@ class Plugged:
         self.indices = mx.array(list(indices))
         self._slot = slot
         self._call = call
+        self._plugin: Any = None
         self._state: Any = None
 
     def prepare(self) -> None:
         """Find the plugin and put the rows' states together. Raises PluginFault."""
-        plugin = self._guarded(self._instance)
+        self._plugin = self._guarded(self._instance)
         for row in self.rows:
             if self._slot not in row.states:
                 options = self._options(row)
-                row.states[self._slot] = self._guarded(plugin.init, options)
+                row.states[self._slot] = self._guarded(self._method, "init", options)
                 self._check_state(row.states[self._slot], rows=1)
         states = [row.states[self._slot] for row in self.rows]
         self._state = self._guarded(_concatenate, states)
 
     def process(self, logits: mx.array, feed: mx.array) -> mx.array:
         """New logits [rows, vocab] for these rows. Raises PluginFault."""
-        process = self._guarded(self._instance).process
-        changed, state = self._pair(process, logits, self._state, self._context(feed))
+        changed, state = self._pair("process", logits, self._state, self._context(feed))
         self._check(changed, logits.shape)
         self._check_state(state, rows=len(self.rows))
         self._state = state
@@ -61,8 +63,7 @@ class Plugged:
 
     def sample(self, logits: mx.array, feed: mx.array, keys: mx.array) -> mx.array:
         """Token ids [rows] for these rows. Raises PluginFault."""
-        sample = self._guarded(self._instance).sample
-        tokens, state = self._pair(sample, logits, self._state, self._context(feed), keys)
+        tokens, state = self._pair("sample", logits, self._state, self._context(feed), keys)
         self._check(tokens, logits.shape[:1])
         if not mx.issubdtype(tokens.dtype, mx.integer):
             raise self._fault("returned token ids that are not integers")
@@ -99,8 +100,11 @@ class Plugged:
         history = [row.ids[:end] for row, end in zip(self.rows, ends, strict=True)]
         return RowContext(history=history, last=mx.array(feed[self.indices]))
 
-    def _pair(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-        result = self._guarded(function, *arguments)
+    def _method(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._plugin, name)(*arguments)
+
+    def _pair(self, name: str, *arguments: Any) -> tuple[Any, Any]:
+        result = self._guarded(self._method, name, *arguments)
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._fault("did not return a result and a state")
         return result
@@ -116,8 +120,9 @@ class Plugged:
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return function(*arguments)
-        except Exception as error:
+            with NOTE.calling(self._call.plugin):
+                return function(*arguments)
+        except FAULTS as error:
             log.exception("plugin %s failed in %s", self._call.plugin, self._call.name)
             raise self._fault("raised an error") from error
 

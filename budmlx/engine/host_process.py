@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from budmlx.engine.child import KILL_SECONDS, Child
+from budmlx.engine.child import KILL_SECONDS, Child, End
 from budmlx.engine.host import FRESH_SECONDS, FrameSink, HostStatus
 from budmlx.engine.recovery import Recovery, RecoveryPolicy
 from budmlx.errors import EngineClosedError, ModelLoadError
@@ -55,7 +55,7 @@ class ProcessHost:
         """Start the core and wait until it is loaded. Raises ModelLoadError.
 
         watchdog_seconds: a loaded core that sends nothing for so long is killed.
-        command: program to run; the descriptor of the socket is appended.
+        command: program to run; the descriptors of socket and note are appended.
         """
         self._settings = settings
         self._sink = sink
@@ -81,8 +81,8 @@ class ProcessHost:
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; while the core restarts it waits here.
 
-        Raises EngineUnavailableError, EngineClosedError, or RequestFailedError for a request
-        that crashed the core twice.
+        Raises EngineUnavailableError, EngineClosedError, RequestFailedError for a request
+        that crashed the core twice, or PluginError for a plugin that ended the core.
         """
         with self._lock:
             if self._closing.is_set():
@@ -154,7 +154,7 @@ class ProcessHost:
                 )
             self._deliver_failed(failed)
 
-    def _run_core(self) -> str:
+    def _run_core(self) -> End:
         """One life of a further core; how it ended."""
         with self._lock:
             self._restarts += 1
@@ -167,10 +167,10 @@ class ProcessHost:
             info = self._load(child)
             if info.fingerprint != self.info.fingerprint:
                 child.reap()
-                return "the model directory was changed"
+                return End("the model directory was changed")
         except ModelLoadError as error:
             log.error("The engine could not be loaded again: %s", error.message)
-            return "the model could not be loaded again"  # no paths: clients get to read this
+            return End("the model could not be loaded again")  # no paths: clients get to read this
         self._went_up()
         return self._follow(child)
 
@@ -186,7 +186,7 @@ class ProcessHost:
             message = child.receive(None)
         except (EOFError, FrameError) as error:
             raise ModelLoadError(
-                f"The engine process ended while it loaded the model: {child.reap()}. "
+                f"The engine process ended while it loaded the model: {child.reap().how}. "
                 "Its own words, if any, are on the standard error stream."
             ) from error
         except BaseException:
@@ -201,7 +201,7 @@ class ProcessHost:
             else "The engine process did not load."
         )
 
-    def _follow(self, child: Child) -> str:
+    def _follow(self, child: Child) -> End:
         """Take the core's frames until it ends or hangs; how it ended."""
         # Counted in naps, not by the clock: after a pause of this process, such as the sleep
         # of a laptop, the core gets time to speak.
@@ -215,8 +215,7 @@ class ProcessHost:
             silence = 0.0 if frame is not None else silence + nap
             if isinstance(frame, StepFrame):
                 self._take(child, frame)
-        child.reap()
-        return f"it made no step for {silence:.0f} s"
+        return child.end_hung(silence)
 
     def _take(self, child: Child, frame: StepFrame) -> None:
         now = time.monotonic()
@@ -231,13 +230,15 @@ class ProcessHost:
             self._last_frame = time.monotonic()
             self._child.post(self._recovery.loaded(self._last_frame))
 
-    def _went_down(self, ended: str) -> float:
+    def _went_down(self, end: End) -> float:
         """Book the end of a core; seconds to wait before the next."""
         with self._lock:
-            self._last_end = ended
+            self._last_end = end.how
             self._latest = StepFrame()
-            death = self._recovery.died(time.monotonic())
-        log.warning("The engine process is restarted in %.1f s: %s.", death.delay, ended)
+            death = self._recovery.died(time.monotonic(), end.how, end.plugin)
+        if end.plugin:
+            log.error("The engine failed in plugin %s, which is disabled.", end.plugin)
+        log.warning("The engine process is restarted in %.1f s: %s.", death.delay, end.how)
         self._deliver_failed(death.failed)
         return death.delay
 

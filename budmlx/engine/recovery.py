@@ -4,12 +4,12 @@ Rows that were running in a core that died are suspects. The next core gets them
 time and strictly alone; one that makes a little progress is cleared and parked until all
 suspects are through, then everything runs again. A row that was alone in the core at its
 second death is failed, and the same request is refused for a while. Deaths without a
-completed row in between open a breaker, which restarts more and more rarely.
+completed row in between open a breaker, which restarts more and more rarely. Where a plugin
+is known to have done it, the rows that chose it are failed and the others are no suspects.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections import deque
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from budmlx.errors import EngineUnavailableError, RequestFailedError
+from budmlx.engine.refusals import Refusals, chosen_plugins
+from budmlx.errors import EngineUnavailableError
 from budmlx.protocol import (
     Cancel,
     GenerateRequest,
@@ -86,7 +87,7 @@ class Recovery:
         self._suspects: deque[_Row] = deque()
         self._on_probation: _Row | None = None
         self._core_ids = itertools.count()
-        self._refused: dict[bytes, float] = {}  # fingerprint -> until
+        self._refusals = Refusals()
         self._up = False
         self._deaths = 0  # since the core was last known to be healthy
         self._trips = 0  # times the breaker opened since then; open while the core is down
@@ -113,16 +114,11 @@ class Recovery:
         )
 
     def submit(self, request: GenerateRequest, now: float) -> list[ToCore]:
-        """Take a row. Raises EngineUnavailableError, or RequestFailedError if it is refused."""
+        """Take a row. Raises EngineUnavailableError, or what `Refusals.check` does."""
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
-        self._refused = {key: until for key, until in self._refused.items() if until > now}
-        if self._refused and (until := self._refused.get(_fingerprint(request))):
-            raise RequestFailedError(
-                "The engine crashed twice on this request, so it is refused for another "
-                f"{math.ceil(until - now)} s. Change the request, or report the crash."
-            )
+        self._refusals.check(request, now)
         self._rows[request.id] = _Row(request, list(request.emitted_ids))
         return self._feed()
 
@@ -162,9 +158,14 @@ class Recovery:
         self._idle_since = now
         return self._feed()
 
-    def died(self, now: float) -> Death:
-        """The core is gone, or could not be started; its last frame has been taken."""
+    def died(self, now: float, how: str = "", plugin: str = "") -> Death:
+        """The core is gone, or could not be started; its last frame has been taken.
+
+        how: in words. plugin: the one that did it, if that is known.
+        """
         self._up = False
+        if plugin and plugin not in self._refusals.plugins:
+            return Death(self._blame_plugin(plugin, how), 0.0)
         self._deaths += 1
         failed = self._blame(now)
         if not self._trips and self._deaths < self._policy.breaker_deaths:
@@ -259,11 +260,21 @@ class Recovery:
 
     def _refuse(self, guilty: _Row, now: float) -> list[RowFailed]:
         """Fail a poison request and its live twins, and keep it out for a while."""
-        key = _fingerprint(guilty.request)
-        self._refused[key] = now + self._policy.refusal_seconds
-        twins = [row for row in self._rows.values() if _fingerprint(row.request) == key]
+        self._refusals.add(guilty.request, now + self._policy.refusal_seconds)
+        twins = [row for row in self._rows.values() if row.request in self._refusals]
         message = "The engine crashed twice on this request. Change it, or report the crash."
         return [self._fail(row, "request_failed", message) for row in twins]
+
+    def _blame_plugin(self, plugin: str, how: str) -> list[RowFailed]:
+        """Fail the rows that chose a plugin and keep it out; all others are innocent."""
+        if self._on_probation is not None:
+            self._suspects.appendleft(self._on_probation)
+            self._on_probation = None
+        for row in list(self._in_core.values()):
+            self._leave_core(row)
+        message = self._refusals.add_plugin(plugin, how)
+        guilty = [row for row in self._rows.values() if plugin in chosen_plugins(row.request)]
+        return [self._fail(row, "plugin_error", message) for row in guilty]
 
     def _restart_delay(self) -> float:
         if self._deaths == 1:
@@ -285,9 +296,3 @@ class Recovery:
 
 def _doubled(first: float, times: int, most: float) -> float:
     return float(min(first * 2 ** min(times, 30), most))
-
-
-def _fingerprint(request: GenerateRequest) -> bytes:
-    """What identifies a request that is tried again, whatever choice of it this is."""
-    anonymous = msgspec.structs.replace(request, id=0, seed=0, choice=0, fork=0, emitted_ids=[])
-    return hashlib.sha256(msgspec.msgpack.encode(anonymous)).digest()

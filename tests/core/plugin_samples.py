@@ -62,6 +62,8 @@ class Broken:
         }
         if self.how == "raise":
             raise RuntimeError("secret prompt")
+        if self.how == "exit":
+            raise SystemExit
         if self.how == "mutate":
             logits[:] = 0
             context.history[0].clear()  # type: ignore[attr-defined]

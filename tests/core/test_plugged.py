@@ -60,7 +60,9 @@ def test_processors_run_in_the_rows_order_and_see_the_history(model: Model) -> N
     assert len(driver.tokens[2]) == 40
 
 
-@pytest.mark.parametrize("how", ["init", "state", "type", "shape", "tuple", "new state", "raise"])
+@pytest.mark.parametrize(
+    "how", ["init", "state", "type", "shape", "tuple", "new state", "raise", "exit"]
+)
 def test_a_faulty_processor_fails_its_row_alone(model: Model, how: str) -> None:
     _fails_alone(model, {"processors": [call("NoRepeat"), call("Broken", how=how)]})
 
@@ -70,8 +72,9 @@ def test_a_faulty_sampler_fails_its_row_alone(model: Model, how: str) -> None:
     _fails_alone(model, {"sampler": call("Broken", how=how)})
 
 
-def test_a_missing_factory_fails_its_row_alone(model: Model) -> None:
-    _fails_alone(model, {"sampler": call("Nothing")})
+@pytest.mark.parametrize("name", ["Nothing", "NoRepeat"])
+def test_a_missing_factory_or_method_fails_its_row_alone(model: Model, name: str) -> None:
+    _fails_alone(model, {"sampler": call(name)})
 
 
 def _fails_alone(model: Model, chosen: dict[str, object]) -> None:

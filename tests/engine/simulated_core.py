@@ -7,15 +7,32 @@ from collections.abc import Callable
 from typing import Literal
 
 from budmlx.engine.recovery import Death, Recovery, RecoveryPolicy
-from budmlx.protocol import Cancel, GenerateRequest, RowFailed, StepFrame, Submit, ToCore, Token
+from budmlx.protocol import (
+    Cancel,
+    GenerateRequest,
+    PluginCall,
+    RowFailed,
+    StepFrame,
+    Submit,
+    ToCore,
+    Token,
+)
 
 POLICY = RecoveryPolicy()
 STOP = 7
 
 
 def request(
-    row_id: int, *, length: int = 20, seed: int = 0, prompt: int = 0, stop: bool = False
+    row_id: int,
+    *,
+    length: int = 20,
+    seed: int = 0,
+    prompt: int = 0,
+    stop: bool = False,
+    plugins: str = "",
 ) -> GenerateRequest:
+    """plugins: one letter for each; the first brings the sampler, the others processors."""
+    calls = [PluginCall(plugin=plugin, name="x", core="a:b") for plugin in plugins]
     return GenerateRequest(
         id=row_id,
         prompt_ids=[prompt or row_id],
@@ -26,6 +43,8 @@ def request(
         seed=seed,
         max_tokens=length,
         stop_ids=[STOP] if stop else [],
+        sampler=calls[0] if calls else None,
+        processors=calls[1:],
     )
 
 
@@ -180,12 +199,12 @@ class World:
             self.client.see(frame)
             self.to_core += messages
 
-    def die(self, frames_lost: int = 0) -> None:
-        """The core goes; its last frames may be lost with it."""
+    def die(self, frames_lost: int = 0, plugin: str = "") -> None:
+        """The core goes, perhaps in a plugin; its last frames may be lost with it."""
         self.deliver(max(0, len(self.from_core) - frames_lost))
         self.from_core.clear()
         self.core = None
-        self.deaths.append(self.recovery.died(self.now))
+        self.deaths.append(self.recovery.died(self.now, "it hung", plugin))
         self.client.fail(self.deaths[-1].failed)
 
     def die_until_breaker_opens(self) -> None:

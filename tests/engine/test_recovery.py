@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budmlx.engine.recovery import Recovery
-from budmlx.errors import EngineUnavailableError, RequestFailedError
+from budmlx.errors import EngineUnavailableError, PluginError, RequestFailedError
 from budmlx.protocol import RowFailed, StepFrame, Submit, Token
 from tests.engine.simulated_core import POLICY, World, request
 
@@ -218,6 +218,69 @@ def test_a_core_that_hangs_on_a_row_does_not_count_as_healthy() -> None:
             world.recovery.frame(StepFrame(running=1), world.now)
         world.die()
     assert world.recovery.breaker_reason(world.now)
+
+
+def test_a_plugin_that_ended_the_core_fails_its_rows_and_no_other_is_suspected() -> None:
+    world = World()
+    for row_id in range(1, 4):
+        world.submit(request(row_id, length=30))
+    world.submit(request(4, plugins="ab"))
+    world.submit(request(5, plugins="ca"))
+    world.submit(request(6, plugins="b"))
+    world.step()
+    world.submit(request(7, plugins="a"))  # still on its way
+    world.die(plugin="a")
+    failed = world.deaths[0].failed
+    assert [(failure.id, failure.code) for failure in failed] == [
+        (row_id, "plugin_error") for row_id in (4, 5, 7)
+    ]
+    assert "plugin a" in failed[0].message and "it hung" in failed[0].message
+    with pytest.raises(PluginError, match="plugin a"):
+        world.submit(request(8, plugins="ba"))
+    world.restart()
+    world.core_reads()
+    assert world.core is not None
+    assert world.core.size == 4
+    world.run()
+    assert [world.client.outcomes[row_id] for row_id in (1, 2, 3, 6)] == ["done"] * 4
+
+
+def test_deaths_in_plugins_open_no_breaker() -> None:
+    world = World()
+    world.submit(request(1))
+    for plugin in "abcdefgh":
+        world.step()
+        world.die(plugin=plugin)
+        assert world.deaths[-1].delay == 0
+        world.restart()
+    assert world.client.live == [1]
+
+
+def test_a_plugin_that_is_named_again_though_nobody_chose_it_is_not_believed() -> None:
+    world = World()
+    for _ in range(3):
+        world.die(plugin="a")
+        world.restart()
+    assert [death.delay for death in world.deaths] == [0.0, 0.0, 0.5]
+
+
+def test_a_suspect_stays_one_when_a_plugin_ends_the_core_meanwhile() -> None:
+    world = World()
+    world.submit(request(1, plugins="a"))
+    world.submit(request(2))
+    world.submit(request(3))
+    world.step()
+    world.die()
+    world.restart()
+    world.core_reads()
+    world.cancel(1)  # the core is in the plugin and hears of nothing any more
+    world.die(plugin="a")
+    world.restart()
+    world.core_reads()
+    assert world.core is not None
+    assert world.core.size == 1
+    world.run()
+    assert world.client.outcomes == {1: "cancelled", 2: "done", 3: "done"}
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from budmlx.errors import EngineUnavailableError, RequestFailedError
+from budmlx.engine.refusals import chosen_plugins
+from budmlx.errors import EngineUnavailableError, PluginError, RequestFailedError
 from tests.engine.simulated_core import World, request
 
 
@@ -17,16 +18,28 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.world = World(lambda r, n: r.prompt_ids[0] % 10 == 0 and n == r.prompt_ids[0] // 100)
         self.ids = iter(range(1, 10**6))
+        self.hung: set[str] = set()
 
-    @rule(prompt=st.integers(1, 1200), length=st.integers(1, 25), stop=st.booleans())
-    def submit(self, prompt: int, length: int, stop: bool) -> None:
+    @rule(
+        prompt=st.integers(1, 1200),
+        length=st.integers(1, 25),
+        stop=st.booleans(),
+        plugins=st.sampled_from(["", "", "a", "b", "ab", "cb"]),
+    )
+    def submit(self, prompt: int, length: int, stop: bool, plugins: str) -> None:
         row_id = next(self.ids)
-        wanted = request(row_id, prompt=prompt, length=length, seed=row_id % 5, stop=stop)
+        seed = row_id % 5
+        wanted = request(
+            row_id, prompt=prompt, length=length, seed=seed, stop=stop, plugins=plugins
+        )
         try:
             self.world.submit(wanted)
+        except PluginError:
+            assert self.hung & set(plugins)
         except EngineUnavailableError:
             assert self.world.core is None
         except RequestFailedError:
+            assert not self.hung & set(plugins)
             assert prompt % 10 == 0 or "request_failed" in self.world.client.outcomes.values()
 
     @rule(data=st.data())
@@ -53,6 +66,19 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(frames_lost=st.integers(0, 3))
     def die(self, frames_lost: int) -> None:
         self.world.die(frames_lost)
+
+    @precondition(lambda self: self.world.core is not None)
+    @rule(plugin=st.sampled_from("abc"))
+    def hang(self, plugin: str) -> None:
+        first = plugin not in self.hung
+        self.world.die(plugin=plugin)
+        self.hung.add(plugin)
+        if first:
+            assert self.world.deaths[-1].delay == 0
+            for failure in self.world.deaths[-1].failed:
+                assert plugin in chosen_plugins(self.world.client.requests[failure.id])
+        for row_id in self.world.client.live:
+            assert plugin not in chosen_plugins(self.world.client.requests[row_id])
 
     @precondition(lambda self: self.world.core is None)
     @rule(patience=st.floats(0, 1))
