@@ -176,7 +176,7 @@ def no_tool(words: Words) -> Sample:
 
 CONVERSATIONS = {
     "memory": (memory, 7), "no_name": (no_name, 2), "type_hints": (type_hints, 1),
-    "tool_call": (tool_call, 22), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
+    "tool_call": (tool_call, 26), "known_call": (known_call, 5), "parallel": (parallel_call, 2),
     "tool_result": (tool_result, 4), "no_tool": (no_tool, 7), "sums": (sums, 10),
 }  # fmt: skip
 

@@ -39,10 +39,13 @@ def vary(words: Words, template: str) -> str:
 
 
 def unseen(words: Words, make: Callable[[], tuple[str, str, str]]) -> tuple[str, str, str]:
-    """Draws (user, answer, thought) until the user's wording belongs to the wanted split."""
+    """Draws (user, answer, thought) until the user's wording belongs to the wanted split.
+
+    Case and punctuation count: `Hello!` may be held out while `hello` is learned.
+    """
     while True:
         made = make()
-        if words.accept("".join(filter(str.isalnum, made[0]))):
+        if words.accept(made[0], exact=True):
             return made
 
 
@@ -69,7 +72,7 @@ def chat(words: Words) -> Turn:
 
 def counting(words: Words) -> Turn:
     def make() -> tuple[str, str, str]:
-        number = words.rng.choice((10, words.rng.randint(1, 30), words.rng.randint(2, 20)))
+        number = words.rng.choice((10, words.rng.randint(1, 30), words.rng.randint(1, 9)))
         form = words.rng.choice(
             ("Count to {n}", "Count to {n}.", "Count from 1 to {n}.", "Can you count to {n}?",
              "Count up to {n}.", "Write the numbers from 1 to {n}.", "Count to {n} for me.",

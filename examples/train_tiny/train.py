@@ -142,7 +142,7 @@ def checkpoint(path: Path, step: int, model: Network, opts: list[torch.optim.Opt
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs" / "tiny")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--muon-rate", type=float, default=6e-3)
     parser.add_argument("--adam-rate", type=float, default=4e-3)
     options = parser.parse_args()

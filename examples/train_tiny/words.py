@@ -10,6 +10,7 @@ LISTS = Path(__file__).parent / "lists"
 REAL = (LISTS / "words.txt").read_text().split()
 FIRST_NAMES = (LISTS / "names.txt").read_text().split()
 PLACES = (LISTS / "places.txt").read_text().splitlines()
+PLACE_WORDS = sorted({word for place in PLACES for word in place.split()})
 
 ONSETS = (
     "b br c ch cl d dr f fl g gl gr h j k kl l m n p pl pr qu r s sh sk sl st t th tr v w x y z"
@@ -18,9 +19,12 @@ CODAS = "b ck d f g l ll m n nd ng nt p r rd rn s sh sk st t th v x z"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def held_out(key: str) -> bool:
-    """One key in ten belongs to the evaluation sets and never to training."""
-    return zlib.crc32(key.lower().encode()) % 10 == 0
+def held_out(key: str, *, exact: bool = False) -> bool:
+    """One key in ten belongs to the evaluation sets and never to training.
+
+    exact: keys that differ in case are different.
+    """
+    return zlib.crc32((key if exact else key.lower()).encode()) % 10 == 0
 
 
 @dataclass
@@ -30,8 +34,8 @@ class Words:
     rng: Random
     evaluation: bool = False
 
-    def accept(self, key: str) -> bool:
-        return held_out(key) == self.evaluation
+    def accept(self, key: str, *, exact: bool = False) -> bool:
+        return held_out(key, exact=exact) == self.evaluation
 
     def _draw(self, make: Callable[[], str]) -> str:
         while True:
@@ -54,23 +58,37 @@ class Words:
     def invented(self) -> str:
         return self._draw(self._syllables)
 
+    def compound(self, parts: list[str]) -> str:
+        """Two known words in one, so that every piece of text is copied at some time."""
+        return self._draw(
+            lambda: self.rng.choice(parts) + self.rng.choice((*parts, self._syllables())).lower()
+        )
+
     def real(self) -> str:
         return self._draw(lambda: self.rng.choice(REAL))
 
     def word(self) -> str:
         draw = self.rng.random()
-        if draw < 0.5:
+        if draw < 0.45:
             return self.real()
-        return self.invented() if draw < 0.93 else self._draw(self._letters)
+        if draw < 0.6:
+            return self.compound(REAL)
+        return self.invented() if draw < 0.94 else self._draw(self._letters)
 
     def name(self) -> str:
-        if self.rng.random() < 0.35:
+        draw = self.rng.random()
+        if draw < 0.3:
             return self._draw(lambda: self.rng.choice(FIRST_NAMES))
+        if draw < 0.45:
+            return self.compound(FIRST_NAMES)
         return self.invented().capitalize()
 
     def place(self) -> str:
-        if self.rng.random() < 0.4:
+        draw = self.rng.random()
+        if draw < 0.35:
             return self._draw(lambda: self.rng.choice(PLACES))
+        if draw < 0.5:
+            return " ".join(self.compound(PLACE_WORDS) for _ in range(self.rng.choice((1, 1, 2))))
         count = self.rng.choice((1, 1, 2))
         return " ".join(self.invented().capitalize() for _ in range(count))
 
