@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import wait
 from dataclasses import replace
+from functools import partial
 
 from budmlx.engine.messages import parse_messages
+from budmlx.engine.worker import apart
 from budmlx.errors import InvalidRequestError, PluginError
 from budmlx.plugins.guard import guard, wrong_type
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import EndText, MessageTransform, OutputFilter, OutputFilterFactory
-from budmlx.types import Request
+from budmlx.types import Message, Request
 
 log = logging.getLogger(__name__)
+
+TRANSFORM_SECONDS = 10.0
+"""A message transform that takes longer fails its request."""
 
 
 def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]]) -> Request:
@@ -21,14 +27,13 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
 
     Raises:
         InvalidRequestError: a transform refuses the request.
-        PluginError: a transform failed or returned something else than messages.
+        PluginError: a transform failed, hung, or returned something else than messages.
     """
     messages = request.messages
     if messages is None:
         return request
     for each in transforms:
-        with guard(each.plugin, "message transform"):
-            result = each.value(messages)
+        result = _within_time(each, messages)
         if not isinstance(result, list | tuple):
             raise wrong_type(each.plugin, "message transform", result, "a list of messages")
         try:
@@ -40,6 +45,18 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
                 "something that is no message."
             ) from error
     return replace(request, messages=messages)
+
+
+def _within_time(transform: Owned[MessageTransform], messages: tuple[Message, ...]) -> object:
+    future = apart("budmlx-message-transform", partial(transform.value, messages))
+    if wait([future], TRANSFORM_SECONDS).not_done:
+        log.error("Plugin %s hangs in its message transform", transform.plugin)
+        raise PluginError(
+            f"The plugin {transform.plugin} failed: its message transform took more than "
+            f"{TRANSFORM_SECONDS:g} s."
+        )
+    with guard(transform.plugin, "message transform"):
+        return future.result()
 
 
 class FilterChain:

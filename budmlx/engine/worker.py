@@ -46,6 +46,14 @@ class Worker:
                 future.set_exception(error)
 
 
+def apart(name: str, call: Callable[[], T]) -> Future[T]:
+    """Run a call on a thread of its own."""
+    worker = Worker(name)
+    future = worker.submit(call)
+    worker.end()
+    return future
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """A future that a procedure waits for, and for how many seconds; None: for ever."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
+from budmlx.engine import filters
 from budmlx.errors import InvalidRequestError, PluginError
 from budmlx.plugins.specs import (
     EndText,
@@ -112,6 +114,29 @@ def test_a_bad_transform_fails_its_request(kind: str, caplog: pytest.LogCaptureF
             engine.chat("secret words", **GREEDY)
         assert engine.complete("fine", **GREEDY).finish_reason
     assert caught.value.code == "plugin_error"
+    assert "Plugin Plugin-0" in caplog.text and "secret" not in caplog.text
+
+
+async def test_a_transform_that_hangs_fails_its_request_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, plain: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = threading.Event()
+
+    def hang(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        if messages[0].text == "secret words":
+            released.wait()
+        return messages
+
+    # Long enough for those that do not hang, on a machine that pauses.
+    monkeypatch.setattr(filters, "TRANSFORM_SECONDS", 3.0)
+    with load(Plugin([hang])) as engine:
+        asks = [engine.achat(text, **GREEDY) for text in ("secret words", "Hello")]
+        hung, fine = await asyncio.gather(*asks, return_exceptions=True)
+        with pytest.raises(PluginError, match="Plugin-0"):
+            engine.chat("secret words", **GREEDY)
+    released.set()
+    assert isinstance(hung, PluginError) and "Plugin-0" in hung.message
+    assert not isinstance(fine, BaseException) and fine.text == plain
     assert "Plugin Plugin-0" in caplog.text and "secret" not in caplog.text
 
 
