@@ -151,8 +151,11 @@ def bars(run: Run) -> list[Bar]:
             ("seeded-16", 6.0),
         )
     ]
-    for name in ("penalties-16", "logprobs-16"):
+    for name in ("penalties-16", "logprobs-16", "constrained-16"):
         found.append(Bar(f"{name}, cost against sampled-16", _cost(run, name), 15, False, " %"))
+    hit = median(run.servers.get("cache-hits", {}).get(OURS, ()), "ttft_p50")
+    hit = None if hit is None else 1000 * hit
+    found.append(Bar("a hit of the response cache, median", hit, 2, False, " ms"))
     found.append(
         Bar(
             "16 greedy rows in the Engine, share of bare loop",

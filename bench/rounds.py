@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.contestants import Contestant
+from bench.contestants import OURS, Contestant
 from bench.measure import Metrics, measure
 from bench.scenarios import GREEDY, SAMPLED, Bodies, ClosedLoop, Scenario
 from budmlx.cli.spawn import ServerProcess, SpawnError
@@ -73,7 +73,7 @@ def _one_server(
     repeat: int,
     run: Run,
 ) -> None:
-    waiting = list(scenarios)
+    waiting = [s for s in scenarios if contestant.name == OURS or not getattr(s, "ours", False)]
     for attempt in range(2):
         # A server that died gets a second chance with the scenarios after the fatal one.
         log = setting.logs / f"{contestant.name}-{repeat + 1}-{attempt + 1}.log"

@@ -18,6 +18,22 @@ from budmlx.cli.load import WORDS, chat_body, random_prompt
 GREEDY = {"temperature": 0.0}
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}
 PENALTIES = {**SAMPLED, "frequency_penalty": 0.5, "presence_penalty": 0.5}
+CONSTRAINED = {
+    **SAMPLED,
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "report",
+            "schema": {
+                "type": "object",
+                # Longer than any reply, so that all replies have the length they ask for.
+                "properties": {"text": {"type": "string", "minLength": 4000}},
+                "required": ["text"],
+                "additionalProperties": False,
+            },
+        },
+    },
+}
 LOGPROBS = {**SAMPLED, "logprobs": True, "top_logprobs": 5}
 
 
@@ -26,6 +42,7 @@ class ClosedLoop:
     """`users` users work through `requests` requests.
 
     max_tokens: range from which each request's length is drawn. seeded: each has a seed.
+    repeated: all requests are the same. ours: peers do not know what it measures.
     """
 
     name: str
@@ -35,6 +52,8 @@ class ClosedLoop:
     prompt_tokens: int = 40
     max_tokens: tuple[int, int] = (48, 80)
     seeded: bool = False
+    repeated: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +95,16 @@ def scenarios(context: int) -> list[Scenario]:
         ),
         ClosedLoop(name="penalties-16", users=16, requests=40, options=PENALTIES),
         ClosedLoop(name="logprobs-16", users=16, requests=40, options=LOGPROBS),
+        ClosedLoop(name="constrained-16", users=16, requests=40, options=CONSTRAINED, ours=True),
+        ClosedLoop(
+            name="cache-hits",
+            users=1,
+            requests=100,
+            options={**GREEDY, "cache": True},
+            max_tokens=(16, 16),
+            repeated=True,
+            ours=True,
+        ),
         ClosedLoop(
             name="long-prompts-16",
             users=16,
@@ -123,7 +152,9 @@ class Bodies:
             options = dict(scenario.options)
             if scenario.seeded:
                 options["seed"] = chance.randrange(2**31)
-            prompt = self.prompt(chance, scenario.prompt_tokens, f"{repeat}-{index}")
+            label = f"{repeat}" if scenario.repeated else f"{repeat}-{index}"
+            source = random.Random(label) if scenario.repeated else chance
+            prompt = self.prompt(source, scenario.prompt_tokens, label)
             bodies.append(chat_body(model, prompt, chance.randint(*scenario.max_tokens), **options))
         return bodies
 
