@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -155,6 +156,11 @@ class RowGrammar:
         return ""
 
 
+@cache
+def _executor() -> LLExecutor:
+    return LLExecutor()
+
+
 class Constraints:
     """The rows of a group that have grammars."""
 
@@ -164,7 +170,6 @@ class Constraints:
         self._all = len(self._rows) == len(rows)
         self._vocab = vocab
         self._masks = allocate_token_bitmask(len(self._rows), vocab)
-        self._executor = LLExecutor() if len(self._rows) > 1 else LLExecutor(1)
 
     def apply(
         self, logits: mx.array, unread: Mapping[Row, int], faults: dict[Row, RowFault]
@@ -204,7 +209,7 @@ class Constraints:
             finished[i] = row.grammar.matcher.is_stopped()
             wanted.append((row.grammar.matcher, i))
         if wanted:
-            fill_next_token_bitmask_par(self._executor, wanted, self._masks)
+            fill_next_token_bitmask_par(_executor(), wanted, self._masks)
         self._allow_stops(wanted, faults)
         return finished
 

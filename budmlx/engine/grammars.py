@@ -22,6 +22,7 @@ from budmlx.types import Request, ResponseFormat, Tool
 ANY_TEXT = r"/(.|\n)*/"
 # Bounded, so that a bounded document ends: a space, or a line's end and indentation.
 WHITESPACE = r" |\n {0,32}"
+SPACE = " "
 # After reasoning models go on with a line or two of white space.
 GAP = r"/[ \n]{0,4}/"
 # Doubled quantifiers, an error in ECMA 262, which llguidance takes for nested ones.
@@ -168,7 +169,7 @@ class _Writer:
         names, continued = [], []
         for number, tool in enumerate(tools):
             call = syntax.call(
-                Tool(tool.name, tool.description, _schema(tool.parameters, "tools"), tool.strict)
+                Tool(tool.name, tool.description, _schema(tool.parameters, "tools", SPACE), tool.strict)
             )
             rest = f"{call.arguments} {self._literal(call.end)}"
             self._rule(f"call_{number}", f"{self._literal(call.begin)} {rest}")
@@ -182,6 +183,11 @@ class _Writer:
         chain = f"call ({separator} call)*" if several else "call"
         opening, closing = self._literal(syntax.open), self._literal(syntax.close)
         self._rule("calls", f"{opening} {chain} {closing}")
+        if not syntax.trigger:
+            # Calls are known by their first character alone.
+            first = re.escape((syntax.open or syntax.call(tools[0]).begin)[0])
+            self._rule("talk", f"calls | /[^{first}](.|\\n)*/")
+            return
         self._until("lead", syntax.trigger)
         if syntax.open:
             opened = self._literal(syntax.open.removeprefix(syntax.trigger))
@@ -192,11 +198,11 @@ class _Writer:
         self._rule("tail", ANY_TEXT)
 
 
-def _schema(schema: Any, param: str) -> dict[str, Any]:
+def _schema(schema: Any, param: str, whitespace: str = WHITESPACE) -> dict[str, Any]:
     """A schema as llguidance is to take it; its own switches are not the caller's to set."""
     for path, pattern in _patterns(schema, param):
         _check_pattern(pattern, path)
-    options = {"whitespace_pattern": WHITESPACE}
+    options = {"whitespace_pattern": whitespace}
     if not isinstance(schema, Mapping):
         return {"x-guidance": options} if schema else {"x-guidance": options, "not": {}}
     rest = {key: value for key, value in schema.items() if key != "x-guidance"}
