@@ -16,6 +16,7 @@ from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
 from budmlx.server.admission import InFlight
 from budmlx.server.errors import failure_of
+from budmlx.server.paths import not_found, with_aliases
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.routes import chat, health, models
 from budmlx.server.security import bracketed, check_bind, guard
@@ -36,7 +37,7 @@ def create_app(model_set: ModelSet, config: Config) -> web.Application:
     app[IN_FLIGHT] = InFlight(config.max_rows + config.max_queue)
     app.on_response_prepare.append(_on_prepare)
     for routes in ROUTES:
-        app.add_routes(routes)
+        app.add_routes(with_aliases(routes))
     add_plugin_routes(app, model_set.engine.plugins)
     return app
 
@@ -48,6 +49,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except ConnectionError:
         raise
+    except web.HTTPNotFound as exc:
+        return failure_of(not_found(request.path) or exc).response()
     except Exception as exc:  # The outermost boundary of a request.
         return failure_of(exc).response()
 

@@ -1,4 +1,4 @@
-"""`GET /health`: the process lives. `GET /ready`: requests make progress."""
+"""Signs of life: `GET /health` of the process, `GET /ready` of the engine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ routes = web.RouteTableDef()
 async def health(request: web.Request) -> web.Response:
     """Answer as long as the event loop turns."""
     return web.json_response({"message": "ok", "status": "ok"})
+
+
+@routes.get("/v1/tcp_warming")
+async def tcp_warming(request: web.Request) -> web.Response:
+    """Answer at once: some clients open their connection with this and wait for it."""
+    return web.Response()
 
 
 @routes.get("/ready")
