@@ -46,7 +46,9 @@ LATE = {
     "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
     "budmlx.engine.host_process": {"budmlx.core"},
     "budmlx.engine.hub": {"budmlx.core.tiny_random"},
-    "budmlx.plugins.discovery": {"budmlx.builtin.memory_cache"},
+    "budmlx.plugins.discovery": {
+        f"budmlx.builtin.{name}" for name in ("memory_cache", "reasoning", "tool_parsers")
+    },
 }
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
 # plugins by name.

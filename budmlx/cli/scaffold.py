@@ -12,6 +12,8 @@ HOOKS = (
     "sampler",
     "logits-processor",
     "response-cache",
+    "tool-parser",
+    "reasoning-parser",
     "message-transform",
     "output-filter",
     "request-finished",

@@ -19,7 +19,11 @@ from budmlx.errors import ConfigError
 log = logging.getLogger(__name__)
 
 GROUP = "budmlx"
-BUILTINS = {"memory-cache": "budmlx.builtin.memory_cache"}
+BUILTINS = {
+    "memory-cache": "budmlx.builtin.memory_cache",
+    "tool-parsers": "budmlx.builtin.tool_parsers",
+    "reasoning-parsers": "budmlx.builtin.reasoning",
+}
 """What ships, registered by name like any other plugin."""
 
 Source = Literal["object", "named", "installed", "built-in"]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from budmlx.types import Tool as Tool
 
+
 @dataclass(frozen=True, slots=True)
 class ModelTraits:
     """What tells model families apart.

@@ -57,7 +57,7 @@ def _lines() -> Iterator[str]:
         yield f"```python\ndef {name}{_signature(hook)}\n```\n"
         yield inspect.cleandoc(hook.__doc__)
     yield "\n# What they return and take\n"
-    yield "All of these are in `budmlx.plugins.specs`."
+    yield "They are in `budmlx.plugins.specs`; what parsers use is in `budmlx.plugins.parsing`."
     for kind in SHOWN:
         yield f"\n## `{kind.__name__}`\n"
         yield inspect.cleandoc(kind.__doc__ or "")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from budmlx import hookimpl
 from budmlx.config import Config
 from budmlx.errors import ConfigError
+from budmlx.plugins.discovery import BUILTINS
 from budmlx.plugins.manager import PluginInfo, Plugins
 from budmlx.plugins.specs import RequestRecord
 from tests.plugins.packages import Site
@@ -57,7 +58,8 @@ def test_objects_come_first_then_named_then_installed_by_name(site: Site) -> Non
     exec("if True:" + COMMAND.format("live"), vars(live))
     plugins = load(live, plugin=("named",))
     assert commands(plugins) == ["live", "named", "apple", "pear", "quince"]
-    assert [i.source for i in plugins.info] == ["object", "named", *["installed"] * 3, "built-in"]
+    others = ["object", "named", *["installed"] * 3]
+    assert [i.source for i in plugins.info] == [*others, *["built-in"] * len(BUILTINS)]
 
 
 def test_tryfirst_and_trylast_move_an_implementation(site: Site) -> None:
@@ -77,7 +79,7 @@ def test_of_two_with_one_name_the_first_wins(site: Site, caplog: pytest.LogCaptu
 
 def test_blocked_plugins_are_not_even_imported(site: Site) -> None:
     site.install("pear", "raise RuntimeError('imported')")
-    plugins = load(block_plugin=("pear", "memory-cache"))
+    plugins = load(block_plugin=("pear", *BUILTINS))
     assert plugins.info == ()
 
 
@@ -101,7 +103,7 @@ def test_a_plugin_that_is_found_twice_loads_once(site: Site) -> None:
     site.install("pear", COMMAND.format("pear"))
     plugins = load(plugin=("fake_pear",))
     assert commands(plugins) == ["pear"]
-    assert [found.name for found in plugins.info] == ["fake_pear", "memory-cache"]
+    assert [found.name for found in plugins.info] == ["fake_pear", *BUILTINS]
 
 
 BROKEN = {

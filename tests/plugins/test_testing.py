@@ -137,7 +137,7 @@ def test_they_are_found_by_name() -> None:
     plugins = Plugins.load(Config.of(engine_host="thread"), [Offers()])
     for hook in ("add_samplers", "add_logits_processors"):
         assert plugins.named(hook)["x"].plugin == "Offers-0"
-    (info, _) = plugins.info
+    info = plugins.info[0]
     assert info.rings == ("core",)
 
 

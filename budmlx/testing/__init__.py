@@ -29,6 +29,9 @@ from budmlx.plugins.specs import (
     RowContext,
     SamplerSpec,
 )
+from budmlx.testing.parsers import check_reasoning_parser as check_reasoning_parser
+from budmlx.testing.parsers import check_tool_parser as check_tool_parser
+from budmlx.testing.parsers import require as _require
 from budmlx.types import Message, TextPart
 
 ROWS, VOCAB, STEPS = 3, 48, 6
@@ -54,11 +57,6 @@ def open_engine(tiny_model: Path) -> Iterator[OpenEngine]:
     yield load
     for engine in engines:
         engine.close()
-
-
-def _require(promise: bool, broken: str) -> None:
-    if not promise:
-        raise AssertionError(broken)
 
 
 # Response caches

@@ -1,0 +1,243 @@
+"""The reasoning parsers that ship: blocks between two markers, and the channels of gpt-oss."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from budmlx import hookimpl
+from budmlx.builtin.reader import Broken, Reader, Steps, markers
+from budmlx.plugins.parsing import Content, ModelTraits, Piece, ReasoningParserSpec, Thought
+
+# What stands between the turns of a conversation: the reply has not begun before it.
+_TURN = re.compile(r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|_of_turn>|</?(?:user|assistant|s)>")
+
+_REPLY, _MESSAGE = "<|start|>assistant", "<|message|>"
+_HEADS, _TAILS = ("<|start|>", "<|channel|>"), ("<|end|>", "<|return|>", "<|call|>")
+_RECIPIENT = re.compile(r"\bto=")
+_ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Reasoning between two markers, each of which may have variants.
+
+    signs: texts in a chat template, or tokens, of which each shows that a model writes it.
+    anywhere: blocks may come after content too. Otherwise one may only begin a reply, since
+    its marker is text that a reply may speak of.
+    dropped: further markup, around content.
+    """
+
+    name: str
+    begins: tuple[str, ...]
+    ends: tuple[str, ...]
+    signs: tuple[str, ...]
+    anywhere: bool = False
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> ReasoningParserSpec:
+        """What it is to the engine."""
+        visible = (*self.begins, *self.ends, *self.dropped)
+        make = partial(BlockScanner, self)
+        return ReasoningParserSpec(self.name, make, visible, self.begins[0], self.ends[0])
+
+    def open_in(self, prompt: str) -> bool:
+        """Whether a prompt ends inside of a block."""
+        place, begin = max((prompt.rfind(text), text) for text in self.begins)
+        ended = max(prompt.rfind(text) for text in self.ends)
+        return place > ended and not _TURN.search(prompt, place + len(begin))
+
+
+class BlockScanner:
+    """The `OutputParser` of blocks.
+
+    Up to two newlines on either side of a block's markers are dropped with them. A block that
+    does not end is reasoning to the end of the reply.
+    """
+
+    def __init__(self, block: Block, prompt: str):
+        self._block = block
+        self._reader = Reader()
+        self._ends = markers(*block.ends)
+        outside = (*(block.begins if block.anywhere else ()), *block.dropped)
+        self._outside = markers(*outside) if outside else None
+        self._steps = self._run(block.open_in(prompt))
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        """See `OutputParser`."""
+        return self._reader.advance(self._steps, text, last)
+
+    def _run(self, inside: bool) -> Steps[None]:
+        reader = self._reader
+        if not inside:
+            yield from reader.space()
+            inside = bool((yield from reader.maybe(*self._block.begins)))
+        more = True
+        while more:
+            if inside:
+                yield from self._newlines()
+                yield from self._thought()
+                yield from self._newlines()
+            inside = more = yield from self._content()
+
+    def _newlines(self) -> Steps[None]:
+        """Drop a marker that was read, and newlines after it."""
+        for _ in range(2):
+            yield from self._reader.maybe("\n")
+        self._reader.drop()
+
+    def _thought(self) -> Steps[None]:
+        """Pass reasoning on up to the end of the block, which is read."""
+        reader = self._reader
+        while True:
+            found = self._ends.search(reader.buffer, reader.at, complete=reader.last)
+            end = len(reader.buffer) if found is None else found.start()
+            complete = found is not None and found[1]
+            if complete or not reader.last:
+                newlines = end - len(reader.buffer[reader.at : end].rstrip("\n")) - reader.at
+                end -= min(newlines, 2)
+            reader.pass_on(end, Thought)
+            reader.at = end
+            if found is not None and complete:
+                reader.at = found.end()
+                return
+            if reader.last:
+                return
+            yield
+
+    def _content(self) -> Steps[bool]:
+        """Pass content on; returns whether a block begins."""
+        reader = self._reader
+        while True:
+            found = None
+            if self._outside is not None:
+                found = self._outside.search(reader.buffer, reader.at, complete=reader.last)
+            reader.at = len(reader.buffer) if found is None else found.start()
+            reader.pass_on(reader.at)
+            if found is not None and found[1]:
+                reader.at = found.end()
+                if found[1] in self._block.begins:
+                    return True
+                reader.drop()
+            elif reader.last:
+                return False
+            else:
+                yield
+
+
+class ChannelScanner:
+    """The `OutputParser` of gpt-oss, which writes messages with headers (the harmony format).
+
+    What goes to the channel `analysis` is reasoning. Messages to a tool are passed on with
+    their markup, for a tool parser to read; other messages are content. Text without a header
+    is content, and so is a header that is cut off.
+    """
+
+    def __init__(self, prompt: str):
+        self._reader = Reader()
+        self._markers = markers(*_HEADS, *_TAILS)
+        self._steps = self._run(prompt.rpartition(_REPLY)[2] if _REPLY in prompt else "")
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        """See `OutputParser`."""
+        return self._reader.advance(self._steps, text, last)
+
+    def _run(self, begun: str) -> Steps[None]:
+        """begun: what the prompt holds of the reply already."""
+        reader = self._reader
+        head, message, _ = begun.partition(_MESSAGE)
+        try:
+            if not message:
+                head += yield from reader.until(_MESSAGE) if begun else self._head()
+            while True:
+                to_tool = bool(_RECIPIENT.search(head))
+                if to_tool:
+                    reader.pass_on(reader.at)
+                elif head:
+                    reader.drop()
+                analysis = not to_tool and _ANALYSIS.search(head) is not None
+                yield from self._message(Thought if analysis else Content, to_tool)
+                if reader.last and reader.at == len(reader.buffer):
+                    break
+                head = yield from self._head()
+        except Broken:
+            pass
+        reader.pass_on(len(reader.buffer))
+
+    def _head(self) -> Steps[str]:
+        """Read a header; there is none before text without markup."""
+        reader = self._reader
+        yield from reader.space()
+        first = yield from reader.maybe(*_HEADS, _MESSAGE, "to=")
+        if not first or first == _MESSAGE:
+            return first
+        return first + (yield from reader.until(_MESSAGE))
+
+    def _message(self, kind: type[Content] | type[Thought], to_tool: bool) -> Steps[None]:
+        """Pass a message on, and read its end, which belongs to what a tool parser reads."""
+        reader = self._reader
+        while True:
+            found = self._markers.search(reader.buffer, reader.at, complete=reader.last)
+            reader.at = len(reader.buffer) if found is None else found.start()
+            reader.pass_on(reader.at, kind)
+            if found is not None and found[1]:
+                if found[1] in _TAILS:
+                    reader.at = found.end()
+                if to_tool:
+                    reader.pass_on(reader.at)
+                reader.drop()
+                return
+            if reader.last:
+                return
+            yield
+
+
+BLOCKS = (
+    Block("gemma4", ("<|channel>thought",), ("<channel|>",), ("<channel|>",), anywhere=True),
+    Block(
+        "cohere",
+        ("<|START_THINKING|>",),
+        ("<|END_THINKING|>",),
+        ("<|START_THINKING|>",),
+        anywhere=True,
+        dropped=(
+            "<|START_RESPONSE|>",
+            "<|END_RESPONSE|>",
+            "<|START_TEXT|>",
+            "<|END_TEXT|>",
+        ),
+    ),
+    Block("magistral", ("[THINK]",), ("[/THINK]",), ("[THINK]",), anywhere=True),
+    Block(
+        "granite",
+        ("Here is my thought process:", "Here's my thought process:"),
+        ("Here is my response:", "Here's my response:"),
+        ("Here is my thought process:", "Here's my thought process:"),
+    ),
+    Block("seed", ("<seed:think>",), ("</seed:think>",), ("<seed:think>",)),
+    Block("longcat", ("<longcat_think>",), ("</longcat_think>",), ("<longcat_think>",)),
+    Block("think", ("<think>",), ("</think>",), ("<think>", "</think>")),
+)
+"""The families by their markers; the last is that of DeepSeek R1, Qwen 3, GLM and many more."""
+
+# Its messages have headers, so that no one text parts reasoning from what comes after.
+HARMONY = ReasoningParserSpec("harmony", ChannelScanner, (*_HEADS, *_TAILS, _MESSAGE))
+
+
+@hookimpl
+def provide_reasoning_parser(name: str, model: ModelTraits) -> ReasoningParserSpec | None:
+    """The family of this name; for `auto` the first whose markers the model knows."""
+    if name == "harmony" or (name == "auto" and _knows(model, "<|constrain|>")):
+        return HARMONY
+    for block in BLOCKS:
+        known = name == "auto" and any(_knows(model, sign) for sign in block.signs)
+        if known or name == block.name:
+            return block.spec
+    return None
+
+
+def _knows(model: ModelTraits, text: str) -> bool:
+    return text in model.template or text in model.tokens

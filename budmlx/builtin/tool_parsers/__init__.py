@@ -1,0 +1,45 @@
+"""The tool-call parsers that ship: the formats of the common model families."""
+
+from __future__ import annotations
+
+from budmlx import hookimpl
+from budmlx.builtin.tool_parsers.family import Family, knows_tools
+from budmlx.builtin.tool_parsers.gemma import FUNCTION_GEMMA, GEMMA4
+from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINIMAX, MUSE, QWEN3_CODER
+from budmlx.builtin.tool_parsers.named import DEEPSEEK, HARMONY, KIMI, MISTRAL
+from budmlx.builtin.tool_parsers.objects import COHERE, GRANITE, HERMES, LLAMA
+from budmlx.builtin.tool_parsers.pythonic import LFM2, PYTHONIC
+from budmlx.plugins.parsing import ModelTraits, ToolParserSpec
+
+FAMILIES: tuple[Family, ...] = (
+    MINIMAX,
+    MUSE,
+    GEMMA4,
+    FUNCTION_GEMMA,
+    LONGCAT,
+    GLM,
+    LFM2,
+    QWEN3_CODER,
+    KIMI,
+    DEEPSEEK,
+    MISTRAL,
+    HARMONY,
+    COHERE,
+    GRANITE,
+    PYTHONIC,
+    LLAMA,
+    HERMES,
+)
+"""All families. Of several that fit a model, the first is taken; `<tool_call>` says least."""
+
+
+@hookimpl
+def provide_tool_parser(name: str, model: ModelTraits) -> ToolParserSpec | None:
+    """The family of this name; for `auto` the one that fits the model, or Hermes, which most
+    models without a known format were trained on, if the template knows tools at all."""
+    if name == "auto":
+        fitting = (family for family in FAMILIES if family.fits(model))
+        family = next(fitting, HERMES if knows_tools(model) else None)
+    else:
+        family = next((family for family in FAMILIES if family.name == name), None)
+    return family.spec(model) if family is not None else None

@@ -1,0 +1,110 @@
+"""Families that write a call as tags, with a tag for each argument."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from budmlx.builtin.reader import Broken, Reader, Steps
+from budmlx.builtin.tool_parsers.family import Family
+from budmlx.builtin.tool_parsers.named import NAME
+from budmlx.builtin.tool_parsers.scanner import Calls, Form
+from budmlx.builtin.tool_parsers.schema import as_json, kinds, object_text, properties
+from budmlx.builtin.tool_parsers.tags import TagGrammar, Tags
+from budmlx.plugins.parsing import CallSyntax, ModelTraits
+
+_KEY = re.compile(r"[^<>\"]*+")
+
+
+def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
+    def read(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
+        if opener != tags.begin:
+            yield from reader.one_of(tags.begin)
+        name = yield from reader.run(NAME)
+        if not name:
+            raise Broken
+        if tags.named:
+            yield from reader.one_of(tags.named)
+        schema = calls.schemas.get(name, {})
+        members: dict[str, str] = {}
+        while (yield from reader.one_of(tags.key, tags.end)) == tags.key:
+            key = (yield from reader.run(_KEY)).strip()
+            for text in tags.keyed:
+                yield from reader.one_of(text)
+            value = yield from reader.until(tags.valued)
+            if tags.padded:
+                value = value.removeprefix("\n").removesuffix("\n")
+            members[key] = as_json(value, kinds(properties(schema).get(key), schema))
+        calls.whole(name, object_text(members))
+
+    return read
+
+
+def _syntax(tags: Tags, model: ModelTraits) -> CallSyntax:
+    # Later models of some families leave the white space out, as their templates show.
+    if len(tags.keyed) > 1 and "".join(tags.keyed) in model.template:
+        tags = replace(tags, line="")
+    opening, closing = tags.outer
+    trigger = opening or tags.begin
+    opening, closing = opening and opening + tags.line, closing and tags.line + closing
+    if tags.alone:
+        call = TagGrammar(tags, model.tokens, opening, closing).call
+        return CallSyntax(trigger, call, separator=tags.line)
+    call = TagGrammar(tags, model.tokens).call
+    return CallSyntax(trigger, call, open=opening, separator=tags.line, close=closing)
+
+
+def _family(name: str, tags: Tags, *signs: str) -> Family:
+    outer = [text for text in tags.outer if text]
+    return Family(
+        name,
+        Form((*outer[:1], tags.begin), _reading(tags), closers=tuple(outer[1:])),
+        signs,
+        lambda model: _syntax(tags, model),
+        (tags.key, *tags.keyed, tags.valued, tags.end),
+    )
+
+
+def _invokes(space: str, outer: str) -> Tags:
+    """Calls as <invoke name="..."> with <parameter name="...">."""
+    return Tags(
+        begin=f'<{space}invoke name="',
+        named='">',
+        key=f'<{space}parameter name="',
+        keyed=('">',),
+        valued=f"</{space}parameter>",
+        end=f"</{space}invoke>",
+        outer=(f"<{outer}>", f"</{outer}>"),
+    )
+
+
+def _keys_and_values(prefix: str) -> Tags:
+    """Calls as <arg_key>...</arg_key><arg_value>...</arg_value>."""
+    return Tags(
+        begin=f"<{prefix}tool_call>",
+        named="",
+        key=f"<{prefix}arg_key>",
+        keyed=(f"</{prefix}arg_key>", f"<{prefix}arg_value>"),
+        valued=f"</{prefix}arg_value>",
+        end=f"</{prefix}tool_call>",
+    )
+
+
+_QWEN = Tags(
+    begin="<function=",
+    named=">",
+    key="<parameter=",
+    keyed=(">",),
+    valued="</parameter>",
+    end="</function>",
+    outer=("<tool_call>", "</tool_call>"),
+    alone=True,
+    padded=True,
+)
+
+QWEN3_CODER = _family("qwen3-coder", _QWEN, "<tool_call>\\n<function=", "<tool_call>\n<function=")
+GLM = _family("glm", _keys_and_values(""), "<arg_key>")
+LONGCAT = _family("longcat", _keys_and_values("longcat_"), "<longcat_arg_key>")
+MINIMAX = _family("minimax-m2", _invokes("", "minimax:tool_call"), "<minimax:tool_call>")
+MUSE = _family("muse", _invokes("atem:", "atem:function_calls"), "<atem:function_calls>")

@@ -1,0 +1,183 @@
+"""Finding calls in text: what all families of formats have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from budmlx.builtin.reader import Broken, Reader, Steps, markers
+from budmlx.plugins.parsing import Call, CallArguments, CallBegun, Piece, Tool
+
+
+class Calls:
+    """Takes the calls that are read. A call is given whole, or as it comes (`in_pieces`)."""
+
+    def __init__(self, reader: Reader, tools: Sequence[Tool], in_pieces: bool):
+        self.schemas = {tool.name: tool.parameters for tool in tools}
+        self.begun = False
+        self._reader = reader
+        self._in_pieces = in_pieces
+        self._name = ""
+        self._arguments: list[str] = []
+
+    @property
+    def given(self) -> bool:
+        """Whether something was given of the call that is being read."""
+        return self.begun and self._in_pieces
+
+    def begin(self, name: str) -> None:
+        """The name of a call is known.
+
+        Raises:
+            Broken: there is no name.
+        """
+        if not name:
+            raise Broken
+        self.begun, self._name = True, name
+        if self._in_pieces:
+            self._reader.drop()
+            self._reader.give(CallBegun(name))
+
+    def arguments(self, text: str) -> None:
+        """More text of the arguments."""
+        if not self._in_pieces:
+            self._arguments.append(text)
+        elif text:
+            self._reader.give(CallArguments(text))
+
+    def end(self) -> None:
+        """The call is complete, and so is its markup."""
+        self._reader.drop()
+        if not self._in_pieces:
+            self._reader.give(Call(self._name, "".join(self._arguments)))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget the call that is being read."""
+        self.begun = False
+        self._arguments.clear()
+
+    def whole(self, name: str, arguments: str) -> None:
+        """A complete call, of a format that does not come in pieces."""
+        self._reader.drop()
+        self._reader.give(Call(name, arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How calls of one family stand in text.
+
+    openers: texts that begin a call or a section of calls. None is the beginning of another.
+    read: reads on after an opener, through the end of a call, and gives the call. It raises
+    `Broken` where the text is no call.
+    closers: texts after calls that are dropped, such as the end of a section.
+    bare: what a call without an opener begins with, at the beginning of the reply or directly
+    after a call; empty if there is always an opener.
+    ends: texts where a call that turned out to be broken ends at the latest.
+    """
+
+    openers: tuple[str, ...]
+    read: Callable[[Reader, Calls, str], Steps[None]]
+    closers: tuple[str, ...] = ()
+    bare: str = ""
+    ends: tuple[str, ...] = ()
+
+
+class CallScanner:
+    """The `OutputParser` of a form.
+
+    White space before a call and after the last one is dropped. A call that is broken or cut
+    off comes back as the text it was; if pieces of it were given already, they stay, and the
+    rest is dropped up to its end marker or the next opener. A call whose end marker alone is
+    missing at the end of the text counts.
+    """
+
+    def __init__(self, form: Form, tools: Sequence[Tool], in_pieces: bool):
+        self._form = form
+        self._markers = markers(*form.openers, *form.closers)
+        self._ends = markers(*form.ends, *form.openers)
+        self._reader = Reader()
+        self._calls = Calls(self._reader, tools, in_pieces)
+        self._steps = self._run()
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        """See `OutputParser`."""
+        return self._reader.advance(self._steps, text, last)
+
+    def _run(self) -> Steps[None]:
+        form, reader = self._form, self._reader
+        bare, called = bool(form.bare), False
+        while True:
+            opener = (yield from self._bare(called)) if bare else ""
+            opener = opener or (yield from self._text())
+            if not opener:
+                break
+            if opener in form.closers:
+                bare = False
+                if called:
+                    reader.drop()
+                else:
+                    reader.pass_on(reader.at)
+                continue
+            whole = yield from self._call(opener)
+            bare, called = bool(form.bare) and whole, called or whole
+        if reader.after_drop:
+            reader.drop()
+        else:
+            reader.pass_on(len(reader.buffer))
+
+    def _text(self) -> Steps[str]:
+        """Pass text on up to a marker, which is read; the empty string if the text ends."""
+        reader = self._reader
+        while True:
+            found = self._markers.search(reader.buffer, reader.at, complete=reader.last)
+            reader.at = len(reader.buffer) if found is None else found.start()
+            reader.hold_space(reader.at)
+            if found is not None and found[1]:
+                reader.at = found.end()
+                return found[1]
+            if reader.last:
+                return ""
+            yield
+
+    def _bare(self, called: bool) -> Steps[str]:
+        """Read the beginning of a call without an opener, if it stands here."""
+        reader = self._reader
+        yield from reader.space()
+        separator = (yield from reader.maybe(";")) if called else ""
+        if separator:
+            yield from reader.space()
+        beginning = yield from reader.maybe(self._form.bare)
+        if separator and not beginning:
+            reader.pass_on(reader.at)
+        return beginning
+
+    def _call(self, opener: str) -> Steps[bool]:
+        """Read what follows an opener; returns whether it was a call."""
+        reader, calls = self._reader, self._calls
+        try:
+            yield from self._form.read(reader, calls, opener)
+        except Broken:
+            if calls.given:
+                yield from self._skip()
+            else:
+                reader.pass_on(reader.at)
+            calls.abandon()
+            return False
+        reader.drop()
+        return True
+
+    def _skip(self) -> Steps[None]:
+        """Drop text up to the end of a broken call, of which pieces were given."""
+        reader = self._reader
+        while self._form.ends:
+            found = self._ends.search(reader.buffer, reader.at, complete=reader.last)
+            reader.at = len(reader.buffer) if found is None else found.start()
+            reader.drop()
+            if found is not None and found[1]:
+                reader.at = found.end() if found[1] in self._form.ends else found.start()
+                break
+            if reader.last:
+                break
+            yield
+        reader.drop()
