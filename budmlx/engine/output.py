@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from budmlx.plugins.guard import guard, wrong_type
-from budmlx.plugins.manager import Owned
 from budmlx.plugins.parsing import (
     Call,
     CallArguments,
@@ -38,11 +37,6 @@ class Stage:
         if not isinstance(pieces, list | tuple) or not all(isinstance(p, PIECES) for p in pieces):
             raise wrong_type(self.plugin, self.what, pieces, "pieces of output")
         return pieces
-
-
-def stage(parser: Owned[OutputParser], what: str) -> Stage:
-    """A stage for what a plugin made."""
-    return Stage(parser.value, parser.plugin, what)
 
 
 class OutputReader:
