@@ -168,9 +168,8 @@ class _Writer:
         """Rules `calls` for calls alone and `talk` for text with calls in it."""
         names, continued = [], []
         for number, tool in enumerate(tools):
-            call = syntax.call(
-                Tool(tool.name, tool.description, _schema(tool.parameters, "tools", SPACE), tool.strict)
-            )
+            schema = _schema(tool.parameters, "tools", SPACE)
+            call = syntax.call(Tool(tool.name, tool.description, schema, tool.strict))
             rest = f"{call.arguments} {self._literal(call.end)}"
             self._rule(f"call_{number}", f"{self._literal(call.begin)} {rest}")
             names.append(f"call_{number}")
