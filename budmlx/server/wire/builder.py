@@ -1,0 +1,133 @@
+"""What all responses have in common, and how a stream of events becomes chunks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from budmlx.server.wire.sampling import GenerationRequest
+from budmlx.server.wire.shapes import (
+    CompletionTokensDetails,
+    PromptTokensDetails,
+    TimeInfo,
+    WireUsage,
+)
+from budmlx.types import (
+    ChoiceFinished,
+    Completion,
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    Timing,
+    ToolCallDelta,
+    Usage,
+)
+
+NewText = TextDelta | ReasoningDelta | ToolCallDelta
+ChunkChoice = TypeVar("ChunkChoice", bound=Struct)
+
+
+class ReplyBuilder(ABC, Generic[ChunkChoice]):
+    """Builds the responses to one request, all with the same id, time and model.
+
+    They echo the model's name as the client wrote it. A stream's usage is in its last
+    finish chunk or, if the client asked for it, in a chunk of its own without choices.
+    """
+
+    def __init__(
+        self, asked: GenerationRequest, prefix: str, fingerprint: str, warnings: Sequence[str]
+    ):
+        self._common = {
+            "id": f"{prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": asked.model,
+            "system_fingerprint": fingerprint,
+            "service_tier": UNSET if asked.service_tier is None else "default",
+        }
+        self._warnings = warnings or UNSET
+        self._include_usage = asked.include_usage
+        self._asks_cache = asked.cache is not None
+        self._ended: ChoiceFinished | None = None
+
+    def whole(self, done: Completion) -> bytes:
+        """The JSON of a whole reply."""
+        reply = self._whole(
+            done,
+            **self._common,
+            usage=_usage(done.usage),
+            time_info=_time_info(done.timing),
+            warnings=self._warnings,
+            cached=self._cached(done.cached),
+        )
+        return msgspec.json.encode(reply)
+
+    @abstractmethod
+    def opening(self) -> list[bytes]:
+        """The chunks with which a stream begins."""
+
+    def chunks(self, event: Event) -> list[bytes]:
+        """The chunks for one event of the engine."""
+        chunks = []
+        if self._ended is not None and not isinstance(event, Finished):
+            # Held back in case it is the last: that one carries the usage.
+            chunks.append(self._chunk(self._end(self._ended)))
+            self._ended = None
+        if isinstance(event, ChoiceFinished):
+            self._ended = event
+        elif isinstance(event, Finished):
+            chunks += self._last_chunks(event)
+        else:
+            chunks.append(self._chunk(self._delta(event)))
+        return chunks
+
+    def _last_chunks(self, event: Finished) -> list[bytes]:
+        assert self._ended is not None
+        last, usage, times = self._end(self._ended), _usage(event.usage), _time_info(event.timing)
+        notes = {"warnings": self._warnings, "cached": self._cached(event.cached)}
+        if not self._include_usage:
+            return [self._chunk(last, usage=usage, time_info=times, **notes)]
+        return [self._chunk(last, **notes), self._chunk(usage=usage, time_info=times)]
+
+    def _chunk(self, *choices: ChunkChoice, **fields: Any) -> bytes:
+        no_usage = None if self._include_usage else UNSET
+        fields = {**self._common, "usage": no_usage, **fields}
+        return msgspec.json.encode(self._chunk_of(choices, **fields))
+
+    def _cached(self, cached: bool) -> bool | UnsetType:
+        """Whether the reply was kept, for those who asked and where it was."""
+        return cached if cached or self._asks_cache else UNSET
+
+    # What a dialect says in its own way. fields: of the shape, those that all have.
+
+    @abstractmethod
+    def _whole(self, done: Completion, **fields: Any) -> Struct: ...
+
+    @abstractmethod
+    def _chunk_of(self, choices: tuple[ChunkChoice, ...], **fields: Any) -> Struct: ...
+
+    @abstractmethod
+    def _delta(self, event: NewText) -> ChunkChoice: ...
+
+    @abstractmethod
+    def _end(self, event: ChoiceFinished) -> ChunkChoice: ...
+
+
+def _usage(usage: Usage) -> WireUsage:
+    return WireUsage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        PromptTokensDetails(usage.cached_tokens),
+        CompletionTokensDetails(usage.reasoning_tokens),
+    )
+
+
+def _time_info(timing: Timing) -> TimeInfo:
+    return TimeInfo(timing.queue, timing.prompt, timing.completion, timing.total, time.time())

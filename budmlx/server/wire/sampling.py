@@ -1,0 +1,184 @@
+"""What requests for chats and for completions have in common."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PlainValidator, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from budmlx.errors import InvalidRequestError
+from budmlx.server.errors import param_path
+from budmlx.server.wire.messages import Int, WireModel
+from budmlx.server.wire.params import Extras, review
+from budmlx.types import MAX_BIAS, MAX_BIASES, RANGES, CachePolicy, PluginChoice, SamplingParams
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_CHOICES = 16
+MAX_PROCESSORS = 16
+
+DEFAULTS = SamplingParams()
+
+TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
+
+
+def within(name: str) -> Any:
+    """The range of a sampling parameter."""
+    low, high = RANGES[name]
+    return Field(ge=low, le=high)
+
+
+def _cache(value: Any) -> CachePolicy:
+    try:
+        return CachePolicy.of(value)
+    except InvalidRequestError:
+        expected = 'Input should be true, false, "bypass" or {"ttl": seconds}'
+        raise PydanticCustomError("cache", expected) from None
+
+
+CacheOption = Annotated[CachePolicy, PlainValidator(_cache)]
+
+
+class NamedChoice(WireModel):
+    """A sampler or logits processor of a plugin; the other fields are its options."""
+
+    name: str
+
+    def to_choice(self) -> PluginChoice:
+        """The same choice as a plain value."""
+        return PluginChoice(self.name, dict(self.model_extra or {}))
+
+
+class StreamOptions(WireModel):
+    """How a stream tells things. incremental_tool_calls: arguments come piece by piece."""
+
+    include_usage: bool = False
+    incremental_tool_calls: bool | None = None
+
+
+class GenerationRequest(WireModel):
+    """The fields of every body that asks for generated text."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[Int, Field(ge=1)] | None = None
+    temperature: Annotated[float, within("temperature")] = DEFAULTS.temperature
+    top_p: Annotated[float, within("top_p")] = DEFAULTS.top_p
+    top_k: Annotated[Int, Field(ge=-1, lt=2**31)] = DEFAULTS.top_k
+    min_p: Annotated[float, within("min_p")] = DEFAULTS.min_p
+    typical_p: Annotated[float, within("typical_p")] = DEFAULTS.typical_p
+    frequency_penalty: Annotated[float, within("frequency_penalty")] = 0.0
+    presence_penalty: Annotated[float, within("presence_penalty")] = 0.0
+    repetition_penalty: Annotated[float, within("repetition_penalty")] = 1.0
+    repetition_window: Annotated[Int, within("repetition_window")] = 0
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] = {}
+    seed: Int64 | None = None
+    random_seed: Int64 | None = None
+    n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = 1
+    stop: list[str] = []
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] = []
+    ignore_eos: bool = False
+    min_tokens: Annotated[Int, within("min_tokens")] = 0
+    sampler: NamedChoice | None = None
+    logits_processors: Annotated[list[NamedChoice], Field(max_length=MAX_PROCESSORS)] = []
+    response_format: Any = None
+    service_tier: str | None = None
+    cache: CacheOption | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _check_ids(cls, bias: dict[str, float]) -> dict[str, float]:
+        # int() also takes spaces, underscores and other scripts' digits.
+        if not all(re.fullmatch(r"-?[0-9]{1,19}", token) for token in bias):
+            raise PydanticCustomError("token_id", "Keys should be token ids")
+        return bias
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _check_stop(cls, stop: Any) -> list[str]:
+        stops = [stop] if isinstance(stop, str) else stop
+        if (
+            not isinstance(stops, list)
+            or len(stops) > MAX_STOPS
+            or not all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS for text in stops)
+        ):
+            raise PydanticCustomError(
+                "stop",
+                f"Input should be a string or up to {MAX_STOPS} strings, "
+                f"each of 1 to {MAX_STOP_CHARS} characters",
+            )
+        return stops
+
+    @classmethod
+    def parse(cls, body: dict[str, Any]) -> Self:
+        """Validate a body. Raises InvalidRequestError naming the first wrong parameter."""
+        try:
+            return cls.model_validate(body)
+        except ValidationError as exc:
+            raise invalid(exc) from None
+
+    def extras(self) -> Extras:
+        """The fields that no wire model knows, with their places."""
+        models: list[tuple[tuple[str | int, ...], WireModel]] = [((), self)]
+        if self.stream_options is not None:
+            models.append((("stream_options",), self.stream_options))
+        return [(loc, model.model_extra) for loc, model in models if model.model_extra]
+
+    def review(self, *, streaming: bool, strict: bool) -> list[str]:
+        """Warnings about what has no effect. Raises InvalidRequestError, see `params.review`."""
+        warnings = review(self.extras(), strict=strict)
+        if self.stream_options is not None and not streaming:
+            warnings.append("`stream_options` has no effect without `stream`.")
+        return warnings
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk for the usage alone."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(
+        self, *, max_tokens: int | None, min_tokens: int, logprobs: int | None
+    ) -> SamplingParams:
+        """The sampling parameters, given those that dialects name differently.
+
+        Raises InvalidRequestError for combinations.
+        """
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(self.top_k, 0),
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            repetition_penalty=self.repetition_penalty,
+            repetition_window=self.repetition_window,
+            logit_bias=tuple((int(token), v) for token, v in self.logit_bias.items()),
+            seed=self.seed if self.seed is not None else self.random_seed,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            stop=tuple(self.stop),
+            stop_token_ids=tuple(self.stop_token_ids),
+            ignore_eos=self.ignore_eos,
+            sampler=None if self.sampler is None else self.sampler.to_choice(),
+            logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
+            logprobs=logprobs,
+        )
+
+
+def invalid(exc: ValidationError) -> InvalidRequestError:
+    """The first of the errors, in terms of the request."""
+    first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+    # Tags of unions are steps of pydantic's location, not of the client's.
+    loc = [step for step in first["loc"] if not str(step).startswith("<")]
+    param = param_path(loc)
+    if first["type"] == "model_type":
+        message = "input should be an object"
+    else:
+        message = first["msg"][:1].lower() + first["msg"][1:].split(" after validation")[0]
+    return InvalidRequestError(f"`{param}`: {message}.", param=param)
