@@ -15,7 +15,7 @@ from typing import Any
 from budmlx.engine.parsers import Parsers, active_tools
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.guard import guard
-from budmlx.plugins.parsing import CallSyntax
+from budmlx.plugins.parsing import CallSyntax, ToolParserSpec
 from budmlx.protocol import Grammar
 from budmlx.types import Request, ResponseFormat, Tool
 
@@ -54,7 +54,10 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     writer = _Writer(tokens)
     body: list[str] = []
     if tools:
-        writer.calls(_syntax(parsers), tools, several=request.parallel_tool_calls)
+        assert parsers.calls is not None
+        syntax = _syntax(parsers.calls.value)
+        with guard(parsers.calls.plugin, f"tool parser {parsers.calls.value.name}"):
+            writer.calls(syntax, tools, several=request.parallel_tool_calls)
         body.append("calls" if forced or form is not None else "talk")
     if form is not None:
         writer.document(form)
@@ -64,18 +67,14 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     return Grammar(source=writer.source(), param=param)
 
 
-def _syntax(parsers: Parsers) -> CallSyntax:
-    assert parsers.calls is not None
-    syntax = parsers.calls.value.syntax
-    if syntax is None:
+def _syntax(spec: ToolParserSpec) -> CallSyntax:
+    if spec.syntax is None:
         raise InvalidRequestError(
             "This model's tool calls cannot be constrained: leave out tool_choice, strict and "
             "response_format, or send no tools.",
             param="tools",
         )
-    with guard(parsers.calls.plugin, f"tool parser {parsers.calls.value.name}"):
-        syntax.call(Tool("probe"))
-    return syntax
+    return spec.syntax
 
 
 @dataclass(frozen=True, slots=True)
