@@ -72,7 +72,19 @@ def url(
 ) -> Iterator[str]:
     model = tiny_model_dir(scale=2.0)
     process = subprocess.Popen(
-        [python, "-m", "budmlx", "serve", model, "--port", "0", "--engine-host", request.param],
+        [
+            python,
+            "-m",
+            "budmlx",
+            "serve",
+            model,
+            "--port",
+            "0",
+            "--engine-host",
+            request.param,
+            "--tool-parser",
+            "lines",
+        ],  # fmt: skip
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=tmp_path_factory.mktemp("elsewhere"),
@@ -88,7 +100,7 @@ def url(
 
 def ask(url: str, **fields: Any) -> tuple[int, Any]:
     names = json.load(urllib.request.urlopen(f"{url}/v1/models"))
-    body = {"model": names["data"][0]["id"], "max_tokens": 5, **fields}
+    body = {"max_tokens": 5, **fields, "model": names["data"][0]["id"]}
     body["messages"] = [{"role": "user", "content": "Hello!"}]
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(
@@ -130,3 +142,13 @@ def test_a_processor_bans_tokens(url: str) -> None:
 def test_wrong_options_are_named(url: str) -> None:
     status, refused = ask(url, sampler={"name": "favourite", "token": -1})
     assert (status, refused["error"]["param"]) == (400, "sampler.token")
+
+
+def test_its_parser_works_over_http(url: str) -> None:
+    examples = re.findall(r"-d '(\{.*?\})'\n```", TUTORIAL, re.DOTALL)
+    status, reply = ask(url, **{**json.loads(examples[-1]), "seed": 1})
+    assert status == 200, reply
+    (choice,) = reply["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls" and call["function"]["name"] == "wave"
+    assert json.loads(call["function"]["arguments"])["hand"] in ("left", "right")
