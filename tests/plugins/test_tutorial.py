@@ -84,7 +84,7 @@ def url(
             request.param,
             "--tool-parser",
             "lines",
-        ],  # fmt: skip
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=tmp_path_factory.mktemp("elsewhere"),
