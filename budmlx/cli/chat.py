@@ -14,10 +14,10 @@ import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, sampling_options, with_options
 from budmlx.cli.loading import ENGINE_FIELDS, open_engine
-from budmlx.cli.terminal import checked, show
+from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.engine.engine import Engine
 from budmlx.errors import BudmlxError, EngineClosedError
-from budmlx.types import Event, Message, TextDelta
+from budmlx.types import Event, Message
 
 ENGINE_OPTIONS = config_options(ENGINE_FIELDS)
 SAMPLING_OPTIONS = sampling_options()
@@ -96,7 +96,7 @@ class Conversation:
         except EngineClosedError:
             raise
         except BudmlxError as error:
-            if pieces:
+            if any(pieces):
                 show("\n")
             tell(f"{error.message} (/reset starts over.)")
             self.turns.pop()
@@ -106,12 +106,11 @@ class Conversation:
     def _stream(self, pieces: list[str]) -> None:
         system = [Message(role="system", content=self.system)] if self.system else []
         checked(self.turns[-1].text)
+        printer = ReplyPrinter()
         events = self.engine.stream([*system, *self.turns], **self.sampling)
         with closing(cast(Generator[Event], events)):  # Ctrl-C must cancel the request
             for event in events:
-                if isinstance(event, TextDelta):
-                    pieces.append(event.text)
-                    show(event.text)
+                pieces.append(printer.tell(event))
         show("\n")
 
 

@@ -10,9 +10,8 @@ import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, sampling_options, with_options
 from budmlx.cli.loading import ENGINE_FIELDS, open_engine
-from budmlx.cli.terminal import checked, show
+from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.errors import BudmlxError, InvalidRequestError, ModelLoadError
-from budmlx.types import TextDelta
 
 ENGINE_OPTIONS = config_options(ENGINE_FIELDS)
 SAMPLING_OPTIONS = sampling_options()
@@ -49,9 +48,9 @@ def generate(
         raise
     with engine:
         if stream:
+            printer = ReplyPrinter()
             for event in engine.stream(messages, **sampling):
-                if isinstance(event, TextDelta):
-                    show(event.text)
+                printer.tell(event)
         else:
             show(engine.chat(messages, **sampling).text)
     show("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from budmlx.errors import InvalidRequestError
+from budmlx.types import Event, ReasoningDelta, TextDelta
 
 # A model must not move the cursor, rename the window or write to the clipboard.
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
@@ -24,3 +25,25 @@ def checked(text: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidRequestError("The prompt is not UTF-8 text.") from error
     return text
+
+
+class ReplyPrinter:
+    """Prints a reply while it is made. Reasoning is for the eye: dim, and only on a terminal."""
+
+    def __init__(self) -> None:
+        self._thinking = False
+        self._terminal = sys.stderr.isatty()
+
+    def tell(self, event: Event) -> str:
+        """Print an event; returns what it adds to the reply's text."""
+        if isinstance(event, ReasoningDelta) and self._terminal:
+            self._thinking = True
+            text = event.text.translate(_CONTROLS)
+            print(f"\x1b[2m{text}\x1b[0m", end="", file=sys.stderr, flush=True)
+        if not isinstance(event, TextDelta):
+            return ""
+        if self._thinking:
+            self._thinking = False
+            print(file=sys.stderr, flush=True)
+        show(event.text)
+        return event.text
