@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
-
-from rich.console import Console
-from rich.progress import track
 
 from budmlx.config import Config
 from budmlx.engine.completion import completion, with_parsed
@@ -18,36 +16,25 @@ from budmlx.engine.filters import transformed
 from budmlx.engine.host import HostStatus
 from budmlx.engine.hub import default_model_dir, resolve_model
 from budmlx.engine.job import Job
-from budmlx.engine.mailbox import ThreadMailbox
+from budmlx.engine.many import run_all
 from budmlx.engine.messages import check_results
 from budmlx.engine.model_dir import model_type
 from budmlx.engine.parsers import Parsers
 from budmlx.engine.replies import model_identity
-from budmlx.engine.requests import (
-    Messages,
-    chat_request,
-    prompt_ids,
-    prompt_request,
-    without_unknown_ids,
-)
+from budmlx.engine.requests import Messages, chat_request, prompt_ids, prompt_request
 from budmlx.engine.response_cache import Replies
 from budmlx.engine.runner import Runner
 from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.tokens import Encoding, chat_prompt, check_ids, decoded, encoding
+from budmlx.engine.unused import unused
 from budmlx.engine.worker import adrive, drive
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
 from budmlx.protocol import CoreSettings
-from budmlx.types import (
-    Completion,
-    Event,
-    ModelInfo,
-    Request,
-)
+from budmlx.types import Completion, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
-
-    from budmlx.engine.generation import Generation
 
 # What the model is called that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
@@ -158,7 +145,8 @@ class Engine:
         >>> reply.usage.completion_tokens
         3
         """
-        reply = self._complete(chat_request(messages, sampling))
+        request = chat_request(messages, sampling)
+        reply = self._completion(request, list(self.events(request)))
         return with_parsed(reply, sampling.get("response_format"))
 
     def stream(self, messages: Messages, **sampling: Any) -> Iterator[Event]:
@@ -186,7 +174,8 @@ class Engine:
         >>> engine.complete([5, 6, 7], temperature=0, max_tokens=2).usage.prompt_tokens
         3
         """
-        return self._complete(prompt_request(prompt, sampling))
+        request = prompt_request(prompt, sampling)
+        return self._completion(request, list(self.events(request)))
 
     def chat_many(
         self, conversations: Iterable[Messages], *, progress: bool = True, **sampling: Any
@@ -199,33 +188,40 @@ class Engine:
         ['length', 'length']
         """
         requests = [chat_request(messages, sampling) for messages in conversations]
-        mailbox = ThreadMailbox()
-        waiting: dict[Generation, int] = {}
-        events: list[list[Event]] = [[] for _ in requests]
         with ExitStack() as stack:
-            jobs = []
-            for number, request in enumerate(requests):
-                # One thread consumes them all, so none may wait for another.
-                job = stack.enter_context(self._job(*self._prepared(request), share=False))
-                jobs.append(job)
-                if (reply := drive(job.ticket.lookup())) is not None:
-                    events[number] = list(job.replayed(reply))
-                    continue
-                generation = self._runner.submit(job.request, job.ids, mailbox)
-                stack.callback(self._runner.release, generation)
-                waiting[generation] = number
-            bar = Console(stderr=True)
-            for _ in track(list(waiting), "Generating", console=bar, disable=not progress):
-                over = False
-                while not over:
-                    generation, updates = mailbox.get()
-                    number = waiting[generation]
-                    new = self._runner.advance(generation, updates)
-                    events[number].extend(map(jobs[number].note, new))
-                    over = generation.over
+            jobs = (
+                stack.enter_context(self._job(*self._prepared(request), share=False))
+                for request in requests
+            )
+            events = run_all(self._runner, jobs, progress=progress)
         return [
             self._completion(request, done) for request, done in zip(requests, events, strict=True)
         ]
+
+    # Text and token ids
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> Encoding:
+        """Token ids of raw text; control tokens in it become their ids.
+
+        add_special: begin with what the model expects there, such as `<s>`.
+
+        >>> engine.detokenize(engine.tokenize("Hello", add_special=False).ids)
+        'Hello'
+        """
+        return encoding(self._tokenizer, self._tokenizer.encode(text, add_special=add_special))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included. Raises InvalidRequestError."""
+        check_ids(ids, self.info.vocab_size, "tokens")
+        return decoded(self._tokenizer, ids)
+
+    def apply_template(self, messages: Messages, **options: Any) -> Encoding:
+        """The prompt that `chat` would give the model, with the same arguments."""
+        return self.prompt(chat_request(messages, options))
+
+    def prompt(self, request: Request) -> Encoding:
+        """The prompt that a request for a chat becomes, however long it is."""
+        return chat_prompt(self._tokenizer, self._transformed(request))
 
     # Requests
 
@@ -267,31 +263,35 @@ class Engine:
 
     def warnings(self, request: Request) -> list[str]:
         """What of a request has no effect on this model."""
-        unused = self._tokenizer.template().unused_kwargs(request.chat_template_kwargs)
-        warnings = without_unknown_ids(request.sampling, self.info.vocab_size)[1]
-        warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
+        warnings = unused(request, self._tokenizer, self.info.vocab_size)
         if self._filters and request.sampling.logprobs is not None:
             warnings.append("logprobs are left out, since an output filter may change the text.")
         if request.cache is not None and request.cache.write and not self._replies.enabled:
             warnings.append("cache has no effect: there is no response cache.")
         return warnings
 
+    def with_ids(self, request: Request) -> Request:
+        """The request for raw text with the ids of its prompt; raises what `events` would."""
+        return replace(request, prompt=tuple(self._prepared(request)[1]))
+
     def _prepared(self, request: Request) -> tuple[Request, list[int]]:
         """The request as it runs, and the ids of its prompt."""
+        request = self._transformed(request)
+        return request, prompt_ids(request, self._tokenizer, self.info)
+
+    def _transformed(self, request: Request) -> Request:
+        """The request as plugins leave it, after the checks that need no token ids."""
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
         request = transformed(request, self._transforms)
         if request.messages is not None:
             check_results(request.messages)
         self._parsers.check(request)
-        return request, prompt_ids(request, self._tokenizer, self.info)
+        return request
 
     def _job(self, request: Request, ids: list[int], *, share: bool = True) -> Job:
         ticket = self._replies.ticket(request, ids, share=share)
         return Job(request, ids, ticket, self.plugins, self.info.name)
-
-    def _complete(self, request: Request) -> Completion:
-        return self._completion(request, list(self.events(request)))
 
     def _completion(self, request: Request, events: Sequence[Event]) -> Completion:
         return completion(self.info.name, self.warnings(request), events)

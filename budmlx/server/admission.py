@@ -13,40 +13,41 @@ LAST_WORD_SECONDS = 1.0
 
 
 class InFlight:
-    """The requests that hold a place in the engine, at most `limit` of them."""
+    """The requests that hold places in the engine, at most `limit` places."""
 
     def __init__(self, limit: int):
-        self._limit = limit
-        self._scopes: set[asyncio.Timeout] = set()
+        self.limit = limit
+        self._scopes: dict[asyncio.Timeout, int] = {}
         self._empty = asyncio.Event()
         self.draining = False
 
     @property
     def count(self) -> int:
-        """How many requests hold a place."""
-        return len(self._scopes)
+        """How many places are held."""
+        return sum(self._scopes.values())
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold a place. Raises OverloadedError when there is none, EngineUnavailableError
+    async def slot(self, places: int = 1) -> AsyncIterator[None]:
+        """Hold places. Raises OverloadedError when there are too few, EngineUnavailableError
         when the server is shutting down or its patience with this request ends."""
         if self.draining:
             raise _shutting_down()
-        if len(self._scopes) >= self._limit:
+        if self.count + places > self.limit:
             raise OverloadedError(
-                f"{self._limit} requests are already running or waiting; retry later."
+                f"{self.count} requests are already running or waiting, of at most {self.limit}; "
+                "retry later."
             )
         scope = asyncio.timeout(None)
         try:
             async with scope:
-                self._scopes.add(scope)
+                self._scopes[scope] = places
                 yield
         except TimeoutError:
             if scope.expired():
                 raise _shutting_down() from None
             raise
         finally:
-            self._scopes.discard(scope)
+            self._scopes.pop(scope, None)
             if not self._scopes:
                 self._empty.set()
 

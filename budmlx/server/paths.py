@@ -46,7 +46,7 @@ def not_found(path: str) -> HttpError | None:
         return None
     return HttpError(
         404,
-        f"This server has no {match[1]} endpoint. It offers POST /v1/chat/completions and "
-        "GET /v1/models.",
+        f"This server has no {match[1]} endpoint. It offers POST /v1/chat/completions, "
+        "POST /v1/completions and GET /v1/models.",
         code="unsupported_endpoint",
     )

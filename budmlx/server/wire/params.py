@@ -24,6 +24,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "web_search_options": (),
     "messages[].prefix": (False,),
+    "suffix": ("",),
+    "grammar_root": (),
+    "return_raw_tokens": (False,),
 }
 """Parameters that would change the answer, with the values that do not."""
 

@@ -1,0 +1,63 @@
+"""Text, token ids and prompts, for callers who want to look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from budmlx.engine.parsers import active_tools
+from budmlx.engine.prompt import render
+from budmlx.engine.text import token_bytes
+from budmlx.engine.tokenizer import Tokenizer
+from budmlx.errors import InvalidRequestError
+from budmlx.types import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Token ids and what they stand for.
+
+    text: of all ids, control tokens included. pieces: of each id alone, where what is no
+    whole character is a replacement character.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    pieces: tuple[str, ...]
+
+
+def encoding(tokenizer: Tokenizer, ids: Sequence[int], text: str | None = None) -> Encoding:
+    """What ids stand for. text: if it is known already."""
+    known = {token_id: token_bytes(tokenizer, token_id) for token_id in set(ids)}
+    pieces = tuple(known[token_id].decode(errors="replace") for token_id in ids)
+    return Encoding(tuple(ids), decoded(tokenizer, ids) if text is None else text, pieces)
+
+
+def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of ids, control tokens included."""
+    return str(tokenizer.backend.decode(list(ids), skip_special_tokens=False))
+
+
+def chat_prompt(tokenizer: Tokenizer, request: Request) -> Encoding:
+    """The prompt that a chat becomes, however long it is; see `prompt.render`."""
+    if request.messages is None:
+        raise InvalidRequestError("There must be messages to render.", param="messages")
+    tools = active_tools(request)
+    ids = render(tokenizer, request.messages, request.chat_template_kwargs, tools=tools)
+    return encoding(tokenizer, ids)
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Refuse ids outside the vocabulary; they must never reach the core.
+
+    Raises:
+        InvalidRequestError: `param` names the place of the first one.
+    """
+    # The largest and smallest id decide, so that the common case is fast.
+    if not ids or (min(ids) >= 0 and max(ids) < vocab_size):
+        return
+    place = next(i for i, token_id in enumerate(ids) if not 0 <= token_id < vocab_size)
+    raise InvalidRequestError(
+        f"`{param}[{place}]` is outside the vocabulary of {vocab_size} tokens.",
+        param=f"{param}[{place}]",
+    )
