@@ -1,24 +1,15 @@
-"""Chat templates: jinja in a sandbox, with the additions that models expect.
-
-What transformers offers to templates is offered here too: `tojson` that leaves text as it
-is, `raise_exception`, `strftime_now`, loop controls and the `generation` block.
-"""
+"""Chat templates: what a model's template understands, and what it writes."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from budmlx.engine.sandbox import TEMPLATE_FAULTS, RaisedError, bounded, environment, render
 from budmlx.errors import InvalidRequestError, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -53,68 +44,7 @@ PLAIN_TEMPLATE = """\
 Assistant:"""
 """For models that bring no template, such as base models."""
 
-# What a template's own code can raise; the sandbox lets no other kind out.
-_TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 _PROBE = "budmlxprobe"
-
-
-class _RaisedError(jinja2.TemplateError):
-    """What `raise_exception` raises: a message that its author wrote for the user."""
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks what the model wrote; it renders as its content."""
-
-    tags = {"generation"}  # noqa: RUF012  jinja's own declaration
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _RaisedError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-@cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
 
 
 class ChatTemplate:
@@ -134,10 +64,9 @@ class ChatTemplate:
         self.plain = source is None
         self.source = source or PLAIN_TEMPLATE
         self._special_tokens = dict(special_tokens)
-        environment = _environment()
         try:
-            tree = environment.parse(self.source)
-            self._template = environment.from_string(tree)
+            tree = environment().parse(self.source)
+            self._template = environment().from_string(bounded(environment().parse(self.source)))
         except jinja2.TemplateSyntaxError as error:
             raise ModelLoadError(
                 f"The model's chat template is not valid (line {error.lineno}): {error.message}"
@@ -145,7 +74,7 @@ class ChatTemplate:
         read = meta.find_undeclared_variables(tree)
         self.reads_tools = "tools" in read
         names = read - _assigned_names(tree)
-        self.names = frozenset(names - environment.globals.keys() - RESERVED_KWARGS)
+        self.names = frozenset(names - environment().globals.keys() - RESERVED_KWARGS)
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         texts += [c.value for c in tree.find_all(nodes.Const) if isinstance(c.value, str)]
         self.literals = "\0".join(texts)
@@ -192,11 +121,11 @@ class ChatTemplate:
         """
         try:
             return self._render(messages, tools, **kwargs)
-        except _RaisedError as error:
+        except RaisedError as error:
             raise InvalidRequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from None
-        except _TEMPLATE_FAULTS as error:
+        except TEMPLATE_FAULTS as error:
             logger.debug("Chat template failed: %r", error)
             raise InvalidRequestError(
                 "The model's chat template cannot render these messages. Check that their "
@@ -206,13 +135,14 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
         variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
-        return self._template.render(messages=messages, add_generation_prompt=True, **variables)
+        variables |= {"messages": messages, "add_generation_prompt": True}
+        return render(self._template, variables)
 
     def _renders(self, content: str | list[Json]) -> bool:
         """Whether content of this shape comes out as text, rather than as a printed list."""
         try:
             text = self._render([{"role": "user", "content": content}])
-        except _TEMPLATE_FAULTS:
+        except TEMPLATE_FAULTS:
             return False
         return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
 
@@ -222,7 +152,7 @@ class ChatTemplate:
         asked = {"role": "user", "content": _PROBE}
         try:
             self._render([asked, {"role": "assistant", "content": "", "tool_calls": [call]}])
-        except _TEMPLATE_FAULTS:
+        except TEMPLATE_FAULTS:
             return False
         return True
 
