@@ -215,12 +215,9 @@ class Engine:
         check_ids(ids, self.info.vocab_size, "tokens")
         return decoded(self._tokenizer, ids)
 
-    def apply_template(self, messages: Messages, **options: Any) -> Encoding:
-        """The prompt that `chat` would give the model, with the same arguments."""
-        return self.prompt(chat_request(messages, options))
-
-    def prompt(self, request: Request) -> Encoding:
-        """The prompt that a request for a chat becomes, however long it is."""
+    def apply_template(self, messages: Messages | Request, **options: Any) -> Encoding:
+        """The prompt that `chat` would give the model, with the same arguments, at any length."""
+        request = messages if isinstance(messages, Request) else chat_request(messages, options)
         return chat_prompt(self._tokenizer, self._transformed(request))
 
     # Requests

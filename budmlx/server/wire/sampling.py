@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, ValidationError, field_validator
+from pydantic import Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.errors import param_path
+from budmlx.server.wire.body import Body
 from budmlx.server.wire.messages import Int, WireModel
-from budmlx.server.wire.params import Extras, review
+from budmlx.server.wire.params import Extras
 from budmlx.types import MAX_BIAS, MAX_BIASES, RANGES, CachePolicy, PluginChoice, SamplingParams
 
 MAX_STOPS = 16
@@ -60,10 +60,9 @@ class StreamOptions(WireModel):
     incremental_tool_calls: bool | None = None
 
 
-class GenerationRequest(WireModel):
+class GenerationRequest(Body):
     """The fields of every body that asks for generated text."""
 
-    model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
@@ -114,24 +113,17 @@ class GenerationRequest(WireModel):
             )
         return stops
 
-    @classmethod
-    def parse(cls, body: dict[str, Any]) -> Self:
-        """Validate a body. Raises InvalidRequestError naming the first wrong parameter."""
-        try:
-            return cls.model_validate(body)
-        except ValidationError as exc:
-            raise invalid(exc) from None
-
     def extras(self) -> Extras:
         """The fields that no wire model knows, with their places."""
-        models: list[tuple[tuple[str | int, ...], WireModel]] = [((), self)]
-        if self.stream_options is not None:
-            models.append((("stream_options",), self.stream_options))
-        return [(loc, model.model_extra) for loc, model in models if model.model_extra]
+        options = self.stream_options
+        known: Extras = (
+            () if options is None else [(("stream_options",), options.model_extra or {})]
+        )
+        return [*super().extras(), *known]
 
-    def review(self, *, streaming: bool, strict: bool) -> list[str]:
+    def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
         """Warnings about what has no effect. Raises InvalidRequestError, see `params.review`."""
-        warnings = review(self.extras(), strict=strict)
+        warnings = super().review(strict=strict)
         if self.stream_options is not None and not streaming:
             warnings.append("`stream_options` has no effect without `stream`.")
         return warnings
@@ -169,16 +161,3 @@ class GenerationRequest(WireModel):
             logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
             logprobs=logprobs,
         )
-
-
-def invalid(exc: ValidationError) -> InvalidRequestError:
-    """The first of the errors, in terms of the request."""
-    first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-    # Tags of unions are steps of pydantic's location, not of the client's.
-    loc = [step for step in first["loc"] if not str(step).startswith("<")]
-    param = param_path(loc)
-    if first["type"] == "model_type":
-        message = "input should be an object"
-    else:
-        message = first["msg"][:1].lower() + first["msg"][1:].split(" after validation")[0]
-    return InvalidRequestError(f"`{param}`: {message}.", param=param)
