@@ -70,6 +70,12 @@ class Config(BaseSettings):
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     max_queue: int = Field(256, ge=0, description="Most requests that wait; more get 503.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Most requests per minute and API key; more get 429."
+    )
+    concurrent_requests: int | None = Field(
+        None, ge=1, description="Most requests at once of one API key; more get 429."
+    )
     prefill_chunk: int = Field(512, ge=1, description="Most prompt tokens in one forward pass.")
     max_body: ByteSize = Field(
         ByteSize(8 * 2**20), gt=0, description="Largest request body in bytes, such as 8MiB."

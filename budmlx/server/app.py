@@ -18,6 +18,7 @@ from budmlx.server.admission import InFlight
 from budmlx.server.errors import failure_of
 from budmlx.server.paths import not_found, with_aliases
 from budmlx.server.plugin_routes import add_plugin_routes
+from budmlx.server.ratelimit import rate_limits
 from budmlx.server.routes import chat, completions, health, models, tokens
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
@@ -30,7 +31,8 @@ BACKLOG = 1024
 def create_app(model_set: ModelSet, config: Config) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
     app = web.Application(
-        middlewares=[answer_errors, guard(config)], client_max_size=config.max_body
+        middlewares=[answer_errors, guard(config), *rate_limits(config)],
+        client_max_size=config.max_body,
     )
     app[CONFIG] = config
     app[MODELS] = model_set

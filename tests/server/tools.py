@@ -13,7 +13,7 @@ from typing import Any
 from budmlx.server.app import HttpServer
 
 CHAT = "/v1/chat/completions"
-TYPES = {401: "authentication_error", 403: "permission_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def body(content: str = "Hello", **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""How much one API key may ask for: requests per minute, and at once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from budmlx.config import Config
+from budmlx.server.errors import RETRY_SECONDS, HttpError
+from budmlx.server.state import NAMESPACE
+
+WINDOW_SECONDS = 60.0
+
+
+@dataclass
+class _Use:
+    """What one key has asked for. times: of the requests of the last minute."""
+
+    times: deque[float] = field(default_factory=deque)
+    running: int = 0
+
+
+class RateLimiter:
+    """Counts what each key asks for. None: as much as it likes."""
+
+    def __init__(self, per_minute: int | None, concurrent: int | None):
+        self._per_minute = per_minute
+        self._concurrent = concurrent
+        self._uses: defaultdict[str, _Use] = defaultdict(_Use)
+
+    @contextmanager
+    def counted(self, key: str, now: float) -> Iterator[None]:
+        """Count a request of a key while it runs; what is refused does not count.
+
+        now: in seconds, of any clock that only goes forward.
+
+        Raises:
+            HttpError: 429, with `Retry-After` in whole seconds.
+        """
+        use = self._uses[key]
+        while use.times and use.times[0] <= now - WINDOW_SECONDS:
+            use.times.popleft()
+        if self._per_minute is not None and len(use.times) >= self._per_minute:
+            wait = math.ceil(use.times[0] - (now - WINDOW_SECONDS))
+            raise _refusal(f"{self._per_minute} requests per minute", max(wait, RETRY_SECONDS))
+        if self._concurrent is not None and use.running >= self._concurrent:
+            raise _refusal(f"{self._concurrent} requests at once", RETRY_SECONDS)
+        if self._per_minute is not None:
+            use.times.append(now)
+        use.running += 1
+        try:
+            yield
+        finally:
+            use.running -= 1
+
+
+def _refusal(limit: str, wait: int) -> HttpError:
+    return HttpError(
+        429,
+        f"This API key may make {limit}; retry in {wait} s.",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(wait)},
+    )
+
+
+def rate_limits(config: Config) -> list[Middleware]:
+    """The middleware that counts POST requests; none where there is no limit.
+
+    Without API keys all clients count as one.
+    """
+    if config.requests_per_minute is None and config.concurrent_requests is None:
+        return []
+    limiter = RateLimiter(config.requests_per_minute, config.concurrent_requests)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method != "POST":
+            return await handler(request)
+        now = asyncio.get_running_loop().time()
+        with limiter.counted(request.get(NAMESPACE, ""), now):
+            return await handler(request)
+
+    return [check]
