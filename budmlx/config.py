@@ -7,11 +7,22 @@ here is all that a new setting needs.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from budmlx.errors import ConfigError
@@ -26,6 +37,35 @@ def _split_commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def size_or_share(text: str) -> float:
+    """Bytes, or a share of at most 1, of a text such as `4GiB`, `50%` or `0`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = math.inf
+    if 0 <= share <= 1:
+        return share
+    try:
+        if percent or share < 0:
+            raise ValueError
+        return float(_SIZE.validate_python(text))
+    except ValueError as error:
+        message = "must be a size such as 4GiB, a share such as 50%, or 0"
+        raise PydanticCustomError("size_or_share", message) from error
+
+
+def _check_size(text: str) -> str:
+    size_or_share(text)
+    return text
+
+
+_SIZE = TypeAdapter(ByteSize)
+SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 Options = TypeVar("Options", bound=BaseModel)
@@ -67,6 +107,16 @@ class Config(BaseSettings):
         gt=0,
         description="Bytes for weights, KV caches and activations, such as 12GiB; "
         "default: the device's.",
+    )
+    prefix_cache: SizeOrShare = Field(
+        "50%",
+        description="Most memory for the KV of former prompts and replies, which prompts that "
+        "begin alike reuse: a size such as 4GiB, or a share of what the model's weights leave; "
+        "0 switches it off.",
+    )
+    prefix_cache_shared: bool = Field(
+        False,
+        description="Reuse KV between API keys, too; response times then tell what others sent.",
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     max_queue: int = Field(256, ge=0, description="Most requests that wait; more get 503.")

@@ -22,6 +22,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: bytes for weights, KV caches and activations; None asks the device.
     max_rows: most rows that run at once.
     prefill_chunk: most prompt tokens in one forward pass.
+    prefix_cache: bytes for KV of former prompts and replies; up to 1, the share of the memory
+    that the weights leave; 0 keeps none.
     """
 
     model_path: str
@@ -29,6 +31,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: int | None = None
     max_rows: int = 64
     prefill_chunk: int = 512
+    prefix_cache: float = 0.0
 
 
 class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampler: draws instead of us. processors: change the logits before, in this order.
     grammar: what the row may write; it is compiled before the row is queued.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
+    namespace: rows reuse KV of rows with the same one only.
     """
 
     id: int
@@ -95,6 +99,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     processors: list[PluginCall] = []
     grammar: Grammar | None = None
     fork: int = 0
+    namespace: str = ""
 
 
 # Engine to core.
@@ -156,6 +161,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
 
     logprob: of the model's own distribution, before any sampling parameter.
     top: the most likely ids and their logprobs, best first.
+    cached: with the first token, how many tokens of the prompt were not computed.
     """
 
     id: int
@@ -163,6 +169,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     reason: Literal["stop", "length"] | None = None
     logprob: float | None = None
     top: list[tuple[int, float]] = []
+    cached: int = 0
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budmlx.cli.show_config import to_toml
-from budmlx.config import Config
+from budmlx.config import Config, size_or_share
 from budmlx.configfile import LoadedConfig, load_config
 from budmlx.errors import ConfigError
 
@@ -87,6 +87,20 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 def test_sizes_have_units() -> None:
     config = load_config({"memory_limit": "12GiB", "max_body": "1000"}).config
     assert (config.memory_limit, config.max_body) == (12 * 2**30, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("50%", 0.5), ("0.25", 0.25), ("100%", 1), (0, 0), ("0", 0), ("4GiB", 2**32), (3000, 3000)],
+)
+def test_the_prefix_cache_has_a_size_or_a_share(text: str | int, number: float) -> None:
+    assert size_or_share(load_config({"prefix_cache": text}).config.prefix_cache) == number
+
+
+@pytest.mark.parametrize("text", ["lots", "-1", "-5%", "150%", "nan", "inf", "", "4GiB%"])
+def test_other_sizes_are_refused(text: str) -> None:
+    message = refusal({"prefix_cache": text})
+    assert message.endswith("must be a size such as 4GiB, a share such as 50%, or 0")
 
 
 @pytest.mark.parametrize(

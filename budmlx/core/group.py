@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from budmlx.core.model import Model
-from budmlx.core.prompt import Prompt
+from budmlx.core.placement import Placement
+from budmlx.core.prompt import Prompt, extract
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sampling import Drawn, Outcome, RowSampling
 
@@ -55,6 +56,17 @@ class Group:
         return any(row.solo for row in self.rows)
 
     @property
+    def joinable(self) -> bool:
+        """Whether these rows may share a batch with others."""
+        return self._model.info.batchable and not self.solo and not self.empty
+
+    def best_of(self, groups: Sequence[Group], placement: Placement) -> Group | None:
+        """The group that these rows should join; None: they had better stay on their own."""
+        joinable = [group for group in groups if group.joinable] if self.joinable else []
+        index = placement.choose(self.lengths, [group.lengths for group in joinable])
+        return None if index is None else joinable[index]
+
+    @property
     def empty(self) -> bool:
         """Whether a cache still has no content; such groups are not merged."""
         return any(entry.empty() for entry in self._caches)
@@ -75,6 +87,12 @@ class Group:
         if self._merged:
             return self._caches
         return [entry.merge([entry]) for entry in self._caches]
+
+    def cache_of(self, row: Row) -> list[Any]:
+        """A row's own cache, between steps. It may hold tokens that nobody has read yet."""
+        if self._merged:
+            return extract(self._caches, self.rows.index(row))
+        return self._caches
 
     def keep(self, rows: Iterable[Row]) -> None:
         """Drop all rows but these."""
@@ -144,3 +162,10 @@ class Group:
             for row, outcome in zip(rows, drawn.read(), strict=True):
                 if row in here:
                     yield row, outcome
+
+
+def best_pair(groups: Sequence[Group], placement: Placement) -> tuple[Group, Group] | None:
+    """Two groups that had better be one."""
+    joinable = [group for group in groups if group.joinable]
+    pair = placement.merge([group.lengths for group in joinable])
+    return None if pair is None else (joinable[pair[0]], joinable[pair[1]])

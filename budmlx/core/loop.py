@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 import mlx.core as mx
 
 from budmlx.core.model import load_model
+from budmlx.core.reuse import Reuse
 from budmlx.core.scheduler import Scheduler
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import (
@@ -60,7 +61,10 @@ class CoreLoop:
             self._emit(LoadFailed(error.message))
             return
         scheduler = Scheduler(
-            model, max_rows=self._settings.max_rows, prefill_chunk=self._settings.prefill_chunk
+            model,
+            max_rows=self._settings.max_rows,
+            prefill_chunk=self._settings.prefill_chunk,
+            reuse=Reuse.of(model, self._settings.prefix_cache),
         )
         self._emit(Loaded(model.info))
         while self._receive(scheduler):

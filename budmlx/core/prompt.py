@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from budmlx.core.model import Model
+from budmlx.core.prefix_cache import Match
+from budmlx.core.reuse import Cut, Reuse
 from budmlx.core.row import Row
 
 # Prompts that differ by so few tokens are alike even if one is many times longer.
@@ -22,11 +25,16 @@ class Prompt:
 
     rows: the choices that fork from it; all have the same ids.
     cache: one entry per layer, a single row's. computed: how many ids it holds.
+    match: a stored prefix that is longer; it is copied when the prompt's turn comes.
+    reused: prompt tokens that came out of the tree. seen: the tree that was looked at.
     """
 
     rows: list[Row]
     cache: list[Any]
     computed: int = 0
+    match: Match | None = None
+    reused: int = 0
+    seen: int = -1
 
     @property
     def ids(self) -> list[int]:
@@ -34,30 +42,74 @@ class Prompt:
         return self.rows[0].ids
 
     @property
+    def namespace(self) -> str:
+        """Whose prefixes may be used."""
+        return self.rows[0].request.namespace
+
+    @property
     def remaining(self) -> int:
         """Tokens to prefill. The last id is left to the first decode step."""
-        return len(self.ids) - 1 - self.computed
+        have = self.computed if self.match is None else self.match.length
+        return len(self.ids) - 1 - have
 
-    def compute(self, model: Model, count: int) -> None:
-        """Prefill `count` more tokens and wait for them."""
-        chunk = mx.array([self.ids[self.computed : self.computed + count]])
-        model(chunk, self.cache)
+    def release(self) -> None:
+        """Let go of what the last look found."""
+        match, self.match = self.match, None
+        if match is not None:
+            match.unpin()
+
+    def fill(self, reuse: Reuse) -> None:
+        """Copy into the cache what the last look found."""
+        if self.match is not None:
+            self.cache = reuse.dense(self.match, len(self.ids))
+            prompt = len(self.rows[0].request.prompt_ids)
+            self.reused += min(self.match.length, prompt) - min(self.computed, prompt)
+            self.computed = self.match.length
+            self.release()
+
+    def compute(self, model: Model, reuse: Reuse, count: int) -> None:
+        """Prefill `count` more tokens and wait for them; full blocks, and the end, are stored."""
+        self.fill(reuse)
+        if not count:
+            return
+        end = self.computed + count
+        model(mx.array([self.ids[self.computed : end]]), self.cache)
+        last = end == len(self.ids) - 1
+        cut = reuse.cut(self.namespace, self.ids[:end], lambda: self.cache, tail=last)
         # Only the caches are evaluated: the logits of a prompt are never computed.
-        mx.eval([entry.state for entry in self.cache])
-        self.computed += count
+        mx.eval([entry.state for entry in self.cache], cut.arrays if cut else [])
+        reuse.store(cut)
+        self.computed = end
+
+    def finish(self) -> None:
+        """Tell rows that are about to begin how much of their prompt was reused."""
+        for row in self.rows:
+            if row.produced == len(row.request.emitted_ids):
+                row.cached = self.reused
 
 
-def compute_together(model: Model, prompts: Sequence[Prompt]) -> list[Any]:
+def look(prompts: Sequence[Prompt], reuse: Reuse) -> None:
+    """Find what is stored of each prompt, if more may be there than at its last look."""
+    for prompt in prompts:
+        if reuse.enabled and prompt.seen != reuse.tree.version:
+            prompt.release()
+            prompt.seen = reuse.tree.version
+            prompt.match = reuse.find(prompt.namespace, prompt.ids[:-1], prompt.computed)
+
+
+def compute_together(model: Model, reuse: Reuse, prompts: Sequence[Prompt]) -> list[Any]:
     """Prefill whole prompts in one forward pass, padded on the right, and wait for it.
 
     Returns batch caches, one entry per layer, with a row for each prompt. Only caches that
-    know padding can do this, see `Model.paddable`.
+    know padding can do this, see `Model.paddable`. Full blocks are stored.
     """
+    for prompt in prompts:
+        prompt.fill(reuse)
     counts = [prompt.remaining for prompt in prompts]
     longest = max(counts)
     tokens = np.zeros((len(prompts), longest), dtype=np.int32)
     for row, prompt, count in zip(tokens, prompts, counts, strict=True):
-        row[:count] = prompt.ids[:count]
+        row[:count] = prompt.ids[prompt.computed : -1]
     caches = zip(*(prompt.cache for prompt in prompts), strict=True)
     merged = [entries[0].merge(list(entries)) for entries in caches]
     for entry in merged:
@@ -65,8 +117,20 @@ def compute_together(model: Model, prompts: Sequence[Prompt]) -> list[Any]:
     model(mx.array(tokens), merged)
     for entry in merged:
         entry.finalize()
-    mx.eval([entry.state for entry in merged])
+    cuts: list[Cut] = []
+    for index, prompt in enumerate(prompts):
+        row_cache = partial(extract, merged, index)
+        cut = reuse.cut(prompt.namespace, prompt.ids[:-1], row_cache, tail=False)
+        cuts += [cut] if cut else []
+    mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
+    for cut in cuts:
+        reuse.store(cut)
     return merged
+
+
+def extract(caches: Sequence[Any], index: int) -> list[Any]:
+    """One row's own cache out of batch caches."""
+    return [entry.extract(index) for entry in caches]
 
 
 def next_batch(
@@ -86,11 +150,17 @@ def next_batch(
     for prompt in sorted(others, key=lambda prompt: prompt.remaining):
         longest = max(longest, prompt.remaining)
         # Padding is computed like tokens, so prompts of one pass must be alike.
-        alike = longest <= 2 * min(first.remaining, prompt.remaining) + SLACK
+        alike = _alike(first.remaining, prompt.remaining)
         if not alike or longest * (len(batch) + 1) > budget:
             break
-        batch.append(prompt)
+        # Their caches are padded to the longest, what was reused included.
+        if _alike(len(first.ids), len(prompt.ids)):
+            batch.append(prompt)
     return batch
+
+
+def _alike(a: int, b: int) -> bool:
+    return max(a, b) <= 2 * min(a, b) + SLACK
 
 
 def _is_whole(prompt: Prompt) -> bool:

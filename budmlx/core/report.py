@@ -31,7 +31,8 @@ class Report:
     def token(self, row: Row, drawn: Outcome) -> bool:
         """Note a row's new token; True if it is the row's last."""
         reason = row.take(drawn.token)
-        token = Token(row.request.id, drawn.token, reason, drawn.logprob, drawn.top)
+        cached, row.cached = row.cached, 0
+        token = Token(row.request.id, drawn.token, reason, drawn.logprob, drawn.top, cached)
         self._tokens.append(token)
         return reason is not None
 

@@ -25,6 +25,7 @@ class Row:
     sampled: generated tokens, the one that is still being computed included.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
+    cached: prompt tokens that came from the tree of prefixes, until its first token tells.
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: how far it has come in its grammar, if it has one.
     """
@@ -34,6 +35,7 @@ class Row:
     sampled: int
     solo_until: int | None = None
     started: bool = False
+    cached: int = 0
     states: dict[int, Any] = field(default_factory=dict)
     grammar: RowGrammar | None = None
 

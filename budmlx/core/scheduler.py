@@ -12,14 +12,15 @@ from functools import partial
 import mlx.core as mx
 import msgspec
 
+from budmlx.core.admission import Admission
 from budmlx.core.grammar import Compiling, Grammars
-from budmlx.core.group import Group
-from budmlx.core.memory import CACHE_STEP
+from budmlx.core.group import Group, best_pair
 from budmlx.core.model import Model
 from budmlx.core.pace import WHOLE, Pace
 from budmlx.core.placement import Placement
-from budmlx.core.prompt import Prompt, compute_together, next_batch
+from budmlx.core.prompt import Prompt, compute_together, look, next_batch
 from budmlx.core.report import Report
+from budmlx.core.reuse import Reuse
 from budmlx.core.row import Row
 from budmlx.protocol import GenerateRequest, StepFrame
 
@@ -36,14 +37,19 @@ class DeviceLostError(Exception):
 
 
 class Scheduler:
-    """Runs rows on one model. Not thread-safe: everything happens on the core's thread."""
+    """Runs rows on one model. Not thread-safe: everything happens on the core's thread.
 
-    def __init__(self, model: Model, *, max_rows: int, prefill_chunk: int):
+    reuse: where KV of former prompts and replies is kept; without it, none is.
+    """
+
+    def __init__(
+        self, model: Model, *, max_rows: int, prefill_chunk: int, reuse: Reuse | None = None
+    ):
         self._model = model
         self._max_rows = max_rows
-        self._chunk = prefill_chunk
+        self._reuse = reuse or Reuse(model, 0)
         self._placement = Placement(model.memory.weights, model.memory.rectangle)
-        self._longest = model.memory.longest_row(model.info.context_length, prefill_chunk)
+        self._admission = Admission(model, self._placement, prefill_chunk)
         self._pace = Pace(prefill_chunk)
         self._rows: dict[int, Row] = {}
         self._waiting: deque[Row] = deque()
@@ -60,9 +66,9 @@ class Scheduler:
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""
-        room = self._longest - len(request.prompt_ids)
+        room = self._admission.longest - len(request.prompt_ids)
         if room < 1:
-            self._report.too_long(request, self._longest)
+            self._report.too_long(request, self._admission.longest)
             return
         if request.max_tokens > room:
             request = msgspec.structs.replace(request, max_tokens=room)
@@ -85,6 +91,8 @@ class Scheduler:
         if row in self._waiting:
             self._waiting.remove(row)
         else:
+            # Its reply may have ended at a stop string: the next prompt begins with it.
+            self._keep([row])
             self._withdraw([row])
 
     def turn(self) -> StepFrame:
@@ -97,6 +105,7 @@ class Scheduler:
                 self._enqueue(row)
         self._make_room()
         self._admit()
+        self._share_memory()
         decoding = sum(len(group.rows) for group in self._groups)
         with self._pace.turn(decoding=bool(decoding)) as turn:
             self._decode()
@@ -111,14 +120,12 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and self._running < self._max_rows:
             leader = self._waiting[0]
-            family = [
-                leader,
-                *(r for r in self._waiting if r is not leader and r.prefills_with(leader)),
-            ]
+            others = [row for row in self._waiting if row is not leader]
+            family = [leader, *(row for row in others if row.prefills_with(leader))]
             rows = family[: self._max_rows - self._running]
-            if not self._fits(self._plan(rows)):
+            if not self._admission.fits(self._plan(rows)):
                 rows = [leader]
-                if len(family) == 1 or not self._fits(self._plan(rows)):
+                if len(family) == 1 or not self._admission.fits(self._plan(rows)):
                     return
             for row in rows:
                 self._waiting.remove(row)
@@ -130,28 +137,21 @@ class Scheduler:
         return len(self._rows) - len(self._waiting)
 
     def _plan(self, newcomers: Sequence[Row]) -> list[list[int]]:
-        """Row lengths of all groups a cache step from now, with `newcomers`."""
-        groups = [[n + CACHE_STEP for n in group.lengths] for group in self._groups]
-        for row in (*(row for prompt in self._prompts for row in prompt.rows), *newcomers):
-            room = min(CACHE_STEP, row.request.max_tokens - row.produced)
-            length = len(row.ids) + room
-            index = self._placement.choose([length], groups) if self._model.info.batchable else None
-            if index is None:
-                groups.append([length])
-            else:
-                groups[index].append(length)
-        return groups
+        rows = [row for prompt in self._prompts for row in prompt.rows]
+        return self._admission.plan([g.lengths for g in self._groups], [*rows, *newcomers])
 
-    def _fits(self, groups: Sequence[Sequence[int]]) -> bool:
-        alone = len(groups) == 1 and len(groups[0]) == 1
-        return alone or self._model.memory.total(groups, self._chunk) <= self._model.memory.limit
+    def _share_memory(self) -> None:
+        """Leave what is kept for reuse the memory that rows do not need."""
+        if self._reuse.enabled:
+            look(self._prompts, self._reuse)
+            self._reuse.resize(self._admission.room(self._plan(())))
 
     def _make_room(self) -> None:
         """Send the youngest rows back to the queue while running ones outgrow the memory."""
         while self._running > 1:
             lengths = [group.lengths for group in self._groups]
             lengths += [[len(prompt.ids)] * len(prompt.rows) for prompt in self._prompts]
-            if self._fits(lengths):
+            if self._admission.fits(lengths):
                 return
             waiting = set(self._waiting)
             self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])
@@ -164,11 +164,12 @@ class Scheduler:
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""
-        gone = set(rows)
-        if not gone:
+        if not (gone := set(rows)):
             return
         for prompt in self._prompts:
             prompt.rows = [row for row in prompt.rows if row not in gone]
+            if not prompt.rows:
+                prompt.release()
         self._prompts = [prompt for prompt in self._prompts if prompt.rows]
         for group in self._groups:
             group.keep([row for row in group.rows if row not in gone])
@@ -194,16 +195,27 @@ class Scheduler:
         self._withdraw(list(faults))
 
     def _collect(self, group: Group) -> None:
+        failed: list[Row] = []
         ended: list[Row] = []
         for row, drawn in group.collect():
             if not drawn.finite:
                 self._report.nothing_drawn(row)
-                ended.append(row)
+                failed.append(row)
             elif self._report.token(row, drawn):
                 ended.append(row)
-        for row in ended:
+        for row in (*failed, *ended):
             del self._rows[row.request.id]
-        self._withdraw(ended)
+        self._keep(ended)
+        self._withdraw([*failed, *ended])
+
+    def _keep(self, rows: Sequence[Row]) -> None:
+        """Store what rows computed that are about to leave."""
+        for group in self._groups:
+            for row in group.rows if rows and not group.empty else ():
+                if row in rows:
+                    cache = partial(group.cache_of, row)
+                    namespace = row.request.namespace
+                    self._guard((), partial(self._reuse.keep, namespace, row.ids, cache))
 
     # Prefill
 
@@ -211,6 +223,7 @@ class Scheduler:
         """Compute at most `budget` prompt tokens, whole prompts as far as they fit."""
         done = 0
         while self._prompts and done < budget:
+            look(self._prompts, self._reuse)
             batch = next_batch(
                 self._prompts,
                 budget - done,
@@ -224,55 +237,42 @@ class Scheduler:
                 continue
             [prompt] = batch
             left = prompt.remaining
-            if count := left if left <= WHOLE else min(left, budget - done):
-                self._guard(rows, partial(prompt.compute, self._model, count))
-                done += count
+            count = left if left <= WHOLE else min(left, budget - done)
+            self._guard(rows, partial(prompt.compute, self._model, self._reuse, count))
+            done += count
             if prompt in self._prompts and prompt.remaining == 0:
                 self._guard(rows, partial(self._start, prompt))
         return done
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
-        caches = compute_together(self._model, batch)
+        caches = compute_together(self._model, self._reuse, batch)
         self._prompts = [prompt for prompt in self._prompts if prompt not in batch]
+        for prompt in batch:
+            prompt.finish()
         rows = [row for prompt in batch for row in prompt.rows]
         self._add(Group(self._model, rows, caches))
 
     def _start(self, prompt: Prompt) -> None:
         self._prompts.remove(prompt)
+        prompt.finish()
         for group in Group.of(self._model, prompt):
             self._add(group)
 
     def _add(self, newcomer: Group) -> None:
         """Let prefilled rows decode: in the group where it costs least, or in their own."""
-        index = None
-        joinable = self._joinable()
-        if self._joins(newcomer):
-            lengths = [group.lengths for group in joinable]
-            index = self._placement.choose(newcomer.lengths, lengths)
-        if index is None:
+        if (group := newcomer.best_of(self._groups, self._placement)) is None:
             self._groups.append(newcomer)
         else:
-            self._absorb(joinable[index], newcomer)
+            self._absorb(group, newcomer)
 
     def _merge_groups(self) -> None:
-        joinable = self._joinable()
-        if len(joinable) < 2:
-            return
-        pair = self._placement.merge([group.lengths for group in joinable])
-        if pair is not None:
-            first, second = (joinable[i] for i in pair)
-            self._groups.remove(second)
-            self._absorb(first, second)
+        if (pair := best_pair(self._groups, self._placement)) is not None:
+            self._groups.remove(pair[1])
+            self._absorb(*pair)
 
     def _absorb(self, group: Group, other: Group) -> None:
         rows = [*group.rows, *other.rows]
         self._guard(rows, partial(group.absorb, other))
-
-    def _joinable(self) -> list[Group]:
-        return [group for group in self._groups if self._joins(group)]
-
-    def _joins(self, group: Group) -> bool:
-        return self._model.info.batchable and not group.solo and not group.empty
 
     # Faults
 
@@ -288,6 +288,8 @@ class Scheduler:
             mx.clear_cache()
             rows = [row for row in rows if row.request.id in self._rows]
             self._requeue(rows)
+            # What the step left half computed must not come back from there.
+            self._reuse.clear()
             for row in rows:
                 if row.solo:
                     self._waiting.remove(row)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from budmlx.config import Config
+from budmlx.config import Config, size_or_share
 from budmlx.engine.completion import completion, with_parsed
 from budmlx.engine.filters import transformed
 from budmlx.engine.host import HostStatus
@@ -64,6 +64,7 @@ class Engine:
             memory_limit=config.memory_limit and int(config.memory_limit),
             max_rows=config.max_rows,
             prefill_chunk=config.prefill_chunk,
+            prefix_cache=size_or_share(config.prefix_cache),
         )
         store = None if config.cache == "off" else self.plugins.response_cache(config)
         self._parsers = Parsers.of(self.plugins, self._tokenizer, model_type(path), config)

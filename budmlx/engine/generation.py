@@ -157,6 +157,7 @@ class Generation:
         self._mailbox = mailbox
         self._prompt_tokens = prompt_tokens
         self._completion_tokens = 0
+        self._cached_tokens: int | None = None
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._first: float | None = None
@@ -196,6 +197,8 @@ class Generation:
             if self._choices[update.id].reason is None:
                 tokens.setdefault(update.id, []).append(update)
         for row_id, new in tokens.items():
+            if self._cached_tokens is None and row_id == self.row_ids[0]:
+                self._cached_tokens = new[0].cached
             self._completion_tokens += len(new)
             yield from self._choices[row_id].take(new)
         reasons = [choice.reason for choice in self._choices.values()]
@@ -209,7 +212,12 @@ class Generation:
 
     def _usage(self) -> Usage:
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
-        return Usage(self._prompt_tokens, self._completion_tokens, reasoning_tokens=reasoning)
+        return Usage(
+            self._prompt_tokens,
+            self._completion_tokens,
+            cached_tokens=self._cached_tokens or 0,
+            reasoning_tokens=reasoning,
+        )
 
     def _timing(self) -> Timing:
         started = self._started or self._submitted

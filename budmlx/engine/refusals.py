@@ -55,5 +55,7 @@ def chosen_plugins(request: GenerateRequest) -> set[str]:
 
 def _fingerprint(request: GenerateRequest) -> bytes:
     """What identifies a request that is tried again, whatever choice of it this is."""
-    anonymous = msgspec.structs.replace(request, id=0, seed=0, choice=0, fork=0, emitted_ids=[])
+    anonymous = msgspec.structs.replace(
+        request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace=""
+    )
     return hashlib.sha256(msgspec.msgpack.encode(anonymous)).digest()

@@ -149,6 +149,7 @@ def core_requests(
         logprobs=sampling.logprobs,
         grammar=grammar,
         fork=row_ids[0] if len(row_ids) > 1 else 0,
+        namespace=request.namespace,
     )
     return [
         msgspec.structs.replace(first, id=row_id, choice=choice)

@@ -42,6 +42,7 @@ class Runner:
         """Open the host that the configuration names. Raises ModelLoadError."""
         self._tokenizer = tokenizer
         self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
+        self._shared = config.prefix_cache_shared
         self._choices = Choices(plugins)
         self._parsers = parsers
         self._generations: dict[int, Generation] = {}
@@ -83,7 +84,8 @@ class Runner:
         if self._filters:
             # The tokens would tell what a filter hides.
             sampling = replace(sampling, logprobs=None)
-        request = replace(request, sampling=sampling)
+        namespace = "" if self._shared else request.namespace
+        request = replace(request, sampling=sampling, namespace=namespace)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
         tail = self._parsers.tail(ids)
         grammar = grammar_of(request, self._parsers, tail)

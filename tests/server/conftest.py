@@ -21,7 +21,9 @@ Start = Callable[..., Awaitable[HttpServer]]
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread") as engine:
+    # Without reuse, so that no test finds what another one computed.
+    path = tiny_model_dir(scale=2.0)
+    with Engine.load(path, engine_host="thread", prefix_cache="0") as engine:
         yield engine
 
 

@@ -1,0 +1,233 @@
+"""A radix tree over token ids: what sequences have in common is stored once.
+
+The tree knows neither models nor arrays: the values it holds are opaque.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Tokens of a block.
+BLOCK = 256
+
+
+@dataclass(eq=False, slots=True)
+class Block:
+    """A run of tokens, and what is stored for them.
+
+    tokens: `PrefixTree.block` of them; fewer only where no children follow.
+    value: opaque; a root's is its namespace. pins: how many hold this block or one below it.
+    children: sorted by their tokens; none begins with all tokens of another.
+    """
+
+    parent: Block | None = None
+    tokens: tuple[int, ...] = ()
+    value: Any = None
+    nbytes: int = 0
+    pins: int = 0
+    children: list[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The blocks, from the root on, of the longest stored prefix of a sequence.
+
+    length: tokens that match; all of every block but the last, of which some may be left over.
+    """
+
+    tree: PrefixTree
+    blocks: tuple[Block, ...]
+    length: int
+
+    def pin(self) -> None:
+        """Keep these blocks until `unpin`."""
+        self.tree.hold(self.blocks)
+
+    def unpin(self) -> None:
+        """Undo one `pin`; what the limit had to spare for it goes."""
+        self.tree.let_go(self.blocks)
+        self.tree.resize(self.tree.limit)
+
+
+class PrefixTree:
+    """Holds blocks up to a limit in bytes; the least recently used one goes first.
+
+    block: tokens of a full block. version: changes whenever more can match.
+    `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
+    it a moment later, so the first block that nobody holds never has children.
+    """
+
+    def __init__(self, limit: int, block: int = BLOCK):
+        self.block = block
+        self.limit = limit
+        self.nbytes = 0
+        self.pinned = 0
+        self.version = 0
+        self._roots: dict[str, Block] = {}
+        self._order: OrderedDict[Block, None] = OrderedDict()
+
+    def match(self, namespace: str, ids: Sequence[int]) -> Match:
+        """The longest stored prefix of `ids`. This uses its blocks."""
+        path: list[Block] = []
+        length = 0
+        node = self._roots.get(namespace)
+        while node is not None:
+            run = tuple(ids[length : length + self.block])
+            child, common = _closest(node.children, run)
+            if child is None:
+                break
+            path.append(child)
+            length += common
+            node = child if common == self.block else None
+        self._use(path)
+        return Match(self, tuple(path), length)
+
+    def stored(self, namespace: str, ids: Sequence[int]) -> int:
+        """How many tokens of `ids` are stored: whole blocks, or all if the rest is there too."""
+        path = self._path(namespace, ids)
+        return min(len(path) * self.block, len(ids))
+
+    def insert(
+        self, namespace: str, ids: Sequence[int], start: int, values: Iterable[tuple[Any, int]]
+    ) -> None:
+        """Store the blocks of `ids` from token `start` on, as many as there is room for.
+
+        start: a multiple of `block`; what comes before must be stored, else nothing is.
+        values: of each block with its bytes, in order. Those that are there already are used.
+        A block that ended early is replaced by one that begins with it.
+        """
+        path = self._path(namespace, ids[:start])
+        if len(path) * self.block != start:
+            return
+        root = self._roots.setdefault(namespace, Block(value=namespace))
+        node = path[-1] if path else root
+        self.hold([root, *path])
+        for number, (value, nbytes) in enumerate(values):
+            begin = start + number * self.block
+            child = self._put(node, tuple(ids[begin : begin + self.block]), value, nbytes)
+            if child is None:
+                break
+            path.append(child)
+            self.hold([child])
+            node = child
+        self.let_go([root, *path])
+        self._use(path)
+        if not root.children:
+            del self._roots[namespace]
+
+    def resize(self, limit: int) -> None:
+        """Set the limit, and evict down to it as far as pins allow."""
+        self.limit = limit
+        self._evict(limit)
+
+    def hold(self, blocks: Iterable[Block]) -> None:
+        """Never evict these blocks; what holds one must hold those above it."""
+        for block in blocks:
+            self.pinned += 0 if block.pins else block.nbytes
+            block.pins += 1
+
+    def let_go(self, blocks: Iterable[Block]) -> None:
+        """Undo one `hold`."""
+        for block in blocks:
+            block.pins -= 1
+            self.pinned -= 0 if block.pins else block.nbytes
+
+    def _path(self, namespace: str, ids: Sequence[int]) -> list[Block]:
+        """Stored blocks that hold `ids` from its beginning; only the last may hold more."""
+        path: list[Block] = []
+        node = self._roots.get(namespace)
+        for begin in range(0, len(ids), self.block):
+            run = tuple(ids[begin : begin + self.block])
+            child, common = _closest(node.children, run) if node is not None else (None, 0)
+            if child is None or common < len(run):
+                break
+            path.append(child)
+            node = child
+        return path
+
+    def _put(self, parent: Block, tokens: tuple[int, ...], value: Any, nbytes: int) -> Block | None:
+        """The child that holds these tokens; None if there is no room for it."""
+        index = bisect_left(parent.children, tokens, key=_tokens)
+        if index < len(parent.children) and _begins(parent.children[index].tokens, tokens):
+            return parent.children[index]
+        shorter = parent.children[index - 1] if index else None
+        if shorter is not None and _begins(tokens, shorter.tokens):
+            return self._grow(shorter, tokens, value, nbytes)
+        if self.pinned + nbytes > self.limit or not self._evict(self.limit - nbytes):
+            return None
+        block = Block(parent, tokens, value, nbytes)
+        # The eviction may have taken siblings.
+        parent.children.insert(bisect_left(parent.children, tokens, key=_tokens), block)
+        self._order[block] = None
+        self.nbytes += nbytes
+        self.version += 1
+        return block
+
+    def _grow(self, block: Block, tokens: tuple[int, ...], value: Any, nbytes: int) -> Block | None:
+        self.hold([block])
+        extra = nbytes - block.nbytes
+        room = self.pinned + extra <= self.limit and self._evict(self.limit - extra)
+        if room:
+            block.tokens, block.value, block.nbytes = tokens, value, nbytes
+            self.nbytes += extra
+            self.pinned += extra
+            self.version += 1
+        self.let_go([block])
+        return block if room else None
+
+    def _evict(self, target: int) -> bool:
+        """Drop blocks until they take no more than `target` bytes; False if pins forbid it."""
+        while self.nbytes > target:
+            victim = next((block for block in self._order if not block.pins), None)
+            if victim is None:
+                return False
+            self._remove(victim)
+        return True
+
+    def _remove(self, block: Block) -> None:
+        parent = block.parent
+        assert parent is not None and not block.children
+        del parent.children[bisect_left(parent.children, block.tokens, key=_tokens)]
+        del self._order[block]
+        self.nbytes -= block.nbytes
+        if parent.parent is None and not parent.children and not parent.pins:
+            del self._roots[parent.value]
+
+    def _use(self, path: Sequence[Block]) -> None:
+        for block in reversed(path):
+            self._order.move_to_end(block)
+
+
+def _tokens(block: Block) -> tuple[int, ...]:
+    return block.tokens
+
+
+def _begins(tokens: tuple[int, ...], start: tuple[int, ...]) -> bool:
+    return tokens[: len(start)] == start
+
+
+def _closest(children: Sequence[Block], run: tuple[int, ...]) -> tuple[Block | None, int]:
+    """The child with the longest common beginning, and how many tokens that is.
+
+    In sorted order, nothing has more in common with `run` than its neighbours.
+    """
+    index = bisect_left(children, run, key=_tokens)
+    best, longest = None, 0
+    for child in children[max(index - 1, 0) : index + 1]:
+        common = _common(child.tokens, run)
+        if common > longest:
+            best, longest = child, common
+    return best, longest
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    if a == b:
+        return len(a)
+    for index, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return index
+    return min(len(a), len(b))

@@ -1,0 +1,172 @@
+"""KV of prompts and replies that were computed before: out of the rows' caches into the tree
+of prefixes, and from there into the caches of prompts that begin alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache
+
+from budmlx.core.memory import CACHE_STEP
+from budmlx.core.model import Model
+from budmlx.core.prefix_cache import BLOCK, Match, PrefixTree
+
+log = logging.getLogger(__name__)
+
+# Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
+# chat template begins with the same few.
+LEAST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Blocks on their way into the tree. values: keys and values of all layers, of each block."""
+
+    namespace: str
+    ids: Sequence[int]
+    start: int
+    values: list[list[mx.array]]
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Everything that must be evaluated before the tree may have it."""
+        return [array for arrays in self.values for array in arrays]
+
+
+class Reuse:
+    """Stores and finds KV by token ids. Only caches that can be cut anywhere take part.
+
+    limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
+    """
+
+    def __init__(self, model: Model, limit: int, *, block: int = BLOCK, least: int = LEAST):
+        self._model = model
+        self._least = least
+        if limit and not _can_be_cut(model.new_cache()):
+            log.warning(
+                "prompts are not reused: this model's caches cannot be cut at any token, "
+                "so every prompt is computed anew"
+            )
+            limit = 0
+        self._limit = limit
+        self.tree = PrefixTree(limit, block)
+
+    @classmethod
+    def of(cls, model: Model, size: float) -> Reuse:
+        """size: bytes, or, up to 1, a share of the memory that the weights leave."""
+        left = max(model.memory.limit - model.memory.weights, 0)
+        return cls(model, int(size * left if size <= 1 else size))
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever stored."""
+        return self._limit > 0
+
+    def resize(self, room: int) -> None:
+        """Take no more than the rows leave of the memory, in bytes."""
+        self.tree.resize(max(0, min(self._limit, room)))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        old = self.tree
+        self.tree = PrefixTree(old.limit, old.block)
+        self.tree.version = old.version + 1
+
+    # Out of the tree
+
+    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Match | None:
+        """A stored prefix of `ids` that is worth its copy; it is pinned.
+
+        computed: tokens of `ids` that need no computing anyway.
+        """
+        match = self.tree.match(namespace, ids)
+        gain = match.length - computed
+        least = self.tree.block if computed else self._least
+        if gain < least and (gain < 1 or match.length < len(ids)):
+            return None
+        match.pin()
+        return match
+
+    def dense(self, match: Match, capacity: int) -> list[Any]:
+        """A cache for one row, one entry per layer, that holds a copy of the match.
+
+        capacity: tokens that the row needs room for soon.
+        """
+        *whole, last = (block.value for block in match.blocks)
+        rest = match.length - len(whole) * self.tree.block
+        spare = -(-capacity // CACHE_STEP) * CACHE_STEP - match.length
+        copies = []
+        for index, array in enumerate(last):
+            parts = [value[index] for value in whole]
+            parts.append(array[..., :rest, :])
+            if spare > 0:
+                batch, heads, _, width = array.shape
+                parts.append(mx.zeros((batch, heads, spare, width), array.dtype))
+            copies.append(mx.concatenate(parts, axis=2))
+        # Started now, so that the blocks can be evicted.
+        mx.async_eval(copies)
+        cache = self._model.new_cache()
+        for entry, keys, values in zip(cache, copies[::2], copies[1::2], strict=True):
+            entry.state = (keys, values, match.length)
+        return cache
+
+    # Into the tree
+
+    def cut(
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        cache: Callable[[], Sequence[Any]],
+        *,
+        tail: bool,
+    ) -> Cut | None:
+        """Copies, not yet computed, of the blocks of `ids` that are not stored.
+
+        cache: gives the cache of a row that holds at least `ids`. tail: the tokens after the
+        last full block are wanted too.
+        """
+        block = self.tree.block
+        length = len(ids) if tail else len(ids) // block * block
+        if not self.enabled or length == 0:
+            return None
+        start = self.tree.stored(namespace, ids[:length])
+        if start >= length:
+            return None
+        arrays = [array for entry in cache() for array in (entry.keys, entry.values)]
+        nbytes = sum(array.nbytes // array.shape[2] for array in arrays) * block
+        # What the tree cannot hold is not copied.
+        most = (self.tree.limit - self.tree.pinned) // nbytes + 1
+        values = [
+            [mx.contiguous(array[..., begin : min(begin + block, length), :]) for array in arrays]
+            for begin in range(start, min(length, start + most * block), block)
+        ]
+        return Cut(namespace, ids[:length], start, values)
+
+    def store(self, cut: Cut | None) -> None:
+        """Hand over what `cut` returned, once it has been evaluated."""
+        if cut is not None:
+            values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cut.values]
+            self.tree.insert(cut.namespace, cut.ids, cut.start, values)
+
+    def keep(self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]]) -> None:
+        """Store what a row computed, as far as its cache holds it.
+
+        ids: prompt and generated tokens. The cache may hold fewer, or tokens beyond them.
+        """
+        if not self.enabled or self.tree.stored(namespace, ids) == len(ids):
+            return
+        row = cache()
+        held = min(row[0].offset, len(ids))
+        cut = self.cut(namespace, ids[:held], lambda: row, tail=True)
+        if cut is not None:
+            mx.async_eval(cut.arrays)
+            self.store(cut)
+
+
+def _can_be_cut(cache: Sequence[Any]) -> bool:
+    return bool(cache) and all(type(entry) is KVCache for entry in cache)
