@@ -40,6 +40,7 @@ IMPORTS_CORE = {"budmlx.engine.host_thread"}
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
     "budmlx": {"budmlx.engine.engine"},
+    "budmlx.client.clients": {"budmlx.server.embedded"},
     "budmlx.cli.app": {
         f"budmlx.cli.{name}" for name in ("bench", "chat", "extra", "generate", "plugins", "serve")
     },
