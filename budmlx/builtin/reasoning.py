@@ -14,6 +14,7 @@ from budmlx.plugins.parsing import Content, ModelTraits, Piece, ReasoningParserS
 # What stands between the turns of a conversation: the reply has not begun before it.
 _TURN = re.compile(r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|_of_turn>|</?(?:user|assistant|s)>")
 
+_TOKEN = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 _REPLY, _MESSAGE = "<|start|>assistant", "<|message|>"
 _HEADS, _TAILS = ("<|start|>", "<|channel|>"), ("<|end|>", "<|return|>", "<|call|>")
 _RECIPIENT = re.compile(r"\bto=")
@@ -40,7 +41,8 @@ class Block:
     @property
     def spec(self) -> ReasoningParserSpec:
         """What it is to the engine."""
-        visible = (*self.begins, *self.ends, *self.dropped)
+        texts = (*self.begins, *self.ends, *self.dropped)
+        visible = tuple(token for text in texts for token in _TOKEN.findall(text))
         make = partial(BlockScanner, self)
         return ReasoningParserSpec(self.name, make, visible, self.begins[0], self.ends[0])
 

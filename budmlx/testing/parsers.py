@@ -61,7 +61,7 @@ def check_reasoning_parser(
     require(found.content == content, f"the content is {found.content!r}")
 
 
-class _Found:
+class Found:
     """What a parser made of a text that was pushed in pieces."""
 
     def __init__(self, parser: OutputParser, pieces: Sequence[str]):
@@ -88,16 +88,16 @@ class _Found:
             self.calls.append(Call(piece.name, arguments))
 
 
-def _check_cuts(make: Callable[[], OutputParser], text: str) -> _Found:
+def _check_cuts(make: Callable[[], OutputParser], text: str) -> Found:
     """Parse a text whole, in two parts at every place, and in small pieces; then only begun."""
-    whole = _Found(make(), [text])
+    whole = Found(make(), [text])
     cuts = [[text[:cut], text[cut:]] for cut in range(len(text) + 1)]
     for size in (1, 2, 3, 7):
         cuts.append([text[start : start + size] for start in range(0, len(text), size)] + [""])
     for pieces in cuts:
-        found = _Found(make(), pieces)
+        found = Found(make(), pieces)
         same = vars(found) == vars(whole)
         require(same, f"{pieces} give {vars(found)}, the whole text gives {vars(whole)}")
     for cut in range(len(text)):
-        _Found(make(), [text[:cut]])
+        Found(make(), [text[:cut]])
     return whole

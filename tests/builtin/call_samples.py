@@ -274,12 +274,6 @@ MINIMAX = [
     one("minimax-m2", MINIMAX_CALL),
     none("minimax-m2", MINIMAX_TEXT[:60]),
     none("minimax-m2", "<minimax:tool_call>oops</minimax:tool_call>"),
-    both(
-        "muse",
-        MINIMAX_TEXT.replace("minimax:tool_call", "function_calls")
-        .replace("<", "<atem:")
-        .replace("<atem:/", "</atem:"),
-    ),
 ]
 
 PYTHONIC_CALL = 'get_weather(city="Paris", days=2)'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from budmlx import hookimpl
 from budmlx.builtin.tool_parsers.family import Family, knows_tools
 from budmlx.builtin.tool_parsers.gemma import FUNCTION_GEMMA, GEMMA4
-from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINIMAX, MUSE, QWEN3_CODER
+from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINIMAX, QWEN3_CODER
 from budmlx.builtin.tool_parsers.named import DEEPSEEK, HARMONY, KIMI, MISTRAL
 from budmlx.builtin.tool_parsers.objects import COHERE, GRANITE, HERMES, LLAMA
 from budmlx.builtin.tool_parsers.pythonic import LFM2, PYTHONIC
@@ -13,7 +13,6 @@ from budmlx.plugins.parsing import ModelTraits, ToolParserSpec
 
 FAMILIES: tuple[Family, ...] = (
     MINIMAX,
-    MUSE,
     GEMMA4,
     FUNCTION_GEMMA,
     LONGCAT,

@@ -45,14 +45,16 @@ def _syntax(tags: Tags, model: ModelTraits) -> CallSyntax:
     # Later models of some families leave the white space out, as their templates show.
     if len(tags.keyed) > 1 and "".join(tags.keyed) in model.template:
         tags = replace(tags, line="")
-    opening, closing = tags.outer
-    trigger = opening or tags.begin
-    opening, closing = opening and opening + tags.line, closing and tags.line + closing
+    line, (opening, closing) = tags.line, tags.outer
+    if not opening:
+        call = TagGrammar(tags, model.tokens).call
+        return CallSyntax(tags.begin, call, separator=line)
     if tags.alone:
-        call = TagGrammar(tags, model.tokens, opening, closing).call
-        return CallSyntax(trigger, call, separator=tags.line)
-    call = TagGrammar(tags, model.tokens).call
-    return CallSyntax(trigger, call, open=opening, separator=tags.line, close=closing)
+        call = TagGrammar(tags, model.tokens, opening + line, line + closing).call
+        return CallSyntax(opening, call, separator=line)
+    # No separator: it would be the beginning of what closes the section, and win over it.
+    call = TagGrammar(tags, model.tokens, after=line).call
+    return CallSyntax(opening, call, open=opening + line, close=closing)
 
 
 def _family(name: str, tags: Tags, *signs: str) -> Family:
@@ -63,19 +65,6 @@ def _family(name: str, tags: Tags, *signs: str) -> Family:
         signs,
         lambda model: _syntax(tags, model),
         (tags.key, *tags.keyed, tags.valued, tags.end),
-    )
-
-
-def _invokes(space: str, outer: str) -> Tags:
-    """Calls as <invoke name="..."> with <parameter name="...">."""
-    return Tags(
-        begin=f'<{space}invoke name="',
-        named='">',
-        key=f'<{space}parameter name="',
-        keyed=('">',),
-        valued=f"</{space}parameter>",
-        end=f"</{space}invoke>",
-        outer=(f"<{outer}>", f"</{outer}>"),
     )
 
 
@@ -102,9 +91,17 @@ _QWEN = Tags(
     alone=True,
     padded=True,
 )
+_INVOKES = Tags(
+    begin='<invoke name="',
+    named='">',
+    key='<parameter name="',
+    keyed=('">',),
+    valued="</parameter>",
+    end="</invoke>",
+    outer=("<minimax:tool_call>", "</minimax:tool_call>"),
+)
 
 QWEN3_CODER = _family("qwen3-coder", _QWEN, "<tool_call>\\n<function=", "<tool_call>\n<function=")
 GLM = _family("glm", _keys_and_values(""), "<arg_key>")
 LONGCAT = _family("longcat", _keys_and_values("longcat_"), "<longcat_arg_key>")
-MINIMAX = _family("minimax-m2", _invokes("", "minimax:tool_call"), "<minimax:tool_call>")
-MUSE = _family("muse", _invokes("atem:", "atem:function_calls"), "<atem:function_calls>")
+MINIMAX = _family("minimax-m2", _INVOKES, "<minimax:tool_call>")

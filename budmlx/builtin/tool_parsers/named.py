@@ -30,10 +30,10 @@ def _read_mistral(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
     name = yield from reader.run(NAME)
     if (yield from reader.maybe("[CALL_ID]")):
         yield from reader.run(NAME)
-    yield from reader.maybe("[ARGS]")
-    yield from reader.space()
-    if (yield from reader.peek()) != "{":
-        raise Broken
+    if not (yield from reader.maybe("[ARGS]")):
+        yield from reader.space()
+        if (yield from reader.peek()) != "{":
+            raise Broken
     yield from _take(reader, calls, name)
     calls.end()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from budmlx.builtin.reader import Broken, Reader, Steps
 from budmlx.builtin.tool_parsers.family import Family
+from budmlx.builtin.tool_parsers.json_text import MAX_DEPTH
 from budmlx.builtin.tool_parsers.literals import PYTHON, Tokens
 from budmlx.builtin.tool_parsers.named import NAME
 from budmlx.builtin.tool_parsers.scanner import Calls, Form
@@ -42,7 +43,7 @@ def _rest_of_list(reader: Reader) -> Steps[str]:
     while depth:
         parts.append((yield from reader.run(_PLAIN)))
         sign = yield from reader.maybe("[", "]", '"', "'")
-        if not sign:
+        if not sign or depth > MAX_DEPTH:
             raise Broken
         parts.append(sign)
         depth += {"[": 1, "]": -1}.get(sign, 0)

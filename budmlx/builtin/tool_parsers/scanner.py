@@ -88,8 +88,8 @@ class CallScanner:
 
     White space before a call and after the last one is dropped. A call that is broken or cut
     off comes back as the text it was; if pieces of it were given already, they stay, and the
-    rest is dropped up to its end marker or the next opener. A call whose end marker alone is
-    missing at the end of the text counts.
+    rest is dropped up to its end marker or the next opener, where the form has such a marker.
+    A call whose end marker alone is missing at the end of the text counts.
     """
 
     def __init__(self, form: Form, tools: Sequence[Tool], in_pieces: bool):
