@@ -140,7 +140,7 @@ async def test_the_openai_sdk(sdk: openai.AsyncOpenAI) -> None:
     async with sdk.chat.completions.stream(
         model="demo",
         messages=messages,
-        tools=[TOOL],
+        tools=[{**TOOL, "function": {**FUNCTION, "strict": True}}],
         tool_choice="required",
         parallel_tool_calls=False,
         **options,
