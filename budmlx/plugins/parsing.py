@@ -74,7 +74,8 @@ class OutputParser(Protocol):
         """Take more text; return the pieces that are now certain.
 
         last: no more text follows. What looked like the beginning of something and was not
-        completed then comes back as `Content`: no text is lost, and none is an error.
+        completed then comes back as `Content`: no text is lost, and none is an error. Of a
+        call that breaks after `CallBegun` the pieces stay, and the rest may be dropped.
         """
 
 
@@ -83,7 +84,8 @@ class CallGrammar:
     """How one call is written, for constraining it.
 
     begin, end: literal text around the arguments, control tokens included.
-    arguments: a Lark expression of llguidance, such as `%json {...}`.
+    arguments: a Lark expression of llguidance, such as `%json {...}`, without rules of its
+    own. A control token in it stands by its name, outside of quotes: `<name>`.
     """
 
     begin: str
@@ -96,9 +98,13 @@ class CallSyntax:
     """How a model family writes calls, for forcing and constraining them.
 
     trigger: text after which the model has decided to call; `open` and every call's `begin`
-    continue from it (it is their common beginning).
-    open, separator, close: literal text before, between and after the calls of one reply.
+    continue from it (it is their common beginning). Empty where only the beginning of a reply
+    tells a call.
+    open, separator, close: literal text before, between and after the calls of one reply. Of
+    `separator` and `close` none may be the beginning of the other.
     call: the grammar of a call of this tool.
+    only_forced: replies without calls have markup too, so that a grammar of free text with
+    calls in it would get in its way.
     """
 
     trigger: str
@@ -106,6 +112,7 @@ class CallSyntax:
     open: str = ""
     separator: str = ""
     close: str = ""
+    only_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

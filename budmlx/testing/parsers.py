@@ -75,7 +75,7 @@ class Found:
     def _take(self, piece: Piece, text: str) -> None:
         if isinstance(piece, Content | Thought):
             place = text[piece.start : piece.start + len(piece.text)]
-            require(bool(piece.text) and place == piece.text, f"{piece} is not where it says")
+            require(place == piece.text, f"{piece} is not where it says")
         if isinstance(piece, Content):
             self.content += piece.text
         elif isinstance(piece, Thought):

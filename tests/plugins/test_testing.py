@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,13 +14,26 @@ from budmlx import hookimpl
 from budmlx.builtin.memory_cache import MemoryCache
 from budmlx.config import Config
 from budmlx.plugins.manager import Plugins
+from budmlx.plugins.parsing import (
+    Call,
+    CallGrammar,
+    CallSyntax,
+    Content,
+    Piece,
+    ReasoningParserSpec,
+    Thought,
+    Tool,
+    ToolParserSpec,
+)
 from budmlx.plugins.specs import CacheStats, LogitsProcessorSpec, RowContext, SamplerSpec
 from budmlx.testing import (
     check_logits_processor,
     check_message_transform,
     check_output_filter,
+    check_reasoning_parser,
     check_response_cache,
     check_sampler,
+    check_tool_parser,
 )
 
 HERE = "tests.plugins.test_testing"
@@ -177,3 +191,98 @@ def test_transforms_and_filters() -> None:
 
     with pytest.raises(AssertionError, match="pieces of 1"):
         check_output_filter(PerPiece)
+
+
+class Right:
+    """A tool parser of `<f>{...}`, up to the end of the text."""
+
+    def __init__(self, tools: Sequence[Tool], in_pieces: bool):
+        self._text = ""
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        self._text += text
+        return self.parse(self._text) if last else []
+
+    def parse(self, text: str) -> Sequence[Piece]:
+        before, marker, body = text.partition("<f>")
+        if not marker or not body.endswith("}"):
+            return [Content(text, 0)] if text else []
+        return [*([Content(before, 0)] if before else []), Call("f", body)]
+
+
+class NeedsWholeMarkers(Right):
+    seen = False
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        self.seen = self.seen or "<f>" in text
+        pieces = super().push(text, last)
+        return pieces if self.seen or not last else [Content(self._text, 0)]
+
+
+class WrongPlace(Right):
+    def parse(self, text: str) -> Sequence[Piece]:
+        return [replace(p, start=1) if isinstance(p, Content) else p for p in super().parse(text)]
+
+
+class Impatient(Right):
+    def parse(self, text: str) -> Sequence[Piece]:
+        if text.endswith("{"):
+            raise ValueError("the call is not complete")
+        return super().parse(text)
+
+
+class NoObject(Right):
+    def parse(self, text: str) -> Sequence[Piece]:
+        return [Call("f", "[]") if isinstance(p, Call) else p for p in super().parse(text)]
+
+
+F_CALL = Call("f", '{"a": 1}')
+
+
+def test_a_right_tool_parser_passes() -> None:
+    check_tool_parser(ToolParserSpec("x", Right), 'Hi <f>{"a": 1}', F_CALL, content="Hi ")
+
+
+@pytest.mark.parametrize(
+    ("parser", "call", "problem"),
+    [
+        (NeedsWholeMarkers, F_CALL, "the whole text gives"),
+        (WrongPlace, F_CALL, "is not where it says"),
+        (Impatient, F_CALL, "not complete"),
+        (NoObject, Call("f", "[]"), "are no object"),
+        (Right, Call("f", "{}"), "the calls are"),
+    ],
+)
+def test_wrong_tool_parsers(parser: type[Right], call: Call, problem: str) -> None:
+    with pytest.raises((AssertionError, ValueError), match=problem):
+        check_tool_parser(ToolParserSpec("x", parser), 'Hi <f>{"a": 1}', call, content="Hi ")
+
+
+def test_wrong_triggers() -> None:
+    syntax = CallSyntax("<g>", lambda tool: CallGrammar("<f>", "%json {}", ""))
+    with pytest.raises(AssertionError, match="trigger"):
+        check_tool_parser(
+            ToolParserSpec("x", Right, syntax=syntax), '<f>{"a": 1}', F_CALL, tools=[Tool("f")]
+        )
+
+
+class Thinks:
+    """A reasoning parser: what stands before a bar is reasoning."""
+
+    def __init__(self, prompt: str):
+        self._text = ""
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        self._text += text
+        thought, bar, content = self._text.partition("|")
+        return [Thought(thought, 0), Content(content, len(thought) + 1)] if last and bar else []
+
+
+def test_reasoning_parsers() -> None:
+    spec = ReasoningParserSpec("x", Thinks)
+    with pytest.raises(AssertionError, match="the reasoning is"):
+        check_reasoning_parser(spec, "a", thought="a", content="")
+    check_reasoning_parser(spec, "a|b", thought="a", content="b")
+    for thought, content, problem in (("b", "b", "the reasoning is"), ("a", "a", "the content is")):
+        with pytest.raises(AssertionError, match=problem):
+            check_reasoning_parser(spec, "a|b", thought=thought, content=content)

@@ -172,7 +172,6 @@ HARMONY = Family(
         ends=("<|call|>", "<|end|>"),
     ),
     signs=("<|constrain|>",),
-    # Free text has headers of its own, so that no single text leads to a call.
     syntax=lambda model: CallSyntax(
         "",
         lambda tool: CallGrammar(
@@ -181,6 +180,7 @@ HARMONY = Family(
             "<|call|>",
         ),
         separator="<|start|>assistant",
+        only_forced=True,
     ),
     visible=("<|start|>", "<|message|>", "<|constrain|>"),
 )
