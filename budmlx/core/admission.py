@@ -33,7 +33,7 @@ class Admission:
 
     def plan(self, groups: Lengths, rows: Iterable[Row]) -> list[list[int]]:
         """Lengths a cache step from now, when `rows` have joined the groups."""
-        plan = [[n + CACHE_STEP for n in group] for group in groups]
+        plan = _a_step_on(groups)
         for row in rows:
             room = min(CACHE_STEP, row.request.max_tokens - row.produced)
             length = len(row.ids) + room
@@ -47,8 +47,12 @@ class Admission:
     def fits(self, groups: Lengths) -> bool:
         """Whether these rows may run together; a row alone always may."""
         alone = len(groups) == 1 and len(groups[0]) == 1
-        return alone or self.room(groups) >= 0
+        return alone or self._memory.total(groups, self._chunk) <= self._memory.limit
 
-    def room(self, groups: Lengths) -> int:
-        """Bytes of the limit that these rows leave."""
-        return self._memory.limit - self._memory.total(groups, self._chunk)
+    def spare(self, groups: Lengths) -> int:
+        """Bytes of the limit that these rows leave, even if their caches grow now."""
+        return self._memory.limit - self._memory.total(_a_step_on(groups), self._chunk)
+
+
+def _a_step_on(groups: Lengths) -> list[list[int]]:
+    return [[n + CACHE_STEP for n in group] for group in groups]

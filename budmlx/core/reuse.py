@@ -132,7 +132,7 @@ class Reuse:
         """
         block = self.tree.block
         length = len(ids) if tail else len(ids) // block * block
-        if not self.enabled or length == 0:
+        if not self.tree.limit or length == 0:
             return None
         start = self.tree.stored(namespace, ids[:length])
         if start >= length:
@@ -158,7 +158,7 @@ class Reuse:
 
         ids: prompt and generated tokens. The cache may hold fewer, or tokens beyond them.
         """
-        if not self.enabled or self.tree.stored(namespace, ids) == len(ids):
+        if not self.tree.limit or self.tree.stored(namespace, ids) == len(ids):
             return
         row = cache()
         held = min(row[0].offset, len(ids))

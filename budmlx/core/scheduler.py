@@ -105,7 +105,9 @@ class Scheduler:
                 self._enqueue(row)
         self._make_room()
         self._admit()
-        self._share_memory()
+        if self._reuse.enabled:
+            look(self._prompts, self._reuse)
+            self._reuse.resize(self._admission.spare(self._lengths))
         decoding = sum(len(group.rows) for group in self._groups)
         with self._pace.turn(decoding=bool(decoding)) as turn:
             self._decode()
@@ -140,18 +142,15 @@ class Scheduler:
         rows = [row for prompt in self._prompts for row in prompt.rows]
         return self._admission.plan([g.lengths for g in self._groups], [*rows, *newcomers])
 
-    def _share_memory(self) -> None:
-        """Leave what is kept for reuse the memory that rows do not need."""
-        if self._reuse.enabled:
-            look(self._prompts, self._reuse)
-            self._reuse.resize(self._admission.room(self._plan(())))
+    @property
+    def _lengths(self) -> list[list[int]]:
+        prompts = [[len(prompt.ids)] * len(prompt.rows) for prompt in self._prompts]
+        return [*(group.lengths for group in self._groups), *prompts]
 
     def _make_room(self) -> None:
         """Send the youngest rows back to the queue while running ones outgrow the memory."""
         while self._running > 1:
-            lengths = [group.lengths for group in self._groups]
-            lengths += [[len(prompt.ids)] * len(prompt.rows) for prompt in self._prompts]
-            if self._admission.fits(lengths):
+            if self._admission.fits(self._lengths):
                 return
             waiting = set(self._waiting)
             self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])

@@ -49,12 +49,15 @@ class Naive:
         return sum(entry.nbytes for entry in self.entries.values() if entry.pins)
 
     def path(self, namespace: str, ids: tuple[int, ...], length: int) -> Path:
-        """Keys of the blocks that hold the first `length` tokens of `ids`."""
+        """Keys of the blocks that hold the first `length` tokens of `ids`.
+
+        Of several that begin with the last of them, the smallest.
+        """
         keys: Path = []
         for end in range(BLOCK, length + BLOCK, BLOCK):
             want = ids[: min(end, length)]
             keys.append(
-                next(
+                min(
                     (space, key)
                     for space, key in self.entries
                     if space == namespace

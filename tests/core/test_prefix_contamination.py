@@ -1,0 +1,84 @@
+"""Marked conversations with shared beginnings: no row ever sees a marker of another."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.base import create_attention_mask
+from mlx_lm.models.cache import KVCache
+
+from tests.core.driver import load, request
+from tests.core.test_prefix_reuse import Reusing
+
+# Ids from here on are markers; below are words that everybody uses.
+FIRST_MARKER = 300
+FOREIGN = 1
+REQUESTS = 1500
+
+
+class Witness(nn.Module):
+    """Repeats the marker that its cache holds; says FOREIGN if it holds several, or none."""
+
+    def __init__(self, layers: list[Any]):
+        super().__init__()
+        self.layers = layers
+
+    def make_cache(self) -> list[KVCache]:
+        return [KVCache()]
+
+    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        mask = create_attention_mask(tokens, cache[0], return_array=True)
+        seen = tokens.astype(mx.float32)[:, None, :, None]
+        keys, values = cache[0].update_and_fetch(seen, -seen)
+        keys, values = keys[:, 0, None, :, 0], values[:, 0, None, :, 0]
+        marks = (keys >= FIRST_MARKER) & (values <= -FIRST_MARKER)
+        if mask is not None:
+            marks = marks & (mask if mask.ndim == 2 else mask[:, 0])
+        most = mx.where(marks, keys, -1).max(-1)
+        least = mx.where(marks, -values, 10**6).min(-1)
+        # Each row of a batch of any length: [rows, tokens].
+        answer = mx.where(most == least, most, FOREIGN).astype(mx.int32)
+        answer = mx.broadcast_to(answer, tokens.shape)
+        return (mx.arange(512) == answer[..., None]).astype(mx.float32)
+
+
+def test_no_row_sees_what_another_wrote() -> None:
+    rng = random.Random(11)
+    model = load()
+    model = replace(model, module=Witness(list(model.module.layers)))
+    # The memory of the real model's layers is projected; the witness needs less.
+    driver = Reusing(model, limit=60_000, block=16, prefill_chunk=64, max_rows=24)
+    stems = [[rng.randrange(3, FIRST_MARKER) for _ in range(n)] for n in (15, 16, 40, 90, 150)]
+    conversations: dict[int, tuple[str, list[int]]] = {}
+    markers: dict[int, int] = {}
+    cancelled: set[int] = set()
+    for key in range(REQUESTS):
+        marker = rng.randrange(FIRST_MARKER, 512)
+        space, prompt = conversations.get(marker, (rng.choice("abc"), list(rng.choice(stems))))
+        prompt = [*prompt, marker, *(rng.randrange(3, FIRST_MARKER) for _ in range(key % 9))]
+        conversations[marker] = (space, prompt if len(prompt) < 400 else prompt[:40])
+        fork = key + 1 if rng.random() < 0.1 else 0
+        for row_id in (2 * key, 2 * key + 1)[: 1 + bool(fork)]:
+            markers[row_id] = marker
+            length = rng.randrange(1, 12)
+            item = request(row_id, prompt, max_tokens=length, namespace=space, fork=fork)
+            driver.submit(item)
+        driver.turns(rng.randrange(4))
+        live = sorted(driver.tokens.keys() - driver.reasons.keys() - cancelled)
+        if live and rng.random() < 0.3:
+            cancelled.add(row_id := rng.choice(live))
+            driver.scheduler.cancel(row_id)
+        if rng.random() < 0.1:
+            driver.reuse.tree.resize(rng.randrange(60_000))
+    driver.run()
+    assert not driver.failed
+    for row_id, marker in markers.items():
+        assert set(driver.tokens[row_id]) <= {marker}, row_id
+        assert driver.tokens[row_id] or row_id in cancelled
+    hits = [row_id for row_id, count in driver.cached.items() if count]
+    assert len(hits) > REQUESTS / 3
+    driver.at_rest()
