@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 from dataclasses import replace
@@ -17,6 +18,7 @@ from budmlx.core.scheduler import Scheduler
 from budmlx.protocol import GenerateRequest, Grammar, StepFrame
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.core.driver import Driver, load, request
+from tests.core.test_memory import WIDE
 from tests.core.test_scheduler import Faulty
 from tests.models import tiny_model_dir
 
@@ -83,6 +85,14 @@ def cold(model: Model, *requests: GenerateRequest) -> dict[int, list[int]]:
         driver.run()
         tokens[item.id] = driver.tokens[item.id]
     return tokens
+
+
+def at_rest_memory() -> int:
+    """Bytes in use when nothing of former tests is left behind."""
+    gc.collect()
+    mx.synchronize()
+    mx.clear_cache()
+    return mx.get_active_memory()
 
 
 def words(seed: int, count: int) -> list[int]:
@@ -172,6 +182,30 @@ def test_choices_and_identical_prompts_in_flight_prefill_once(name: str) -> None
     assert driver.tokens == want
     assert [driver.cached[i] for i in range(6)] == [0] * 3 + [199] * 3
     assert all(driver.cached[i] >= 176 for i in range(6, 9))
+    driver.at_rest()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_rows_with_hits_are_prefilled_together(name: str) -> None:
+    """One padded pass for hits of different length, with and without content before."""
+    model = plain(name)
+    stem = words(7, 40)
+    hits = [40, 39, 33, 32, 31, 40, 30, 29]
+    rows = [
+        request(i, [*stem[:n], 300 + i, *words(i, 9 + i)], max_tokens=6) for i, n in enumerate(hits)
+    ]
+    rows += [request(i, words(50 + i, 30 + i), max_tokens=6) for i in (8, 9)]
+    want = cold(model, *rows)
+    driver = Reusing(model, prefill_chunk=512)
+    driver.once(request(100, stem, max_tokens=1))
+    driver.submit(*rows)
+    driver.turn()
+    groups = sorted(len(group.rows) for group in driver.scheduler._groups)
+    assert groups == ([10] if model.paddable else [1] * 10)
+    driver.run()
+    del driver.tokens[100]
+    assert driver.tokens == want
+    assert [driver.cached[i] for i in range(10)] == [*hits, 0, 0]
     driver.at_rest()
 
 
@@ -309,6 +343,25 @@ def test_the_tree_yields_memory_to_rows_and_takes_what_they_leave(model: Model) 
     assert len(driver.tokens[20]) == len(driver.tokens[21]) == 8
 
 
+def test_peak_memory_stays_within_the_limit() -> None:
+    wide = load(tiny_model_dir(WIDE))
+    lengths = [1200, 60, 60, 400]
+    limit = wide.memory.total([lengths], 256)
+    base = at_rest_memory() - wide.memory.weights
+    tight = replace(wide, memory=replace(wide.memory, limit=limit))
+    driver = Reusing(tight, block=256, least=16, prefill_chunk=256)
+    mx.reset_peak_memory()
+    rng = random.Random(1)
+    for key in range(14):
+        shared, own = rng.choice(lengths) * 2 // 3, rng.choice(lengths) // 3
+        prompt = [*words(key % 2, shared), *words(key, own)]
+        driver.submit(request(key, prompt, max_tokens=rng.randrange(1, 60)))
+        driver.turns(rng.randrange(8))
+    driver.run()
+    assert sum(map(bool, driver.cached.values())) > 5 and not driver.failed
+    assert mx.get_peak_memory() - base <= limit
+
+
 def test_namespaces_share_nothing(model: Model) -> None:
     driver = Reusing(model)
     prompt = words(1, 40)
@@ -336,8 +389,7 @@ def test_models_whose_caches_cannot_be_cut_say_so_once(
 def test_stored_blocks_are_copies(model: Model) -> None:
     """A view would keep the whole cache of its row alive."""
     driver = Reusing(model, block=256)
-    mx.clear_cache()
-    base = mx.get_active_memory()
+    base = at_rest_memory()
     driver.once(request(1, words(1, 1030), max_tokens=600))
     mx.synchronize()
     grown = mx.get_active_memory() - base
