@@ -118,7 +118,7 @@ def test_every_family_has_samples() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_random_text_is_read_the_same_however_it_is_cut(name: str, data: st.DataObject) -> None:
     texts = [text for family, _, text, _, _ in SAMPLES if family == name]

@@ -135,7 +135,7 @@ FORMATS: list[tuple[str, str, Callable[[Arguments], str]]] = [
 
 
 @pytest.mark.parametrize(("family", "module", "write"), FORMATS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(arguments=ARGUMENTS)
 def test_mlx_lm_reads_the_same(
     family: str, module: str, write: Callable[[Arguments], str], arguments: Arguments

@@ -35,7 +35,7 @@ class Notation:
 
 def notation(strings: str, string: Callable[[str], str]) -> Notation:
     """A notation of strings that match a pattern."""
-    token = rf"\s*+(?:({strings})|([-+\w.]++(?:-[\w.]++)*+)|([\[\](){{}}=:,]))"
+    token = rf"\s*+(?:({strings})|([-+\w.]++)|([\[\](){{}}=:,]))"
     return Notation(re.compile(token, re.DOTALL), string)
 
 
