@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from budmlx.builtin.reasoning import BLOCKS
 from budmlx.builtin.tool_parsers import FAMILIES, provide_tool_parser
 from budmlx.builtin.tool_parsers.json_text import MAX_DEPTH
 from budmlx.plugins.parsing import (
@@ -36,7 +38,9 @@ from tests.builtin.call_samples import (
 )
 
 NOBODY = ModelTraits("", "")
-TINY = Path(__file__).parent.parent.parent / "examples" / "train_tiny" / "chat_template.jinja"
+ROOT = Path(__file__).parent.parent.parent
+TINY = ROOT / "examples" / "train_tiny" / "chat_template.jinja"
+PAGE = ROOT / "docs" / "parsers.md"
 
 
 def parser(name: str, model: ModelTraits = NOBODY) -> ToolParserSpec:
@@ -218,6 +222,19 @@ def test_names() -> None:
     assert "<tool_call>" in parser("hermes").visible
     assert set(parser("mistral").visible) == {"[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"}
     assert '<|"|>' in parser("gemma4").visible
+
+
+def test_the_page_lists_all_families() -> None:
+    calls, _, reasoning = PAGE.read_text("utf-8").partition("## Reasoning")
+    for page, names in (
+        (calls, {family.name for family in FAMILIES}),
+        (reasoning, {"harmony", *(block.name for block in BLOCKS)}),
+    ):
+        rows = [line for line in page.splitlines() if line.startswith("| `")]
+        listed = {
+            name for row in rows[1:] for name in re.findall(r"`([\w.-]+)`", row.split(" | ")[0])
+        }
+        assert listed == names
 
 
 # Hostile text
