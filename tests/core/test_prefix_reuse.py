@@ -276,10 +276,28 @@ def test_after_a_fault_nothing_is_taken_from_the_tree(model: Model) -> None:
     driver.turns(4)
     assert driver.reuse.tree.nbytes
     driver.submit(request(9, [*prompts[0][:30], 400, 5]))
-    while 9 not in driver.failed:
+    before = driver.reuse.tree
+    while 9 not in driver.failed and driver.reuse.tree is before:
         driver.turn()
+    assert driver.reuse.tree is not before and not before.pinned
     driver.run()
     assert driver.tokens[0] == want[0]
+    driver.at_rest()
+
+
+def test_prompts_that_leave_before_their_turn_hold_nothing(model: Model) -> None:
+    driver = Reusing(model, prefill_chunk=16)
+    stem = words(1, 80)
+    driver.once(request(1, stem, max_tokens=1))
+    driver.submit(*(request(key, [*stem, *words(key, 30)]) for key in range(2, 6)))
+    driver.turn()
+    waiting = [prompt for prompt in driver.scheduler._prompts if prompt.match is not None]
+    assert len(waiting) >= 2 and driver.reuse.tree.pinned
+    driver.scheduler._requeue(waiting[0].rows)
+    driver.scheduler.cancel(waiting[1].rows[0].request.id)
+    assert waiting[0].match is waiting[1].match is None
+    for key in range(2, 6):
+        driver.scheduler.cancel(key)
     driver.at_rest()
 
 
