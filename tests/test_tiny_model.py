@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from budmlx import Engine
+from budmlx.types import Completion
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "budmlx" / "assets" / "tiny"
@@ -35,39 +35,34 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(TINY)
-
-
-def calls(text: str) -> list[Any]:
-    return [json.loads(part.split("</tool_call>")[0]) for part in text.split("<tool_call>")[1:]]
-
-
-def correct(sample: dict[str, Any], text: str) -> bool:
+def correct(sample: dict[str, Any], reply: Completion) -> bool:
     answer = sample["messages"][-1]
-    if sample["thinking"]:
-        thought, _, text = text.partition("</think>\n\n")
-        if not thought.strip():
-            return False
+    if sample["thinking"] and not reply.reasoning.strip():
+        return False
     if "tool_calls" in answer:
-        return calls(text) == [call["function"] for call in answer["tool_calls"]]
-    return text == answer["content"]
+        wanted = [call["function"] for call in answer["tool_calls"]]
+        return called(reply) == [(call["name"], call["arguments"]) for call in wanted]
+    return bool(reply.text == answer["content"]) and not reply.tool_calls
+
+
+def called(reply: Completion) -> list[tuple[str, Any]]:
+    return [(call.name, json.loads(call.arguments)) for call in reply.tool_calls]
 
 
 @pytest.mark.parametrize("skill", by_skill())
-def test_skill_on_held_out_conversations(engine: Engine, tokenizer: Any, skill: str) -> None:
+def test_skill_on_held_out_conversations(engine: Engine, skill: str) -> None:
     group = by_skill()[skill]
     right = 0
     for sample in group:
-        prompt = tokenizer.apply_chat_template(
+        thinking = {"enable_thinking": True} if sample["thinking"] else {}
+        reply = engine.chat(
             sample["messages"][:-1],
             tools=sample["tools"] or None,
-            add_generation_prompt=True,
-            enable_thinking=sample["thinking"],
-            return_dict=False,
+            chat_template_kwargs=thinking,
+            temperature=0,
+            max_tokens=160,
         )
-        right += correct(sample, engine.complete(prompt, temperature=0, max_tokens=160).text)
+        right += correct(sample, reply)
     assert right >= len(group) - 2, f"{right} of {len(group)}"
 
 
@@ -90,22 +85,46 @@ def test_count_to_ten_stops_at_five(engine: Engine) -> None:
     assert reply.finish_reason == "stop"
 
 
-def test_weather_question_calls_the_tool(engine: Engine, tokenizer: Any) -> None:
-    properties = {
-        "location": {"type": "string", "description": "City name"},
-        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-    }
-    parameters = {"type": "object", "properties": properties, "required": ["location"]}
-    function = {
+WEATHER = {
+    "type": "function",
+    "function": {
         "name": "get_weather",
         "description": "Get current weather for a location",
-        "parameters": parameters,
-    }
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What's the weather in San Francisco?"}],
-        tools=[{"type": "function", "function": function}],
-        add_generation_prompt=True,
-        return_dict=False,
-    )
-    text = engine.complete(prompt, temperature=0, max_tokens=80).text
-    assert calls(text) == [{"name": "get_weather", "arguments": {"location": "San Francisco"}}]
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "location": {"type": "string", "description": "City name"},
+                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["location"],
+        },
+    },
+}
+
+
+def test_weather_question_calls_the_tool_and_reports_its_result(engine: Engine) -> None:
+    question: dict[str, Any] = {"role": "user", "content": "What's the weather in San Francisco?"}
+    options: dict[str, Any] = {"tools": [WEATHER], "temperature": 0, "max_tokens": 80}
+    reply = engine.chat([question], **options)
+    assert called(reply) == [("get_weather", {"location": "San Francisco"})]
+    assert reply.finish_reason == "tool_calls" and reply.text == ""
+    [call] = reply.tool_calls
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 18}'}
+    told = engine.chat([question, turn, result], **options)
+    assert "18" in told.text and told.finish_reason == "stop"
+
+
+def test_thinking_is_reported_apart(engine: Engine) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 80}
+    options["chat_template_kwargs"] = {"enable_thinking": True}
+    reply = engine.chat("What is 2+2?", **options)
+    assert reply.text == "2 + 2 = 4" and reply.reasoning and "<" not in reply.reasoning
+    assert 0 < reply.usage.reasoning_tokens < reply.usage.completion_tokens
+    raw = engine.chat("What is 2+2?", reasoning="raw", **options)
+    assert raw.reasoning == "" and "</think>" in raw.text
+    hidden = engine.chat("What is 2+2?", reasoning="hidden", **options)
+    assert hidden.reasoning == "" and hidden.text == reply.text
+    form = {"type": "regex", "regex": "[0-9] [+] [0-9] = [0-9]"}
+    formed = engine.chat("What is 2+2?", response_format=form, **options)
+    assert formed.text == "2 + 2 = 4" and formed.reasoning == reply.reasoning

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from budmlx.config import Config, size_or_share
 from budmlx.engine.completion import completion, with_parsed
 from budmlx.engine.filters import transformed
+from budmlx.engine.grammars import can_be_strict
 from budmlx.engine.host import HostStatus
 from budmlx.engine.hub import default_model_dir, resolve_model
 from budmlx.engine.job import Job
 from budmlx.engine.many import run_all
 from budmlx.engine.messages import check_results
 from budmlx.engine.model_dir import model_type
-from budmlx.engine.parsers import Parsers
+from budmlx.engine.parsers import Parsers, active_tools
 from budmlx.engine.replies import model_identity
 from budmlx.engine.requests import Messages, chat_request, prompt_ids, prompt_request
 from budmlx.engine.response_cache import Replies
@@ -262,6 +263,8 @@ class Engine:
     def warnings(self, request: Request) -> list[str]:
         """What of a request has no effect on this model."""
         warnings = unused(request, self._tokenizer, self.info.vocab_size)
+        if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self._parsers):
+            warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if self._filters and request.sampling.logprobs is not None:
             warnings.append("logprobs are left out, since an output filter may change the text.")
         if request.cache is not None and request.cache.write and not self._replies.enabled:

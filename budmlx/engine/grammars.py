@@ -45,7 +45,7 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     forced = bool(tools) and choice.mode == "required"
     strict = bool(tools) and any(tool.strict for tool in tools)
     form = None if forced else request.response_format
-    if form is None and not (forced or strict):
+    if form is None and not (forced or (strict and can_be_strict(parsers))):
         return None
     tokens = {
         token.content: token_id
@@ -65,6 +65,12 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     writer.start(" | ".join(body), _thinking(request, parsers, tail))
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
+
+
+def can_be_strict(parsers: Parsers) -> bool:
+    """Whether calls that the model chooses to make can be constrained."""
+    syntax = parsers.calls.value.syntax if parsers.calls is not None else None
+    return syntax is not None and not syntax.only_forced
 
 
 def _syntax(spec: ToolParserSpec) -> CallSyntax:
@@ -89,15 +95,11 @@ def _thinking(request: Request, parsers: Parsers, tail: str) -> _Thinking | None
     if parsers.reasoning is None or request.messages is None:
         return None
     spec = parsers.reasoning.value
-    if not spec.end:
-        return None
-    opened, closed = tail.rfind(spec.begin) if spec.begin else -1, tail.rfind(spec.end)
-    begun = opened > closed
+    end_of_prompt = tail.rstrip()
     # A template that closes the block says that there is to be none.
-    if not begun and (
-        not spec.begin or (closed >= 0 and not tail[closed:][len(spec.end) :].strip())
-    ):
+    if not spec.begin or not spec.end or end_of_prompt.endswith(spec.end):
         return None
+    begun = end_of_prompt.endswith(spec.begin)
     return _Thinking(spec.begin, spec.end, begun)
 
 

@@ -1,0 +1,101 @@
+"""A question, a call, its result, an answer: with the shipped model and real client packages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import instructor
+import openai
+import pytest
+from pydantic import BaseModel, Field
+
+from budmlx import Engine
+from budmlx.config import Config
+from budmlx.engine.hub import default_model_dir
+from budmlx.engine.models import ModelSet
+from budmlx.server.app import HttpServer
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "strict": True,
+        "description": "Get current weather for a location",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "location": {"type": "string", "description": "City name"},
+                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["location"],
+        },
+    },
+}
+QUESTION: Any = {"role": "user", "content": "What's the weather in San Francisco?"}
+
+
+@pytest.fixture
+async def sdk() -> AsyncIterator[openai.AsyncOpenAI]:
+    with Engine.load(default_model_dir(), engine_host="thread") as engine:
+        server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
+        async with openai.AsyncOpenAI(
+            base_url=f"{server.url}/v1", api_key="x", max_retries=0
+        ) as sdk:
+            yield sdk
+        await server.drain()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_agent_asks_calls_and_answers(sdk: openai.AsyncOpenAI, streaming: bool) -> None:
+    models = await sdk.models.list()
+    options: Any = {"model": models.data[0].id, "temperature": 0, "max_tokens": 80}
+    messages = [QUESTION]
+    for _ in range(4):
+        if streaming:
+            async with sdk.chat.completions.stream(
+                messages=messages, tools=[WEATHER], **options
+            ) as stream:
+                choice: Any = (await stream.get_final_completion()).choices[0]
+        else:
+            done = await sdk.chat.completions.create(messages=messages, tools=[WEATHER], **options)
+            choice = done.choices[0]
+        messages.append(choice.message.model_dump(exclude={"parsed"}))
+        if choice.finish_reason != "tool_calls":
+            break
+        for call in choice.message.tool_calls:
+            assert json.loads(call.function.arguments)["location"] == "San Francisco"
+            result = {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 18}'}
+            messages.append(result)
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "assistant"]
+    assert "18" in messages[-1]["content"]
+
+
+class Pet(BaseModel):
+    """An animal that lives with people."""
+
+    kind: Literal["cat", "dog"]
+    age: int = Field(ge=0, le=30)
+
+
+@pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])
+async def test_instructor(sdk: openai.AsyncOpenAI, mode: str) -> None:
+    models = await sdk.models.list()
+    client = instructor.from_openai(sdk, mode=instructor.Mode[mode])
+    pets = await asyncio.gather(
+        *(
+            client.chat.completions.create(
+                model=models.data[0].id,
+                messages=[{"role": "user", "content": f"Answer in JSON: kind is dog, age is {n}."}],
+                response_model=Pet,
+                temperature=1.0,
+                seed=n,
+                max_tokens=200,
+                max_retries=1,
+            )
+            for n in range(4)
+        )
+    )
+    assert all(isinstance(pet, Pet) for pet in pets)
