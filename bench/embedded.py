@@ -8,6 +8,7 @@ long-row: what one long row costs the short ones beside it, in time and memory.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import random
@@ -105,6 +106,9 @@ async def _stream_all(loaded: Engine) -> dict[str, float]:
 
 def long_row(path: Path) -> dict[str, float]:
     """Step times of short rows without and with a long row beside them, and peak memory."""
+    # What others in this process hold is not ours.
+    gc.collect()
+    foreign = mx.get_active_memory()
     model = _load(path)
     mx.reset_peak_memory()
     scheduler = _scheduler(model)
@@ -132,7 +136,7 @@ def long_row(path: Path) -> dict[str, float]:
         "quiet_step": statistics.fmean(quiet),
         "prefill_step": statistics.median(prefill),
         "beside_step": statistics.fmean(beside),
-        "peak_bytes": mx.get_peak_memory(),
+        "peak_bytes": mx.get_peak_memory() - foreign,
         "projected_bytes": model.memory.total(groups, SETTINGS.prefill_chunk),
         "weights_bytes": model.memory.weights,
     }

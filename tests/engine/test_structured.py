@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 from collections.abc import Iterator
 from importlib.resources import files
@@ -133,6 +134,58 @@ def test_bounded_documents_finish_and_are_valid(engine: Engine, schemas: list[An
         assert isinstance(reply, Completion), (schema, reply)
         assert reply.finish_reason == "stop", schema
         jsonschema.validate(json.loads(reply.text), schema)
+
+
+def bounded_schema(chance: random.Random, depth: int = 2) -> dict[str, Any]:
+    """A random schema whose documents all end."""
+    kind = chance.choice(["enum", "integer", "string", "array", "object"][: 3 + 2 * (depth > 0)])
+    if kind == "enum":
+        return {"enum": chance.sample(["red", "grün", 5, None, True, "two words"], 3)}
+    if kind == "integer":
+        return {"type": "integer", "minimum": -20, "maximum": chance.randint(0, 500)}
+    if kind == "string":
+        return {"type": "string", "maxLength": chance.randint(0, 6)}
+    if kind == "array":
+        items = bounded_schema(chance, depth - 1)
+        return {"type": "array", "items": items, "maxItems": chance.randint(0, 2)}
+    names = chance.sample(["name", "age", "größe", "x"], chance.randint(1, 3))
+    return {
+        "type": "object",
+        "properties": {name: bounded_schema(chance, depth - 1) for name in names},
+        "required": names[:2],
+        "additionalProperties": False,
+    }
+
+
+def test_500_replies_to_bounded_schemas_beside_free_text(engine: Engine) -> None:
+    free: dict[str, Any] = {"temperature": 1.0, "max_tokens": 40}
+    alone = [engine.chat(f"Text {i}", seed=i, **free).text for i in range(8)]
+    chance = random.Random(7)
+    schemas = [bounded_schema(chance) for _ in range(500)]
+
+    async def all_of_them() -> tuple[list[Completion], list[Completion]]:
+        texts = asyncio.gather(
+            *(engine.achat(f"Text {i}", seed=i, **free) for i in range(len(alone)))
+        )
+        replies = asyncio.gather(
+            *(
+                engine.achat(
+                    "Write.",
+                    response_format=wrapped(schema),
+                    temperature=1.5,
+                    seed=seed,
+                    max_tokens=4000,
+                )
+                for seed, schema in enumerate(schemas)
+            )
+        )
+        return await replies, await texts
+
+    replies, texts = asyncio.run(all_of_them())
+    for schema, reply in zip(schemas, replies, strict=True):
+        assert reply.finish_reason == "stop", schema
+        jsonschema.validate(json.loads(reply.text), schema)
+    assert [reply.text for reply in texts] == alone
 
 
 class Pet(BaseModel):

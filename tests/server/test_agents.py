@@ -73,6 +73,24 @@ async def test_an_agent_asks_calls_and_answers(sdk: openai.AsyncOpenAI, streamin
     assert "18" in messages[-1]["content"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_two_calls_at_once(sdk: openai.AsyncOpenAI, streaming: bool) -> None:
+    models = await sdk.models.list()
+    options: Any = {"model": models.data[0].id, "temperature": 0, "max_tokens": 120}
+    options["messages"] = [{"role": "user", "content": "What is the weather in Paris and Tokyo?"}]
+    if streaming:
+        async with sdk.chat.completions.stream(tools=[WEATHER], **options) as stream:
+            choice: Any = (await stream.get_final_completion()).choices[0]
+    else:
+        choice = (await sdk.chat.completions.create(tools=[WEATHER], **options)).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    calls = choice.message.tool_calls
+    places = [json.loads(call.function.arguments)["location"] for call in calls]
+    assert places == ["Paris", "Tokyo"] and len({call.id for call in calls}) == 2
+    one = await sdk.chat.completions.create(tools=[WEATHER], parallel_tool_calls=False, **options)
+    assert len(one.choices[0].message.tool_calls or ()) == 1
+
+
 class Pet(BaseModel):
     """An animal that lives with people."""
 
