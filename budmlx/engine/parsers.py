@@ -41,8 +41,8 @@ class Parsers:
         )
         return cls(
             tokenizer,
-            plugins.parser("provide_tool_parser", config.tool_parser, traits),
-            plugins.parser("provide_reasoning_parser", config.reasoning_parser, traits),
+            plugins.chosen("provide_tool_parser", config.tool_parser, traits),
+            plugins.chosen("provide_reasoning_parser", config.reasoning_parser, traits),
         )
 
     def check(self, request: Request) -> None:

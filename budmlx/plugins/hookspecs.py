@@ -32,6 +32,12 @@ from budmlx.plugins.specs import (
     Route,
     SamplerSpec,
 )
+from budmlx.plugins.vision import (
+    ModelFiles,
+    ModelLoaderSpec,
+    VisionEncoderSpec,
+    VisionPreprocessorSpec,
+)
 
 if TYPE_CHECKING:
     from budmlx.config import Config
@@ -80,6 +86,24 @@ def provide_tool_parser(name: str, model: ModelTraits) -> ToolParserSpec | None:
 def provide_reasoning_parser(name: str, model: ModelTraits) -> ReasoningParserSpec | None:
     """Say how a model writes its reasoning; see `provide_tool_parser`. The setting is
     `reasoning_parser`."""
+
+
+@_hook("engine", firstresult=True)
+def provide_vision_preprocessor(name: str, model: ModelFiles) -> VisionPreprocessorSpec | None:
+    """Say how pictures get into the prompts of a model: as text, or as arrays for an encoder.
+    Called once when an engine is loaded. name: what the setting `vision_preprocessor` says;
+    `auto` means that `model` decides. None leaves it to others."""
+
+
+@_hook("core", firstresult=True)
+def provide_vision_encoder(model: ModelFiles) -> VisionEncoderSpec | None:
+    """Say what turns the arrays of the preprocessor into embeddings for this model. Pictures
+    are encoded once, however many requests show them."""
+
+
+@_hook("core")
+def add_model_loaders() -> Iterable[ModelLoaderSpec]:
+    """Load models of types that mlx-lm does not know. They win over mlx-lm's own."""
 
 
 @_hook("engine")

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -21,32 +21,12 @@ from budmlx.plugins import hookspecs
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
 from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.hookspecs import RINGS
-from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserSpec
-from budmlx.plugins.specs import (
-    CommandSpec,
-    LogitsProcessorSpec,
-    RequestRecord,
-    ResponseCache,
-    Route,
-    SamplerSpec,
-)
+from budmlx.plugins.kinds import ADDED, CHOSEN
+from budmlx.plugins.parsing import ModelTraits
+from budmlx.plugins.specs import RequestRecord, ResponseCache
+from budmlx.plugins.vision import ModelFiles, ModelLoaderSpec, VisionEncoderSpec
 
 log = logging.getLogger(__name__)
-
-ADDED: dict[str, type] = {
-    "add_samplers": SamplerSpec,
-    "add_logits_processors": LogitsProcessorSpec,
-    "add_message_transforms": Callable,  # type: ignore[dict-item]
-    "add_output_filters": Callable,  # type: ignore[dict-item]
-    "add_routes": Route,
-    "add_commands": CommandSpec,
-}
-"""The hooks whose answers are collected when a plugin is loaded, and what they consist of."""
-
-PARSERS = {
-    "provide_tool_parser": ToolParserSpec,
-    "provide_reasoning_parser": ReasoningParserSpec,
-}
 
 T = TypeVar("T")
 
@@ -237,15 +217,24 @@ class Plugins:
         """
         return self._first("provide_response_cache", ResponseCache, config=config)
 
-    def parser(self, hook: str, name: str, model: ModelTraits) -> Owned[Any] | None:
-        """What a parser's hook says of a model. name: of a parser, `auto` or `none`."""
+    def chosen(self, hook: str, name: str, model: ModelTraits | ModelFiles) -> Owned[Any] | None:
+        """What a hook says of a model. name: the value of the hook's setting."""
         if name == "none":
             return None
-        found = self._first(hook, PARSERS[hook], name=name, model=model)
+        found = self._first(hook, CHOSEN[hook], name=name, model=model)
         if found is None and name != "auto":
             setting = hook.removeprefix("provide_")
             raise ConfigError(f"{setting}: no plugin knows {name!r}.", param=setting)
         return found
+
+    def vision_encoder(self, model: ModelFiles) -> Owned[VisionEncoderSpec] | None:
+        """What encodes pictures for a model."""
+        return self._first("provide_vision_encoder", VisionEncoderSpec, model=model)
+
+    def loader(self, model_type: str) -> Owned[ModelLoaderSpec] | None:
+        """What loads models of a type, if mlx-lm should not."""
+        loaders = self.added("add_model_loaders")
+        return next((each for each in loaders if model_type in each.value.model_types), None)
 
     def _first(self, hook: str, wanted: type, **arguments: Any) -> Owned[Any] | None:
         """What the first plugin provides that provides anything."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from budmlx.plugins import hookspecs, parsing, specs
+from budmlx.plugins import hookspecs, parsing, specs, vision
 from budmlx.plugins.hookspecs import RINGS
 
 SHOWN = (
@@ -28,6 +28,12 @@ SHOWN = (
     parsing.Tool,
     parsing.CallSyntax,
     parsing.CallGrammar,
+    vision.ModelFiles,
+    vision.VisionPreprocessorSpec,
+    vision.PreparedImage,
+    vision.VisionEncoderSpec,
+    vision.VisionEncoder,
+    vision.ModelLoaderSpec,
     specs.OutputFilter,
     specs.EndText,
     specs.RequestRecord,
@@ -57,7 +63,8 @@ def _lines() -> Iterator[str]:
         yield f"```python\ndef {name}{_signature(hook)}\n```\n"
         yield inspect.cleandoc(hook.__doc__)
     yield "\n# What they return and take\n"
-    yield "They are in `budmlx.plugins.specs`; what parsers use is in `budmlx.plugins.parsing`."
+    yield "They are in `budmlx.plugins.specs`; parsers and vision have `budmlx.plugins.parsing` and
+    `budmlx.plugins.vision`."
     for kind in SHOWN:
         yield f"\n## `{kind.__name__}`\n"
         yield inspect.cleandoc(kind.__doc__ or "")

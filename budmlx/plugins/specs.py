@@ -28,7 +28,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def _check(name: str, target: str) -> None:
+def check_target(name: str, target: str) -> None:
+    """Raise ValueError unless both are well formed."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name: use lower case letters, digits, '_', '.', '-'")
     if not _TARGET.fullmatch(target):
@@ -45,7 +46,7 @@ class _CoreSpec:
     core: str
 
     def __post_init__(self) -> None:
-        _check(self.name, self.core)
+        check_target(self.name, self.core)
         if not (isinstance(self.options, type) and issubclass(self.options, BaseModel)):
             raise TypeError(f"the options of {self.name} must be a pydantic model class")
 
@@ -212,4 +213,4 @@ class CommandSpec:
     target: str
 
     def __post_init__(self) -> None:
-        _check(self.name, self.target)
+        check_target(self.name, self.target)
