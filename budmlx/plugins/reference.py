@@ -63,8 +63,8 @@ def _lines() -> Iterator[str]:
         yield f"```python\ndef {name}{_signature(hook)}\n```\n"
         yield inspect.cleandoc(hook.__doc__)
     yield "\n# What they return and take\n"
-    yield "They are in `budmlx.plugins.specs`; parsers and vision have `budmlx.plugins.parsing` and
-    `budmlx.plugins.vision`."
+    yield "They are in `budmlx.plugins.specs`, those of parsers in `budmlx.plugins.parsing`, those"
+    yield "of vision and loaders in `budmlx.plugins.vision`."
     for kind in SHOWN:
         yield f"\n## `{kind.__name__}`\n"
         yield inspect.cleandoc(kind.__doc__ or "")
