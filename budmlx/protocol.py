@@ -16,6 +16,13 @@ from budmlx.types import ModelInfo
 PROTOCOL_VERSION = 1
 
 
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a plugin brings to the core: `package.module:attribute`."""
+
+    plugin: str
+    core: str
+
+
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the core needs before it can load.
 
@@ -24,6 +31,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk: most prompt tokens in one forward pass.
     prefix_cache: bytes for KV of former prompts and replies; up to 1, the share of the memory
     that the weights leave; 0 keeps none.
+    loader: knows the model's classes instead of mlx-lm. vision: makes its encoder.
     """
 
     model_path: str
@@ -32,6 +40,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int = 64
     prefill_chunk: int = 512
     prefix_cache: float = 0.0
+    loader: Target | None = None
+    vision: Target | None = None
 
 
 class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +66,27 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True):
     param: str
 
 
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """An array as bytes. dtype: a name of numpy's."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture in a prompt.
+
+    start: the first of its `tokens` placeholders, which stand next to each other.
+    key: SHA-256, in hexadecimal, of `arrays`, what the encoder gets.
+    """
+
+    start: int
+    tokens: int
+    key: str
+    arrays: dict[str, Tensor]
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One row to run. Ids are already checked against the vocabulary.
 
@@ -73,6 +104,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: what the row may write; it is compiled before the row is queued.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     namespace: rows reuse KV of rows with the same one only.
+    images: what the prompt shows, in order.
     """
 
     id: int
@@ -100,6 +132,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     fork: int = 0
     namespace: str = ""
+    images: list[Image] = []
 
 
 # Engine to core.

@@ -54,7 +54,7 @@ LATE = {
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
 # plugins by name.
 IMPORTLIB = LATE.keys() | {
-    "budmlx.core.plugged",
+    "budmlx.core.target",
     "budmlx.core.tiny_random",
     "budmlx.engine.tokenizer",
 }

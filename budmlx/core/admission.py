@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
 from budmlx.core.placement import Placement
 from budmlx.core.row import Row
+from budmlx.protocol import GenerateRequest
 
 Lengths = Sequence[Sequence[int]]
 """Tokens of each row, by group."""
@@ -30,6 +33,13 @@ class Admission:
     def longest(self) -> int:
         """Most tokens that a row alone may have, prompt and completion together."""
         return self._longest
+
+    def fitting(self, request: GenerateRequest) -> GenerateRequest | None:
+        """The request with no more tokens than a row alone may have; None if none are left."""
+        room = self._longest - len(request.prompt_ids)
+        if room < 1:
+            return None
+        return msgspec.structs.replace(request, max_tokens=min(request.max_tokens, room))
 
     def plan(self, groups: Lengths, rows: Iterable[Row]) -> list[list[int]]:
         """Lengths a cache step from now, when `rows` have joined the groups."""

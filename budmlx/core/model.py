@@ -18,8 +18,11 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from budmlx.core.memory import MemoryModel, Shape, device_memory_limit, probe_layers
+from budmlx.core.target import resolve
+from budmlx.core.vision import Vision
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import CoreSettings
+from budmlx.plugins.guard import FAULTS
+from budmlx.protocol import CoreSettings, Target
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -43,21 +46,28 @@ class Model:
     """What runs.
 
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
-    would take the padding for tokens.
+    would take the padding for tokens. vision: if it can be shown pictures.
     """
 
     module: nn.Module
     info: ModelInfo
     memory: MemoryModel
     paddable: bool
+    vision: Vision | None = None
 
     def new_cache(self) -> list[Any]:
         """An empty cache for one row, a list with one entry per layer."""
         return make_prompt_cache(self.module)  # type: ignore[no-any-return]
 
-    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
-        """Logits [rows, tokens, vocab] for token ids [rows, tokens]; updates `cache`."""
-        logits: mx.array = self.module(tokens, cache=cache)
+    def __call__(
+        self, tokens: mx.array, cache: list[Any], embeddings: mx.array | None = None
+    ) -> mx.array:
+        """Logits [rows, tokens, vocab] for token ids [rows, tokens]; updates `cache`.
+
+        embeddings: [rows, tokens, hidden] to take instead of the tokens' own.
+        """
+        extra = {} if embeddings is None else {"input_embeddings": embeddings}
+        logits: mx.array = self.module(tokens, cache=cache, **extra)
         return logits
 
 
@@ -69,15 +79,17 @@ def load_model(settings: CoreSettings) -> Model:
     """
     path = Path(settings.model_path)
     try:
-        module, config = load_with_mlx_lm(path)
+        module, config = load_with_mlx_lm(path, **_classes(settings.loader))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelLoadError(f"Cannot load {settings.model_name}: {error}") from error
+    vision = None if settings.vision is None else Vision.open(settings.vision, path, module)
     maybe_set_recommended_wired_limit()
     cache = make_prompt_cache(module)
     # Lazy: gives shapes and dtypes without computing anything.
     logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
     text = config.get("text_config") or config
     weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
+    weights += vision.nbytes if vision else 0
     memory = MemoryModel(
         limit=settings.memory_limit or device_memory_limit(),
         weights=weights,
@@ -104,7 +116,17 @@ def load_model(settings: CoreSettings) -> Model:
         created=int(time.time()),
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, paddable)
+    return Model(module, info, memory, paddable, vision)
+
+
+def _classes(loader: Target | None) -> dict[str, Any]:
+    """What makes mlx-lm take a plugin's classes for the model instead of its own."""
+    if loader is None:
+        return {}
+    try:
+        return {"get_model_classes": resolve(loader.core)}
+    except FAULTS as error:
+        raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
 
 
 def can_batch(module: nn.Module) -> bool:

@@ -4,7 +4,6 @@ chose them, with a state for each row that is taken apart and put together as ro
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from budmlx.core.note import NOTE
 from budmlx.core.row import Row
+from budmlx.core.target import PluginFault, resolve
 from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
@@ -21,10 +21,6 @@ from budmlx.protocol import PluginCall
 log = logging.getLogger(__name__)
 
 _instances: dict[str, Any] = {}
-
-
-class PluginFault(Exception):
-    """A plugin raised or returned nonsense; the text is for the client."""
 
 
 class Plugged:
@@ -90,8 +86,7 @@ class Plugged:
 
     def _instance(self) -> Any:
         if self._call.core not in _instances:
-            module, _, name = self._call.core.partition(":")
-            _instances[self._call.core] = getattr(importlib.import_module(module), name)()
+            _instances[self._call.core] = resolve(self._call.core)()
         return _instances[self._call.core]
 
     def _context(self, feed: mx.array) -> RowContext:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +42,11 @@ class Prompt:
         return self.rows[0].ids
 
     @property
+    def keys(self) -> list[int]:
+        """What stands for the ids where prompts are compared."""
+        return self.rows[0].keys
+
+    @property
     def namespace(self) -> str:
         """Whose prefixes may be used."""
         return self.rows[0].request.namespace
@@ -51,6 +56,12 @@ class Prompt:
         """Tokens to prefill. The last id is left to the first decode step."""
         have = self.computed if self.match is None else self.match.length
         return len(self.ids) - 1 - have
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """Go on without these rows; without any, let go of what was found."""
+        self.rows = [row for row in self.rows if row not in gone]
+        if not self.rows:
+            self.release()
 
     def release(self) -> None:
         """Let go of what the last look found."""
@@ -68,14 +79,22 @@ class Prompt:
             self.release()
 
     def compute(self, model: Model, reuse: Reuse, count: int) -> None:
-        """Prefill `count` more tokens and wait for them; full blocks, and the end, are stored."""
+        """Prefill `count` more tokens and wait for them; full blocks, and the end, are stored.
+
+        Raises:
+            PluginFault: a picture among them cannot be encoded; nothing is computed then.
+        """
         self.fill(reuse)
         if not count:
             return
         end = self.computed + count
-        model(mx.array([self.ids[self.computed : end]]), self.cache)
+        ids, embeddings = self.ids[self.computed : end], None
+        if model.vision is not None:
+            images = self.rows[0].request.images
+            embeddings = model.vision.embed(model.module, ids, images, self.computed)
+        model(mx.array([ids]), self.cache, embeddings)
         last = end == len(self.ids) - 1
-        cut = reuse.cut(self.namespace, self.ids[:end], lambda: self.cache, tail=last)
+        cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=last)
         # Only the caches are evaluated: the logits of a prompt are never computed.
         mx.eval([entry.state for entry in self.cache], cut.arrays if cut else [])
         reuse.store(cut)
@@ -94,7 +113,7 @@ def look(prompts: Sequence[Prompt], reuse: Reuse) -> None:
         if reuse.enabled and prompt.seen != reuse.tree.version:
             prompt.release()
             prompt.seen = reuse.tree.version
-            prompt.match = reuse.find(prompt.namespace, prompt.ids[:-1], prompt.computed)
+            prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)
 
 
 def compute_together(model: Model, reuse: Reuse, prompts: Sequence[Prompt]) -> list[Any]:
@@ -120,7 +139,7 @@ def compute_together(model: Model, reuse: Reuse, prompts: Sequence[Prompt]) -> l
     cuts: list[Cut] = []
     for index, prompt in enumerate(prompts):
         row_cache = partial(extract, merged, index)
-        cut = reuse.cut(prompt.namespace, prompt.ids[:-1], row_cache, tail=False)
+        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=False)
         cuts += [cut] if cut else []
     mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
     for cut in cuts:
@@ -165,5 +184,6 @@ def _alike(a: int, b: int) -> bool:
 
 def _is_whole(prompt: Prompt) -> bool:
     """Whether a prompt may share its only forward pass. One token cannot be padded."""
-    alone = len(prompt.rows) == 1 and not prompt.rows[0].solo
+    row = prompt.rows[0]
+    alone = len(prompt.rows) == 1 and not row.solo and not row.request.images
     return alone and prompt.computed == 0 and prompt.remaining > 1

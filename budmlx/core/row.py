@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from budmlx.protocol import GenerateRequest, RowErrorCode
+from budmlx.protocol import GenerateRequest, Image, RowErrorCode
 
 if TYPE_CHECKING:
     from budmlx.core.grammar import RowGrammar
@@ -22,6 +23,7 @@ class Row:
     """A row's tokens.
 
     ids: prompt and every generated token that has been read.
+    keys: the same for comparing prompts: what stands for a picture differs by picture.
     sampled: generated tokens, the one that is still being computed included.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
@@ -32,6 +34,7 @@ class Row:
 
     request: GenerateRequest
     ids: list[int]
+    keys: list[int]
     sampled: int
     solo_until: int | None = None
     started: bool = False
@@ -43,7 +46,8 @@ class Row:
     def of(cls, request: GenerateRequest) -> Row:
         """A row that continues after `request.emitted_ids`."""
         ids = [*request.prompt_ids, *request.emitted_ids]
-        return cls(request=request, ids=ids, sampled=len(request.emitted_ids))
+        keys = with_image_keys(ids, request.images) if request.images else ids
+        return cls(request=request, ids=ids, keys=keys, sampled=len(request.emitted_ids))
 
     @property
     def produced(self) -> int:
@@ -63,6 +67,8 @@ class Row:
     def take(self, token: int) -> Literal["stop", "length"] | None:
         """Append a token that was read. Returns why the row ends with it, if it does."""
         self.ids.append(token)
+        if self.keys is not self.ids:
+            self.keys.append(token)
         if token in self.request.stop_ids:
             return "stop"
         return "length" if self.produced >= self.request.max_tokens else None
@@ -83,3 +89,13 @@ class Row:
         fork = self.request.fork
         fresh = not (self.produced or other.produced or self.solo or other.solo)
         return fork != 0 and fork == other.request.fork and fresh
+
+
+def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:
+    """Ids in which negative numbers made of its key stand for a picture, 60 bits in each."""
+    keys = list(ids)
+    for image in images:
+        words = [-1 - int(image.key[at : at + 15], 16) for at in range(0, len(image.key), 15)]
+        for place in range(image.tokens):
+            keys[image.start + place] = words[place % len(words)]
+    return keys

@@ -15,8 +15,9 @@ import numpy as np
 from budmlx.core.adjust import adjustments
 from budmlx.core.filters import Filters
 from budmlx.core.grammar import Constraints
-from budmlx.core.plugged import Plugged, PluginFault, plugged
+from budmlx.core.plugged import Plugged, plugged
 from budmlx.core.row import Row, RowFault
+from budmlx.core.target import PluginFault
 
 _categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
 

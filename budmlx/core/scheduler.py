@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
-import msgspec
 
 from budmlx.core.admission import Admission
 from budmlx.core.grammar import Compiling, Grammars
@@ -21,7 +21,8 @@ from budmlx.core.placement import Placement
 from budmlx.core.prompt import Prompt, compute_together, look, next_batch
 from budmlx.core.report import Report
 from budmlx.core.reuse import Reuse
-from budmlx.core.row import Row
+from budmlx.core.row import Row, RowFault
+from budmlx.core.target import PluginFault
 from budmlx.protocol import GenerateRequest, StepFrame
 
 log = logging.getLogger(__name__)
@@ -66,13 +67,10 @@ class Scheduler:
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""
-        room = self._admission.longest - len(request.prompt_ids)
-        if room < 1:
+        if (fitting := self._admission.fitting(request)) is None:
             self._report.too_long(request, self._admission.longest)
             return
-        if request.max_tokens > room:
-            request = msgspec.structs.replace(request, max_tokens=room)
-        row = Row.of(request)
+        row = Row.of(fitting)
         if request.grammar is None:
             self._enqueue(row)
         else:
@@ -139,8 +137,8 @@ class Scheduler:
         return len(self._rows) - len(self._waiting)
 
     def _plan(self, newcomers: Sequence[Row]) -> list[list[int]]:
-        rows = [row for prompt in self._prompts for row in prompt.rows]
-        return self._admission.plan([g.lengths for g in self._groups], [*rows, *newcomers])
+        rows = [*(row for prompt in self._prompts for row in prompt.rows), *newcomers]
+        return self._admission.plan([group.lengths for group in self._groups], rows)
 
     @property
     def _lengths(self) -> list[list[int]]:
@@ -166,9 +164,7 @@ class Scheduler:
         if not (gone := set(rows)):
             return
         for prompt in self._prompts:
-            prompt.rows = [row for row in prompt.rows if row not in gone]
-            if not prompt.rows:
-                prompt.release()
+            prompt.drop(gone)
         self._prompts = [prompt for prompt in self._prompts if prompt.rows]
         for group in self._groups:
             group.keep([row for row in group.rows if row not in gone])
@@ -182,39 +178,40 @@ class Scheduler:
             if waits and self._turns % 2:
                 group.pause()
             else:
-                self._guard(group.rows, partial(self._dispatch, group))
+                self._guard(group.rows, self._dispatch, group)
         for group in list(self._groups):
-            self._guard(group.rows, partial(self._collect, group))
+            self._guard(group.rows, self._collect, group)
 
     def _dispatch(self, group: Group) -> None:
-        faults = group.dispatch()
+        self._fail(group.dispatch())
+
+    def _fail(self, faults: Mapping[Row, RowFault]) -> None:
         for row, (code, message) in faults.items():
-            del self._rows[row.request.id]
             self._report.fail(row.request.id, code, message)
-        self._withdraw(list(faults))
+        self._end(list(faults))
+
+    def _end(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            del self._rows[row.request.id]
+        self._withdraw(rows)
 
     def _collect(self, group: Group) -> None:
-        failed: list[Row] = []
-        ended: list[Row] = []
+        failed, ended = list[Row](), list[Row]()
         for row, drawn in group.collect():
             if not drawn.finite:
                 self._report.nothing_drawn(row)
                 failed.append(row)
             elif self._report.token(row, drawn):
                 ended.append(row)
-        for row in (*failed, *ended):
-            del self._rows[row.request.id]
         self._keep(ended)
-        self._withdraw([*failed, *ended])
+        self._end([*failed, *ended])
 
     def _keep(self, rows: Sequence[Row]) -> None:
         """Store what rows computed that are about to leave."""
         for group in self._groups:
-            for row in group.rows if rows and not group.empty else ():
-                if row in rows:
-                    cache = partial(group.cache_of, row)
-                    namespace = row.request.namespace
-                    self._guard((), partial(self._reuse.keep, namespace, row.ids, cache))
+            for row in [] if group.empty else [row for row in rows if row in group.rows]:
+                cache = partial(group.cache_of, row)
+                self._guard((), self._reuse.keep, row.request.namespace, row.keys, cache)
 
     # Prefill
 
@@ -231,17 +228,23 @@ class Scheduler:
             )
             rows = [row for prompt in batch for row in prompt.rows]
             if len(batch) > 1:
-                self._guard(rows, partial(self._prefill_together, batch))
+                self._guard(rows, self._prefill_together, batch)
                 done += len(batch) * max(prompt.remaining for prompt in batch)
                 continue
             [prompt] = batch
             left = prompt.remaining
             count = left if left <= WHOLE else min(left, budget - done)
-            self._guard(rows, partial(prompt.compute, self._model, self._reuse, count))
+            self._guard(rows, self._compute, prompt, count)
             done += count
             if prompt in self._prompts and prompt.remaining == 0:
-                self._guard(rows, partial(self._start, prompt))
+                self._guard(rows, self._start, prompt)
         return done
+
+    def _compute(self, prompt: Prompt, count: int) -> None:
+        try:
+            prompt.compute(self._model, self._reuse, count)
+        except PluginFault as fault:
+            self._fail({row: ("plugin_error", str(fault)) for row in prompt.rows})
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
         caches = compute_together(self._model, self._reuse, batch)
@@ -270,16 +273,15 @@ class Scheduler:
             self._absorb(*pair)
 
     def _absorb(self, group: Group, other: Group) -> None:
-        rows = [*group.rows, *other.rows]
-        self._guard(rows, partial(group.absorb, other))
+        self._guard([*group.rows, *other.rows], group.absorb, other)
 
     # Faults
 
-    def _guard(self, rows: Sequence[Row], action: Callable[[], None]) -> None:
-        """Run `action`; when it fails, rows that were alone fail, others run alone next."""
+    def _guard(self, rows: Sequence[Row], action: Callable[..., None], *arguments: Any) -> None:
+        """Call `action`; when it fails, rows that were alone fail, others run alone next."""
         rows = list(rows)
         try:
-            action()
+            action(*arguments)
         except Exception as error:
             log.exception("a step of %d rows failed", len(rows))
             if "SubmissionsIgnored" in str(error):

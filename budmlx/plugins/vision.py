@@ -4,10 +4,12 @@ and loaders of models that mlx-lm alone cannot load. Nothing here loads MLX.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,14 @@ class ModelFiles:
     path: str
     config: Mapping[str, Any]
     preprocessor: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a directory. Raises OSError and ValueError."""
+        config = json.loads((path / "config.json").read_text("utf-8"))
+        file = path / "preprocessor_config.json"
+        preprocessor = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        return cls(str(path), config, preprocessor)
 
     @property
     def model_type(self) -> str:
