@@ -39,7 +39,7 @@ def is_public(address: str) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed not in _IPV6_UNICAST:
+    if parsed.version == 6 and (parsed not in _IPV6_UNICAST or parsed.scope_id):
         return False
     return (
         parsed.is_global

@@ -39,7 +39,7 @@ _HEADERS = {
 # backslashes, which parsers of URLs read differently.
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
-    r"(?:[/?#][^\s\\\x00-\x20\x7f]*)?",
+    r"(?:[/?#][^\s\\\x00-\x20\x7f\ud800-\udfff]*)?",
     re.IGNORECASE | re.ASCII,
 )
 
