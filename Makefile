@@ -81,3 +81,19 @@ $(VENV)-train/bin/python: | $(BIN)/python
 	$@ -m pip install --quiet -r examples/train_tiny/requirements.txt
 
 .PHONY: train-tiny eval-tiny
+
+# The tiny LLaVA model that ships with the plugin budmlx-llava; it starts from the tiny model.
+TINY_LLAVA := plugins/budmlx-llava/budmlx_llava/assets/tiny
+
+train-tiny-llava: $(VENV)/installed $(TRAIN_PYTHON)
+	$(TRAIN_PYTHON) -m pip install --quiet -r examples/train_tiny_llava/requirements.txt
+	OMP_NUM_THREADS=1 $(TRAIN_PYTHON) examples/train_tiny_llava/pretrain.py
+	OMP_NUM_THREADS=1 $(TRAIN_PYTHON) examples/train_tiny_llava/finetune.py
+	$(BIN)/python examples/train_tiny_llava/export.py --out $(TINY_LLAVA)
+	$(MAKE) eval-tiny-llava
+
+eval-tiny-llava: $(VENV)/installed
+	$(BIN)/python examples/train_tiny_llava/evaluate.py $(TINY_LLAVA) --card \
+	  --save-samples examples/train_tiny_llava/held_out.json
+
+.PHONY: train-tiny-llava eval-tiny-llava

@@ -1,0 +1,87 @@
+"""Held-out questions: of each skill, pictures and wordings drawn from seeds that training lacks."""
+
+import base64
+import io
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from PIL import Image
+from questions import ask, some_scene
+from tiny import Message, Words, answer_text, assistant, evaluation, vary
+
+FIRST_SEED = 900_000_000  # far beyond what any training reaches
+# skill: (kind of question, numbers of shapes to choose from)
+VISION = {
+    "one object": ("describe", (1,)),
+    "two objects": ("describe", (2,)),
+    "counting": ("count", (1, 2, 3, 4)),
+    "colour of a shape": ("colour", (1, 2, 3)),
+    "shape of a colour": ("shape", (1, 2, 3)),
+    "yes or no": ("there", (1, 2, 3)),
+    "left or right": ("side", (2,)),
+    "three or four": ("describe", (3, 4)),
+    "second picture": ("describe", (1, 2)),
+}
+TEXT = ("greeting", "capitals", "arithmetic", "repeat", "memory")
+EXTRA = ("shape of a colour", "yes or no", "left or right", "three or four", "second picture",
+         "arithmetic", "repeat", "memory")  # fmt: skip
+SKILLS = (*VISION, *TEXT)
+
+
+@dataclass
+class Case:
+    """A conversation that ends with a question, the picture in each part, and the answer."""
+
+    skill: str
+    messages: list[Message]
+    answer: str
+
+    @property
+    def question(self) -> str:
+        content = self.messages[-1]["content"]
+        return content if isinstance(content, str) else next(p["text"] for p in content[::-1]
+                                                             if p["type"] == "text")  # fmt: skip
+
+
+def shown(rng: Random, picture: Image.Image, text: str) -> Message:
+    """A user's message with a picture before or after the text."""
+    parts: list[dict[str, Any]] = [
+        {"type": "image", "image": picture},
+        {"type": "text", "text": text},
+    ]
+    return {"role": "user", "content": parts if rng.random() < 0.5 else parts[::-1]}
+
+
+def vision_case(skill: str, seed: int) -> Case:
+    kind, numbers = VISION[skill]
+    words = Words(Random(seed), evaluation=True)
+    rng = words.rng
+    scene = some_scene(rng, rng.choice(numbers), ordered=kind != "count")
+    messages: list[Message] = []
+    if skill == "second picture":
+        before = some_scene(rng, rng.choice(numbers), ordered=True)
+        question, answer = ask(words, before, kind)
+        messages = [shown(rng, before.picture, vary(words, question)), assistant(answer)]
+    question, answer = ask(words, scene, kind)
+    return Case(skill, [*messages, shown(rng, scene.picture, vary(words, question))], answer)
+
+
+def cases(skill: str, count: int) -> list[Case]:
+    first = FIRST_SEED + 100_000 * SKILLS.index(skill)
+    if skill in VISION:
+        return [vision_case(skill, first + index) for index in range(count)]
+    return [Case(skill, s.messages[:-1], answer_text(s.messages[-1]))
+            for s in evaluation(first, skill, count)]  # fmt: skip
+
+
+def as_json(case: Case) -> dict[str, Any]:
+    """A case of one message for a file, its picture as a PNG in base64."""
+    parts = []
+    for part in case.messages[-1]["content"]:
+        if part["type"] == "image":
+            buffer = io.BytesIO()
+            part["image"].save(buffer, "PNG", optimize=True)
+            part = {"type": "image", "png": base64.b64encode(buffer.getvalue()).decode()}
+        parts.append(part)
+    return {"skill": case.skill, "content": parts, "answer": case.answer}
