@@ -169,6 +169,16 @@ class Config(BaseSettings):
     reasoning_parser: str = Field(
         "auto", description="How the model writes its reasoning: a parser's name, auto, or none."
     )
+    vision_preprocessor: str = Field(
+        "auto",
+        description="How pictures get into prompts: a preprocessor's name, auto (the model "
+        "decides), or none.",
+    )
+    image_hosts: Names = Field(
+        (),
+        description="Host that image URLs may name, such as example.com, *.example.com, * (any "
+        "public host) or 127.0.0.1:9000; without any, images come as data: URLs only.",
+    )
     incremental_tool_calls: bool = Field(
         False, description="Stream the arguments of tool calls piece by piece."
     )

@@ -38,6 +38,22 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture inside a message whose content is a list of parts.
+
+    source: a URL (`data:`, `http:` or `https:`) as text; in the Python API also the bytes or
+    the path of a file, a PIL image, or an array. place: what errors call it.
+    """
+
+    source: Any
+    detail: Literal["auto", "low", "high"] = "auto"
+    place: str = "image_url.url"
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A function call that an assistant message carries; `arguments` is a JSON string."""
 
@@ -85,7 +101,7 @@ class Message:
     """One turn of a conversation. reasoning: what an assistant thought before its content."""
 
     role: Role
-    content: str | tuple[TextPart, ...] = ""
+    content: str | tuple[Part, ...] = ""
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
@@ -93,10 +109,16 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The content as one string: parts are joined without a separator."""
+        """The content's text as one string: parts are joined without a separator."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content)
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether there are pictures in the content."""
+        parts = () if isinstance(self.content, str) else self.content
+        return any(isinstance(part, ImagePart) for part in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +155,11 @@ class Request:
         if self.messages is not None:
             return sum(len(message.text) for message in self.messages)
         return len(self.prompt or ())
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether there are pictures in the messages."""
+        return any(message.shows_images for message in self.messages or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,28 +10,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from budmlx.config import Config, size_or_share
+from budmlx.config import Config
 from budmlx.engine.completion import completion, with_parsed
-from budmlx.engine.filters import transformed
 from budmlx.engine.grammars import can_be_strict
 from budmlx.engine.host import HostStatus
 from budmlx.engine.hub import default_model_dir, resolve_model
+from budmlx.engine.images import Images, Prompt
 from budmlx.engine.job import Job
 from budmlx.engine.many import run_all
-from budmlx.engine.messages import check_results
-from budmlx.engine.model_dir import model_type
 from budmlx.engine.parsers import Parsers, active_tools
+from budmlx.engine.prepared import Preparation
 from budmlx.engine.replies import model_identity
-from budmlx.engine.requests import Messages, chat_request, prompt_ids, prompt_request
+from budmlx.engine.requests import Messages, chat_request, prompt_request
 from budmlx.engine.response_cache import Replies
 from budmlx.engine.runner import Runner
+from budmlx.engine.settings import core_settings
 from budmlx.engine.tokenizer import Tokenizer
-from budmlx.engine.tokens import Encoding, chat_prompt, check_ids, decoded, encoding
+from budmlx.engine.tokens import Encoding, check_ids, decoded, encoding
 from budmlx.engine.unused import unused
 from budmlx.engine.worker import adrive, drive
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
-from budmlx.protocol import CoreSettings
+from budmlx.plugins.vision import ModelFiles
 from budmlx.types import Completion, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 # What the model is called that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
-# Prompts with more characters than this are tokenized off the event loop.
-INLINE_CHARACTERS = 16_384
 
 
 class Engine:
@@ -56,21 +54,18 @@ class Engine:
         """Load the directory `path` as `name`; `Engine.load` finds directories."""
         self.plugins = plugins or Plugins.load(config)
         self._tokenizer = Tokenizer.load(path)
-        self._transforms = self.plugins.added("add_message_transforms")
         self._filters = self.plugins.added("add_output_filters")
         self._closed = False
-        settings = CoreSettings(
-            model_path=str(path),
-            model_name=name,
-            memory_limit=config.memory_limit and int(config.memory_limit),
-            max_rows=config.max_rows,
-            prefill_chunk=config.prefill_chunk,
-            prefix_cache=size_or_share(config.prefix_cache),
-        )
+        files = ModelFiles.read(path)
+        images = Images(self.plugins, self._tokenizer, files, config)
+        settings = core_settings(files, name, config, self.plugins, images)
         store = None if config.cache == "off" else self.plugins.response_cache(config)
-        self._parsers = Parsers.of(self.plugins, self._tokenizer, model_type(path), config)
+        self._parsers = Parsers.of(self.plugins, self._tokenizer, files.model_type, config)
         self._runner = Runner(settings, config, self._tokenizer, self.plugins, self._parsers)
         self.info: ModelInfo = self._runner.info
+        self._preparation = Preparation(
+            self.plugins, self._tokenizer, self._parsers, images, self.info
+        )
         salt = f"{self.info.fingerprint} {model_identity(path)} {self.plugins.digest}"
         self._replies = Replies(store, config, salt)
 
@@ -219,8 +214,9 @@ class Engine:
 
     def apply_template(self, messages: Messages | Request, **options: Any) -> Encoding:
         """The prompt that `chat` would give the model, with the same arguments, at any length."""
+        self._check_open()
         request = messages if isinstance(messages, Request) else chat_request(messages, options)
-        return chat_prompt(self._tokenizer, self._transformed(request))
+        return self._preparation.template(drive(self._preparation.fetched(request)))
 
     # Requests
 
@@ -237,24 +233,26 @@ class Engine:
                 yield from job.replayed(reply)
                 return
             running = cast(
-                "Generator[Event, None, None]", self._runner.events(job.request, job.ids)
+                "Generator[Event, None, None]", self._runner.events(job.request, job.prompt)
             )
             with closing(running):
                 yield from map(job.note, running)
 
     async def aevents(self, request: Request) -> AsyncIterator[Event]:
         """`events` for asyncio; long prompts, and transforms of plugins, run off the event loop."""
-        if request.characters <= INLINE_CHARACTERS and not self._transforms:
-            prepared = self._prepared(request)
+        self._check_open()
+        request = await adrive(self._preparation.fetched(request))
+        if self._preparation.is_quick(request):
+            prepared = self._preparation.prepared(request)
         else:
-            prepared = await asyncio.to_thread(self._prepared, request)
+            prepared = await asyncio.to_thread(self._preparation.prepared, request)
         with self._job(*prepared) as job:
             if (reply := await adrive(job.ticket.lookup())) is not None:
                 for event in job.replayed(reply):
                     yield event
                 return
             running = cast(
-                "AsyncGenerator[Event, None]", self._runner.aevents(job.request, job.ids)
+                "AsyncGenerator[Event, None]", self._runner.aevents(job.request, job.prompt)
             )
             async with aclosing(running):
                 async for event in running:
@@ -273,26 +271,20 @@ class Engine:
 
     def with_ids(self, request: Request) -> Request:
         """The request for raw text with the ids of its prompt; raises what `events` would."""
-        return replace(request, prompt=tuple(self._prepared(request)[1]))
+        return replace(request, prompt=tuple(self._prepared(request)[1].ids))
 
-    def _prepared(self, request: Request) -> tuple[Request, list[int]]:
-        """The request as it runs, and the ids of its prompt."""
-        request = self._transformed(request)
-        return request, prompt_ids(request, self._tokenizer, self.info)
+    def _prepared(self, request: Request) -> tuple[Request, Prompt]:
+        """The request as it runs, and its prompt."""
+        self._check_open()
+        return self._preparation.prepared(drive(self._preparation.fetched(request)))
 
-    def _transformed(self, request: Request) -> Request:
-        """The request as plugins leave it, after the checks that need no token ids."""
+    def _check_open(self) -> None:
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
-        request = transformed(request, self._transforms)
-        if request.messages is not None:
-            check_results(request.messages)
-        self._parsers.check(request)
-        return request
 
-    def _job(self, request: Request, ids: list[int], *, share: bool = True) -> Job:
-        ticket = self._replies.ticket(request, ids, share=share)
-        return Job(request, ids, ticket, self.plugins, self.info.name)
+    def _job(self, request: Request, prompt: Prompt, *, share: bool = True) -> Job:
+        ticket = self._replies.ticket(request, prompt.ids, share=share)
+        return Job(request, prompt, ticket, self.plugins, self.info.name)
 
     def _completion(self, request: Request, events: Sequence[Event]) -> Completion:
         return completion(self.info.name, self.warnings(request), events)

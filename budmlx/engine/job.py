@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from budmlx.engine.images import Prompt
 from budmlx.engine.replies import StoredReply, replay
 from budmlx.engine.response_cache import Ticket
 from budmlx.errors import BudmlxError, CancelledError
@@ -20,14 +21,14 @@ STOPPED = (GeneratorExit, KeyboardInterrupt, asyncio.CancelledError, CancelledEr
 class Job:
     """A context manager around the consumption of a request's events; tells plugins its end.
 
-    request: as it runs, after message transforms. ids: of its prompt.
+    request: as it runs, after message transforms.
     """
 
     def __init__(
-        self, request: Request, ids: list[int], ticket: Ticket, plugins: Plugins, model: str
+        self, request: Request, prompt: Prompt, ticket: Ticket, plugins: Plugins, model: str
     ):
         self.request = request
-        self.ids = ids
+        self.prompt = prompt
         self.ticket = ticket
         self._plugins = plugins
         self._model = model

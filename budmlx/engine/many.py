@@ -40,7 +40,7 @@ def run_all(runner: Runner, jobs: Iterable[Job], *, progress: bool) -> list[list
             if (reply := drive(job.ticket.lookup())) is not None:
                 events[number] = list(job.replayed(reply))
                 continue
-            generation = runner.submit(job.request, job.ids, mailbox)
+            generation = runner.submit(job.request, job.prompt, mailbox)
             stack.callback(runner.release, generation)
             waiting[generation] = number
         bar = Console(stderr=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from budmlx.engine.tokenizer import check_text
 from budmlx.errors import InvalidRequestError
-from budmlx.types import Message, Role, TextPart, ToolCall
+from budmlx.types import ImagePart, Message, Part, Role, TextPart, ToolCall
 
 ROLES: tuple[str, ...] = get_args(Role)
+DETAILS = ("auto", "low", "high")
+URLS = ("data:", "http:", "https:")
 FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
     | {"function_call"}
@@ -86,7 +89,7 @@ def check_results(messages: Sequence[Message]) -> None:
             )
 
 
-def _content(value: Any, param: str) -> str | tuple[TextPart, ...]:
+def _content(value: Any, param: str) -> str | tuple[Part, ...]:
     if value is None:
         return ""
     if isinstance(value, str):
@@ -96,14 +99,32 @@ def _content(value: Any, param: str) -> str | tuple[TextPart, ...]:
     return tuple(_part(part, f"{param}[{index}]") for index, part in enumerate(value))
 
 
-def _part(part: Any, param: str) -> TextPart:
-    if isinstance(part, TextPart):
+def _part(part: Any, param: str) -> Part:
+    if isinstance(part, TextPart | ImagePart):
         return part
     if not isinstance(part, Mapping):
         raise _error(param, 'must be a part such as {"type": "text", "text": "..."}')
-    if part.get("type") != "text":
-        raise _error(f"{param}.type", 'must be "text"; the model takes no other content')
-    return TextPart(cast(str, part.get("text")))
+    kind = part.get("type")
+    if kind == "text":
+        return TextPart(cast(str, part.get("text")))
+    if kind == "image_url":
+        image = part.get("image_url")
+        given = image if isinstance(image, Mapping) else {"url": image}
+        return _image(given.get("url"), given.get("detail"), f"{param}.image_url", "image_url.url")
+    if kind == "image":
+        return _image(part.get("image"), part.get("detail"), param, "image")
+    raise _error(f"{param}.type", 'must be "text", "image_url" or "image"')
+
+
+def _image(source: Any, detail: Any, param: str, place: str) -> ImagePart:
+    if source is None:
+        raise _error(f"{param.removesuffix('.image_url')}.{place}", "is missing")
+    if detail not in (None, *DETAILS):
+        raise _error(f"{param}.detail", f"must be one of {', '.join(DETAILS)}")
+    if place == "image" and isinstance(source, str) and not source.startswith(URLS):
+        # Only callers in Python get here; the server makes its parts itself.
+        source = Path(source)
+    return ImagePart(source, detail or "auto", place)
 
 
 def _calls(value: Any, param: str) -> tuple[ToolCall, ...]:
@@ -132,7 +153,8 @@ def _checked(message: Message, param: str) -> Message:
     if isinstance(message.content, str):
         texts["content"] = message.content
     else:
-        texts |= {f"content[{i}].text": part.text for i, part in enumerate(message.content)}
+        parts = enumerate(message.content)
+        texts |= {f"content[{i}].text": p.text for i, p in parts if isinstance(p, TextPart)}
     optional = ("name", "tool_call_id", "reasoning")
     texts |= {k: v for k in optional if (v := getattr(message, k)) is not None}
     for index, call in enumerate(message.tool_calls):

@@ -18,7 +18,7 @@ from budmlx.engine.messages import parse_messages
 from budmlx.engine.template import ChatTemplate, Json
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
-from budmlx.types import Message, Tool, ToolCall
+from budmlx.types import Message, Part, TextPart, Tool, ToolCall
 
 __all__ = ["parse_messages", "render"]
 
@@ -34,8 +34,11 @@ def render(
     chat_template_kwargs: Mapping[str, Any],
     *,
     tools: Sequence[Tool] = (),
+    placeholder: str = "",
 ) -> list[int]:
     """Token ids of a conversation, up to where the assistant begins to speak.
+
+    placeholder: text of the token that stands for a picture; it is written once for each.
 
     Raises:
         InvalidRequestError: there are no messages, the template refuses them, or a variable
@@ -45,6 +48,9 @@ def render(
         raise InvalidRequestError("There must be at least one message.", param="messages")
     template = tokenizer.template(tools=bool(tools))
     template.check_kwargs(chat_template_kwargs)
+    shows = any(message.shows_images for message in messages)
+    if shows and not template.takes_images(placeholder):
+        template = template.marking(placeholder)
     turns = [_turn(message, template) for message in messages]
     extra = {**chat_template_kwargs, "tools": [_definition(t) for t in tools] or None}
     ids = _encode(tokenizer, template, turns, extra)
@@ -113,8 +119,11 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     templates that take lists look at the first part alone.
     """
     content: str | list[Json] = message.text
-    if template.takes_parts and message.role == "user" and not isinstance(message.content, str):
-        content = [{"type": "text", "text": part.text} for part in message.content]
+    parts = () if isinstance(message.content, str) else message.content
+    if message.shows_images and template.mark:
+        content = "".join(_marked(part, template.mark) for part in parts)
+    elif message.shows_images or (parts and template.takes_parts and message.role == "user"):
+        content = [_part(part) for part in parts]
     elif not template.takes_text:
         content = [{"type": "text", "text": message.text}]
     turn: Json = {"role": template.role(message.role), "content": content}
@@ -127,6 +136,15 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _part(part: Part) -> Json:
+    return {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+
+
+def _marked(part: Part, mark: str) -> str:
+    """A part as text, for templates that know no pictures."""
+    return part.text if isinstance(part, TextPart) else f"{mark}\n"
 
 
 def _definition(tool: Tool) -> Json:

@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 
 from budmlx.engine.choices import choice_of
-from budmlx.engine.parsers import active_tools
-from budmlx.engine.prompt import parse_messages, render
-from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.images import Prompt
+from budmlx.engine.messages import parse_messages
 from budmlx.engine.tools import parse_response_format, parse_tool_choice, parse_tools
-from budmlx.errors import ContextLengthError, InvalidRequestError
+from budmlx.errors import InvalidRequestError
 from budmlx.protocol import GenerateRequest, Grammar
-from budmlx.types import MAX_BIAS, CachePolicy, Message, ModelInfo, Request, SamplingParams
+from budmlx.types import MAX_BIAS, CachePolicy, Message, Request, SamplingParams
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
@@ -78,40 +77,9 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
     return Request(sampling=SamplingParams(**given), **extras, **source)
 
 
-def prompt_ids(request: Request, tokenizer: Tokenizer, info: ModelInfo) -> list[int]:
-    """Token ids of the request's prompt, checked against the vocabulary and the context.
-
-    Raises:
-        InvalidRequestError: an id is outside the vocabulary, or the prompt is empty.
-        ContextLengthError: there is no room for a single token of completion.
-    """
-    if request.messages is not None:
-        param = "messages"
-        tools = active_tools(request)
-        ids = render(tokenizer, request.messages, request.chat_template_kwargs, tools=tools)
-    else:
-        param = "prompt"
-        raw = request.prompt or ()
-        ids = tokenizer.encode(raw, add_special=True) if isinstance(raw, str) else list(raw)
-    if not ids:
-        raise InvalidRequestError("The prompt has no tokens.", param=param)
-    if len(ids) >= info.context_length:
-        raise ContextLengthError(
-            f"The prompt has {len(ids)} tokens; {info.name} takes at most "
-            f"{info.context_length} together with the completion. Shorten the {param}.",
-            param=param,
-        )
-    # The largest and smallest id decide, so that the common case is fast.
-    if min(ids) < 0 or max(ids) >= info.vocab_size:
-        raise InvalidRequestError(
-            f"A token id is outside the vocabulary of {info.vocab_size} tokens.", param=param
-        )
-    return ids
-
-
 def core_requests(
     row_ids: Sequence[int],
-    ids: list[int],
+    prompt: Prompt,
     request: Request,
     eos_ids: Sequence[int],
     grammar: Grammar | None = None,
@@ -130,7 +98,8 @@ def core_requests(
     stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
     first = GenerateRequest(
         id=row_ids[0],
-        prompt_ids=ids,
+        prompt_ids=prompt.ids,
+        images=list(prompt.images),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -15,6 +15,7 @@ from budmlx.engine.filters import FilterChain
 from budmlx.engine.generation import Generation, RowText
 from budmlx.engine.grammars import grammar_of
 from budmlx.engine.host import open_host
+from budmlx.engine.images import Prompt
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
 from budmlx.engine.parsers import Parsers
@@ -50,20 +51,20 @@ class Runner:
         self.host = open_host(settings, self._receive, config)
         self.info = self.host.info
 
-    def events(self, request: Request, ids: list[int]) -> Iterator[Event]:
-        """Run a request whose prompt has these ids; closing the iterator cancels it."""
+    def events(self, request: Request, prompt: Prompt) -> Iterator[Event]:
+        """Run a request; closing the iterator cancels it."""
         mailbox = ThreadMailbox()
-        generation = self.submit(request, ids, mailbox)
+        generation = self.submit(request, prompt, mailbox)
         try:
             while not generation.over:
                 yield from self.advance(*mailbox.get())
         finally:
             self.release(generation)
 
-    async def aevents(self, request: Request, ids: list[int]) -> AsyncIterator[Event]:
+    async def aevents(self, request: Request, prompt: Prompt) -> AsyncIterator[Event]:
         """`events` for asyncio."""
         mailbox = LoopMailbox()
-        generation = self.submit(request, ids, mailbox)
+        generation = self.submit(request, prompt, mailbox)
         try:
             while not generation.over:
                 for event in self.advance(*await mailbox.get()):
@@ -71,7 +72,7 @@ class Runner:
         finally:
             self.release(generation)
 
-    def submit(self, request: Request, ids: list[int], mailbox: Mailbox) -> Generation:
+    def submit(self, request: Request, prompt: Prompt, mailbox: Mailbox) -> Generation:
         """Queue the rows of a request. What comes of them arrives in the mailbox.
 
         Raises:
@@ -87,16 +88,16 @@ class Runner:
         namespace = "" if self._shared else request.namespace
         request = replace(request, sampling=sampling, namespace=namespace)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
-        tail = self._parsers.tail(ids)
+        tail = self._parsers.tail(prompt.ids)
         grammar = grammar_of(request, self._parsers, tail)
         row_ids = [next(self._ids) for _ in range(request.n)]
         eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
         rows = [
             msgspec.structs.replace(row, sampler=sampler, processors=processors)
-            for row in core_requests(row_ids, ids, request, sorted(eos_ids), grammar)
+            for row in core_requests(row_ids, prompt, request, sorted(eos_ids), grammar)
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
-        generation = Generation(len(ids), texts, mailbox)
+        generation = Generation(len(prompt.ids), texts, mailbox)
         self._generations.update(dict.fromkeys(row_ids, generation))
         try:
             for row in rows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,12 +60,14 @@ class ChatTemplate:
     reads_reasoning: it writes the reasoning of earlier replies, from `reasoning_content`,
     between think tags.
     takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
+    mark: what `marking` makes of it; else empty.
     """
 
     def __init__(self, source: str | None, special_tokens: Mapping[str, str]):
         self.plain = source is None
         self.source = source or PLAIN_TEMPLATE
         self._special_tokens = dict(special_tokens)
+        self.mark = self._placeholder = ""
         try:
             tree = environment().parse(self.source)
             self._template = environment().from_string(bounded(environment().parse(self.source)))
@@ -85,6 +89,20 @@ class ChatTemplate:
         self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
         self.takes_text = self._renders(_PROBE) or not self.takes_parts
         self.takes_objects = self._renders_call({_PROBE: 1}) or not self._renders_call("{}")
+
+    def takes_images(self, placeholder: str) -> bool:
+        """Whether it writes this text for a part of the type `image`."""
+        parts = [{"type": "image"}, {"type": "text", "text": _PROBE}]
+        return self._renders(parts, also=placeholder)
+
+    def marking(self, placeholder: str) -> ChatTemplate:
+        """The same template, which writes `placeholder` wherever messages hold its `mark`.
+
+        Users cannot know the mark, so the placeholder is the template's own text.
+        """
+        marking = copy.copy(self)
+        marking.mark, marking._placeholder = f"\ue000{secrets.token_hex(8)}\ue000", placeholder
+        return marking
 
     def role(self, role: str) -> str:
         """The name under which the template knows a role."""
@@ -136,13 +154,16 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
         variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
         variables |= {"messages": messages, "add_generation_prompt": True}
-        return render(self._template, variables)
+        text = render(self._template, variables)
+        return text.replace(self.mark, self._placeholder) if self.mark else text
 
-    def _renders(self, content: str | list[Json]) -> bool:
+    def _renders(self, content: str | list[Json], *, also: str = "") -> bool:
         """Whether content of this shape comes out as text, rather than as a printed list."""
         try:
             text = self._render([{"role": "user", "content": content}])
         except TEMPLATE_FAULTS:
+            return False
+        if also not in text:
             return False
         return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
 

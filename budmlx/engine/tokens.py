@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from budmlx.engine.parsers import active_tools
-from budmlx.engine.prompt import render
 from budmlx.engine.text import token_bytes
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
-from budmlx.types import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +33,6 @@ def encoding(tokenizer: Tokenizer, ids: Sequence[int], text: str | None = None) 
 def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of ids, control tokens included."""
     return str(tokenizer.backend.decode(list(ids), skip_special_tokens=False))
-
-
-def chat_prompt(tokenizer: Tokenizer, request: Request) -> Encoding:
-    """The prompt that a chat becomes, however long it is; see `prompt.render`."""
-    if request.messages is None:
-        raise InvalidRequestError("There must be messages to render.", param="messages")
-    tools = active_tools(request)
-    ids = render(tokenizer, request.messages, request.chat_template_kwargs, tools=tools)
-    return encoding(tokenizer, ids)
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:

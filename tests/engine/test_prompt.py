@@ -398,7 +398,15 @@ def test_messages_of_every_shape_are_parsed() -> None:
         ([{"role": "user", "content": 1}], "messages[0].content"),
         ([{"role": "user", "content": ["a"]}], "messages[0].content[0]"),
         (
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"uri": "x"}}]}],
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image", "image": b"", "detail": "more"}]}],
+            "messages[0].content[0].detail",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "video", "video": "x"}]}],
             "messages[0].content[0].type",
         ),
         ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),

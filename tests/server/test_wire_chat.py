@@ -8,7 +8,7 @@ import pytest
 
 from budmlx.errors import InvalidRequestError
 from budmlx.server.wire.chat import ChatRequest
-from budmlx.types import Message, SamplingParams, TextPart, ToolCall
+from budmlx.types import ImagePart, Message, SamplingParams, TextPart, ToolCall
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "c1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
@@ -127,12 +127,38 @@ def test_refused(param: str, value: Any) -> None:
     assert "ChatMessage" not in caught.value.message
 
 
-def test_an_image_part_is_refused_by_name() -> None:
-    image = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
-    content = [{"type": "text", "text": "What is this?"}, image]
-    with pytest.raises(InvalidRequestError, match="text parts only") as caught:
+@pytest.mark.parametrize(
+    ("part", "wanted"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:x"}}, ImagePart("data:x")),
+        ({"type": "image_url", "image_url": {"url": "x", "detail": "low"}}, ImagePart("x", "low")),
+        ({"type": "image_url", "image_url": "https://a/b"}, ImagePart("https://a/b")),
+        ({"type": "image", "image": "https://a/b"}, ImagePart("https://a/b", place="image")),
+    ],
+)
+def test_parts_that_are_images(part: dict[str, Any], wanted: ImagePart) -> None:
+    content = [{"type": "text", "text": "What is this?"}, part]
+    request = parse(messages=[{"role": "user", "content": content}]).to_request()
+    assert request.messages is not None
+    assert request.messages[0].content == (TextPart("What is this?"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        ({"type": "input_audio", "input_audio": {}}, ""),
+        ({"type": "image_url"}, ".image_url"),
+        ({"type": "image_url", "image_url": {"detail": "low"}}, ".image_url.url"),
+        ({"type": "image_url", "image_url": {"url": 5}}, ".image_url.url"),
+        ({"type": "image_url", "image_url": {"url": "x", "detail": "x"}}, ".image_url.detail"),
+        ({"type": "image", "image": None}, ".image"),
+    ],
+)
+def test_parts_that_are_refused(part: dict[str, Any], param: str) -> None:
+    content = [{"type": "text", "text": "What is this?"}, part]
+    with pytest.raises(InvalidRequestError) as caught:
         parse(messages=[{"role": "user", "content": content}])
-    assert caught.value.param == "messages[0].content[1]"
+    assert caught.value.param == "messages[0].content[1]" + param
 
 
 def test_messages() -> None:

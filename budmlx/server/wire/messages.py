@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from budmlx.types import Message, Role, TextPart, ToolCall
+from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
 MAX_PARTS = 2048
 
@@ -29,6 +29,10 @@ def _integral(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_integral)]
+
+
+def _in_object(url: Any) -> Any:
+    return {"url": url} if isinstance(url, str) else url
 
 
 class WireModel(BaseModel):
@@ -44,19 +48,61 @@ class WireModel(BaseModel):
         return data
 
 
-class Part(WireModel):
-    """One part of a message's content."""
+class TextContent(WireModel):
+    """Text in a message's content."""
 
     type: Literal["text"]
     text: str
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_media(cls, data: Any) -> Any:
-        kind = data.get("type") if isinstance(data, dict) else None
-        if kind in ("image_url", "image", "input_image", "input_audio", "video_url", "file"):
-            raise PydanticCustomError("media", "This model takes text parts only")
-        return data
+    def to_part(self) -> TextPart:
+        """The same part as a plain value."""
+        return TextPart(self.text)
+
+
+class ImageUrl(WireModel):
+    """Where a picture is: a `data:` URL, or an address whose host the server's settings name."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class ImageContent(WireModel):
+    """A picture in a user's message; some clients give the URL without an object around it."""
+
+    type: Literal["image_url"]
+    image_url: Annotated[ImageUrl, BeforeValidator(_in_object)]
+
+    def to_part(self) -> ImagePart:
+        """The same part as a plain value."""
+        return ImagePart(self.image_url.url, self.image_url.detail)
+
+
+class PlainImageContent(WireModel):
+    """A picture in the shape of the Cerebras SDK."""
+
+    type: Literal["image"]
+    image: str
+
+    def to_part(self) -> ImagePart:
+        """The same part as a plain value."""
+        return ImagePart(self.image, place="image")
+
+
+def _part_tag(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return f"<{kind}>" if kind in ("text", "image_url", "image") else None
+
+
+Part = Annotated[
+    Annotated[TextContent, Tag("<text>")]
+    | Annotated[ImageContent, Tag("<image_url>")]
+    | Annotated[PlainImageContent, Tag("<image>")],
+    Discriminator(
+        _part_tag,
+        custom_error_type="part",
+        custom_error_message="Input should be a part of the type text or image_url",
+    ),
+]
 
 
 class FunctionCall(WireModel):
@@ -81,15 +127,15 @@ def _content_tag(content: Any) -> str | None:
     return "<parts>" if isinstance(content, list) else None
 
 
+Texts = Annotated[list[TextContent], Field(min_length=1, max_length=MAX_PARTS)]
 Parts = Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
-Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")],
-    Discriminator(
-        _content_tag,
-        custom_error_type="content",
-        custom_error_message="Input should be a string or a list of parts",
-    ),
-]
+_BY_TAG = Discriminator(
+    _content_tag,
+    custom_error_type="content",
+    custom_error_message="Input should be a string or a list of parts",
+)
+Text = Annotated[Annotated[str, Tag("<text>")] | Annotated[Texts, Tag("<parts>")], _BY_TAG]
+Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")], _BY_TAG]
 
 
 class ChatMessage(WireModel):
@@ -100,8 +146,8 @@ class ChatMessage(WireModel):
     tool_calls: list[CallOfTool] = []
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
-    reasoning: Content | None = None
-    reasoning_content: Content | None = None
+    reasoning: Text | None = None
+    reasoning_content: Text | None = None
     content: Content | None = Field(None, validate_default=True)
 
     @field_validator("content")
@@ -117,10 +163,8 @@ class ChatMessage(WireModel):
 
     def to_message(self) -> Message:
         """The same message as a plain value."""
-        if isinstance(self.content, list):
-            content: str | tuple[TextPart, ...] = tuple(TextPart(p.text) for p in self.content)
-        else:
-            content = self.content or ""
+        parts = self.content or ""
+        content = parts if isinstance(parts, str) else tuple(part.to_part() for part in parts)
         calls = self.tool_calls
         if not calls and self.function_call is not None:
             calls = [CallOfTool(function=self.function_call)]
@@ -147,6 +191,8 @@ def with_parts(
     if isinstance(message.content, list):
         for index, part in enumerate(message.content):
             yield (*loc, "content", index), part
+            if isinstance(part, ImageContent):
+                yield (*loc, "content", index, "image_url"), part.image_url
     for index, call in enumerate(message.tool_calls):
         yield (*loc, "tool_calls", index), call
         yield (*loc, "tool_calls", index, "function"), call.function

@@ -1,0 +1,101 @@
+"""From what callers ask to what the core takes: the way of every request before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from budmlx.engine.filters import transformed
+from budmlx.engine.images import Images, Prompt
+from budmlx.engine.messages import check_results
+from budmlx.engine.parsers import Parsers, active_tools
+from budmlx.engine.prompt import render
+from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.tokens import Encoding, encoding
+from budmlx.engine.worker import Procedure
+from budmlx.errors import ContextLengthError, InvalidRequestError
+from budmlx.plugins.manager import Plugins
+from budmlx.types import ModelInfo, Request
+
+# Prompts with more characters than this are tokenized off the event loop.
+INLINE_CHARACTERS = 16_384
+
+
+class Preparation:
+    """What happens to requests before they run. Thread-safe."""
+
+    def __init__(
+        self,
+        plugins: Plugins,
+        tokenizer: Tokenizer,
+        parsers: Parsers,
+        images: Images,
+        info: ModelInfo,
+    ):
+        self._transforms = plugins.added("add_message_transforms")
+        self._tokenizer = tokenizer
+        self._parsers = parsers
+        self._images = images
+        self._info = info
+
+    def is_quick(self, request: Request) -> bool:
+        """Whether `prepared` does not block."""
+        short = request.characters <= INLINE_CHARACTERS
+        return short and not self._transforms and not request.shows_images
+
+    def fetched(self, request: Request) -> Procedure[Request]:
+        """The request with everything that it refers to. Raises InvalidRequestError."""
+        return (yield from self._images.fetched(request))
+
+    def prepared(self, request: Request) -> tuple[Request, Prompt]:
+        """The request as it runs, and its prompt.
+
+        Raises:
+            InvalidRequestError: something of it cannot be used, an id is outside the
+                vocabulary, or the prompt is empty.
+            ContextLengthError: there is no room for a single token of completion.
+            PluginError: a plugin failed.
+        """
+        request, prompt = self._rendered(request)
+        self._check(prompt.ids, "prompt" if request.messages is None else "messages")
+        return request, prompt
+
+    def template(self, request: Request) -> Encoding:
+        """The prompt that a chat becomes, however long it is."""
+        if request.messages is None:
+            raise InvalidRequestError("There must be messages to render.", param="messages")
+        return encoding(self._tokenizer, self._rendered(request)[1].ids)
+
+    def _rendered(self, request: Request) -> tuple[Request, Prompt]:
+        request = transformed(request, self._transforms)
+        self._parsers.check(request)
+        if request.messages is None:
+            raw: str | Sequence[int] = request.prompt or ()
+            if isinstance(raw, str):
+                raw = self._tokenizer.encode(raw, add_special=True)
+            return request, Prompt(list(raw))
+        check_results(request.messages)
+        request, shown = self._images.prepared(request)
+        ids = render(
+            self._tokenizer,
+            request.messages or (),
+            request.chat_template_kwargs,
+            tools=active_tools(request),
+            placeholder=self._images.placeholder,
+        )
+        return request, self._images.placed(ids, shown)
+
+    def _check(self, ids: list[int], param: str) -> None:
+        info = self._info
+        if not ids:
+            raise InvalidRequestError("The prompt has no tokens.", param=param)
+        if len(ids) >= info.context_length:
+            raise ContextLengthError(
+                f"The prompt has {len(ids)} tokens; {info.name} takes at most "
+                f"{info.context_length} together with the completion. Shorten the {param}.",
+                param=param,
+            )
+        # The largest and smallest id decide, so that the common case is fast.
+        if min(ids) < 0 or max(ids) >= info.vocab_size:
+            raise InvalidRequestError(
+                f"A token id is outside the vocabulary of {info.vocab_size} tokens.", param=param
+            )
