@@ -23,6 +23,18 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     core: str
 
 
+class KVStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the KV of prompts outlives the process.
+
+    directory: of all models. limit: bytes of all files in it. salt: what KV depends on beside
+    the model's directory.
+    """
+
+    directory: str
+    limit: int
+    salt: str = ""
+
+
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the core needs before it can load.
 
@@ -31,6 +43,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk: most prompt tokens in one forward pass.
     prefix_cache: bytes for KV of former prompts and replies; up to 1, the share of the memory
     that the weights leave; 0 keeps none.
+    kv_store: keeps that KV on disk, too.
     loader: knows the model's classes instead of mlx-lm. vision: makes its encoder.
     """
 
@@ -40,6 +53,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_rows: int = 64
     prefill_chunk: int = 512
     prefix_cache: float = 0.0
+    kv_store: KVStoreSettings | None = None
     loader: Target | None = None
     vision: Target | None = None
 

@@ -25,6 +25,8 @@ from budmlx.protocol import (
 
 # Seconds between the empty frames of an idle core; readiness needs one every few seconds.
 HEARTBEAT = 1.0
+# Seconds at the end for KV that is not on disk yet; a host that waits longer kills the core.
+CLOSE_SECONDS = 1.0
 
 
 class CoreLoop:
@@ -60,15 +62,17 @@ class CoreLoop:
         except ModelLoadError as error:
             self._emit(LoadFailed(error.message))
             return
+        reuse = Reuse.of(model, self._settings.prefix_cache, self._settings.kv_store)
         scheduler = Scheduler(
             model,
             max_rows=self._settings.max_rows,
             prefill_chunk=self._settings.prefill_chunk,
-            reuse=Reuse.of(model, self._settings.prefix_cache),
+            reuse=reuse,
         )
         self._emit(Loaded(model.info))
         while self._receive(scheduler):
             self._emit(scheduler.turn() if scheduler.busy else StepFrame())
+        reuse.close(CLOSE_SECONDS)
 
     def _receive(self, scheduler: Scheduler) -> bool:
         """Pass on all messages that are there; wait for one if there is nothing to do."""

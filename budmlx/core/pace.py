@@ -41,6 +41,12 @@ class Pace:
         self._quiet: float | None = None
         self._prefill_seconds = 0.0
         self._prefill_tokens = 0.0
+        self._per_token: float | None = None
+
+    @property
+    def per_token(self) -> float | None:
+        """Seconds that a prompt token takes in passes of many; None before the first of them."""
+        return self._per_token
 
     def budget(self, decoding: int, waiting: int) -> int:
         """Prompt tokens that this turn may compute.
@@ -68,6 +74,10 @@ class Pace:
             # Sums, not a mean of ratios: the last few tokens of a prompt cost a whole pass.
             self._prefill_seconds = _decayed(self._prefill_seconds, max(seconds - quiet, 0.0))
             self._prefill_tokens = _decayed(self._prefill_tokens, turn.prefilled)
+            if turn.prefilled >= WHOLE:
+                cost = max(seconds - quiet, 0.0) / turn.prefilled
+                old = cost if self._per_token is None else self._per_token
+                self._per_token = (1 - NEWEST) * old + NEWEST * cost
         elif decoding:
             old = seconds if self._quiet is None else self._quiet
             self._quiet = (1 - NEWEST) * old + NEWEST * seconds

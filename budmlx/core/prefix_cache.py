@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ class Block:
     tokens: `PrefixTree.block` of them; fewer only where no children follow.
     value: opaque; a root's is its namespace. pins: how many hold this block or one below it.
     children: sorted by their tokens; none begins with all tokens of another.
+    key: for who stores blocks elsewhere, too; empty again when the tokens change.
     """
 
     parent: Block | None = None
@@ -30,6 +31,7 @@ class Block:
     nbytes: int = 0
     pins: int = 0
     children: list[Block] = field(default_factory=list)
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,20 @@ class PrefixTree:
     """Holds blocks up to a limit in bytes; the least recently used one goes first.
 
     block: tokens of a full block. version: changes whenever more can match.
+    leaving: called with each block just before it goes; it must not use the tree.
     `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
     it a moment later, so the first block that nobody holds never has children.
     """
 
-    def __init__(self, limit: int, block: int = BLOCK):
+    def __init__(
+        self, limit: int, block: int = BLOCK, leaving: Callable[[Block], None] | None = None
+    ):
         self.block = block
         self.limit = limit
         self.nbytes = 0
         self.pinned = 0
         self.version = 0
+        self._leaving = leaving
         self._roots: dict[str, Block] = {}
         self._order: OrderedDict[Block, None] = OrderedDict()
 
@@ -93,16 +99,18 @@ class PrefixTree:
 
     def insert(
         self, namespace: str, ids: Sequence[int], start: int, values: Iterable[tuple[Any, int]]
-    ) -> None:
+    ) -> list[Block]:
         """Store the blocks of `ids` from token `start` on, as many as there is room for.
 
         start: a multiple of `block`; what comes before must be stored, else nothing is.
         values: of each block with its bytes, in order. Those that are there already are used.
-        A block that ended early is replaced by one that begins with it.
+        A block that ended early is replaced by one that begins with it. Returns those that took
+        their value.
         """
         path = self._path(namespace, ids[:start])
         if len(path) * self.block != start:
-            return
+            return []
+        new = []
         root = self._roots.setdefault(namespace, Block(value=namespace))
         node = path[-1] if path else root
         self.hold([root, *path])
@@ -111,6 +119,8 @@ class PrefixTree:
             child = self._put(node, tuple(ids[begin : begin + self.block]), value, nbytes)
             if child is None:
                 break
+            if child.value is value:
+                new.append(child)
             path.append(child)
             self.hold([child])
             node = child
@@ -118,6 +128,7 @@ class PrefixTree:
         self._use(path)
         if not root.children:
             del self._roots[namespace]
+        return new
 
     def resize(self, limit: int) -> None:
         """Set the limit, and evict down to it as far as pins allow."""
@@ -172,7 +183,7 @@ class PrefixTree:
         extra = nbytes - block.nbytes
         room = self.pinned + extra <= self.limit and self._evict(self.limit - extra)
         if room:
-            block.tokens, block.value, block.nbytes = tokens, value, nbytes
+            block.tokens, block.value, block.nbytes, block.key = tokens, value, nbytes, b""
             self.nbytes += extra
             self.pinned += extra
             self.version += 1
@@ -185,6 +196,8 @@ class PrefixTree:
             victim = next((block for block in self._order if not block.pins), None)
             if victim is None:
                 return False
+            if self._leaving is not None:
+                self._leaving(victim)
             self._remove(victim)
         return True
 

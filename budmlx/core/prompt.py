@@ -27,6 +27,7 @@ class Prompt:
     cache: one entry per layer, a single row's. computed: how many ids it holds.
     match: a stored prefix that is longer; it is copied when the prompt's turn comes.
     reused: prompt tokens that came out of the tree. seen: the tree that was looked at.
+    restoring: more of it is on disk, and worth waiting for.
     """
 
     rows: list[Row]
@@ -35,6 +36,7 @@ class Prompt:
     match: Match | None = None
     reused: int = 0
     seen: int = -1
+    restoring: bool = False
 
     @property
     def ids(self) -> list[int]:
@@ -110,7 +112,9 @@ class Prompt:
 def look(prompts: Sequence[Prompt], reuse: Reuse) -> None:
     """Find what is stored of each prompt, if more may be there than at its last look."""
     for prompt in prompts:
-        if reuse.enabled and prompt.seen != reuse.tree.version:
+        if reuse.enabled and (prompt.seen != reuse.tree.version or prompt.restoring):
+            if prompt.seen < 0 or prompt.restoring:
+                prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1])
             prompt.release()
             prompt.seen = reuse.tree.version
             prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)

@@ -12,15 +12,21 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
+from budmlx.core.kv import arrays_of, fill
+from budmlx.core.kv_tier import Allowance, KVTier
 from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
 from budmlx.core.prefix_cache import BLOCK, Match, PrefixTree
+from budmlx.core.quantized_cache import QuantizedCache
+from budmlx.protocol import KVStoreSettings
 
 log = logging.getLogger(__name__)
 
 # Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
 # chat template begins with the same few.
 LEAST = 16
+# Caches that hold the keys and values of every token.
+CAN_BE_CUT = (KVCache, QuantizedCache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,18 @@ class Reuse:
     """Stores and finds KV by token ids. Only caches that can be cut anywhere take part.
 
     limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
+    kv_store: where KV outlives the process, if it does.
     """
 
-    def __init__(self, model: Model, limit: int, *, block: int = BLOCK, least: int = LEAST):
+    def __init__(
+        self,
+        model: Model,
+        limit: int,
+        *,
+        block: int = BLOCK,
+        least: int = LEAST,
+        kv_store: KVStoreSettings | None = None,
+    ):
         self._model = model
         self._least = least
         if limit and not _can_be_cut(model.new_cache()):
@@ -54,13 +69,20 @@ class Reuse:
             )
             limit = 0
         self._limit = limit
-        self.tree = PrefixTree(limit, block)
+        self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
+        self._allowed = Allowance.of(alone=True, per_token=None)
+        self.tree = self._new_tree(limit, block)
 
     @classmethod
-    def of(cls, model: Model, size: float) -> Reuse:
+    def of(cls, model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reuse:
         """size: bytes, or, up to 1, a share of the memory that the weights leave."""
         left = max(model.memory.limit - model.memory.weights, 0)
-        return cls(model, int(size * left if size <= 1 else size))
+        if kv_store is not None and not size:
+            log.warning("no KV is kept on disk, since prefix_cache is 0")
+        return cls(model, int(size * left if size <= 1 else size), kv_store=kv_store)
+
+    def _new_tree(self, limit: int, block: int) -> PrefixTree:
+        return PrefixTree(limit, block, self.tier.leaving if self.tier is not None else None)
 
     @property
     def enabled(self) -> bool:
@@ -74,8 +96,42 @@ class Reuse:
     def clear(self) -> None:
         """Forget everything."""
         old = self.tree
-        self.tree = PrefixTree(old.limit, old.block)
+        if self.tier is not None:
+            self.tier.forget()
+        self.tree = self._new_tree(old.limit, old.block)
         self.tree.version = old.version + 1
+
+    # The disk
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be saved while nothing else is to do."""
+        return self.tier is not None and self.tier.pending
+
+    def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
+        """Begin a turn of the scheduler.
+
+        idle: it has nothing to do, so one block is saved. alone: nobody generates. per_token:
+        seconds that computing a token of a prompt takes.
+        """
+        if self.tier is not None:
+            self._allowed = Allowance.of(alone=alone, per_token=per_token)
+            if idle:
+                self.tier.save()
+
+    def restore(self, namespace: str, ids: Sequence[int]) -> bool:
+        """Read what the disk has of `ids` into the tree, as much as a turn allows.
+
+        Returns whether more is to come in the next turns.
+        """
+        if self.tier is None:
+            return False
+        return self.tier.restore(self.tree, namespace, ids, self._least, self._allowed)
+
+    def close(self, seconds: float) -> None:
+        """Save what can be saved in so much time."""
+        if self.tier is not None:
+            self.tier.close(seconds)
 
     # Out of the tree
 
@@ -111,8 +167,9 @@ class Reuse:
         # Started now, so that the blocks can be evicted.
         mx.async_eval(copies)
         cache = self._model.new_cache()
-        for entry, keys, values in zip(cache, copies[::2], copies[1::2], strict=True):
-            entry.state = (keys, values, match.length)
+        width = len(copies) // len(cache)
+        for number, entry in enumerate(cache):
+            fill(entry, copies[number * width : (number + 1) * width], match.length)
         return cache
 
     # Into the tree
@@ -137,7 +194,7 @@ class Reuse:
         start = self.tree.stored(namespace, ids[:length])
         if start >= length:
             return None
-        arrays = [array for entry in cache() for array in (entry.keys, entry.values)]
+        arrays = [array for entry in cache() for array in arrays_of(entry)]
         nbytes = sum(array.nbytes // array.shape[2] for array in arrays) * block
         # What the tree cannot hold is not copied.
         most = (self.tree.limit - self.tree.pinned) // nbytes + 1
@@ -151,7 +208,9 @@ class Reuse:
         """Hand over what `cut` returned, once it has been evaluated."""
         if cut is not None:
             values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cut.values]
-            self.tree.insert(cut.namespace, cut.ids, cut.start, values)
+            new = self.tree.insert(cut.namespace, cut.ids, cut.start, values)
+            if self.tier is not None:
+                self.tier.added(new)
 
     def keep(self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]]) -> None:
         """Store what a row computed, as far as its cache holds it.
@@ -169,4 +228,4 @@ class Reuse:
 
 
 def _can_be_cut(cache: Sequence[Any]) -> bool:
-    return bool(cache) and all(type(entry) is KVCache for entry in cache)
+    return bool(cache) and all(type(entry) in CAN_BE_CUT for entry in cache)

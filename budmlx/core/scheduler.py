@@ -63,7 +63,8 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether a turn has anything to do."""
-        return bool(self._rows) or bool(self._compiling) or self._report.urgent
+        at_work = bool(self._rows) or bool(self._compiling) or self._report.urgent
+        return at_work or self._reuse.pending
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""
@@ -104,6 +105,8 @@ class Scheduler:
         self._make_room()
         self._admit()
         if self._reuse.enabled:
+            idle, alone = not self._rows, not self._groups
+            self._reuse.turn(idle=idle, alone=alone, per_token=self._pace.per_token)
             look(self._prompts, self._reuse)
             self._reuse.resize(self._admission.spare(self._lengths))
         decoding = sum(len(group.rows) for group in self._groups)
@@ -218,14 +221,10 @@ class Scheduler:
     def _prefill(self, budget: int) -> int:
         """Compute at most `budget` prompt tokens, whole prompts as far as they fit."""
         done = 0
-        while self._prompts and done < budget:
-            look(self._prompts, self._reuse)
-            batch = next_batch(
-                self._prompts,
-                budget - done,
-                oldest=self._turns % OLDEST_EVERY == 0,
-                paddable=self._model.paddable,
-            )
+        while done < budget and (ready := [p for p in self._prompts if not p.restoring]):
+            look(ready, self._reuse)
+            oldest = self._turns % OLDEST_EVERY == 0
+            batch = next_batch(ready, budget - done, oldest=oldest, paddable=self._model.paddable)
             rows = [row for prompt in batch for row in prompt.rows]
             if len(batch) > 1:
                 self._guard(rows, self._prefill_together, batch)
