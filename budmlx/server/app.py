@@ -15,6 +15,7 @@ from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
 from budmlx.server.admission import InFlight
+from budmlx.server.agents import understood
 from budmlx.server.errors import failure_of
 from budmlx.server.paths import not_found, with_aliases
 from budmlx.server.plugin_routes import add_plugin_routes
@@ -52,9 +53,10 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except ConnectionError:
         raise
     except web.HTTPNotFound as exc:
-        return failure_of(not_found(request.path) or exc).response()
+        failure = failure_of(not_found(request.path) or exc)
     except Exception as exc:  # The outermost boundary of a request.
-        return failure_of(exc).response()
+        failure = failure_of(exc)
+    return understood(request, failure).response()
 
 
 async def _on_prepare(request: web.Request, response: web.StreamResponse) -> None:

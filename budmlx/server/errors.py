@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1
 """What `Retry-After` says when the error itself does not know better."""
 
+HOPELESS = {"X-Should-Retry": "false"}
+"""Clients repeat a request after 500 unless this says that it would fail again."""
+
 STATUS: dict[type[BudmlxError], int] = {
     InvalidRequestError: 400,
     ModelNotFoundError: 404,
@@ -75,7 +78,7 @@ class Failure:
         kind = TYPES.get(self.status)
         if kind is None:
             kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {
+        body: dict[str, Any] = {
             "error": {
                 "message": self.message,
                 "type": kind,
@@ -88,6 +91,9 @@ class Failure:
             "key": None,
             "status_code": self.status,
         }
+        if self.status == 422:
+            body["errors"] = [{"param": self.param, "message": self.message}]
+        return body
 
     def response(self) -> web.Response:
         """The failure as a JSON response."""
@@ -105,7 +111,7 @@ def failure_of(exc: BaseException) -> Failure:
         return Failure(exc.status, exc.message, exc.param, exc.code, exc.headers)
     if isinstance(exc, BudmlxError):
         status = next((STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS), 500)
-        headers = {}
+        headers = dict(HOPELESS) if status == 500 else {}
         if status == 503:
             retry_after = exc.retry_after if isinstance(exc, EngineUnavailableError) else 0
             headers["Retry-After"] = str(max(retry_after, RETRY_SECONDS))
@@ -117,7 +123,7 @@ def failure_of(exc: BaseException) -> Failure:
     if isinstance(exc, web.RequestPayloadError):
         return Failure(400, "The request body could not be decoded.", code="bad_body")
     log_unexpected(exc)
-    return Failure(500, MESSAGES[500], code="internal_error")
+    return Failure(500, MESSAGES[500], code="internal_error", headers=dict(HOPELESS))
 
 
 def log_unexpected(exc: BaseException) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from budmlx.engine.completion import completion
+from budmlx.server.agents import reason_of_filters
 from budmlx.server.serving import parsed, running, stream, wants_stream
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 from budmlx.server.wire.chat import ChatRequest
@@ -28,7 +29,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         namespace=request.get(NAMESPACE, ""),
     )
     warnings += engine.warnings(asked)
-    reply = Reply(chat, engine.info.fingerprint, warnings)
+    reply = Reply(chat, engine.info.fingerprint, warnings, reason_of_filters(request))
     run = running(request, engine.aevents(asked))
     if streaming:
         return await stream(request, reply, run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import UNSET
 
@@ -20,12 +20,14 @@ from budmlx.server.wire.shapes import (
     TopLogprob,
     WireFunction,
     WireLogprobs,
+    WireReason,
     WireToolCall,
 )
 from budmlx.types import Choice as Answer
 from budmlx.types import (
     ChoiceFinished,
     Completion,
+    FinishReason,
     ReasoningDelta,
     TextDelta,
     TokenLogprob,
@@ -35,10 +37,17 @@ from budmlx.types import (
 
 
 class Reply(ReplyBuilder[ChunkChoice]):
-    """Builds the responses to one chat."""
+    """Builds the responses to one chat. filtered: the finish reason of what a filter ended."""
 
-    def __init__(self, chat: ChatRequest, fingerprint: str, warnings: Sequence[str]):
+    def __init__(
+        self,
+        chat: ChatRequest,
+        fingerprint: str,
+        warnings: Sequence[str],
+        filtered: Literal["content_filter", "error"] = "content_filter",
+    ):
         super().__init__(chat, "chatcmpl", fingerprint, warnings)
+        self._filtered = filtered
         self._n = chat.n
         self._logprobs = chat.wants_logprobs
         self._legacy = chat.uses_functions
@@ -53,7 +62,7 @@ class Reply(ReplyBuilder[ChunkChoice]):
             Choice(
                 number,
                 self._message(choice),
-                choice.finish_reason,
+                self._reason(choice.finish_reason),
                 self._wire_logprobs(choice.logprobs),
             )
             for number, choice in enumerate(done.choices)
@@ -92,7 +101,10 @@ class Reply(ReplyBuilder[ChunkChoice]):
         return Delta(tool_calls=(WireToolCall(function, event.index, event.id, "function"),))
 
     def _end(self, event: ChoiceFinished) -> ChunkChoice:
-        return ChunkChoice(event.choice, Delta(), event.reason)
+        return ChunkChoice(event.choice, Delta(), self._reason(event.reason))
+
+    def _reason(self, reason: FinishReason) -> WireReason:
+        return self._filtered if reason == "content_filter" else reason
 
     def _wire_logprobs(self, entries: Sequence[TokenLogprob]) -> WireLogprobs | None:
         if not self._logprobs:

@@ -9,6 +9,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 from budmlx.types import FinishReason
 
+WireReason = FinishReason | Literal["error"]
+"""error: stands for content_filter, for a client that does not know that."""
+
 
 class PromptTokensDetails(Struct, frozen=True):
     """How the prompt's tokens were come by."""
@@ -101,7 +104,7 @@ class ChunkChoice(Struct, frozen=True):
 
     index: int
     delta: Delta
-    finish_reason: FinishReason | None = None
+    finish_reason: WireReason | None = None
     logprobs: WireLogprobs | None = None
 
 
@@ -137,7 +140,7 @@ class Choice(Struct, frozen=True):
 
     index: int
     message: ReplyMessage
-    finish_reason: FinishReason
+    finish_reason: WireReason
     logprobs: WireLogprobs | None = None
 
 

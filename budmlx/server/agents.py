@@ -1,0 +1,27 @@
+"""Clients, told by their User-Agent, that need something otherwise than all the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from aiohttp import web
+
+from budmlx.server.errors import Failure
+
+
+def understood(request: web.BaseRequest, failure: Failure) -> Failure:
+    """The failure as the client understands it.
+
+    bud-sdk repeats a request after 400 and then says nothing of why; 422 it shows at once.
+    """
+    agent = request.headers.get("User-Agent", "")
+    if failure.status == 400 and agent.startswith("bud-sdk-python/"):
+        return replace(failure, status=422)
+    return failure
+
+
+def reason_of_filters(request: web.BaseRequest) -> Literal["content_filter", "error"]:
+    """The finish reason of what a filter ended; beezy-ai fails at the usual one."""
+    agent = request.headers.get("User-Agent", "")
+    return "error" if agent.endswith(" beezy-ai") else "content_filter"
