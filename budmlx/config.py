@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -64,6 +65,13 @@ def _check_size(text: str) -> str:
     return text
 
 
+def kv_directory(text: str = "auto") -> str:
+    """The directory that `kv_store` names; `auto` is one in the user's cache."""
+    if text == "auto":
+        text = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "budmlx", "kv")
+    return os.path.abspath(os.path.expanduser(text))
+
+
 _SIZE = TypeAdapter(ByteSize)
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
@@ -117,6 +125,14 @@ class Config(BaseSettings):
     prefix_cache_shared: bool = Field(
         False,
         description="Reuse KV between API keys, too; response times then tell what others sent.",
+    )
+    kv_store: Annotated[str, AfterValidator(kv_directory)] | None = Field(
+        None,
+        description="Directory that keeps this KV over restarts, or auto, which is "
+        "~/.cache/budmlx/kv. It tells what prompts said, so nothing is kept if none is named.",
+    )
+    kv_store_size: ByteSize = Field(
+        ByteSize(10 * 2**30), gt=0, description="Most bytes in that directory, such as 10GiB."
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     max_queue: int = Field(256, ge=0, description="Most requests that wait; more get 503.")

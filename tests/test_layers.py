@@ -42,7 +42,8 @@ LATE = {
     "budmlx": {"budmlx.engine.engine"},
     "budmlx.client.clients": {"budmlx.server.embedded"},
     "budmlx.cli.app": {
-        f"budmlx.cli.{name}" for name in ("bench", "chat", "extra", "generate", "plugins", "serve")
+        f"budmlx.cli.{name}"
+        for name in ("bench", "cache", "chat", "extra", "generate", "plugins", "serve")
     },
     "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
     "budmlx.engine.host_process": {"budmlx.core"},

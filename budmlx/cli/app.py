@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
     "plugins": ("budmlx.cli.plugins:plugins", "List plugins, or write a new one."),
+    "cache": ("budmlx.cli.cache:cache", "List or clear the KV of prompts on disk."),
     "bench": ("budmlx.cli.bench:bench", "Measure tokens per second and latencies."),
 }
 

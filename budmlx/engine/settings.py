@@ -6,7 +6,7 @@ from budmlx.config import Config, size_or_share
 from budmlx.engine.images import Images
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.vision import ModelFiles
-from budmlx.protocol import CoreSettings, Target
+from budmlx.protocol import CoreSettings, KVStoreSettings, Target
 
 
 def core_settings(
@@ -21,6 +21,14 @@ def core_settings(
         max_rows=config.max_rows,
         prefill_chunk=config.prefill_chunk,
         prefix_cache=size_or_share(config.prefix_cache),
+        kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
         loader=Target(plugin=loader.plugin, core=loader.value.core) if loader else None,
         vision=images.target,
     )
+
+
+def _kv_store(config: Config, *, salt: str) -> KVStoreSettings | None:
+    if config.kv_store is None:
+        return None
+    limit = int(config.kv_store_size)
+    return KVStoreSettings(directory=config.kv_store, limit=limit, salt=salt)
