@@ -1,0 +1,3 @@
+"""The fixtures that budmlx has for plugins."""
+
+pytest_plugins = ["budmlx.testing"]
