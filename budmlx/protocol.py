@@ -92,9 +92,10 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     """A picture in a prompt.
 
     start: the first of its `tokens` placeholders, which stand next to each other.
-    key: SHA-256, in hexadecimal, of `arrays`, what the encoder gets.
+    key: SHA-256, in hexadecimal, of `arrays`, what the encoder of `plugin` gets.
     """
 
+    plugin: str
     start: int
     tokens: int
     key: str

@@ -155,6 +155,7 @@ class Images:
         """The prompt in which placeholders are as many as the pictures have tokens."""
         if not shown:
             return Prompt(ids)
+        assert self.target is not None
         result: list[int] = []
         images: list[Image] = []
         for token in ids:
@@ -162,7 +163,7 @@ class Images:
                 result.append(token)
             elif len(images) < len(shown):
                 image = shown[len(images)]
-                images.append(_on_the_wire(image, len(result)))
+                images.append(_on_the_wire(image, self.target.plugin, len(result)))
                 result += [token] * image.tokens
         if ids.count(self._token or 0) != len(shown) or result[-1] == self._token:
             raise InvalidRequestError(
@@ -181,12 +182,12 @@ def key_of(image: PreparedImage) -> str:
     return digest.hexdigest()
 
 
-def _on_the_wire(image: PreparedImage, start: int) -> Image:
+def _on_the_wire(image: PreparedImage, plugin: str, start: int) -> Image:
     arrays = {
         name: Tensor(str(array.dtype), list(array.shape), array.tobytes())
         for name, array in image.arrays.items()
     }
-    return Image(start=start, tokens=image.tokens, key=key_of(image), arrays=arrays)
+    return Image(plugin=plugin, start=start, tokens=image.tokens, key=key_of(image), arrays=arrays)
 
 
 def _shown(messages: Sequence[Message]) -> Iterator[tuple[str, ImagePart]]:

@@ -49,8 +49,9 @@ class Refusals:
 
 
 def chosen_plugins(request: GenerateRequest) -> set[str]:
-    """The plugins whose sampler or logits processors a request chose."""
-    return {call.plugin for call in (request.sampler, *request.processors) if call is not None}
+    """The plugins whose sampler, logits processors or vision encoder a request needs."""
+    calls = (request.sampler, *request.processors, *request.images)
+    return {call.plugin for call in calls if call is not None}
 
 
 def _fingerprint(request: GenerateRequest) -> bytes:
