@@ -14,6 +14,9 @@ HOOKS = (
     "response-cache",
     "tool-parser",
     "reasoning-parser",
+    "vision-preprocessor",
+    "vision-encoder",
+    "model-loader",
     "message-transform",
     "output-filter",
     "request-finished",
@@ -50,7 +53,7 @@ def write_package(path: Path, hook: str) -> Path:
         "tests/conftest.py": "conftest.py",
         "tests/test_plugin.py": f"test_{hook}.py",
     }
-    if hook in ("sampler", "logits-processor"):
+    if (TEMPLATES / f"{hook}_core.py.txt").exists():
         contents[f"{names['module']}_core.py"] = f"{hook}_core.py"
     for target, template in contents.items():
         text = (TEMPLATES / f"{template}.txt").read_text("utf-8")

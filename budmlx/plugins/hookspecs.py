@@ -97,13 +97,14 @@ def provide_vision_preprocessor(name: str, model: ModelFiles) -> VisionPreproces
 
 @_hook("core", firstresult=True)
 def provide_vision_encoder(model: ModelFiles) -> VisionEncoderSpec | None:
-    """Say what turns the arrays of the preprocessor into embeddings for this model. Pictures
-    are encoded once, however many requests show them."""
+    """Say what turns the arrays of the preprocessor into embeddings for this model. A picture
+    is encoded once, however many requests show it."""
 
 
 @_hook("core")
 def add_model_loaders() -> Iterable[ModelLoaderSpec]:
-    """Load models of types that mlx-lm does not know. They win over mlx-lm's own."""
+    """Load models of types that mlx-lm does not know, or gets wrong: the classes come from the
+    plugin, weights and quantization are mlx-lm's work. They win over mlx-lm's own classes."""
 
 
 @_hook("engine")

