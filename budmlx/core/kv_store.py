@@ -101,6 +101,7 @@ class KVStore:
         self._layout = layout
         self._limit = limit
         self._keys = {path.name[:64] for path in files(self._folder) if self._is_own(path)}
+        self._lost: set[str] = set()
         self._total = 0
         self._swept = -RESCAN
         self._resume = 0.0
@@ -133,7 +134,9 @@ class KVStore:
             arrays = kv_files.read(self._folder, name, self._layout, tokens)
         except (OSError, BadFileError) as error:
             self.counters.misses += 1
-            self._keys.discard(name)
+            with self._wake:
+                self._keys.discard(name)
+                self._lost.add(name)
             if isinstance(error, BadFileError):
                 self._quarantine(name)
             elif not isinstance(error, FileNotFoundError):
@@ -148,17 +151,22 @@ class KVStore:
         if self.accepts:
             self._put(_Job(path, tokens, arrays))
         else:
-            self.counters.dropped += 1
+            self.drop()
 
     def use(self, path: Sequence[bytes]) -> None:
         """These blocks shall be kept longer than others. path: keys from the first one on."""
         if self.accepts:
             self._put(_Job(path))
 
+    def drop(self, blocks: int = 1) -> None:
+        """Count blocks that are not written."""
+        with self._wake:
+            self.counters.dropped += blocks
+
     def forget(self) -> None:
         """Do not write what waits."""
         with self._wake:
-            self.counters.dropped += sum(bool(job.arrays) for job in self._jobs)
+            self.drop(sum(bool(job.arrays) for job in self._jobs))
             self._queued -= sum(job.nbytes for job in self._jobs)
             self._jobs.clear()
 
@@ -196,7 +204,7 @@ class KVStore:
             try:
                 self._write(job)
             except OSError as error:
-                self.counters.dropped += 1
+                self.drop()
                 if not isinstance(error, FileNotFoundError):  # somebody cleared the directory
                     self._resume = time.monotonic() + PAUSE
                     self._warn("cannot be kept on disk", error)
@@ -229,9 +237,13 @@ class KVStore:
     def _sweep(self) -> None:
         """Keep within the limit, and take in what other processes did."""
         self._swept = time.monotonic()
+        with self._wake:
+            self._lost.clear()
         left = sweep(self._directory, self._limit)
         self._total = sum(left.values())
-        self._keys = {path.name[:64] for path in left if self._is_own(path)}
+        with self._wake:
+            # What was lost meanwhile may have been seen before.
+            self._keys = {path.name[:64] for path in left if self._is_own(path)} - self._lost
         if self._total > self._limit:
             self._resume = time.monotonic() + PAUSE
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from budmlx.core.kv_files import Layout
 from budmlx.core.kv_identity import NUMBERS, layout_of, model_digest, name_of
-from budmlx.core.kv_store import KVStore, chain, chains
+from budmlx.core.kv_store import Counters, KVStore, chain, chains
 from budmlx.core.model import Model
 from budmlx.core.prefix_cache import Block, PrefixTree
 from budmlx.protocol import KVStoreSettings
@@ -32,15 +32,21 @@ NEWEST = 0.3
 FORGIVENESS = 0.95
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Allowance:
-    """What a turn may do. until: when reading ends, as of `time.perf_counter`.
+    """What a turn may read: one block, and more until a point of `time.perf_counter`.
 
-    per_token: seconds that computing one takes; None if that is not known.
+    per_token: seconds that computing a token takes; None if that is not known. blocks: read.
     """
 
     until: float
     per_token: float | None
+    blocks: int = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether the rest must wait for the next turn."""
+        return self.blocks > 0 and time.perf_counter() >= self.until
 
     @classmethod
     def of(cls, *, alone: bool, per_token: float | None) -> Allowance:
@@ -68,6 +74,11 @@ class KVTier:
         directory = Path(settings.directory)
         store = KVStore(directory, model.info.name, identity, layout, settings.limit)
         return cls(store, layout)
+
+    @property
+    def counters(self) -> Counters:
+        """What happened since the start."""
+        return self._store.counters
 
     # To the disk
 
@@ -109,18 +120,18 @@ class KVTier:
             self._store.use(path)
             return
         if not self._store.accepts:
-            self._store.counters.dropped += 1
+            self._store.drop()
             return
         tokens = len(block.tokens)
         shapes = [(name_of(array), array.shape) for array in block.value]
         if shapes != [(spec.dtype, spec.of(tokens)) for spec in self._layout]:
-            self._store.counters.dropped += 1
+            self._store.drop()
             return
         try:
             arrays = [bytes(memoryview(array)) for array in block.value]
         except RuntimeError:  # What made it failed late: the step after finds out, too.
             log.exception("a block of KV could not be read")
-            self._store.counters.dropped += 1
+            self._store.drop()
             return
         self._store.save(path, tokens, arrays)
 
@@ -152,14 +163,15 @@ class KVTier:
         parent = path[-1] if path else self._store.root(namespace)
         ahead = self._ahead(parent, ids, start, tree.block)
         if start + sum(tokens for _, tokens in ahead) - match.length < least:
-            self._store.counters.misses += not ahead
+            self.counters.misses += not ahead
             return False
         for key, tokens in ahead:
             if self._is_slower(tokens, allowed.per_token):
-                self._store.counters.slower += 1
+                self.counters.slower += 1
                 return False
-            if time.perf_counter() >= allowed.until:
+            if allowed.spent:
                 return True
+            allowed.blocks += 1
             path.append(key)
             if not self._load(tree, namespace, ids[: start + tokens], start, path):
                 return False

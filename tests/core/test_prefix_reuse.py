@@ -15,7 +15,7 @@ import pytest
 from budmlx.core.model import Model
 from budmlx.core.reuse import Reuse
 from budmlx.core.scheduler import Scheduler
-from budmlx.protocol import GenerateRequest, Grammar, StepFrame
+from budmlx.protocol import GenerateRequest, Grammar, KVStoreSettings, StepFrame
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.core.driver import Driver, load, request
 from tests.core.test_memory import WIDE
@@ -38,9 +38,10 @@ class Reusing(Driver):
         least: int = 1,
         max_rows: int = 64,
         prefill_chunk: int = 64,
+        kv_store: KVStoreSettings | None = None,
     ):
         super().__init__(model, max_rows=max_rows, prefill_chunk=prefill_chunk)
-        self.reuse = Reuse(model, limit, block=block, least=least)
+        self.reuse = Reuse(model, limit, block=block, least=least, kv_store=kv_store)
         self.scheduler = Scheduler(
             model, max_rows=max_rows, prefill_chunk=prefill_chunk, reuse=self.reuse
         )
