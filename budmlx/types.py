@@ -133,6 +133,7 @@ class Request:
     chat_template_kwargs: extra variables for the template; only allow-listed names pass.
     cache: what the response cache may do; None leaves it to the engine's setting.
     namespace: whose request it is; kept replies are not shared between namespaces.
+    cache_salt: nothing is reused between requests with other salts.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -148,6 +149,7 @@ class Request:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     cache: CachePolicy | None = None
     namespace: str = ""
+    cache_salt: str = ""
 
     @property
     def characters(self) -> int:

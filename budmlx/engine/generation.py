@@ -73,6 +73,7 @@ class _Choice:
         self._shown = 0
         self._ends: deque[int] = deque()
         self.reasoning_tokens = 0
+        self.ids: list[int] = []
 
     def take(self, updates: Sequence[Token]) -> Iterator[Event]:
         """Events of the row's new tokens."""
@@ -80,6 +81,7 @@ class _Choice:
         for update in updates:
             # The id that ends a row is a control token or the caller's stop id: no text.
             if update.reason != "stop":
+                self.ids.append(update.token)
                 shown.append(self._text.push(update.token))
                 if self._reader is not None:
                     self._reader.push(update, self._text.decoded)
@@ -138,6 +140,7 @@ class _Choice:
 class Generation:
     """The state of one request between the core and the caller: one row for each choice.
 
+    prompt: the ids that were given to the core. namespace: of a chat, for the transcript.
     over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
     events are consumed, so that a slow reader delays nobody.
@@ -145,23 +148,29 @@ class Generation:
 
     def __init__(
         self,
-        prompt_tokens: int,
+        prompt: Sequence[int],
         rows: Mapping[int, RowText],
         mailbox: Mailbox,
     ):
         self.over = False
+        self.namespace: str | None = None
         self.running = set(rows)
         self._choices = {
             row_id: _Choice(number, row) for number, (row_id, row) in enumerate(rows.items())
         }
         self._mailbox = mailbox
-        self._prompt_tokens = prompt_tokens
+        self.prompt = prompt
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._first: float | None = None
         self._last = self._submitted
+
+    @property
+    def spoken(self) -> list[list[int]]:
+        """The ids of each choice so far, without those that end it."""
+        return [choice.ids for choice in self._choices.values()]
 
     @property
     def row_ids(self) -> list[int]:
@@ -213,7 +222,7 @@ class Generation:
     def _usage(self) -> Usage:
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
         return Usage(
-            self._prompt_tokens,
+            len(self.prompt),
             self._completion_tokens,
             cached_tokens=self._cached_tokens or 0,
             reasoning_tokens=reasoning,

@@ -19,9 +19,10 @@ from budmlx.engine.images import Prompt
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
 from budmlx.engine.parsers import Parsers
-from budmlx.engine.requests import core_requests, without_unknown_ids
+from budmlx.engine.requests import core_requests, kv_namespace, without_unknown_ids
 from budmlx.engine.text import TextStream
 from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.transcript import Transcript
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import OutputFilterFactory
@@ -44,6 +45,8 @@ class Runner:
         self._tokenizer = tokenizer
         self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
         self._shared = config.prefix_cache_shared
+        reused = config.prefix_cache not in ("0", "0%")
+        self._transcript = Transcript(tokenizer) if reused else None
         self._choices = Choices(plugins)
         self._parsers = parsers
         self._generations: dict[int, Generation] = {}
@@ -85,8 +88,9 @@ class Runner:
         if self._filters:
             # The tokens would tell what a filter hides.
             sampling = replace(sampling, logprobs=None)
-        namespace = "" if self._shared else request.namespace
+        namespace = kv_namespace(request, shared=self._shared)
         request = replace(request, sampling=sampling, namespace=namespace)
+        prompt = self._with_own_ids(request, prompt)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
         tail = self._parsers.tail(prompt.ids)
         grammar = grammar_of(request, self._parsers, tail)
@@ -97,7 +101,9 @@ class Runner:
             for row in core_requests(row_ids, prompt, request, sorted(eos_ids), grammar)
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
-        generation = Generation(len(prompt.ids), texts, mailbox)
+        generation = Generation(prompt.ids, texts, mailbox)
+        if request.messages is not None:
+            generation.namespace = namespace
         self._generations.update(dict.fromkeys(row_ids, generation))
         try:
             for row in rows:
@@ -106,6 +112,20 @@ class Runner:
             self.release(generation)
             raise
         return generation
+
+    def _with_own_ids(self, request: Request, prompt: Prompt) -> Prompt:
+        """The prompt with what the model said before in its own ids.
+
+        A seed promises the same tokens whatever was asked before, so that none are exchanged.
+        """
+        if (
+            self._transcript is None
+            or request.messages is None
+            or request.sampling.seed is not None
+        ):
+            return prompt
+        spliced = self._transcript.spliced(request.namespace, prompt)
+        return spliced if len(spliced.ids) < self.info.context_length else prompt
 
     def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
         sampling, visible = request.sampling, self._parsers.visible(request)
@@ -129,6 +149,8 @@ class Runner:
             self._drop(generation, row_id)
         for row_id in generation.row_ids:
             self._generations.pop(row_id, None)
+        if self._transcript is not None and generation.namespace is not None:
+            self._transcript.add(generation.namespace, generation.prompt, generation.spoken)
 
     def _drop(self, generation: Generation, row_id: int) -> None:
         generation.running.discard(row_id)

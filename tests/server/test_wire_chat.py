@@ -116,6 +116,9 @@ def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
         ("reasoning_format", "upside down"),
         ("reasoning_effort", "extreme"),
         ("safe_prompt", True),
+        ("cache_salt", "a" * 257),
+        ("cache_salt", "a\x00"),
+        ("cache_salt", "a\n"),
     ],
 )
 def test_refused(param: str, value: Any) -> None:

@@ -93,4 +93,5 @@ class ChatRequest(GenerationRequest):
             reasoning=thinking.get(self.reasoning_format, "parsed"),
             chat_template_kwargs=self.template_kwargs,
             cache=self.cache,
+            cache_salt=self.cache_salt,
         )

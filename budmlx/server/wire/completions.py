@@ -101,6 +101,7 @@ class CompletionRequest(GenerationRequest):
             response_format=parse_response_format(self.response_format),
             reasoning="raw",
             cache=self.cache,
+            cache_salt=self.cache_salt,
         )
         return [
             replace(request, prompt=prompt if isinstance(prompt, str) else tuple(prompt))

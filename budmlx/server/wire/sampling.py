@@ -88,6 +88,7 @@ class GenerationRequest(Body):
     response_format: Any = None
     service_tier: str | None = None
     cache: CacheOption | None = None
+    cache_salt: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
 
     @field_validator("logit_bias")
     @classmethod
