@@ -7,7 +7,8 @@ from random import Random
 from typing import Any
 
 from PIL import Image
-from questions import ask, some_scene
+from questions import ask
+from scenes import some_scene
 from tiny import Message, Words, answer_text, assistant, evaluation, vary
 
 FIRST_SEED = 900_000_000  # far beyond what any training reaches

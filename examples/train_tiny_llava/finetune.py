@@ -28,6 +28,7 @@ CHUNK = 25  # steps whose conversations are drawn together, from seeds of their 
 SEEN, TALK, BLIND = 24, 6, 1  # conversations per step: with pictures, without, and missing one
 ROWS = SEEN + TALK + BLIND
 PARTS = 4  # a step's conversations go through the network in parts of similar length
+TOWER_SHARE = 0.1  # of the rates, so that the tower keeps what it has learned
 PATCHES = TowerShape().grid ** 2
 FIRST_SEED = 1_000_000
 Row = tuple[np.ndarray, np.ndarray, list[np.ndarray]]
@@ -116,7 +117,7 @@ def started(run: Path) -> Llava:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--muon-rate", type=float, default=1.5e-3)
     parser.add_argument("--adam-rate", type=float, default=1e-3)
     options = parser.parse_args()
@@ -126,7 +127,7 @@ def main() -> None:
     model = started(options.run)
     for layer in (*model.tower.encoder.layers, *model.language.layers):
         layer.compile(dynamic=True)
-    opts = optimizers(model, options.muon_rate, options.adam_rate)
+    opts = optimizers(model, options.muon_rate, options.adam_rate, slow={"tower.": TOWER_SHARE})
     first = load(options.run / "llava.pt", model, opts)
     parameters = [p for p in model.parameters() if p.requires_grad]
     print(f"{sum(p.numel() for p in parameters):,} parameters, from step {first}", flush=True)

@@ -1,6 +1,6 @@
-"""Teaches the vision tower to say of each patch which shape and colour covers it.
+"""Teaches the vision tower to say of each patch what covers it and how that relates to the rest.
 
-A dense target teaches a small tower within minutes what captions alone teach it within days.
+A dense target teaches a small tower within minutes what answers alone would take far longer to.
 Resumes from runs/tower.pt.
 """
 
@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 import torch
 from progress import Progress, checkpoint, drawn_ahead, load, optimizers, set_rate
-from scenes import COLOURS, SHAPES, Thing, cropped, draw_scene
+from scenes import COLOURS, SHAPES, Thing, cropped, some_scene
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
@@ -21,65 +21,67 @@ from tower import Tower, TowerShape
 
 CHUNK = 50  # steps whose pictures are drawn together, from a seed of their own
 ROWS = 96
+BEFORE = 500  # steps without relations: they hide the shapes while those are unknown
 PARTS = 4  # a step's pictures go through the network in parts, each on one thread
 GRID = TowerShape().grid
 Step = tuple[np.ndarray, np.ndarray]
+# What each patch is asked, and how many answers there are. Colours, ranks from the left and
+# numbers of like shapes are asked only of patches that a shape covers.
+TASKS = {"centre": 2, "shape": 1 + len(SHAPES), "colour": len(COLOURS), "count": 5, "rank": 4,
+         "same colour": 4, "same shape": 4, "alike": 4}  # fmt: skip
 
 
 def targets(things: list[Thing]) -> np.ndarray:
-    """[patches, 3]: shape (0 where none), colour (-1 where none), and 1 at a shape's centre."""
-    marks = np.tile(np.array([0, -1, 0]), (GRID, GRID, 1))
+    """[patches, 8]: for each patch the classes of `TASKS`, -1 where nothing is to be learned."""
+    marks = np.full((GRID, GRID, len(TASKS)), -1)
+    marks[..., 0], marks[..., 1], marks[..., 3] = 0, 0, len(things)
     middles = (np.arange(GRID) + 0.5) / GRID
-    for thing in things:
+    for rank, thing in enumerate(things):
         distance = np.hypot(middles[None, :] - thing.x, middles[:, None] - thing.y)
         row, column = int(thing.y * GRID), int(thing.x * GRID)
         covered = distance < thing.size / 2
         covered[row, column] = True
-        marks[covered, 0] = 1 + SHAPES.index(thing.shape)
-        marks[covered, 1] = list(COLOURS).index(thing.colour)
-        marks[row, column, 2] = 1
-    return marks.reshape(-1, 3)
+        alike = [(other.colour == thing.colour, other.shape == thing.shape) for other in things]
+        marks[covered, 1] = 1 + SHAPES.index(thing.shape)
+        marks[covered, 2] = list(COLOURS).index(thing.colour)
+        marks[covered, 4] = rank
+        marks[covered, 5] = sum(colour for colour, _ in alike) - 1
+        marks[covered, 6] = sum(shape for _, shape in alike) - 1
+        marks[covered, 7] = sum(colour and shape for colour, shape in alike) - 1
+        marks[row, column, 0] = 1
+    return marks.reshape(-1, len(TASKS))
 
 
 def draw_chunk(seed: int) -> list[Step]:
-    """For each step, pictures [ROWS, 64, 64, 3] and their targets [ROWS, patches, 3]."""
+    """For each step, pictures [ROWS, 64, 64, 3] and their targets [ROWS, patches, tasks]."""
     rng = Random(seed)
-    scenes = [draw_scene(rng, rng.choice((1, 2, 2, 3, 4, 4))) for _ in range(CHUNK * ROWS)]
+    scenes = [some_scene(rng) for _ in range(CHUNK * ROWS)]
     pixels = np.stack([cropped(scene.picture) for scene in scenes])
     marks = np.stack([targets(scene.things) for scene in scenes])
     return list(zip(np.split(pixels, CHUNK), np.split(marks, CHUNK), strict=True))
-
-
-class Head(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.answer = nn.Linear(width, 1 + len(SHAPES) + len(COLOURS) + 1)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        sizes = [1 + len(SHAPES), len(COLOURS), 1]
-        return list(self.answer(self.norm(x)).split(sizes, -1))
 
 
 class Pretraining(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tower = Tower(TowerShape())
-        self.head = Head(TowerShape().width)
+        width = TowerShape().width
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(TASKS.values())))
 
-    def forward(self, pixels: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss, and the share of pictures with every centre right and no other."""
-        shape, colour, centre = self.head(self.tower(pixels))
-        wanted_shape, wanted_colour, wanted_centre = marks.unbind(-1)
-        loss = (
-            F.cross_entropy(shape.flatten(0, 1), wanted_shape.flatten())
-            + F.cross_entropy(colour.flatten(0, 1), wanted_colour.flatten(), ignore_index=-1)
-            + 4 * F.binary_cross_entropy_with_logits(centre[..., 0], wanted_centre.float())
-        )
-        found = centre[..., 0] > 0
-        same = (shape.argmax(-1) == wanted_shape) & (colour.argmax(-1) == wanted_colour)
-        right = (found == (wanted_centre > 0)) & (same | (wanted_centre == 0))
-        return loss, right.all(-1).float().mean()
+    def forward(self, pixels: Tensor, marks: Tensor, relations: float) -> tuple[Tensor, Tensor]:
+        """The loss, and the share of right classes in each task.
+
+        relations: the weight of what a patch is asked about other shapes.
+        """
+        outputs = self.head(self.tower(pixels)).split(list(TASKS.values()), -1)
+        loss, right = torch.zeros(()), []
+        weights = [4.0, 1.0, 1.0, *[relations] * 5]
+        for output, wanted, weight in zip(outputs, marks.unbind(-1), weights, strict=True):
+            error = F.cross_entropy(output.flatten(0, 1), wanted.flatten(), ignore_index=-1)
+            loss = loss + weight * error
+            asked = wanted >= 0
+            right.append((output.argmax(-1) == wanted)[asked].float().mean())
+        return loss, torch.stack(right).detach()
 
 
 def main() -> None:
@@ -100,14 +102,15 @@ def main() -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     print(f"{sum(p.numel() for p in parameters):,} parameters, from step {first}", flush=True)
 
-    def part(pixels: Tensor, marks: Tensor) -> tuple[tuple[Tensor, ...], float, float]:
-        loss, right = model(pixels, marks)
-        return torch.autograd.grad(loss, parameters), loss.item(), right.item()
+    def part(pixels: Tensor, marks: Tensor) -> tuple[tuple[Tensor, ...], float, Tensor]:
+        loss, right = model(pixels, marks, relations)
+        return torch.autograd.grad(loss, parameters), loss.item(), right
 
     progress = Progress(first, options.steps, "pictures")
     drawn = drawn_ahead(draw_chunk, CHUNK, first, options.steps)
     for step, arrays in enumerate(drawn, first):
         set_rate(opts, step, options.steps)
+        relations = 0.4 * min(1.0, max(0.0, (step - BEFORE) / 300))
         pixels, marks = (torch.from_numpy(array).chunk(PARTS) for array in arrays)
         results = list(workers.map(part, pixels, marks))
         for place, parameter in enumerate(parameters):
@@ -115,7 +118,9 @@ def main() -> None:
         clip_grad_norm_(parameters, 1.0)
         list(workers.map(lambda opt: opt.step(), opts))
         loss, right = (sum(result[n] for result in results) / len(results) for n in (1, 2))
-        progress.note(loss, right, ROWS)
+        progress.note(loss, right.mean().item(), ROWS)
+        if (step + 1) % 100 == 0:
+            print("  ".join(f"{n} {r:.3f}" for n, r in zip(TASKS, right, strict=True)), flush=True)
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
             checkpoint(options.run / "tower.pt", step + 1, model, opts)
 

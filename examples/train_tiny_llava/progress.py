@@ -15,21 +15,33 @@ from torch.optim import Optimizer
 Drawn = TypeVar("Drawn")
 
 
-def optimizers(model: nn.Module, muon_rate: float, adam_rate: float) -> list[Optimizer]:
-    """Muon for the layers' matrices, a share for each core, and AdamW for the rest."""
+def optimizers(
+    model: nn.Module, muon_rate: float, adam_rate: float, slow: dict[str, float] | None = None
+) -> list[Optimizer]:
+    """Muon for the layers' matrices, a share for each core, and AdamW for the rest.
+
+    slow: prefixes of names, and the share of the rates that their weights learn with.
+    """
     named = dict(model.named_parameters())
-    inner = {name: p for name, p in named.items() if ".layers." in name and p.ndim == 2}
-    matrices = list(inner.values())
-    rest = [p for name, p in named.items() if name not in inner]
+    inner = [name for name, p in named.items() if ".layers." in name and p.ndim == 2]
+    rest = [name for name in named if name not in set(inner)]
+
+    def groups(names: list[str], rate: float) -> list[dict[str, object]]:
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for name in names:
+            shares = [share for prefix, share in (slow or {}).items() if name.startswith(prefix)]
+            by_rate.setdefault(rate * (shares or [1.0])[0], []).append(named[name])
+        return [{"params": params, "lr": top, "top": top} for top, params in by_rate.items()]
+
     cores = os.cpu_count() or 1
     opts: list[Optimizer] = [
-        torch.optim.Muon(share, lr=muon_rate, weight_decay=0.05, momentum=0.95,
+        torch.optim.Muon(groups(share, muon_rate), lr=muon_rate, weight_decay=0.05, momentum=0.95,
                          adjust_lr_fn="match_rms_adamw")
-        for share in (matrices[core::cores] for core in range(cores)) if share
+        for share in (inner[core::cores] for core in range(cores)) if share
     ]  # fmt: skip
-    opts.append(torch.optim.AdamW(rest, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0))
-    for opt in opts:
-        opt.param_groups[0]["top"] = opt.param_groups[0]["lr"]
+    opts.append(
+        torch.optim.AdamW(groups(rest, adam_rate), lr=adam_rate, betas=(0.9, 0.98), weight_decay=0)
+    )
     return opts
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from scenes import COLOURS, SHAPES, Scene, Thing, draw_scene
+from scenes import COLOURS, SHAPES, Scene, Thing, some_scene
 from tiny import SYSTEM_PROMPTS, Message, Sample, Words, assistant, history, user, vary
 
 IMAGE_TOKEN = "<image>"
@@ -153,18 +153,6 @@ KINDS: dict[str, tuple[Callable[[Words, Scene], Asked | None], int]] = {
     "describe": (describe, 34), "count": (count, 28), "colour": (colour, 14), "shape": (shape, 10),
     "there": (there, 8), "side": (side, 6),
 }  # fmt: skip
-
-
-def some_scene(rng: Random, number: int | None = None, ordered: bool | None = None) -> Scene:
-    """A picture; its shapes are of few colours or kinds in a third of the cases."""
-    if number is None:
-        number = rng.choices(range(5), (2, 22, 34, 20, 22))[0]
-    if ordered is None:
-        ordered = number == 2 or rng.random() < 0.35
-    shades = rng.sample([*COLOURS], rng.choice((8, 8, 8, 8, 2, 1)))
-    forms = rng.sample(SHAPES, rng.choice((5, 5, 5, 5, 2, 1)))
-    kinds = [(rng.choice(shades), rng.choice(forms)) for _ in range(number)]
-    return draw_scene(rng, number, kinds, ordered)
 
 
 def ask(words: Words, scene: Scene, kind: str | None = None) -> Asked:

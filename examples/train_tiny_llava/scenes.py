@@ -145,6 +145,18 @@ def draw_scene(rng: Random, count: int, kinds: list[tuple[str, str]] | None = No
     return Scene(picture, sorted(things, key=lambda thing: thing.x))
 
 
+def some_scene(rng: Random, number: int | None = None, ordered: bool | None = None) -> Scene:
+    """A picture; in a third of the cases its shapes are of few colours or forms."""
+    if number is None:
+        number = rng.choices(range(5), (2, 22, 34, 20, 22))[0]
+    if ordered is None:
+        ordered = number == 2 or rng.random() < 0.35
+    shades = rng.sample([*COLOURS], rng.choice((8, 8, 8, 8, 2, 1)))
+    forms = rng.sample(SHAPES, rng.choice((5, 5, 5, 5, 2, 1)))
+    kinds = [(rng.choice(shades), rng.choice(forms)) for _ in range(number)]
+    return draw_scene(rng, number, kinds, ordered)
+
+
 def noisy(picture: Image.Image, rng: Random) -> Image.Image:
     pixels = np.asarray(picture)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(1, 7), pixels.shape)

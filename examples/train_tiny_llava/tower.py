@@ -17,7 +17,7 @@ class TowerShape:
     """The tower's size, also written to config.json."""
 
     width: int = 128
-    layers: int = 4
+    layers: int = 5
     heads: int = 4
     inner: int = 512
     image: int = IMAGE
