@@ -229,8 +229,10 @@ class KVStore:
         # The first block is the newest, so that none is removed before those that need it.
         now = time.time_ns()
         for age, key in enumerate(job.path):
-            with suppress(OSError):
+            try:
                 os.utime(self._folder / f"{key.hex()}{SUFFIX}", ns=(now - age, now - age))
+            except OSError:
+                self._keys.discard(key.hex())
         if self._total > self._limit or time.monotonic() - self._swept >= RESCAN:
             self._sweep()
 

@@ -188,6 +188,7 @@ def test_a_damaged_file_is_a_counted_miss(tmp_path: Path, damage: Callable[[Path
 def test_a_file_that_somebody_removed_is_a_miss(tmp_path: Path) -> None:
     written(tmp_path)
     with open_store(tmp_path) as store:
+        fill_once(store)
         for file in files(tmp_path):
             file.unlink()
         assert check(store) == 0
