@@ -49,7 +49,8 @@ LATE = {
     "budmlx.engine.host_process": {"budmlx.core"},
     "budmlx.engine.hub": {"budmlx.core.tiny_random"},
     "budmlx.plugins.discovery": {
-        f"budmlx.builtin.{name}" for name in ("memory_cache", "reasoning", "tool_parsers")
+        f"budmlx.builtin.{name}"
+        for name in ("memory_cache", "reasoning", "stable_prompts", "tool_parsers")
     },
 }
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,

@@ -26,6 +26,9 @@ BUILTINS = {
 }
 """What ships, registered by name like any other plugin."""
 
+OPTIONAL = {"stable-prompts": "budmlx.builtin.stable_prompts"}
+"""What ships but changes prompts, so that it is loaded only when it is named."""
+
 Source = Literal["object", "named", "installed", "built-in"]
 
 
@@ -53,7 +56,7 @@ def candidates(config: Config, objects: Sequence[object] = ()) -> list[Candidate
         raise ConfigError(f"{', '.join(sorted(clash))}: named by plugin and by block_plugin.")
     found = [_object(number, item) for number, item in enumerate(objects)]
     installed = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    known = {entry.name for entry in installed} | BUILTINS.keys()
+    known = {entry.name for entry in installed} | BUILTINS.keys() | OPTIONAL.keys()
     found += [_named(name) for name in config.plugin if name not in known]
     found += [
         _installed(entry, required=entry.name in config.plugin)
@@ -62,7 +65,8 @@ def candidates(config: Config, objects: Sequence[object] = ()) -> list[Candidate
     ]
     found += [
         Candidate(name, "built-in", partial(import_target, target), name in config.plugin)
-        for name, target in BUILTINS.items()
+        for name, target in {**BUILTINS, **OPTIONAL}.items()
+        if name in BUILTINS or name in config.plugin
     ]
     for name in set(config.block_plugin) - {candidate.name for candidate in found}:
         log.warning("There is no plugin %s to block", name)
