@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from PIL import Image
-from questions import ask
+from questions import KINDS
 from scenes import some_scene
 from tiny import Message, Words, answer_text, assistant, evaluation, vary
 
@@ -57,15 +57,19 @@ def shown(rng: Random, picture: Image.Image, text: str) -> Message:
 def vision_case(skill: str, seed: int) -> Case:
     kind, numbers = VISION[skill]
     words = Words(Random(seed), evaluation=True)
-    rng = words.rng
-    scene = some_scene(rng, rng.choice(numbers), ordered=kind != "count")
+
+    def turn() -> tuple[Message, str]:
+        while True:
+            scene = some_scene(words.rng, words.rng.choice(numbers), ordered=kind != "count")
+            if asked := KINDS[kind][0](words, scene):
+                return shown(words.rng, scene.picture, vary(words, asked[0])), asked[1]
+
     messages: list[Message] = []
     if skill == "second picture":
-        before = some_scene(rng, rng.choice(numbers), ordered=True)
-        question, answer = ask(words, before, kind)
-        messages = [shown(rng, before.picture, vary(words, question)), assistant(answer)]
-    question, answer = ask(words, scene, kind)
-    return Case(skill, [*messages, shown(rng, scene.picture, vary(words, question))], answer)
+        before, answer = turn()
+        messages = [before, assistant(answer)]
+    question, answer = turn()
+    return Case(skill, [*messages, question], answer)
 
 
 def cases(skill: str, count: int) -> list[Case]:

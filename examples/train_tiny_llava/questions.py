@@ -125,13 +125,12 @@ def shape(words: Words, scene: Scene) -> Asked | None:
 def there(words: Words, scene: Scene) -> Asked | None:
     """Yes or no; a wrong colour or shape is often one of the picture's own."""
     rng, things = words.rng, scene.things
-    thing = rng.choice(things) if things else Thing("red", "circle", 0, 0, 0)
-    shade, form = thing.colour, thing.shape
-    if rng.random() < 0.5:
-        shade = (
-            rng.choice([*COLOURS]) if rng.random() < 0.5 else rng.choice(things or [thing]).colour
-        )
-        form = rng.choice(SHAPES) if rng.random() < 0.5 else rng.choice(things or [thing]).shape
+    own = rng.choice(things) if things else Thing("red", "circle", 0, 0, 0)
+    shade, form = own.colour, own.shape
+    if rng.random() < 0.7:
+        other = rng.choice(things or [own])
+        shade = rng.choice((other.colour, rng.choice([*COLOURS])))
+        form = rng.choice((own.shape, rng.choice(SHAPES)))
     asked, yes = {
         0: (article(f"{shade} {form}"), any((t.colour, t.shape) == (shade, form) for t in things)),
         1: (article(form), any(t.shape == form for t in things)),
@@ -155,11 +154,11 @@ KINDS: dict[str, tuple[Callable[[Words, Scene], Asked | None], int]] = {
 }  # fmt: skip
 
 
-def ask(words: Words, scene: Scene, kind: str | None = None) -> Asked:
+def ask(words: Words, scene: Scene) -> Asked:
+    """A question of a kind that the picture admits."""
     while True:
-        name = kind or words.rng.choices([*KINDS], [weight for _, weight in KINDS.values()])[0]
-        asked = KINDS[name][0](words, scene)
-        if asked:
+        name = words.rng.choices([*KINDS], [weight for _, weight in KINDS.values()])[0]
+        if asked := KINDS[name][0](words, scene):
             return asked
 
 
