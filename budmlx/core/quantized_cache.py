@@ -7,7 +7,7 @@ The attention of mlx-lm takes them from any cache that has `bits` and `group_siz
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -190,47 +190,50 @@ def _aligned(caches: Sequence[Any], counts: Sequence[int], end: int, room: int) 
     return aligned
 
 
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """How a model's keys and values are quantized."""
+def cache_maker(module: nn.Module, bits: int | None) -> Callable[[], list[Any]]:
+    """What makes an empty cache for one row, a list with one entry per layer.
 
-    bits: int
-    group_size: int
+    bits: of each number that is kept, 4 or 8; None keeps keys and values as they are.
 
-    @classmethod
-    def of(cls, module: nn.Module, bits: int) -> Quantization:
-        """What a model can have.
+    Raises:
+        ModelLoadError: the model cannot run with quantized keys and values.
+    """
+    if bits is None:
+        return partial(make_prompt_cache, module)
+    make = partial(_quantized, module, bits, _group_size(module))
+    cache = make()
+    try:
+        # Lazy: the model takes them or refuses, and nothing is computed.
+        for tokens in (2, 1):
+            module(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
+        detail = f" ({error})" if isinstance(error, ValueError) else ""
+        raise _refusal(f"its attention does not take them{detail}") from error
+    return make
 
-        Raises:
-            ModelLoadError: it cannot run with quantized keys and values.
-        """
-        cache = make_prompt_cache(module)
-        if others := {type(entry).__name__ for entry in cache if type(entry) is not KVCache}:
-            raise _refusal(
-                f"its caches ({', '.join(sorted(others))}) have no quantized form, because they "
-                "keep a sliding window, recurrent state or other than keys and values"
-            )
-        # Lazy: gives shapes, and lets a model refuse, without computing anything.
-        module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
-        widths = sorted({array.shape[3] for entry in cache for array in arrays_of(entry)})
-        fitting = [size for size in GROUP_SIZES if not any(width % size for width in widths)]
-        if not fitting:
-            raise _refusal(
-                f"its heads have {' and '.join(map(str, widths))} numbers, and only multiples "
-                f"of {GROUP_SIZES[-1]} can be quantized"
-            )
-        quantization = cls(bits, fitting[0])
-        try:
-            trial = quantization.new_cache(module)
-            for tokens in (2, 1):
-                module(mx.zeros((1, tokens), dtype=mx.int32), cache=trial)
-        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-            raise _refusal(f"its attention does not take them ({error})") from error
-        return quantization
 
-    def new_cache(self, module: nn.Module) -> list[QuantizedCache]:
-        """An empty cache for one row, a list with one entry per layer."""
-        return [QuantizedCache(self.bits, self.group_size) for _ in make_prompt_cache(module)]
+def _quantized(module: nn.Module, bits: int, group_size: int) -> list[QuantizedCache]:
+    return [QuantizedCache(bits, group_size) for _ in make_prompt_cache(module)]
+
+
+def _group_size(module: nn.Module) -> int:
+    """How many numbers of a head may share a scale. Raises ModelLoadError."""
+    cache = make_prompt_cache(module)
+    if others := {type(entry).__name__ for entry in cache if type(entry) is not KVCache}:
+        raise _refusal(
+            f"its caches ({', '.join(sorted(others))}) have no quantized form, because they keep "
+            "sliding windows, recurrent state or other things than keys and values"
+        )
+    # Lazy: gives shapes without computing anything.
+    module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
+    widths = sorted({array.shape[3] for entry in cache for array in arrays_of(entry)})
+    for size in GROUP_SIZES:
+        if not any(width % size for width in widths):
+            return size
+    raise _refusal(
+        f"its heads have {' and '.join(map(str, widths))} numbers, and only multiples of "
+        f"{GROUP_SIZES[-1]} can be quantized"
+    )
 
 
 def _refusal(reason: str) -> ModelLoadError:
