@@ -10,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache, CacheList
 
+from budmlx.core.kv import arrays_of
+
 # mlx-lm's caches grow in steps of this many tokens.
 CACHE_STEP = 256
 # Share of a Mac's memory that the system, the parent process and other programs keep.
@@ -58,9 +60,7 @@ def probe_layers(cache: Iterable[Any], chunk: int) -> tuple[CacheLayer, ...]:
             layers.append(CacheLayer())
         else:
             window = getattr(entry, "max_size", None) or getattr(entry, "chunk_size", None)
-            per_token = sum(
-                x.nbytes // x.shape[2] for x in (entry.keys, entry.values) if x.shape[2]
-            )
+            per_token = sum(x.nbytes // x.shape[2] for x in arrays_of(entry) if x.shape[2])
             kept = None if window is None else window + chunk
             layers.append(CacheLayer(per_token=per_token, window=kept))
     return tuple(layers)
@@ -81,7 +81,7 @@ class Shape:
 class MemoryModel:
     """Projects bytes. Estimates are upper bounds that a test holds against measured peaks.
 
-    fused_attention: the device computes attention without storing its scores.
+    fused_attention: attention is computed without storing its scores.
     """
 
     limit: int
