@@ -44,6 +44,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bytes for KV of former prompts and replies; up to 1, the share of the memory
     that the weights leave; 0 keeps none.
     kv_store: keeps that KV on disk, too.
+    kv_bits: bits of each number in a KV cache, 8 or 4; None leaves them as the model makes them.
     loader: knows the model's classes instead of mlx-lm. vision: makes its encoder.
     """
 
@@ -54,6 +55,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_chunk: int = 512
     prefix_cache: float = 0.0
     kv_store: KVStoreSettings | None = None
+    kv_bits: int | None = None
     loader: Target | None = None
     vision: Target | None = None
 
@@ -120,6 +122,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     namespace: rows reuse KV of rows with the same one only.
     images: what the prompt shows, in order.
+    checkpoints: places in the prompt up to which others may be the same, ascending.
     """
 
     id: int
@@ -148,6 +151,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     fork: int = 0
     namespace: str = ""
     images: list[Image] = []
+    checkpoints: list[int] = []
 
 
 # Engine to core.
