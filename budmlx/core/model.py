@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from budmlx.core.memory import MemoryModel, Shape, device_memory_limit, probe_layers
+from budmlx.core.quantized_cache import QuantizedCache, cache_maker
 from budmlx.core.target import resolve
 from budmlx.core.vision import Vision
 from budmlx.errors import ModelLoadError
@@ -36,7 +37,9 @@ CONTEXT_KEYS = (
     "n_ctx",
     "model_max_length",
 )
-PADDABLE = (KVCache, RotatingKVCache)
+# Caches that hold the keys and values of every token, so that a part of them is a whole one.
+CAN_BE_CUT = (KVCache, QuantizedCache)
+PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 # Models that name no limit are recurrent: nothing but patience bounds them.
 UNBOUNDED_CONTEXT = 2**20
 
@@ -45,6 +48,7 @@ UNBOUNDED_CONTEXT = 2**20
 class Model:
     """What runs.
 
+    new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
     would take the padding for tokens. vision: if it can be shown pictures.
     """
@@ -52,12 +56,9 @@ class Model:
     module: nn.Module
     info: ModelInfo
     memory: MemoryModel
+    new_cache: Callable[[], list[Any]]
     paddable: bool
     vision: Vision | None = None
-
-    def new_cache(self) -> list[Any]:
-        """An empty cache for one row, a list with one entry per layer."""
-        return make_prompt_cache(self.module)  # type: ignore[no-any-return]
 
     def __call__(
         self, tokens: mx.array, cache: list[Any], embeddings: mx.array | None = None
@@ -84,7 +85,8 @@ def load_model(settings: CoreSettings) -> Model:
         raise ModelLoadError(f"Cannot load {settings.model_name}: {error}") from error
     vision = None if settings.vision is None else Vision.open(settings.vision, path, module)
     maybe_set_recommended_wired_limit()
-    cache = make_prompt_cache(module)
+    new_cache = cache_maker(module, settings.kv_bits)
+    cache = new_cache()
     # Lazy: gives shapes and dtypes without computing anything.
     logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
     text = config.get("text_config") or config
@@ -95,7 +97,7 @@ def load_model(settings: CoreSettings) -> Model:
         weights=weights,
         layers=probe_layers(cache, settings.prefill_chunk),
         shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
-        fused_attention=mx.default_device() == mx.gpu,
+        fused_attention=mx.default_device() == mx.gpu and settings.kv_bits is None,
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
     if memory.longest_row(context, settings.prefill_chunk) < 1:
@@ -111,12 +113,13 @@ def load_model(settings: CoreSettings) -> Model:
         context_length=context,
         vocab_size=logits.shape[-1],
         eos_token_ids=_ids(config.get("eos_token_id")),
-        batchable=can_batch(module),
-        fingerprint=fingerprint(path),
+        batchable=can_batch(module, new_cache),
+        fingerprint=fingerprint(path, settings.kv_bits),
         created=int(time.time()),
+        needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, paddable, vision)
+    return Model(module, info, memory, new_cache, paddable, vision)
 
 
 def _classes(loader: Target | None) -> dict[str, Any]:
@@ -129,18 +132,18 @@ def _classes(loader: Target | None) -> dict[str, Any]:
         raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
 
 
-def can_batch(module: nn.Module) -> bool:
+def can_batch(module: nn.Module, new_cache: Callable[[], list[Any]]) -> bool:
     """Whether rows can share a batch: the caches merge, and the model takes their masks.
 
     The second is tried on rows of different length. Building the graph is enough for a
     model to refuse; nothing is computed. A mask of the wrong rank broadcasts silently when
     there are as many rows as key-value heads, hence two numbers of rows.
     """
-    if not can_merge(make_prompt_cache(module)):
+    if not can_merge(new_cache()):
         return False
     try:
         for rows in (3, 5):
-            caches = [make_prompt_cache(module) for _ in range(rows)]
+            caches = [new_cache() for _ in range(rows)]
             for tokens, cache in enumerate(caches, start=1):
                 module(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
             merged = [entries[0].merge(list(entries)) for entries in zip(*caches, strict=True)]
@@ -159,9 +162,11 @@ def can_merge(cache: Sequence[Any]) -> bool:
     )
 
 
-def fingerprint(path: Path) -> str:
-    """A short name for these weights: the configuration and the headers of the shards."""
+def fingerprint(path: Path, kv_bits: int | None = None) -> str:
+    """A short name for what computes: the configuration, the headers of the shards, `kv_bits`."""
     digest = hashlib.sha256((path / "config.json").read_bytes())
+    if kv_bits is not None:
+        digest.update(f"kv_bits {kv_bits} ".encode())
     for shard in sorted(path.glob("model*.safetensors")):
         with shard.open("rb") as file:
             digest.update(f"{shard.name} {shard.stat().st_size} ".encode() + file.read(4096))
