@@ -116,6 +116,9 @@ class Config(BaseSettings):
         description="Bytes for weights, KV caches and activations, such as 12GiB; "
         "default: the device's.",
     )
+    kv_bits: int | None = Field(
+        None, ge=4, le=8, multiple_of=4, description="Quantize KV caches to 8 or 4 bits a number."
+    )
     prefix_cache: SizeOrShare = Field(
         "50%",
         description="Most memory for the KV of former prompts and replies, which prompts that "

@@ -20,6 +20,7 @@ def core_settings(
         memory_limit=config.memory_limit and int(config.memory_limit),
         max_rows=config.max_rows,
         prefill_chunk=config.prefill_chunk,
+        kv_bits=config.kv_bits,
         prefix_cache=size_or_share(config.prefix_cache),
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
         loader=Target(plugin=loader.plugin, core=loader.value.core) if loader else None,
