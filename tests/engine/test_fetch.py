@@ -216,9 +216,11 @@ async def test_cookies_are_forgotten() -> None:
         "/1": redirect("/").replace(b"Location", b"Set-Cookie: a=b\r\nLocation"),
     }
     async with listening(answers) as listener:
-        fetching = Fetcher([f"*:{listener.port}"], is_public=lambda address: True)
+        fetching = Fetcher(
+            [f"*:{listener.port}"], resolve=known("127.0.0.1"), is_public=lambda address: True
+        )
         for path in ("/", "/1"):
-            assert await fetching.fetch(f"http://127.0.0.1:{listener.port}{path}", PARAM) == BODY
+            assert await fetching.fetch(f"http://a.test:{listener.port}{path}", PARAM) == BODY
         assert not any("cookie" in head for head in listener.requests)
 
 

@@ -206,6 +206,7 @@ def test_the_smallest_and_the_longest() -> None:  # LIMITS 85
         pytest.param(png((30_001, 1), 1, 0), id="long"),
         pytest.param(webp((16_000, 16_000)), id="webp"),
         pytest.param(gif((9000, 9000), (1, 1)), id="gif"),
+        pytest.param(gif((1, 1), (14_000, 14_000)), id="frame that Pillow refuses"),
         pytest.param(gif((1, 1), (9000, 9000), b"\x21\xf9\4\x09\0\0\0\0"), id="frame of a gif"),
         pytest.param(
             saved(photo(), "BMP").replace(b"\x28\0\0\0\x18\0\0\0", struct.pack("<ii", 9000, 9000)),
