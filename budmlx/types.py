@@ -171,6 +171,7 @@ class ModelInfo:
     context_length: most tokens a sequence may have, prompt and completion together.
     vocab_size: width of the logits; a token id outside it must never reach the core.
     batchable: False when the model's cache cannot be merged, so that it runs row by row.
+    needs_checkpoints: prompts go on only from places where a state was kept.
     """
 
     name: str
@@ -182,6 +183,7 @@ class ModelInfo:
     batchable: bool
     fingerprint: str
     created: int
+    needs_checkpoints: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 import mlx.core as mx
 
 from budmlx.core.model import load_model
-from budmlx.core.reuse import Reuse
+from budmlx.core.reuse import open_reuse
 from budmlx.core.scheduler import Scheduler
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import (
@@ -62,7 +62,7 @@ class CoreLoop:
         except ModelLoadError as error:
             self._emit(LoadFailed(error.message))
             return
-        reuse = Reuse.of(model, self._settings.prefix_cache, self._settings.kv_store)
+        reuse = open_reuse(model, self._settings.prefix_cache, self._settings.kv_store)
         scheduler = Scheduler(
             model,
             max_rows=self._settings.max_rows,

@@ -11,12 +11,13 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.model import Model
-from budmlx.core.prefix_cache import Match
-from budmlx.core.reuse import Cut, Reuse
+from budmlx.core.reusing import Found, Reusing, Taken
 from budmlx.core.row import Row
 
 # Prompts that differ by so few tokens are alike even if one is many times longer.
 SLACK = 16
+# A state is not kept after fewer tokens than this: the pass that ends there has its cost.
+LEAST_STRETCH = 64
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +34,7 @@ class Prompt:
     rows: list[Row]
     cache: list[Any]
     computed: int = 0
-    match: Match | None = None
+    match: Found | None = None
     reused: int = 0
     seen: int = -1
     restoring: bool = False
@@ -59,6 +60,16 @@ class Prompt:
         have = self.computed if self.match is None else self.match.length
         return len(self.ids) - 1 - have
 
+    @property
+    def next_checkpoint(self) -> int | None:
+        """How many tokens there are to the next place where the state is kept, if any."""
+        end = len(self.ids) - 1
+        done = end - self.remaining
+        begun = self.reused if self.match is None else self.match.length
+        first = max(done + 1, begun + LEAST_STRETCH)
+        places = self.rows[0].request.checkpoints
+        return next((place - done for place in places if first <= place < end), None)
+
     def drop(self, gone: Collection[Row]) -> None:
         """Go on without these rows; without any, let go of what was found."""
         self.rows = [row for row in self.rows if row not in gone]
@@ -71,7 +82,7 @@ class Prompt:
         if match is not None:
             match.unpin()
 
-    def fill(self, reuse: Reuse) -> None:
+    def fill(self, reuse: Reusing) -> None:
         """Copy into the cache what the last look found."""
         if self.match is not None:
             self.cache = reuse.dense(self.match, len(self.ids))
@@ -80,7 +91,7 @@ class Prompt:
             self.computed = self.match.length
             self.release()
 
-    def compute(self, model: Model, reuse: Reuse, count: int) -> None:
+    def compute(self, model: Model, reuse: Reusing, count: int) -> None:
         """Prefill `count` more tokens and wait for them; full blocks, and the end, are stored.
 
         Raises:
@@ -95,8 +106,8 @@ class Prompt:
             images = self.rows[0].request.images
             embeddings = model.vision.embed(model.module, ids, images, self.computed)
         model(mx.array([ids]), self.cache, embeddings)
-        last = end == len(self.ids) - 1
-        cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=last)
+        tail = end == len(self.ids) - 1 or end in self.rows[0].request.checkpoints
+        cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=tail)
         # Only the caches are evaluated: the logits of a prompt are never computed.
         mx.eval([entry.state for entry in self.cache], cut.arrays if cut else [])
         reuse.store(cut)
@@ -109,18 +120,18 @@ class Prompt:
                 row.cached = self.reused
 
 
-def look(prompts: Sequence[Prompt], reuse: Reuse) -> None:
+def look(prompts: Sequence[Prompt], reuse: Reusing) -> None:
     """Find what is stored of each prompt, if more may be there than at its last look."""
     for prompt in prompts:
-        if reuse.enabled and (prompt.seen != reuse.tree.version or prompt.restoring):
+        if reuse.enabled and (prompt.seen != reuse.version or prompt.restoring):
             if prompt.seen < 0 or prompt.restoring:
                 prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1])
             prompt.release()
-            prompt.seen = reuse.tree.version
+            prompt.seen = reuse.version
             prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)
 
 
-def compute_together(model: Model, reuse: Reuse, prompts: Sequence[Prompt]) -> list[Any]:
+def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) -> list[Any]:
     """Prefill whole prompts in one forward pass, padded on the right, and wait for it.
 
     Returns batch caches, one entry per layer, with a row for each prompt. Only caches that
@@ -140,10 +151,10 @@ def compute_together(model: Model, reuse: Reuse, prompts: Sequence[Prompt]) -> l
     model(mx.array(tokens), merged)
     for entry in merged:
         entry.finalize()
-    cuts: list[Cut] = []
+    cuts: list[Taken] = []
     for index, prompt in enumerate(prompts):
         row_cache = partial(extract, merged, index)
-        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=False)
+        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=reuse.tails)
         cuts += [cut] if cut else []
     mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
     for cut in cuts:
@@ -190,4 +201,5 @@ def _is_whole(prompt: Prompt) -> bool:
     """Whether a prompt may share its only forward pass. One token cannot be padded."""
     row = prompt.rows[0]
     alone = len(prompt.rows) == 1 and not row.solo and not row.request.images
-    return alone and prompt.computed == 0 and prompt.remaining > 1
+    whole = prompt.computed == 0 and prompt.next_checkpoint is None
+    return alone and whole and prompt.remaining > 1

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache
 
+from budmlx.core.checkpoints import CheckpointReuse
 from budmlx.core.kv import arrays_of, fill
 from budmlx.core.kv_tier import Allowance, KVTier
 from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
 from budmlx.core.prefix_cache import BLOCK, Match, PrefixTree
-from budmlx.core.quantized_cache import QuantizedCache
+from budmlx.core.reusing import Reusing
 from budmlx.protocol import KVStoreSettings
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 # Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
 # chat template begins with the same few.
 LEAST = 16
-# Caches that hold the keys and values of every token.
-CAN_BE_CUT = (KVCache, QuantizedCache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,10 @@ class Reuse:
     """Stores and finds KV by token ids. Only caches that can be cut anywhere take part.
 
     limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
-    kv_store: where KV outlives the process, if it does.
+    kv_store: where KV outlives the process, if it does. tails: as of `CheckpointReuse`.
     """
+
+    tails = False
 
     def __init__(
         self,
@@ -62,24 +62,10 @@ class Reuse:
     ):
         self._model = model
         self._least = least
-        if limit and not _can_be_cut(model.new_cache()):
-            log.warning(
-                "prompts are not reused: this model's caches cannot be cut at any token, "
-                "so every prompt is computed anew"
-            )
-            limit = 0
         self._limit = limit
         self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
         self._allowed = Allowance.of(alone=True, per_token=None)
         self.tree = self._new_tree(limit, block)
-
-    @classmethod
-    def of(cls, model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reuse:
-        """size: bytes, or, up to 1, a share of the memory that the weights leave."""
-        left = max(model.memory.limit - model.memory.weights, 0)
-        if kv_store is not None and not size:
-            log.warning("no KV is kept on disk, since prefix_cache is 0")
-        return cls(model, int(size * left if size <= 1 else size), kv_store=kv_store)
 
     def _new_tree(self, limit: int, block: int) -> PrefixTree:
         return PrefixTree(limit, block, self.tier.leaving if self.tier is not None else None)
@@ -88,6 +74,11 @@ class Reuse:
     def enabled(self) -> bool:
         """Whether anything is ever stored."""
         return self._limit > 0
+
+    @property
+    def version(self) -> int:
+        """Changes whenever more can be found."""
+        return self.tree.version
 
     def resize(self, room: int) -> None:
         """Take no more than the rows leave of the memory, in bytes."""
@@ -227,5 +218,16 @@ class Reuse:
             self.store(cut)
 
 
-def _can_be_cut(cache: Sequence[Any]) -> bool:
-    return bool(cache) and all(type(entry) in CAN_BE_CUT for entry in cache)
+def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reusing:
+    """What fits the model's caches.
+
+    size: bytes, or, up to 1, a share of the memory that the weights leave.
+    """
+    left = max(model.memory.limit - model.memory.weights, 0)
+    limit = int(size * left if size <= 1 else size)
+    if kv_store is not None and (not limit or model.info.needs_checkpoints):
+        reason = "this model's caches cannot be cut" if limit else "prefix_cache is 0"
+        log.warning("no KV is kept on disk, since %s", reason)
+    if model.info.needs_checkpoints:
+        return CheckpointReuse(limit)
+    return Reuse(model, limit, kv_store=kv_store)

@@ -21,6 +21,7 @@ from budmlx.core.placement import Placement
 from budmlx.core.prompt import Prompt, compute_together, look, next_batch
 from budmlx.core.report import Report
 from budmlx.core.reuse import Reuse
+from budmlx.core.reusing import Reusing
 from budmlx.core.row import Row, RowFault
 from budmlx.core.target import PluginFault
 from budmlx.protocol import GenerateRequest, StepFrame
@@ -44,7 +45,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, model: Model, *, max_rows: int, prefill_chunk: int, reuse: Reuse | None = None
+        self, model: Model, *, max_rows: int, prefill_chunk: int, reuse: Reusing | None = None
     ):
         self._model = model
         self._max_rows = max_rows
@@ -98,10 +99,7 @@ class Scheduler:
         """Advance every running row by one token and prompts by one chunk."""
         self._turns += 1
         for row, problem in self._compiling.done(idle=not self._rows):
-            if problem:
-                self._report.bad_grammar(row, problem)
-            else:
-                self._enqueue(row)
+            self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
         self._make_room()
         self._admit()
         if self._reuse.enabled:
@@ -232,7 +230,8 @@ class Scheduler:
                 continue
             [prompt] = batch
             left = prompt.remaining
-            count = left if left <= WHOLE else min(left, budget - done)
+            most = left if left <= WHOLE else budget - done
+            count = min(left, most, prompt.next_checkpoint or left)
             self._guard(rows, self._compute, prompt, count)
             done += count
             if prompt in self._prompts and prompt.remaining == 0:

@@ -34,10 +34,14 @@ REMOTE = ("http:", "https:")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model is given: token ids, and the pictures whose placeholders are among them."""
+    """What the model is given: token ids, and the pictures whose placeholders are among them.
+
+    checkpoints: places, in ascending order, up to which other prompts may be the same.
+    """
 
     ids: list[int]
     images: tuple[Image, ...] = ()
+    checkpoints: tuple[int, ...] = ()
 
 
 class Images:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from budmlx.engine.filters import transformed
 from budmlx.engine.images import Images, Prompt
@@ -14,10 +16,13 @@ from budmlx.engine.tokens import Encoding, encoding
 from budmlx.engine.worker import Procedure
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
-from budmlx.types import ModelInfo, Request
+from budmlx.types import Message, ModelInfo, Request
 
 # Prompts with more characters than this are tokenized off the event loop.
 INLINE_CHARACTERS = 16_384
+
+
+INSTRUCTIONS = ("system", "developer")
 
 
 class Preparation:
@@ -75,14 +80,33 @@ class Preparation:
             return request, Prompt(list(raw))
         check_results(request.messages)
         request, shown = self._images.prepared(request)
-        ids = render(
+        messages = request.messages or ()
+        ids = self._render(request, messages)
+        prompt = self._images.placed(ids, shown)
+        if self._info.needs_checkpoints and not shown:
+            prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
+        return request, prompt
+
+    def _render(self, request: Request, messages: Sequence[Message]) -> list[int]:
+        return render(
             self._tokenizer,
-            request.messages or (),
+            messages,
             request.chat_template_kwargs,
             tools=active_tools(request),
             placeholder=self._images.placeholder,
         )
-        return request, self._images.placed(ids, shown)
+
+    def _checkpoints(
+        self, request: Request, messages: Sequence[Message], ids: Sequence[int]
+    ) -> tuple[int, ...]:
+        """Where the instructions end, and where the last message begins."""
+        places = set[int]()
+        first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
+        for count in {first, len(messages) - 1} - {0, len(messages)}:
+            # Templates refuse some beginnings of conversations that they take as a whole.
+            with suppress(InvalidRequestError):
+                places.add(_common(self._render(request, messages[:count]), ids))
+        return tuple(sorted(places - {0}))
 
     def _check(self, ids: list[int], param: str) -> None:
         info = self._info
@@ -99,3 +123,9 @@ class Preparation:
             raise InvalidRequestError(
                 f"A token id is outside the vocabulary of {info.vocab_size} tokens.", param=param
             )
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -100,6 +100,7 @@ def core_requests(
         id=row_ids[0],
         prompt_ids=prompt.ids,
         images=list(prompt.images),
+        checkpoints=list(prompt.checkpoints),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -129,13 +129,14 @@ class Transcript:
 
 
 def _replaced(prompt: Prompt, begin: int, count: int, ids: Sequence[int]) -> Prompt:
-    """The prompt with other ids from a place on; pictures after it move along."""
+    """The prompt with other ids from a place on; what stands after it moves along."""
     moved = len(ids) - count
     images = tuple(
         msgspec.structs.replace(image, start=image.start + moved) if image.start >= begin else image
         for image in prompt.images
     )
-    return Prompt([*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]], images)
+    places = tuple(place if place <= begin else place + moved for place in prompt.checkpoints)
+    return Prompt([*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]], images, places)
 
 
 def _bytes(ids: Sequence[int]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import random
 from dataclasses import replace
 from functools import cache
@@ -387,22 +386,6 @@ def test_namespaces_share_nothing(model: Model) -> None:
     for key, namespace in enumerate(["a", "b", "a", ""]):
         driver.once(request(key, prompt, namespace=namespace))
     assert [driver.cached[key] for key in range(4)] == [0, 0, 39, 0]
-
-
-@pytest.mark.parametrize("name", ["gemma3_text", "mamba", "falcon_h1", "jamba"])
-def test_models_whose_caches_cannot_be_cut_say_so_once(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = plain(name)
-    with caplog.at_level(logging.WARNING):
-        driver = Reusing(model)
-        for key in range(2):
-            driver.once(request(key, words(1, 40), max_tokens=3))
-    said = [record for record in caplog.records if "not reused" in record.message]
-    assert len(said) == 1 and not any(driver.cached.values())
-    assert driver.tokens[0] == driver.tokens[1]
-    Reuse(model, 0)
-    assert len([record for record in caplog.records if "not reused" in record.message]) == 1
 
 
 def test_stored_blocks_are_copies(model: Model) -> None:

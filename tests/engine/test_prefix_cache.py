@@ -11,6 +11,7 @@ import pytest
 from budmlx.engine.engine import Engine
 from budmlx.engine.requests import chat_request
 from budmlx.types import Finished, Request
+from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.models import tiny_model_dir
 
 GREEDY = {"temperature": 0, "max_tokens": 12}
@@ -90,3 +91,28 @@ def test_a_response_cache_counts_the_whole_prompt(engine: Engine) -> None:
     replies = [engine.chat("Kept: " + STORY, **GREEDY, cache=True) for _ in range(2)]
     assert replies[1].cached
     assert replies[1].usage.cached_tokens == replies[0].usage.prompt_tokens
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "mamba"])
+def test_models_that_need_checkpoints_reuse_instructions(name: str) -> None:
+    path = tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0))
+    rules = {"role": "system", "content": STORY}
+    with Engine.load(path) as engine, Engine.load(path, prefix_cache="0") as cold:
+        counts = []
+        for question in ("First?", "And second, please?"):
+            messages = [rules, {"role": "user", "content": question}]
+            for _ in range(2):
+                reply = engine.chat(messages, **GREEDY)
+                assert reply.text == cold.chat(messages, **GREEDY).text
+                counts.append((reply.usage.prompt_tokens, reply.usage.cached_tokens))
+        instructions = len(engine.apply_template([rules]).ids)
+        (first, none), (_, again), (second, common), (_, other) = counts
+        assert (none, again, other) == (0, first - 1, second - 1)
+        assert instructions - 16 < common <= instructions
+        # One's reply and next question come after a history that was asked before.
+        turns = [
+            *messages,
+            {"role": "assistant", "content": "No."},
+            {"role": "user", "content": "Why?"},
+        ]
+        assert engine.chat(turns, **GREEDY).usage.cached_tokens >= second - 8

@@ -1,0 +1,100 @@
+"""What the scheduler needs of a place where states of former prompts are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+
+class Found(Protocol):
+    """A stored state for the first `length` tokens of a prompt."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that need no computing."""
+
+    def pin(self) -> None:
+        """Keep it until `unpin`."""
+
+    def unpin(self) -> None:
+        """Undo one `pin`."""
+
+
+class Taken(Protocol):
+    """A copy on its way into the place."""
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Everything that must be evaluated before it may be stored."""
+
+
+class Reusing(Protocol):
+    """Stores and finds the states of rows by token ids.
+
+    `Reuse` does so for caches that can be cut at any token, `CheckpointReuse` for others.
+    tails: `cut` wants to see the end of every prompt, also where many are computed together.
+    """
+
+    tails: bool
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever stored."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be saved while nothing else is to do."""
+
+    @property
+    def version(self) -> int:
+        """Changes whenever more can be found."""
+
+    def resize(self, room: int) -> None:
+        """Take no more than the rows leave of the memory, in bytes."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
+        """Begin a turn of the scheduler.
+
+        idle: it has nothing to do. alone: nobody generates. per_token: seconds that computing
+        a token of a prompt takes.
+        """
+
+    def restore(self, namespace: str, ids: Sequence[int]) -> bool:
+        """Read what the disk has of `ids`; whether more is to come in the next turns."""
+
+    def close(self, seconds: float) -> None:
+        """Save what can be saved in so much time."""
+
+    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Found | None:
+        """A stored beginning of `ids` that is worth its copy; it is pinned.
+
+        computed: tokens of `ids` that need no computing anyway.
+        """
+
+    def dense(self, match: Any, capacity: int) -> list[Any]:
+        """A cache for one row with a copy of what was found.
+
+        capacity: tokens that the row needs room for soon.
+        """
+
+    def cut(
+        self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]], *, tail: bool
+    ) -> Taken | None:
+        """A copy, not yet computed, of what is not stored of `ids`.
+
+        cache: gives the cache of a row that holds them. tail: the very end of `ids` is wanted.
+        """
+
+    def store(self, cut: Any) -> None:
+        """Hand over what `cut` returned, once it has been evaluated; None is ignored."""
+
+    def keep(self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]]) -> None:
+        """Store what a row computed, as far as its cache holds it.
+
+        ids: prompt and generated tokens. The cache may hold fewer, or tokens beyond them.
+        """
