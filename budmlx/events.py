@@ -97,17 +97,45 @@ class ChoiceFinished:
     choice: int = 0
 
 
+MissReason = Literal[
+    "complete", "new", "differs", "retokenised", "evicted", "other_namespace", "never_seen"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheExplanation:
+    """How much of a prompt's KV was reused, and why not more.
+
+    tier: where it was. reason: all of it was stored (complete); what was stored ends there
+    (new); the prompt most like it goes on otherwise (differs), with the same text in other
+    tokens (retokenised); it was stored once (evicted), is stored for another cache_salt
+    (other_namespace), or nothing like it was ever asked (never_seen).
+    token: the first token of the prompt that was not reused for that reason. text: what it
+    stands for. message: the message that it belongs to, if that is known.
+    """
+
+    matched_tokens: int
+    prompt_tokens: int
+    tier: Literal["memory", "disk", "none"]
+    reason: MissReason
+    token: int | None = None
+    text: str = ""
+    message: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The terminal event of a request that went well. reasons: one for each choice.
 
     cached: the reply was kept from, or shared with, an equal request.
+    cache_explanation: if the request asked for it.
     """
 
     reasons: tuple[FinishReason, ...]
     usage: Usage
     timing: Timing
     cached: bool = False
+    cache_explanation: CacheExplanation | None = None
 
     @property
     def reason(self) -> FinishReason:

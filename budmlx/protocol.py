@@ -214,6 +214,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     logprob: of the model's own distribution, before any sampling parameter.
     top: the most likely ids and their logprobs, best first.
     cached: with the first token, how many tokens of the prompt were not computed.
+    from_disk: how many of them were read from disk for this row.
     """
 
     id: int
@@ -222,6 +223,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     logprob: float | None = None
     top: list[tuple[int, float]] = []
     cached: int = 0
+    from_disk: int = 0
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):

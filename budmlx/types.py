@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from budmlx.events import CacheExplanation as CacheExplanation
 from budmlx.events import ChoiceFinished as ChoiceFinished
 from budmlx.events import Event as Event
 from budmlx.events import Finished as Finished
@@ -134,6 +135,7 @@ class Request:
     cache: what the response cache may do; None leaves it to the engine's setting.
     namespace: whose request it is; kept replies are not shared between namespaces.
     cache_salt: nothing is reused between requests with other salts.
+    explain_cache: say how much of the prompt's KV was reused, and why not more.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -150,6 +152,7 @@ class Request:
     cache: CachePolicy | None = None
     namespace: str = ""
     cache_salt: str = ""
+    explain_cache: bool = False
 
     @property
     def characters(self) -> int:
@@ -205,7 +208,7 @@ class Choice:
 class Completion:
     """A whole reply. `warnings` name parameters, or parts of them, without effect.
 
-    cached: see `Finished`.
+    cached, cache_explanation: see `Finished`.
     """
 
     choices: tuple[Choice, ...]
@@ -214,6 +217,7 @@ class Completion:
     model: str
     warnings: tuple[str, ...] = ()
     cached: bool = False
+    cache_explanation: CacheExplanation | None = None
 
     @property
     def text(self) -> str:

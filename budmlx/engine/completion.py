@@ -36,6 +36,7 @@ def completion(model: str, warnings: Sequence[str], events: Sequence[Event]) -> 
         model=model,
         warnings=tuple(warnings),
         cached=finished.cached,
+        cache_explanation=finished.cache_explanation,
     )
 
 

@@ -11,6 +11,7 @@ from budmlx.engine.filters import FilterChain
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import Mailbox, Update
 from budmlx.engine.output import CallEvents, OutputReader
+from budmlx.engine.remembered import Asked
 from budmlx.engine.text import TextStream
 from budmlx.errors import (
     BudmlxError,
@@ -140,7 +141,7 @@ class _Choice:
 class Generation:
     """The state of one request between the core and the caller: one row for each choice.
 
-    prompt: the ids that were given to the core. namespace: of a chat, for the transcript.
+    asked: the prompt as the core got it. from_disk: tokens of it that were read there.
     over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
     events are consumed, so that a slow reader delays nobody.
@@ -148,20 +149,20 @@ class Generation:
 
     def __init__(
         self,
-        prompt: Sequence[int],
+        asked: Asked,
         rows: Mapping[int, RowText],
         mailbox: Mailbox,
     ):
         self.over = False
-        self.namespace: str | None = None
         self.running = set(rows)
         self._choices = {
             row_id: _Choice(number, row) for number, (row_id, row) in enumerate(rows.items())
         }
         self._mailbox = mailbox
-        self.prompt = prompt
+        self.asked = asked
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
+        self.from_disk = 0
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._first: float | None = None
@@ -207,7 +208,7 @@ class Generation:
                 tokens.setdefault(update.id, []).append(update)
         for row_id, new in tokens.items():
             if self._cached_tokens is None and row_id == self.row_ids[0]:
-                self._cached_tokens = new[0].cached
+                self._cached_tokens, self.from_disk = new[0].cached, new[0].from_disk
             self._completion_tokens += len(new)
             yield from self._choices[row_id].take(new)
         reasons = [choice.reason for choice in self._choices.values()]
@@ -222,7 +223,7 @@ class Generation:
     def _usage(self) -> Usage:
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
         return Usage(
-            len(self.prompt),
+            len(self.asked.prompt.ids),
             self._completion_tokens,
             cached_tokens=self._cached_tokens or 0,
             reasoning_tokens=reasoning,

@@ -37,11 +37,13 @@ class Prompt:
     """What the model is given: token ids, and the pictures whose placeholders are among them.
 
     checkpoints: places, in ascending order, up to which other prompts may be the same.
+    ends: where each message ends, if that was asked for.
     """
 
     ids: list[int]
     images: tuple[Image, ...] = ()
     checkpoints: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 class Images:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,6 +22,8 @@ from budmlx.types import Message, ModelInfo, Request
 INLINE_CHARACTERS = 16_384
 
 
+# Of longer conversations it is not told in which message the reuse of KV ended.
+MAX_EXPLAINED = 256
 INSTRUCTIONS = ("system", "developer")
 
 
@@ -83,8 +85,11 @@ class Preparation:
         messages = request.messages or ()
         ids = self._render(request, messages)
         prompt = self._images.placed(ids, shown)
-        if self._info.needs_checkpoints and not shown:
+        if not shown and self._info.needs_checkpoints:
             prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
+        if not shown and request.explain_cache and len(messages) <= MAX_EXPLAINED:
+            counts = range(1, len(messages) + 1)
+            prompt = replace(prompt, ends=self._common_with(request, messages, ids, counts))
         return request, prompt
 
     def _render(self, request: Request, messages: Sequence[Message]) -> list[int]:
@@ -100,13 +105,25 @@ class Preparation:
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]
     ) -> tuple[int, ...]:
         """Where the instructions end, and where the last message begins."""
-        places = set[int]()
         first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
-        for count in {first, len(messages) - 1} - {0, len(messages)}:
+        counts = {first, len(messages) - 1} - {0, len(messages)}
+        places = self._common_with(request, messages, ids, sorted(counts))
+        return tuple(sorted({*places} - {0}))
+
+    def _common_with(
+        self,
+        request: Request,
+        messages: Sequence[Message],
+        ids: Sequence[int],
+        counts: Iterable[int],
+    ) -> tuple[int, ...]:
+        """How far the prompt agrees with that of its first so many messages, for each count."""
+        places: list[int] = []
+        for count in counts:
             # Templates refuse some beginnings of conversations that they take as a whole.
             with suppress(InvalidRequestError):
-                places.add(_common(self._render(request, messages[:count]), ids))
-        return tuple(sorted(places - {0}))
+                places.append(_common(self._render(request, messages[:count]), ids))
+        return tuple(places)
 
     def _check(self, ids: list[int], param: str) -> None:
         info = self._info

@@ -24,7 +24,7 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 UNLIMITED = 2**62
 REQUEST_OPTIONS = frozenset(
     {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
-    | {"incremental_calls", "response_format", "reasoning", "cache_salt"}
+    | {"incremental_calls", "response_format", "reasoning", "cache_salt", "explain_cache"}
 )
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
@@ -125,15 +125,6 @@ def core_requests(
         msgspec.structs.replace(first, id=row_id, choice=choice)
         for choice, row_id in enumerate(row_ids)
     ]
-
-
-def kv_namespace(request: Request, *, shared: bool) -> str:
-    """Whose KV a request may reuse, and who may reuse what it leaves.
-
-    shared: API keys do not matter.
-    """
-    owner = "" if shared else request.namespace
-    return f"{owner}\0{request.cache_salt}" if request.cache_salt else owner
 
 
 def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingParams, list[str]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import msgspec
 
-from budmlx.config import Config
+from budmlx.config import Config, size_or_share
 from budmlx.engine.choices import Choices
 from budmlx.engine.filters import FilterChain
 from budmlx.engine.generation import Generation, RowText
@@ -19,15 +19,15 @@ from budmlx.engine.images import Prompt
 from budmlx.engine.logprobs import LogprobReader
 from budmlx.engine.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
 from budmlx.engine.parsers import Parsers
-from budmlx.engine.requests import core_requests, kv_namespace, without_unknown_ids
+from budmlx.engine.remembered import Asked, Remembered
+from budmlx.engine.requests import core_requests, without_unknown_ids
 from budmlx.engine.text import TextStream
 from budmlx.engine.tokenizer import Tokenizer
-from budmlx.engine.transcript import Transcript
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import OutputFilterFactory
 from budmlx.protocol import CoreSettings, StepFrame
-from budmlx.types import Event, Request
+from budmlx.types import Event, Finished, Request
 
 
 class Runner:
@@ -45,14 +45,15 @@ class Runner:
         self._tokenizer = tokenizer
         self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
         self._shared = config.prefix_cache_shared
-        reused = config.prefix_cache not in ("0", "0%")
-        self._transcript = Transcript(tokenizer) if reused else None
         self._choices = Choices(plugins)
         self._parsers = parsers
         self._generations: dict[int, Generation] = {}
         self._ids = itertools.count(1)
         self.host = open_host(settings, self._receive, config)
         self.info = self.host.info
+        reuses = size_or_share(config.prefix_cache) > 0
+        context = self.info.context_length
+        self._remembered = Remembered(tokenizer, context, enabled=reuses)
 
     def events(self, request: Request, prompt: Prompt) -> Iterator[Event]:
         """Run a request; closing the iterator cancels it."""
@@ -88,9 +89,10 @@ class Runner:
         if self._filters:
             # The tokens would tell what a filter hides.
             sampling = replace(sampling, logprobs=None)
-        namespace = kv_namespace(request, shared=self._shared)
-        request = replace(request, sampling=sampling, namespace=namespace)
-        prompt = self._with_own_ids(request, prompt)
+        asked = Asked.of(request, prompt, shared=self._shared)
+        asked = self._remembered.with_own_ids(asked, sampling.seed)
+        prompt = asked.prompt
+        request = replace(request, sampling=sampling, namespace=asked.namespace)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
         tail = self._parsers.tail(prompt.ids)
         grammar = grammar_of(request, self._parsers, tail)
@@ -101,9 +103,7 @@ class Runner:
             for row in core_requests(row_ids, prompt, request, sorted(eos_ids), grammar)
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
-        generation = Generation(prompt.ids, texts, mailbox)
-        if request.messages is not None:
-            generation.namespace = namespace
+        generation = Generation(asked, texts, mailbox)
         self._generations.update(dict.fromkeys(row_ids, generation))
         try:
             for row in rows:
@@ -112,20 +112,6 @@ class Runner:
             self.release(generation)
             raise
         return generation
-
-    def _with_own_ids(self, request: Request, prompt: Prompt) -> Prompt:
-        """The prompt with what the model said before in its own ids.
-
-        A seed promises the same tokens whatever was asked before, so that none are exchanged.
-        """
-        if (
-            self._transcript is None
-            or request.messages is None
-            or request.sampling.seed is not None
-        ):
-            return prompt
-        spliced = self._transcript.spliced(request.namespace, prompt)
-        return spliced if len(spliced.ids) < self.info.context_length else prompt
 
     def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
         sampling, visible = request.sampling, self._parsers.visible(request)
@@ -139,7 +125,10 @@ class Runner:
 
     def advance(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
         """Events of these updates; rows whose text has ended leave the core at once."""
-        yield from generation.events(updates)
+        for event in generation.events(updates):
+            if isinstance(event, Finished):
+                event = self._remembered.explained(generation.asked, event, generation.from_disk)
+            yield event
         for row_id in generation.ended():
             self._drop(generation, row_id)
 
@@ -147,10 +136,9 @@ class Runner:
         """Forget a request; rows that still run leave the core. Idempotent."""
         for row_id in sorted(generation.running):
             self._drop(generation, row_id)
-        for row_id in generation.row_ids:
-            self._generations.pop(row_id, None)
-        if self._transcript is not None and generation.namespace is not None:
-            self._transcript.add(generation.namespace, generation.prompt, generation.spoken)
+        known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]
+        if any(known):
+            self._remembered.add(generation.asked, generation.spoken)
 
     def _drop(self, generation: Generation, row_id: int) -> None:
         generation.running.discard(row_id)

@@ -18,7 +18,9 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-COMMON_KWARGS = frozenset({"enable_thinking", "reasoning_effort", "thinking", "thinking_budget"})
+COMMON_KWARGS = frozenset(
+    {"clear_thinking", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"}
+)
 """Names that clients send to any model; a template that does not read one ignores it."""
 
 SPECIAL_TOKEN_NAMES = tuple(

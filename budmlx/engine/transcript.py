@@ -135,8 +135,12 @@ def _replaced(prompt: Prompt, begin: int, count: int, ids: Sequence[int]) -> Pro
         msgspec.structs.replace(image, start=image.start + moved) if image.start >= begin else image
         for image in prompt.images
     )
-    places = tuple(place if place <= begin else place + moved for place in prompt.checkpoints)
-    return Prompt([*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]], images, places)
+
+    def along(places: Sequence[int]) -> tuple[int, ...]:
+        return tuple(place if place <= begin else place + moved for place in places)
+
+    new = [*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]]
+    return Prompt(new, images, along(prompt.checkpoints), along(prompt.ends))
 
 
 def _bytes(ids: Sequence[int]) -> bytes:

@@ -65,6 +65,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
             time_info=_time_info(done.timing),
             warnings=self._warnings,
             cached=self._cached(done.cached),
+            cache_explanation=done.cache_explanation or UNSET,
         )
         return msgspec.json.encode(reply)
 
@@ -90,7 +91,11 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
     def _last_chunks(self, event: Finished) -> list[bytes]:
         assert self._ended is not None
         last, usage, times = self._end(self._ended), _usage(event.usage), _time_info(event.timing)
-        notes = {"warnings": self._warnings, "cached": self._cached(event.cached)}
+        notes = {
+            "warnings": self._warnings,
+            "cached": self._cached(event.cached),
+            "cache_explanation": event.cache_explanation or UNSET,
+        }
         if not self._include_usage:
             return [self._chunk(last, usage=usage, time_info=times, **notes)]
         return [self._chunk(last, **notes), self._chunk(usage=usage, time_info=times)]

@@ -94,4 +94,5 @@ class ChatRequest(GenerationRequest):
             chat_template_kwargs=self.template_kwargs,
             cache=self.cache,
             cache_salt=self.cache_salt,
+            explain_cache=self.explain_cache,
         )

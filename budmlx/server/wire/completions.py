@@ -102,6 +102,7 @@ class CompletionRequest(GenerationRequest):
             reasoning="raw",
             cache=self.cache,
             cache_salt=self.cache_salt,
+            explain_cache=self.explain_cache,
         )
         return [
             replace(request, prompt=prompt if isinstance(prompt, str) else tuple(prompt))

@@ -89,6 +89,7 @@ class GenerationRequest(Body):
     service_tier: str | None = None
     cache: CacheOption | None = None
     cache_salt: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    explain_cache: bool = False
 
     @field_validator("logit_bias")
     @classmethod

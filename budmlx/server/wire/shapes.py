@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.types import FinishReason
+from budmlx.types import CacheExplanation, FinishReason
 
 WireReason = FinishReason | Literal["error"]
 """error: stands for content_filter, for a client that does not know that."""
@@ -122,6 +122,7 @@ class Chunk(Struct, frozen=True):
     service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
+    cache_explanation: CacheExplanation | UnsetType = UNSET
 
 
 class ReplyMessage(Struct, frozen=True):
@@ -158,3 +159,4 @@ class ChatCompletion(Struct, frozen=True):
     service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
+    cache_explanation: CacheExplanation | UnsetType = UNSET

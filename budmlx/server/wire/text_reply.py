@@ -11,7 +11,13 @@ from msgspec import UNSET, Struct, UnsetType
 from budmlx.server.wire.builder import NewText, ReplyBuilder
 from budmlx.server.wire.completions import CompletionRequest
 from budmlx.server.wire.shapes import TimeInfo, WireUsage
-from budmlx.types import ChoiceFinished, Completion, FinishReason, TokenLogprob
+from budmlx.types import (
+    CacheExplanation,
+    ChoiceFinished,
+    Completion,
+    FinishReason,
+    TokenLogprob,
+)
 
 
 class TextLogprobs(Struct, frozen=True):
@@ -50,6 +56,7 @@ class TextCompletion(Struct, frozen=True):
     service_tier: str | UnsetType = UNSET
     warnings: Sequence[str] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
+    cache_explanation: CacheExplanation | UnsetType = UNSET
 
 
 class TextReply(ReplyBuilder[TextChoice]):

@@ -1,0 +1,79 @@
+"""What the engine remembers of former requests, so that KV is reused and misses are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from budmlx.engine.explain import History
+from budmlx.engine.images import Prompt
+from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.transcript import Transcript
+from budmlx.types import Finished, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked a prompt, and how. namespace: whose KV it may reuse."""
+
+    owner: str
+    namespace: str
+    prompt: Prompt
+    is_chat: bool
+    explain: bool
+
+    @classmethod
+    def of(cls, request: Request, prompt: Prompt, *, shared: bool) -> Asked:
+        """shared: API keys may reuse each other's KV."""
+        owner = "" if shared else request.namespace
+        salt = request.cache_salt
+        return cls(
+            owner,
+            f"{owner}\0{salt}" if salt else owner,
+            prompt,
+            request.messages is not None,
+            request.explain_cache,
+        )
+
+
+class Remembered:
+    """Thread-safe. enabled: whether any KV is reused."""
+
+    def __init__(self, tokenizer: Tokenizer, context_length: int, *, enabled: bool):
+        self._context_length = context_length
+        self._enabled = enabled
+        self._transcript = Transcript(tokenizer)
+        self._history = History(tokenizer)
+
+    def with_own_ids(self, asked: Asked, seed: int | None) -> Asked:
+        """The prompt with what the model said before in its own ids.
+
+        A seed promises the same tokens whatever was asked before, so that none are exchanged.
+        """
+        if not self._enabled or not asked.is_chat or seed is not None:
+            return asked
+        prompt = self._transcript.spliced(asked.namespace, asked.prompt)
+        return replace(asked, prompt=prompt) if len(prompt.ids) < self._context_length else asked
+
+    def add(self, asked: Asked, spoken: Sequence[list[int]]) -> None:
+        """Remember a prompt and what the choices said, without the ids that ended them."""
+        if not self._enabled:
+            return
+        ids = asked.prompt.ids
+        if asked.is_chat:
+            self._transcript.add(asked.namespace, ids, spoken)
+        self._history.add(asked.owner, asked.namespace, [*ids, *(spoken[0] if spoken else ())])
+
+    def explained(self, asked: Asked, end: Finished, from_disk: int) -> Finished:
+        """The end with why no more KV was reused, if that was asked for."""
+        if not asked.explain:
+            return end
+        explanation = self._history.explain(
+            asked.owner,
+            asked.namespace,
+            asked.prompt.ids,
+            cached=end.usage.cached_tokens,
+            from_disk=from_disk,
+            ends=asked.prompt.ends,
+        )
+        return replace(end, cache_explanation=explanation)
