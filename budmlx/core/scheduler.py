@@ -225,8 +225,8 @@ class Scheduler:
             batch = next_batch(ready, budget - done, oldest=oldest, paddable=self._model.paddable)
             rows = [row for prompt in batch for row in prompt.rows]
             if len(batch) > 1:
-                self._guard(rows, self._prefill_together, batch)
                 done += len(batch) * max(prompt.remaining for prompt in batch)
+                self._guard(rows, self._prefill_together, batch)
                 continue
             [prompt] = batch
             left = prompt.remaining

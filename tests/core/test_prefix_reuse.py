@@ -285,6 +285,17 @@ def test_after_a_fault_nothing_is_taken_from_the_tree(model: Model) -> None:
     driver.at_rest()
 
 
+def test_a_fault_in_a_pass_of_several_prompts_belongs_to_one(model: Model) -> None:
+    requests = {key: request(key, words(key, 20), max_tokens=4) for key in range(3)}
+    want = cold(model, *requests.values())
+    driver = Reusing(replace(model, module=Faulty(model.module, 400)))
+    driver.submit(*requests.values(), request(9, [*words(9, 9), 400, *words(9, 9)]))
+    driver.run()
+    assert driver.failed.keys() == {9}
+    assert {key: driver.tokens[key] for key in requests} == want
+    driver.at_rest()
+
+
 def test_prompts_that_leave_before_their_turn_hold_nothing(model: Model) -> None:
     driver = Reusing(model, prefill_chunk=16)
     stem = words(1, 80)
