@@ -163,7 +163,8 @@ def _converted(vision: Arrays, layout: Layout, bits: int | None) -> dict[str, mx
         value = mx.array(array)
         if layout == "mlx" and value.ndim == 4:
             value = value.transpose(0, 2, 3, 1)
-        if bits is not None and value.ndim == 2 and value.shape[1] % 32 == 0:
+        # As the converter of mlx-vlm: it leaves out what has no multiple of 64 elements.
+        if bits is not None and value.ndim == 2 and not (value.shape[1] % 32 or value.size % 64):
             path = name.removesuffix(".weight")
             packed, scales, biases = mx.quantize(value, group_size=32, bits=bits)
             weights |= {name: packed, f"{path}.scales": scales, f"{path}.biases": biases}
