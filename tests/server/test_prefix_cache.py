@@ -38,3 +38,18 @@ async def test_keys_share_nothing_and_hits_are_counted(server: HttpServer) -> No
     hits = [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages]
     assert hits == [0, 0, prompt - 1, prompt - 1]
     assert len(set(texts)) == 1
+
+
+async def test_the_reply_explains_what_was_reused(server: HttpServer) -> None:
+    key = {"Authorization": "Bearer first-key"}
+    sent = json.dumps(body("A story of a fox. " * 8, explain_cache=True, max_tokens=2)).encode()
+    told = (await exchange(server, post(sent, **key))).json["cache_explanation"]
+    assert (told["matched_tokens"], told["tier"], told["reason"]) == (0, "none", "never_seen")
+    told = (await exchange(server, post(sent, **key))).json["cache_explanation"]
+    assert (told["tier"], told["reason"]) == ("memory", "complete")
+    assert told["matched_tokens"] == told["prompt_tokens"] - 1
+    plain = json.dumps(body(max_tokens=2)).encode()
+    assert "cache_explanation" not in (await exchange(server, post(plain, **key))).json
+    streamed = json.dumps(body(explain_cache=True, max_tokens=2, stream=True)).encode()
+    answer = await exchange(server, post(streamed, **key))
+    assert answer.content.decode().count('"cache_explanation":{') == 1
