@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm
 import numpy as np
 
 from budmlx.core.kv import arrays_of
@@ -51,7 +51,7 @@ def model_digest(path: Path) -> str:
     Reading all weights would take longer than loading them. In the hub's cache files are links
     to blobs that are named by their content; elsewhere the time of change must help.
     """
-    versions = [version("mlx"), version("mlx-lm"), str(mx.default_device())]
+    versions = [mx.__version__, mlx_lm.__version__, str(mx.default_device())]
     digest = hashlib.sha256(repr(versions).encode() + (path / "config.json").read_bytes())
     for shard in sorted(path.glob("model*.safetensors")):
         with shard.open("rb") as file:

@@ -17,7 +17,7 @@ import pytest
 from budmlx.core import kv_tier
 from budmlx.core.kv_identity import model_digest
 from budmlx.core.model import Model
-from budmlx.core.quantized_cache import QuantizedCache
+from budmlx.core.reuse import open_reuse
 from budmlx.protocol import KVStoreSettings
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import load, request
@@ -50,10 +50,8 @@ def files(directory: Path) -> list[Path]:
 
 
 def quantized() -> Model:
-    model = load(tiny_model_dir({**ARCHITECTURES["llama"], "head_dim": 32}, scale=4.0, seed=5))
-    count = len(model.module.layers)
-    model.module.make_cache = lambda: [QuantizedCache(8, 32) for _ in range(count)]
-    return model
+    path = tiny_model_dir({**ARCHITECTURES["llama"], "head_dim": 32}, scale=4.0, seed=5)
+    return load(path, kv_bits=8)
 
 
 def half(dtype: mx.Dtype) -> Model:
@@ -178,7 +176,8 @@ def test_no_row_sees_what_another_wrote_before_a_restart(tmp_path: Path) -> None
     """LIMITS L4."""
     rng = random.Random(5)
     model = load()
-    model = replace(model, module=Witness(list(model.module.layers)))
+    witness = Witness(list(model.module.layers))
+    model = replace(model, module=witness, new_cache=witness.make_cache)
     stems = [[rng.randrange(3, FIRST_MARKER) for _ in range(n)] for n in (15, 16, 40, 90)]
     prompts: dict[int, tuple[str, list[int]]] = {}
     hits = 0
@@ -307,5 +306,9 @@ def test_without_a_tree_there_is_no_disk(
 ) -> None:
     store = KVStoreSettings(directory=str(tmp_path), limit=2**30)
     with caplog.at_level(logging.WARNING):
-        assert Reusing(plain("mamba"), kv_store=store).reuse.tier is None
-    assert "not reused" in caplog.text and not files(tmp_path)
+        for name, size in (("mamba", 0.5), ("llama", 0.0)):
+            driver = Reusing(plain(name))
+            driver.scheduler._reuse = open_reuse(plain(name), size, store)
+            driver.once(request(1, words(1, 300), max_tokens=1))
+            assert not driver.scheduler._reuse.pending
+    assert caplog.text.count("no KV is kept on disk") == 2 and not files(tmp_path)
