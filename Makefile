@@ -9,7 +9,7 @@ FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 pytho
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
 	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
 
-.PHONY: run test test-plugins check format-check lint types fmt bench soak limits clean
+.PHONY: run test test-plugins test-clients check format-check lint types fmt bench soak limits clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -18,6 +18,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 check: format-check lint types test test-plugins
+
+# Real client packages, installed into .venv-clients.
+test-clients: $(VENV)/installed-dev
+	tests/clients/run.sh $(CURDIR)/$(BIN)/python
 
 test-plugins: $(VENV)/installed-dev
 	plugins/test.sh $(CURDIR)/$(BIN)/python
@@ -45,7 +49,7 @@ limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-clients build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Installed again only when the dependencies may have changed.
 $(VENV)/installed: pyproject.toml | $(BIN)/python

@@ -20,12 +20,12 @@ from budmlx.server.errors import failure_of
 from budmlx.server.paths import not_found, with_aliases
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.ratelimit import rate_limits
-from budmlx.server.routes import chat, completions, health, models, tokens
+from budmlx.server.routes import chat, completions, docs, health, models, tokens
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
 from budmlx.server.transport import Runner, sign
 
-ROUTES = (health.routes, models.routes, chat.routes, completions.routes, tokens.routes)
+ROUTES = (health.routes, models.routes, chat.routes, completions.routes, tokens.routes, docs.routes)
 BACKLOG = 1024
 
 

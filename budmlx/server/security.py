@@ -17,8 +17,8 @@ from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
 from budmlx.server.state import NAMESPACE, REQUEST_ID
 
-OPEN_ROUTES = frozenset({"/health", "/ready"})
-"""Routes that answer without a key."""
+OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+"""Routes that answer without a key. The documents hold nothing that is not public."""
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WILDCARDS = frozenset({"", "0.0.0.0", "[::]"})

@@ -1,0 +1,23 @@
+# budai, "Vision Models". The address is BUD_BASE_URL.
+# It needs a model that sees and, for an address, --allow-image-host; https://example.com/image.jpg
+# does not exist. A server without a plugin for pictures answers 400.
+
+from budai import BudClient
+
+client = BudClient(api_key="your-key")
+
+response = client.chat.completions.create(
+    model="llava-1.6",
+    messages=[
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What's in this image?"},
+                {
+                    "type": "image_url",
+                    "image_url": {"url": "https://example.com/image.jpg"}
+                }
+            ]
+        }
+    ]
+)

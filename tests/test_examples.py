@@ -1,0 +1,81 @@
+"""The documented code of the clients runs, against a server of its own.
+
+Those of cerebras and atoma run where the packages are: in tests/clients, by make test-clients.
+"""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import beezy_wire
+from tests.clients.server import EXAMPLES, KEY, ROOT, served
+
+BUDAI = sorted((EXAMPLES / "budai").glob("*.py"))
+SHOWN = {
+    "event_handling": "\n\nFinish reason: ",
+    "function_calling": "Function: get_weather\nArguments: {",
+    "caching": "True\n",
+}
+SILENT = {
+    "parameters", "response_object", "temperature", "top_p", "penalties", "batch", "stop",
+    "logit_bias", "errors",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served() as url:
+        yield url
+
+
+def run(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    runpy.run_path(str(path), run_name="__main__")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", BUDAI, ids=lambda path: path.stem)
+def test_budai(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "plugins" / "budai")
+    monkeypatch.setenv("BUD_BASE_URL", url)
+    if path.stem == "vision":
+        pytest.skip("needs a model that sees; the demo model does not")
+    shown = run(path, capsys)
+    assert SHOWN.get(path.stem, "") in shown
+    assert bool(shown.strip()) is (path.stem not in SILENT)
+
+
+def test_a_model_that_does_not_see_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "plugins" / "budai")
+    monkeypatch.setenv("BUD_BASE_URL", url)
+    with pytest.raises(Exception, match="takes text only") as caught:
+        runpy.run_path(str(EXAMPLES / "budai" / "vision.py"))
+    assert getattr(caught.value, "status_code", None) == 400
+
+
+@pytest.mark.parametrize("name", ["create", "stream"])
+def test_beezy(
+    url: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "beezy_ai", beezy_wire)
+    monkeypatch.setenv("API_SERVER_URL", f"{url}/v1")
+    monkeypatch.setenv("API_KEY_AUTH", KEY)
+    assert bool(run(EXAMPLES / "beezy" / f"{name}.py", capsys)) is (name == "stream")
+
+
+def test_every_example_runs_somewhere() -> None:
+    found = {path.relative_to(EXAMPLES).parts[0] for path in EXAMPLES.rglob("*.py")}
+    assert found == {"budai", "beezy", "cerebras", "atoma"}
+    assert {p.stem for p in (EXAMPLES / "beezy").glob("*.py")} == {"create", "stream"}
+    for name in ("cerebras", "atoma"):
+        text = (ROOT / "tests" / "clients" / f"test_{name}_package.py").read_text("utf-8")
+        assert f'(EXAMPLES / "{name}").glob("*.py")' in text
+    for path in EXAMPLES.rglob("*.py"):
+        assert path.read_text("utf-8").startswith("# ") and ast.parse(path.read_text("utf-8"))
