@@ -71,6 +71,13 @@ def test_the_directory_may_be_named_or_missing(directory: Path, tmp_path: Path) 
     assert "org/model" in shown and "of at most 1.0 GiB" in shown
 
 
+def test_auto_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache("--kv-store", "auto").stdout.endswith(f"{tmp_path}/.cache/budmlx/kv\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert cache().stdout.endswith(f"{tmp_path}/elsewhere/budmlx/kv\n")
+    assert cache("--kv-store", "~/mine").stdout.endswith(f"{tmp_path}/mine\n")
+
+
 def test_a_server_that_runs_goes_on(directory: Path) -> None:
     store = open_store(directory)
     assert cache("clear").exit_code == 0
