@@ -61,7 +61,8 @@ class KVTier:
         self._store = store
         self._layout = layout
         self._unsaved: OrderedDict[Block, None] = OrderedDict()
-        self._per_byte: float | None = None
+        self._read_seconds = 0.0
+        self._read_bytes = 0.0
 
     @classmethod
     def open(cls, model: Model, settings: KVStoreSettings, block: int) -> KVTier | None:
@@ -195,36 +196,47 @@ class KVTier:
         return found if tail is None else [*found, tail]
 
     def _is_slower(self, tokens: int, per_token: float | None) -> bool:
-        if self._per_byte is None or per_token is None:
+        if not self._read_bytes or per_token is None:
             return False
-        nbytes = sum(spec.nbytes(tokens) for spec in self._layout)
-        if self._per_byte * nbytes <= per_token * tokens:
+        reading = self._read_seconds / self._read_bytes * self._nbytes(tokens)
+        if reading <= per_token * tokens:
             return False
-        self._per_byte *= FORGIVENESS
+        self._read_seconds *= FORGIVENESS
         return True
+
+    def _nbytes(self, tokens: int) -> int:
+        return sum(spec.nbytes(tokens) for spec in self._layout)
 
     def _load(
         self, tree: PrefixTree, namespace: str, ids: Sequence[int], start: int, path: list[bytes]
     ) -> bool:
         """Read the last block of `ids`, which begins at `start`, into the tree."""
         tokens = len(ids) - start
-        nbytes = sum(spec.nbytes(tokens) for spec in self._layout)
+        nbytes = self._nbytes(tokens)
         if tree.pinned + nbytes > tree.limit:
             return False
         begin = time.perf_counter()
         buffers = self._store.load(path[-1], tokens)
         if buffers is None:
             return False
+        try:
+            arrays = self._arrays(buffers, tokens)
+        except RuntimeError:  # no memory, most likely: rows wait for it, too
+            log.exception("a block of KV could not be taken from disk")
+            return False
+        # Sums, not a mean of ratios: a short block takes as long to open.
+        self._read_seconds = (1 - NEWEST) * self._read_seconds + time.perf_counter() - begin
+        self._read_bytes = (1 - NEWEST) * self._read_bytes + nbytes
+        new = tree.insert(namespace, ids, start, [(arrays, nbytes)])
+        for block in new:
+            block.key = path[-1]
+        return bool(new)
+
+    def _arrays(self, buffers: Sequence[memoryview], tokens: int) -> list[mx.array]:
         arrays = []
         for spec, buffer in zip(self._layout, buffers, strict=True):
             dtype, kind = NUMBERS[spec.dtype]
             numbers = np.frombuffer(buffer, kind).reshape(spec.of(tokens))
             arrays.append(mx.array(numbers).view(dtype))
         mx.eval(arrays)
-        cost = (time.perf_counter() - begin) / nbytes
-        old = cost if self._per_byte is None else self._per_byte
-        self._per_byte = (1 - NEWEST) * old + NEWEST * cost
-        new = tree.insert(namespace, ids, start, [(arrays, nbytes)])
-        for block in new:
-            block.key = path[-1]
-        return bool(new)
+        return arrays
