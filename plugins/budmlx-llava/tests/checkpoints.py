@@ -41,7 +41,7 @@ NEXT = {**LLAVA, "model_type": "llava_next", "image_grid_pinpoints": PINPOINTS}
 ONEVISION: dict[str, Any] = {
     "model_type": "llava_onevision",
     "vision_config": SIGLIP,
-    "text_config": QWEN,
+    "text_config": {**QWEN, "tie_word_embeddings": False},
     "image_grid_pinpoints": PINPOINTS,
     "vision_aspect_ratio": "anyres_max_2",
 }
@@ -55,12 +55,14 @@ INTERLEAVE = {
 MODELS = {"llava": LLAVA, "next": NEXT, "onevision": ONEVISION, "interleave": INTERLEAVE}
 
 CLIP_PROCESSOR: dict[str, Any] = {
+    "image_processor_type": "CLIPImageProcessor",
     "size": {"shortest_edge": 28},
     "crop_size": {"height": 28, "width": 28},
     "do_center_crop": True,
     "resample": 3,
 }
 SIGLIP_PROCESSOR: dict[str, Any] = {
+    "image_processor_type": "SiglipImageProcessor",
     "size": {"height": 28, "width": 28},
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],

@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from reference import Reference
 
 from budmlx.plugins.vision import Detail, ModelFiles
+from budmlx.testing.vision import check_vision_encoder, check_vision_preprocessor
 
 
 def encode(encoder: Encoder, files: ModelFiles, pixels: Any, detail: Detail = "auto") -> Any:
@@ -38,6 +39,16 @@ def test_embeddings(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     expected = Reference(MODELS[name], weights).encode(arrays["pixel_values"], size)
     np.testing.assert_allclose(np.array(embeddings), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(expected).max() > 0.5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_contracts(name: str, tmp_path: Path) -> None:
+    write_llava(tmp_path, MODELS[name])
+    files = ModelFiles.read(tmp_path)
+    spec = provide_vision_preprocessor("auto", files)
+    assert spec is not None
+    check_vision_preprocessor(spec)
+    check_vision_encoder(lambda: load(files), spec)
 
 
 @pytest.mark.parametrize("config", [NEXT, ONEVISION])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import LLAVA, MODELS, NEXT, ONEVISION, picture, write_llava
+from mlx_vlm.convert import convert
 from sides import MlxVlm, Ours, Transformers
 
 SIZES = [(28, 28), (50, 33), (33, 120), (150, 160)]
@@ -45,6 +46,17 @@ def test_mlx_vlm_on_tiles(tmp_path: Path) -> None:
     # A picture of the shape of the grid has no padding: each tile is where it was cut out.
     grid = ours.embed(image)[16:].reshape(8, 9, -1)[:, :8]
     assert_close(grid, tiles[1:].reshape(2, 2, 4, 4, -1).swapaxes(1, 2).reshape(8, 8, -1))
+
+
+@pytest.mark.parametrize("config", [LLAVA, ONEVISION])
+def test_conversions_of_mlx_vlm(config: Any, tmp_path: Path) -> None:
+    write_llava(tmp_path / "published", config)
+    path = tmp_path / "converted"
+    convert(str(tmp_path / "published"), str(path), quantize=True, q_group_size=32, q_bits=4)
+    ours, theirs = Ours(path), MlxVlm(path)
+    image = ours.prepare(picture(50, 33), "auto")
+    assert_close(ours.embed(image), theirs.embed(image))
+    assert ours.greedy(image) == theirs.greedy(image)
 
 
 @pytest.mark.parametrize("config", [LLAVA, ONEVISION])
