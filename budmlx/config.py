@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from budmlx.errors import ConfigError
+from budmlx.keyfile import keys_in
 
 ENV_PREFIX = "BUDMLX_"
 
@@ -137,6 +138,9 @@ class Config(BaseSettings):
     kv_store_size: ByteSize = Field(
         ByteSize(10 * 2**30), gt=0, description="Most bytes in that directory, such as 10GiB."
     )
+    session: Names = Field(
+        (), description="File of `Engine.save_session` whose KV every prompt may begin with."
+    )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     max_queue: int = Field(256, ge=0, description="Most requests that wait; more get 503.")
     requests_per_minute: int | None = Field(
@@ -228,7 +232,7 @@ class Config(BaseSettings):
         """
         keys = [(key.get_secret_value(), "api_keys") for key in self.api_keys]
         if self.api_key_file is not None:
-            keys += _keys_in(self.api_key_file)
+            keys += keys_in(self.api_key_file)
         for key, place in keys:
             if not key or not all("!" <= character <= "~" for character in key):
                 raise ConfigError(
@@ -258,26 +262,6 @@ class Config(BaseSettings):
         except ValidationError as error:
             text = explain(error)
             raise ConfigError(f"Plugin {plugin}: {text}", param="plugin_option") from error
-
-
-def _keys_in(path: Path) -> list[tuple[str, str]]:
-    try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(
-            f"api_key_file: cannot read {path}: {reason}.", param="api_key_file"
-        ) from error
-    keys = [
-        (line.strip(), f"api_key_file: line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and not line.strip().startswith("#")
-    ]
-    if not keys:
-        raise ConfigError(
-            f"api_key_file: {path} holds no key; write one per line.", param="api_key_file"
-        )
-    return keys
 
 
 def explain(error: ValidationError, places: Mapping[str, str] | None = None) -> str:

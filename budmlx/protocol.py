@@ -46,6 +46,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_store: keeps that KV on disk, too.
     kv_bits: bits of each number in a KV cache, 8 or 4; None leaves them as the model makes them.
     loader: knows the model's classes instead of mlx-lm. vision: makes its encoder.
+    sessions: files whose KV every row may begin with.
     """
 
     model_path: str
@@ -58,6 +59,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_bits: int | None = None
     loader: Target | None = None
     vision: Target | None = None
+    sessions: list[str] = []
 
 
 class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +90,13 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
     dtype: str
     shape: list[int]
     data: bytes
+
+
+class SessionFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file with the KV of a prompt, all but its last token. save: write it, else read it."""
+
+    path: str
+    save: bool
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +132,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespace: rows reuse KV of rows with the same one only.
     images: what the prompt shows, in order.
     checkpoints: places in the prompt up to which others may be the same, ascending.
+    session: a file to read before the prompt is computed, or to write afterwards.
     """
 
     id: int
@@ -152,6 +162,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     images: list[Image] = []
     checkpoints: list[int] = []
+    session: SessionFile | None = None
 
 
 # Engine to core.
@@ -205,6 +216,7 @@ RowErrorCode = Literal[
     "plugin_error",
     "invalid_grammar",
     "grammar_error",
+    "session_error",
 ]
 
 

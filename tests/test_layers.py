@@ -22,7 +22,7 @@ LAYERS = [
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol", "framing"},
-    {"config", "configfile"},
+    {"config", "configfile", "keyfile"},
     {"plugins"},
     {"core"},
     {"engine"},

@@ -18,6 +18,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from budmlx.protocol import SessionFile
+
 Key = tuple[str, bytes]
 # Fewer tokens are not worth a copy, unless they are all that a prompt needs.
 LEAST = 16
@@ -157,6 +159,10 @@ class CheckpointReuse:
 
     def close(self, seconds: float) -> None:
         """Nothing to do."""
+
+    def open_session(self, session: SessionFile | None) -> str:
+        """There are no sessions of such models."""
+        return "" if session is None or session.save else "This model cannot begin with a session."
 
     def find(self, namespace: str, ids: Sequence[int], computed: int) -> Checkpoint | None:
         """The longest state for a beginning of `ids` that is worth its copy.

@@ -17,6 +17,7 @@ from budmlx.protocol import (
     FromCore,
     Loaded,
     LoadFailed,
+    SessionFile,
     Shutdown,
     StepFrame,
     Submit,
@@ -63,6 +64,10 @@ class CoreLoop:
             self._emit(LoadFailed(error.message))
             return
         reuse = open_reuse(model, self._settings.prefix_cache, self._settings.kv_store)
+        for path in self._settings.sessions:
+            if problem := reuse.open_session(SessionFile(path=path, save=False)):
+                self._emit(LoadFailed(f"The session cannot be used: {problem}"))
+                return
         scheduler = Scheduler(
             model,
             max_rows=self._settings.max_rows,

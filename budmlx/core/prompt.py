@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ import numpy as np
 from budmlx.core.model import Model
 from budmlx.core.reusing import Found, Reusing, Taken
 from budmlx.core.row import Row
+from budmlx.core.session import save_session
 
 # Prompts that differ by so few tokens are alike even if one is many times longer.
 SLACK = 16
@@ -96,10 +98,16 @@ class Prompt:
 
         Raises:
             PluginFault: a picture among them cannot be encoded; nothing is computed then.
+            SessionError: all is computed, but cannot be saved.
         """
         self.fill(reuse)
-        if not count:
-            return
+        if count:
+            self._advance(model, reuse, count)
+        session = self.rows[0].request.session
+        if session is not None and session.save and not self.remaining:
+            save_session(model, self.keys[:-1], self.cache, Path(session.path))
+
+    def _advance(self, model: Model, reuse: Reusing, count: int) -> None:
         end = self.computed + count
         ids, embeddings = self.ids[self.computed : end], None
         if model.vision is not None:
@@ -200,6 +208,7 @@ def _alike(a: int, b: int) -> bool:
 def _is_whole(prompt: Prompt) -> bool:
     """Whether a prompt may share its only forward pass. One token cannot be padded."""
     row = prompt.rows[0]
-    alone = len(prompt.rows) == 1 and not row.solo and not row.request.images
+    special = row.request.images or row.request.session
+    alone = len(prompt.rows) == 1 and not row.solo and not special
     whole = prompt.computed == 0 and prompt.next_checkpoint is None
     return alone and whole and prompt.remaining > 1

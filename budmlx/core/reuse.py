@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -18,13 +19,16 @@ from budmlx.core.memory import CACHE_STEP
 from budmlx.core.model import Model
 from budmlx.core.prefix_cache import BLOCK, Match, PrefixTree
 from budmlx.core.reusing import Reusing
-from budmlx.protocol import KVStoreSettings
+from budmlx.core.session import Session, SessionError, load_session
+from budmlx.protocol import KVStoreSettings, SessionFile
 
 log = logging.getLogger(__name__)
 
 # Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
 # chat template begins with the same few.
 LEAST = 16
+# Where sessions are in the tree; it is no namespace that a request can have.
+SESSIONS = "\0sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Reuse:
         self._limit = limit
         self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
         self._allowed = Allowance.of(alone=True, per_token=None)
+        self._sessions: dict[tuple[int, ...], Session] = {}
         self.tree = self._new_tree(limit, block)
 
     def _new_tree(self, limit: int, block: int) -> PrefixTree:
@@ -85,12 +90,44 @@ class Reuse:
         self.tree.resize(max(0, min(self._limit, room)))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything but sessions."""
         old = self.tree
         if self.tier is not None:
             self.tier.forget()
         self.tree = self._new_tree(old.limit, old.block)
         self.tree.version = old.version + 1
+        for session in self._sessions.values():
+            self._pin(session)
+
+    # Sessions
+
+    def open_session(self, session: SessionFile | None) -> str:
+        """Read a session, if that is asked for, for every row to begin with from now on.
+
+        Returns why that cannot be, or nothing.
+        """
+        if session is None or session.save:
+            return ""
+        try:
+            read = load_session(self._model, Path(session.path))
+        except SessionError as error:
+            return f"{error}."
+        if not self._pin(read):
+            return f"{session.path} needs more memory than prefix_cache may take."
+        self._sessions[tuple(read.ids)] = read
+        return ""
+
+    def _pin(self, session: Session) -> bool:
+        """Put a session into the tree for good, if there is room for it."""
+        block, ids = self.tree.block, session.ids
+        ends = range(block, len(ids) + block, block)
+        cuts = [[array[..., end - block : end, :] for array in session.arrays] for end in ends]
+        values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cuts]
+        self.tree.insert(SESSIONS, ids, 0, values)
+        match = self.tree.match(SESSIONS, ids)
+        if match.length == len(ids):
+            match.pin()
+        return match.length == len(ids)
 
     # The disk
 
@@ -131,13 +168,23 @@ class Reuse:
 
         computed: tokens of `ids` that need no computing anyway.
         """
-        match = self.tree.match(namespace, ids)
+        match = self._with_session(namespace, ids, self.tree.match(namespace, ids))
         gain = match.length - computed
         least = self.tree.block if computed else self._least
         if gain < least and (gain < 1 or match.length < len(ids)):
             return None
         match.pin()
         return match
+
+    def _with_session(self, namespace: str, ids: Sequence[int], match: Match) -> Match:
+        """The match, or that of a session if it is longer by a block: its KV is lent."""
+        session = self.tree.match(SESSIONS, ids) if self._sessions else match
+        whole = session.length // self.tree.block
+        if whole * self.tree.block <= match.length:
+            return match
+        lent = [(block.value, 0) for block in session.blocks[:whole]]
+        self.tree.insert(namespace, ids[: whole * self.tree.block], 0, lent)
+        return self.tree.match(namespace, ids)
 
     def dense(self, match: Match, capacity: int) -> list[Any]:
         """A cache for one row, one entry per layer, that holds a copy of the match.

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from budmlx.protocol import SessionFile
+
 
 class Found(Protocol):
     """A stored state for the first `length` tokens of a prompt."""
@@ -69,6 +71,12 @@ class Reusing(Protocol):
 
     def close(self, seconds: float) -> None:
         """Save what can be saved in so much time."""
+
+    def open_session(self, session: SessionFile | None) -> str:
+        """Read a session, if that is asked for, for every row to begin with from now on.
+
+        Returns why that cannot be, or nothing.
+        """
 
     def find(self, namespace: str, ids: Sequence[int], computed: int) -> Found | None:
         """A stored beginning of `ids` that is worth its copy; it is pinned.

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 RowFault = tuple[RowErrorCode, str]
 """Why a row must end: the code of the error and its message."""
 
+
+class RowError(Exception):
+    """A row must end with the error `code`; the text is for the client."""
+
+    code: RowErrorCode
+
+
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
 

@@ -22,8 +22,7 @@ from budmlx.core.prompt import Prompt, compute_together, look, next_batch
 from budmlx.core.report import Report
 from budmlx.core.reuse import Reuse
 from budmlx.core.reusing import Reusing
-from budmlx.core.row import Row, RowFault
-from budmlx.core.target import PluginFault
+from budmlx.core.row import Row, RowError, RowFault
 from budmlx.protocol import GenerateRequest, StepFrame
 
 log = logging.getLogger(__name__)
@@ -72,11 +71,11 @@ class Scheduler:
         if (fitting := self._admission.fitting(request)) is None:
             self._report.too_long(request, self._admission.longest)
             return
-        row = Row.of(fitting)
-        if request.grammar is None:
-            self._enqueue(row)
-        else:
-            self._compiling.add(row)
+        if problem := self._reuse.open_session(request.session):
+            self._report.fail(request.id, "session_error", problem)
+            return
+        add = self._enqueue if request.grammar is None else self._compiling.add
+        add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
         self._rows[row.request.id] = row
@@ -241,8 +240,8 @@ class Scheduler:
     def _compute(self, prompt: Prompt, count: int) -> None:
         try:
             prompt.compute(self._model, self._reuse, count)
-        except PluginFault as fault:
-            self._fail({row: ("plugin_error", str(fault)) for row in prompt.rows})
+        except RowError as error:
+            self._fail({row: (error.code, str(error)) for row in prompt.rows})
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
         caches = compute_together(self._model, self._reuse, batch)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from budmlx.core.row import RowError
 
-class PluginFault(Exception):
-    """A plugin raised or returned nonsense; the text is for the client."""
+
+class PluginFault(RowError):
+    """A plugin raised or returned nonsense."""
+
+    code = "plugin_error"
 
 
 def resolve(target: str) -> Any:

@@ -24,9 +24,10 @@ from budmlx.engine.replies import model_identity
 from budmlx.engine.requests import Messages, chat_request, prompt_request
 from budmlx.engine.response_cache import Replies
 from budmlx.engine.runner import Runner
+from budmlx.engine.sessions import beginning, run_session
 from budmlx.engine.settings import core_settings
 from budmlx.engine.tokenizer import Tokenizer
-from budmlx.engine.tokens import Encoding, check_ids, decoded, encoding
+from budmlx.engine.tokens import Encoding, TextMethods
 from budmlx.engine.unused import unused
 from budmlx.engine.worker import adrive, drive
 from budmlx.errors import EngineClosedError
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 DEMO_NAME = "budmlx-tiny"
 
 
-class Engine:
+class Engine(TextMethods):
     """A loaded model that answers chats. Thread-safe; one engine serves many callers.
 
     >>> with Engine.load(model_path) as engine:
@@ -195,28 +196,32 @@ class Engine:
             self._completion(request, done) for request, done in zip(requests, events, strict=True)
         ]
 
-    # Text and token ids
-
-    def tokenize(self, text: str, *, add_special: bool = True) -> Encoding:
-        """Token ids of raw text; control tokens in it become their ids.
-
-        add_special: begin with what the model expects there, such as `<s>`.
-
-        >>> engine.detokenize(engine.tokenize("Hello", add_special=False).ids)
-        'Hello'
-        """
-        return encoding(self._tokenizer, self._tokenizer.encode(text, add_special=add_special))
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of token ids, control tokens included. Raises InvalidRequestError."""
-        check_ids(ids, self.info.vocab_size, "tokens")
-        return decoded(self._tokenizer, ids)
-
     def apply_template(self, messages: Messages | Request, **options: Any) -> Encoding:
         """The prompt that `chat` would give the model, with the same arguments, at any length."""
         self._check_open()
         request = messages if isinstance(messages, Request) else chat_request(messages, options)
         return self._preparation.template(drive(self._preparation.fetched(request)))
+
+    # Sessions
+
+    def save_session(self, messages: Messages | Sequence[int], path: str | Path) -> int:
+        """Write the KV of a long beginning, such as a book, to a file; returns its tokens.
+
+        messages: as of `chat`, or token ids. Prompts that begin alike need not compute it after
+        `load_session`, or on a server that is started with `--session`.
+
+        Raises:
+            InvalidRequestError: it cannot be saved; the message says why.
+        """
+        return run_session(self._runner, self._prepared(beginning(messages)), path, save=True)
+
+    def load_session(self, path: str | Path) -> None:
+        """Read a session of this model; it stays in memory until the engine is closed.
+
+        Raises:
+            InvalidRequestError: it cannot be used; the message says why.
+        """
+        run_session(self._runner, self._prepared(beginning([0])), path, save=False)
 
     # Requests
 

@@ -11,6 +11,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from urllib.parse import urljoin
 
 import aiohttp
@@ -19,6 +20,7 @@ from yarl import URL
 
 from budmlx.engine import addresses
 from budmlx.engine.picture_files import MAX_BYTES
+from budmlx.engine.worker import apart
 from budmlx.errors import InvalidRequestError
 
 MAX_REDIRECTS = 3
@@ -45,9 +47,12 @@ _URL = re.compile(
 
 
 async def system_addresses(host: str) -> Sequence[str]:
-    """The addresses that the system's resolver knows. Raises OSError or UnicodeError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    """The addresses that the system's resolver knows. Raises OSError or UnicodeError.
+
+    On a thread of its own: a resolver that hangs would keep the loop's executor from ending.
+    """
+    call = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+    found = await asyncio.wrap_future(apart("budmlx-resolve", call))
     return [str(info[4][0]) for info in found]
 
 

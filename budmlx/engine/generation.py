@@ -42,6 +42,7 @@ ERRORS: dict[str, type[BudmlxError]] = {
     "plugin_error": PluginError,
     "invalid_grammar": InvalidRequestError,
     "grammar_error": RequestFailedError,
+    "session_error": InvalidRequestError,
 }
 
 

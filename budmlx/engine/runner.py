@@ -26,7 +26,7 @@ from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import OutputFilterFactory
-from budmlx.protocol import CoreSettings, StepFrame
+from budmlx.protocol import CoreSettings, SessionFile, StepFrame
 from budmlx.types import Event, Finished, Request
 
 
@@ -55,10 +55,12 @@ class Runner:
         context = self.info.context_length
         self._remembered = Remembered(tokenizer, context, enabled=reuses)
 
-    def events(self, request: Request, prompt: Prompt) -> Iterator[Event]:
-        """Run a request; closing the iterator cancels it."""
+    def events(
+        self, request: Request, prompt: Prompt, session: SessionFile | None = None
+    ) -> Iterator[Event]:
+        """Run a request; closing the iterator cancels it. session: to be saved or loaded."""
         mailbox = ThreadMailbox()
-        generation = self.submit(request, prompt, mailbox)
+        generation = self.submit(request, prompt, mailbox, session)
         try:
             while not generation.over:
                 yield from self.advance(*mailbox.get())
@@ -76,7 +78,13 @@ class Runner:
         finally:
             self.release(generation)
 
-    def submit(self, request: Request, prompt: Prompt, mailbox: Mailbox) -> Generation:
+    def submit(
+        self,
+        request: Request,
+        prompt: Prompt,
+        mailbox: Mailbox,
+        session: SessionFile | None = None,
+    ) -> Generation:
         """Queue the rows of a request. What comes of them arrives in the mailbox.
 
         Raises:
@@ -99,7 +107,7 @@ class Runner:
         row_ids = [next(self._ids) for _ in range(request.n)]
         eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
         rows = [
-            msgspec.structs.replace(row, sampler=sampler, processors=processors)
+            msgspec.structs.replace(row, sampler=sampler, processors=processors, session=session)
             for row in core_requests(row_ids, prompt, request, sorted(eos_ids), grammar)
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from budmlx.config import Config, size_or_share
 from budmlx.engine.images import Images
 from budmlx.plugins.manager import Plugins
@@ -25,6 +27,7 @@ def core_settings(
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
         loader=Target(plugin=loader.plugin, core=loader.value.core) if loader else None,
         vision=images.target,
+        sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from budmlx.engine.text import token_bytes
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
+from budmlx.types import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,25 @@ def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
         f"`{param}[{place}]` is outside the vocabulary of {vocab_size} tokens.",
         param=f"{param}[{place}]",
     )
+
+
+class TextMethods:
+    """What an engine offers for text and token ids."""
+
+    _tokenizer: Tokenizer
+    info: ModelInfo
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> Encoding:
+        """Token ids of raw text; control tokens in it become their ids.
+
+        add_special: begin with what the model expects there, such as `<s>`.
+
+        >>> engine.detokenize(engine.tokenize("Hello", add_special=False).ids)
+        'Hello'
+        """
+        return encoding(self._tokenizer, self._tokenizer.encode(text, add_special=add_special))
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens included. Raises InvalidRequestError."""
+        check_ids(ids, self.info.vocab_size, "tokens")
+        return decoded(self._tokenizer, ids)
