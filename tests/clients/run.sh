@@ -27,3 +27,4 @@ group sdk "cerebras-cloud-sdk==1.91.0 atoma-sdk==0.1.3" \
 group openai "openai langchain-openai==1.7.3 litellm==1.102.4 instructor==1.17.0" \
   test_langchain_package.py test_litellm_package.py test_openai_package.py \
   test_instructor_package.py
+group schemathesis "schemathesis==4.32.5" test_schemathesis.py

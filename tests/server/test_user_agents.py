@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import openai
 import pytest
 
 from budmlx import Engine
@@ -16,8 +18,9 @@ from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
+from tests.server.conftest import Start
 from tests.server.faults import HEADER, faulty_server
-from tests.server.tools import CHAT, body, check_error, events, exchange, get, post
+from tests.server.tools import CHAT, body, check_error, endless, events, exchange, get, post
 
 BUD = "bud-sdk-python/0.1.0"
 BEEZY = "speakeasy-sdk/python 0.5.5-alpha.2 2.361.10 0.0.2 beezy-ai"
@@ -85,3 +88,29 @@ async def test_headers_that_clients_send(server: HttpServer) -> None:
     assert answer.status == 200 and "warnings" not in answer.json
     answer = await exchange(server, get("/v1/models", Content_Type="application/json", **sent))
     assert answer.status == 200
+
+
+async def test_openai_repeats_what_was_refused_for_now(start: Start) -> None:
+    server = await start(concurrent_requests=1)
+    async with (
+        aiohttp.ClientSession(server.url) as session,
+        openai.AsyncOpenAI(base_url=server.url, api_key="x", max_retries=8) as sdk,
+    ):
+        running = await session.post(CHAT, json=endless(stream=True))
+        second = asyncio.create_task(
+            sdk.chat.completions.with_raw_response.create(
+                model="demo", messages=[{"role": "user", "content": "Hi"}], max_tokens=2
+            )
+        )
+        done, _ = await asyncio.wait([second], timeout=0.5)
+        assert not done
+        running.close()
+        reply = await second
+        assert reply.parse().choices and reply.retries_taken > 0
+        # What would fail again is not repeated, though the package repeats 500.
+        banned = {str(token): -100 for token in range(512)}
+        with pytest.raises(openai.InternalServerError) as caught:
+            await sdk.chat.completions.create(
+                model="demo", messages=[{"role": "user", "content": "Hi"}], logit_bias=banned
+            )
+    assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"

@@ -1,0 +1,85 @@
+"""Requests that are made from the OpenAPI document, right ones and wrong ones, get what it says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.clients.server import KEY
+
+schemathesis = pytest.importorskip("schemathesis", reason="make test-clients installs it")
+requests = pytest.importorskip("requests", reason="make test-clients installs it")
+standard = pytest.importorskip("schemathesis.specs.openapi.checks")
+CHECKS = [
+    pytest.importorskip("schemathesis.checks").not_a_server_error,
+    standard.status_code_conformance,
+    standard.content_type_conformance,
+    standard.response_headers_conformance,
+    standard.response_schema_conformance,
+]
+EXAMPLES = 60
+
+
+@pytest.fixture(scope="module")
+def session(url: str) -> Iterator[Any]:
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {KEY}"
+        yield session
+
+
+@pytest.fixture(scope="module")
+def operations(url: str, session: Any) -> list[Any]:
+    schema = schemathesis.openapi.from_dict(session.get(f"{url}/openapi.json").json())
+    return [result.ok() for result in schema.get_all_operations()]
+
+
+def shortened(body: Any) -> Any:
+    """Replies up to the context's end are valid, but hundreds of them take too long."""
+    if isinstance(body, dict):
+        for name in ("max_tokens", "max_completion_tokens"):
+            value = body.get(name)
+            if value is None or (isinstance(value, int | float) and value > 3):
+                body[name] = 3
+    return body
+
+
+def statuses_of(url: str, session: Any, operation: Any, mode: str) -> Counter[int]:
+    """How often each status was the answer. Fails at one that is not declared."""
+    found: Counter[int] = Counter()
+    strategy = operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode])
+
+    @settings(
+        max_examples=EXAMPLES if operation.body else 5,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=strategy)
+    def check(case: Any) -> None:
+        case.body = shortened(case.body)
+        response = case.call(base_url=url, session=session)
+        found[response.status_code] += 1
+        case.validate_response(response, checks=CHECKS)
+
+    check()
+    return found
+
+
+@pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
+@pytest.mark.timeout(600)
+def test_answers(url: str, session: Any, operations: list[Any], mode: str) -> None:
+    found = {
+        operation.path: statuses_of(url, session, operation, mode)
+        for operation in operations
+        if mode == "POSITIVE" or operation.body
+    }
+    print(found)
+    assert len(found) == (12 if mode == "POSITIVE" else 5)
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        assert found[path][200 if mode == "POSITIVE" else 400] > EXAMPLES // 4
