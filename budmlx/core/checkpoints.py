@@ -153,6 +153,10 @@ class CheckpointReuse:
     def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
         """Nothing to do: states are not written to disk."""
 
+    def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
+        """There is no disk."""
+        return len(ids)
+
     def restore(self, namespace: str, ids: Sequence[int]) -> bool:
         """Nothing comes from disk."""
         return False

@@ -31,6 +31,7 @@ class Prompt:
     match: a stored prefix that is longer; it is copied when the prompt's turn comes.
     reused: prompt tokens that came out of the tree. seen: the tree that was looked at.
     restoring: more of it is on disk, and worth waiting for.
+    in_memory: tokens that could be reused before anything was read from there.
     """
 
     rows: list[Row]
@@ -40,6 +41,7 @@ class Prompt:
     reused: int = 0
     seen: int = -1
     restoring: bool = False
+    in_memory: int = 0
 
     @property
     def ids(self) -> list[int]:
@@ -126,12 +128,15 @@ class Prompt:
         for row in self.rows:
             if row.produced == len(row.request.emitted_ids):
                 row.cached = self.reused
+                row.from_disk = max(self.reused - self.in_memory, 0)
 
 
 def look(prompts: Sequence[Prompt], reuse: Reusing) -> None:
     """Find what is stored of each prompt, if more may be there than at its last look."""
     for prompt in prompts:
         if reuse.enabled and (prompt.seen != reuse.version or prompt.restoring):
+            if prompt.seen < 0:
+                prompt.in_memory = reuse.in_memory(prompt.namespace, prompt.keys[:-1])
             if prompt.seen < 0 or prompt.restoring:
                 prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1])
             prompt.release()

@@ -31,9 +31,9 @@ class Report:
     def token(self, row: Row, drawn: Outcome) -> bool:
         """Note a row's new token; True if it is the row's last."""
         reason = row.take(drawn.token)
-        cached, row.cached = row.cached, 0
-        token = Token(row.request.id, drawn.token, reason, drawn.logprob, drawn.top, cached)
-        self._tokens.append(token)
+        told = (drawn.logprob, drawn.top, row.cached, row.from_disk)
+        self._tokens.append(Token(row.request.id, drawn.token, reason, *told))
+        row.cached = row.from_disk = 0
         return reason is not None
 
     def fail(

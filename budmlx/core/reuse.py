@@ -147,6 +147,10 @@ class Reuse:
             if idle:
                 self.tier.save()
 
+    def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
+        """How many tokens of `ids` need no disk: all, where there is none."""
+        return self.tree.match(namespace, ids).length if self.tier is not None else len(ids)
+
     def restore(self, namespace: str, ids: Sequence[int]) -> bool:
         """Read what the disk has of `ids` into the tree, as much as a turn allows.
 

@@ -66,6 +66,9 @@ class Reusing(Protocol):
         a token of a prompt takes.
         """
 
+    def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
+        """How many tokens of `ids` need no disk: all, where there is none."""
+
     def restore(self, namespace: str, ids: Sequence[int]) -> bool:
         """Read what the disk has of `ids`; whether more is to come in the next turns."""
 

@@ -35,6 +35,7 @@ class Row:
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
     cached: prompt tokens that came from the tree of prefixes, until its first token tells.
+    from_disk: those of them that were read from disk before.
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: how far it has come in its grammar, if it has one.
     """
@@ -46,6 +47,7 @@ class Row:
     solo_until: int | None = None
     started: bool = False
     cached: int = 0
+    from_disk: int = 0
     states: dict[int, Any] = field(default_factory=dict)
     grammar: RowGrammar | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,17 @@ def test_what_was_evicted() -> None:
             why(engine, f"{number}: " + STORY)
         told = why(engine, "One: " + STORY)
     assert (told.reason, told.matched_tokens) == ("evicted", 0)
+
+
+def test_what_was_on_disk(tmp_path: Path) -> None:
+    tiers = []
+    for _ in range(2):
+        with Engine.load(tiny_model_dir(scale=4.0), kv_store=str(tmp_path)) as engine:
+            for _ in range(2):
+                reply = engine.chat("One: " + STORY * 3, **SHORT)
+                assert reply.cache_explanation is not None
+                tiers.append(reply.cache_explanation.tier)
+    assert tiers == ["none", "memory", "disk", "memory"]
 
 
 def test_nothing_is_said_unasked_and_a_stream_says_it_last(engine: Engine) -> None:
