@@ -197,7 +197,7 @@ class Config(BaseSettings):
         description="How pictures get into prompts: a preprocessor's name, auto (the model "
         "decides), or none.",
     )
-    image_hosts: Names = Field(
+    image_host: Names = Field(
         (),
         description="Host that image URLs may name, such as example.com, *.example.com, * (any "
         "public host) or 127.0.0.1:9000; without any, images come as data: URLs only.",

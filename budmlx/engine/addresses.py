@@ -113,7 +113,7 @@ def _rule(entry: str) -> HostRule:
             raise ValueError("not a port")
     except ValueError as error:
         raise ConfigError(
-            f"image_hosts: {entry!r} is not a host. Write example.com, *.example.com, * (any "
+            f"image_host: {entry!r} is not a host. Write example.com, *.example.com, * (any "
             "public host), or one of these with a port, such as 127.0.0.1:9000; no scheme, no path."
         ) from error
     ports = WEB_PORTS if port is None else frozenset({port})

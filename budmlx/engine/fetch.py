@@ -90,7 +90,7 @@ class Fetcher:
         if not self._rules:
             raise InvalidRequestError(
                 "This server does not fetch images. Send the image as a data: URL, or name its "
-                "host in the server's setting `image_hosts`.",
+                "host in the server's setting `image_host`.",
                 param=param,
             )
         try:
@@ -99,7 +99,7 @@ class Fetcher:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise InvalidRequestError(
                 "The image could not be fetched. It needs an http or https URL of a public host "
-                "that the server's setting `image_hosts` names, and must arrive as an image of "
+                "that the server's setting `image_host` names, and must arrive as an image of "
                 f"at most {MAX_BYTES >> 20} MiB within {SECONDS:.0f} s. Or send it as a data: URL.",
                 param=param,
             ) from error

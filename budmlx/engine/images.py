@@ -59,7 +59,7 @@ class Images:
         self._spec: Owned[VisionPreprocessorSpec] | None = plugins.chosen(
             "provide_vision_preprocessor", name, files
         )
-        self._fetcher = Fetcher(config.image_hosts)
+        self._fetcher = Fetcher(config.image_host)
         self.placeholder = self._spec.value.placeholder if self._spec else ""
         self.target: Target | None = None
         self._token: int | None = None

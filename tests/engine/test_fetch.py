@@ -7,10 +7,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +57,7 @@ async def test_off_unless_hosts_are_named() -> None:  # LIMITS 78
     async with listening(PICTURE) as listener:
         for url in (f"http://127.0.0.1:{listener.port}/", "https://example.com/a.png", "x"):
             message = await refusal(Fetcher([]), url)
-            assert "image_hosts" in message and "data: URL" in message
+            assert "image_host" in message and "data: URL" in message
         assert listener.connections == 0
 
 
@@ -334,6 +337,16 @@ async def test_an_unknown_host() -> None:
     await refusal(Fetcher([f"127.0.0.1:{port}"]), f"http://127.0.0.1:{port}/")
 
 
+def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: hanging.wait(60) and [])
+    start = time.monotonic()
+    with pytest.raises(InvalidRequestError):
+        asyncio.run(Fetcher(["*"], seconds=0.2).fetch("http://example.com/", PARAM))
+    assert time.monotonic() - start < 30
+    hanging.set()
+
+
 async def test_which_hosts_are_allowed() -> None:
     asked = []
 
@@ -384,7 +397,7 @@ async def test_which_hosts_are_allowed() -> None:
     ],
 )
 def test_entries_that_are_no_hosts(entry: str) -> None:
-    with pytest.raises(ConfigError, match="image_hosts"):
+    with pytest.raises(ConfigError, match="image_host"):
         Fetcher([entry])
 
 

@@ -181,7 +181,7 @@ async def test_equal_beginnings_are_not_equal_pictures(client: aiohttp.ClientSes
 
 async def test_remote_pictures_of_named_hosts(path: Path, pictures: Pictures) -> None:
     host = f"127.0.0.1:{pictures.port}"
-    with Engine.load(path, plugins=["tests.vision_plugin"], image_hosts=[host]) as engine:
+    with Engine.load(path, plugins=["tests.vision_plugin"], image_host=[host]) as engine:
         server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
         async with aiohttp.ClientSession(server.url) as client:
             status, reply = await ask(client, body(f"http://{host}/image.jpg"))
