@@ -55,9 +55,11 @@ def test_curl_line_gets_an_answer(url: str) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_examples_run(url: str, number: int) -> None:
+def test_python_examples_run(url: str, number: int, tmp_path: Path) -> None:
     code = blocks("python")[number].replace(ADDRESS, url)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
+    command = [sys.executable, "-c", code]
+    # What an example writes goes elsewhere.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

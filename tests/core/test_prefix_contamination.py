@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import pytest
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import KVCache
 
@@ -17,7 +18,6 @@ from tests.core.test_prefix_reuse import Reusing
 # Ids from here on are markers; below are words that everybody uses.
 FIRST_MARKER = 300
 FOREIGN = 1
-REQUESTS = 1500
 
 
 class Witness(nn.Module):
@@ -46,7 +46,8 @@ class Witness(nn.Module):
         return (mx.arange(512) == answer[..., None]).astype(mx.float32)
 
 
-def test_no_row_sees_what_another_wrote() -> None:
+@pytest.mark.parametrize("requests", [1500, pytest.param(5000, marks=pytest.mark.soak)])
+def test_no_row_sees_what_another_wrote(requests: int) -> None:
     rng = random.Random(11)
     model = load()
     model = replace(model, module=Witness(list(model.module.layers)))
@@ -56,7 +57,7 @@ def test_no_row_sees_what_another_wrote() -> None:
     conversations: dict[int, tuple[str, list[int]]] = {}
     markers: dict[int, int] = {}
     cancelled: set[int] = set()
-    for key in range(REQUESTS):
+    for key in range(requests):
         marker = rng.randrange(FIRST_MARKER, 512)
         space, prompt = conversations.get(marker, (rng.choice("abc"), list(rng.choice(stems))))
         prompt = [*prompt, marker, *(rng.randrange(3, FIRST_MARKER) for _ in range(key % 9))]
@@ -80,5 +81,5 @@ def test_no_row_sees_what_another_wrote() -> None:
         assert set(driver.tokens[row_id]) <= {marker}, row_id
         assert driver.tokens[row_id] or row_id in cancelled
     hits = [row_id for row_id, count in driver.cached.items() if count]
-    assert len(hits) > REQUESTS / 3
+    assert len(hits) > requests / 3
     driver.at_rest()
