@@ -50,7 +50,8 @@ class Witness(nn.Module):
 def test_no_row_sees_what_another_wrote(requests: int) -> None:
     rng = random.Random(11)
     model = load()
-    model = replace(model, module=Witness(list(model.module.layers)))
+    witness = Witness(list(model.module.layers))
+    model = replace(model, module=witness, new_cache=witness.make_cache)
     # The memory of the real model's layers is projected; the witness needs less.
     driver = Reusing(model, limit=60_000, block=16, prefill_chunk=64, max_rows=24)
     stems = [[rng.randrange(3, FIRST_MARKER) for _ in range(n)] for n in (15, 16, 40, 90, 150)]
