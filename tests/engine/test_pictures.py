@@ -264,9 +264,14 @@ def test_not_a_picture_that_is_opened(data: bytes) -> None:  # LIMITS 86
 
 
 def test_a_run_length_bmp() -> None:
-    data = bytearray(saved(photo().quantize(16), "BMP"))
+    """Pillow unpacks it byte by byte in Python."""
+    image = Image.new("P", (4, 1))
+    image.putpalette([*RED, *BLUE])
+    data = bytearray(saved(image, "BMP"))
     struct.pack_into("<I", data, 30, 1)
-    refused(bytes(data))
+    packed = bytes(data[: struct.unpack_from("<I", data, 10)[0]]) + b"\4\1\0\1"
+    assert np.asarray(Image.open(io.BytesIO(packed)).convert("RGB")).tolist() == row(*[BLUE] * 4)
+    refused(packed)
 
 
 SAMPLES = [saved(photo(), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
