@@ -101,3 +101,18 @@ eval-tiny-llava: $(VENV)/installed
 	  --save-samples examples/train_tiny_llava/held_out.json
 
 .PHONY: train-tiny-llava eval-tiny-llava
+
+# budmlx-llava beside mlx-vlm and PyTorch, which take gigabytes, in an environment of their own.
+VLM := plugins/budmlx-llava
+
+test-vlm: $(VENV)-vlm/installed
+	cd $(VLM) && $(abspath $(VENV))-vlm/bin/python -m pytest -p no:cacheprovider tests/vlm
+
+$(VENV)-vlm/installed: pyproject.toml $(VLM)/pyproject.toml $(VLM)/tests/vlm/requirements.txt \
+  | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-vlm
+	$(VENV)-vlm/bin/python -m pip install --quiet -r $(VLM)/tests/vlm/requirements.txt \
+	  --editable . --editable $(VLM)
+	@touch $@
+
+.PHONY: test-vlm

@@ -66,12 +66,12 @@ class MlxVlm:
 
     def projected(self, image: PreparedImage) -> mx.array:
         """Embeddings [tiles, tokens, hidden] of the tiles, before they are put together."""
-        pixels = mx.array(image.arrays["pixel_values"])
+        pixels = mx.array(image.arrays["pixel_values"].astype(np.float32))
         *_, states = self.model.vision_tower(pixels, output_hidden_states=True)
         return self.model.multi_modal_projector(states[self.model.vision_feature_layer][:, 1:])
 
     def _prompt(self, image: PreparedImage) -> mx.array:
-        pixels = mx.array(image.arrays["pixel_values"]).transpose(0, 3, 1, 2)
+        pixels = mx.array(image.arrays["pixel_values"].astype(np.float32)).transpose(0, 3, 1, 2)
         size = image.arrays.get("image_size")
         extra: dict[str, Any] = {}
         if size is not None:
@@ -101,7 +101,8 @@ class Transformers:
         return [int(token) for token in reply[0, ids.shape[1] :]]
 
     def _arrays(self, image: PreparedImage) -> dict[str, torch.Tensor]:
-        pixels = torch.tensor(np.moveaxis(image.arrays["pixel_values"], -1, 1))
+        values = image.arrays["pixel_values"].astype(np.float32)
+        pixels = torch.tensor(np.moveaxis(values, -1, 1))
         if "image_size" not in image.arrays:
             return {"pixel_values": pixels}
         sizes = torch.tensor(image.arrays["image_size"][None])
