@@ -9,7 +9,7 @@ import msgspec
 from pydantic.json_schema import models_json_schema
 
 import budmlx
-from budmlx.server.openapi_fields import NOTES, SCHEMAS, Schema
+from budmlx.server.openapi_fields import MESSAGE, NOTES, SCHEMAS, Schema
 from budmlx.server.wire.body import Body
 from budmlx.server.wire.chat import ChatRequest
 from budmlx.server.wire.completions import CompletionRequest
@@ -171,6 +171,7 @@ def _schemas() -> Schema:
         [(body, "validation") for body in BODIES], ref_template=REF + "{model}"
     )
     requests = {name: _request(name, schema) for name, schema in found["$defs"].items()}
+    requests["ChatMessage"] |= MESSAGE
     requests.pop("CachePolicy", None)  # `cache` has a schema of its own.
     _, replies = msgspec.json.schema_components(REPLIES, ref_template=REF + "{name}")
     model = _object(id="string", object="string", created="integer", owned_by="string")

@@ -6,6 +6,7 @@ from typing import Any
 
 from budmlx.engine.tools import MAX_CHOICES, MAX_TOOLS
 from budmlx.params import MAX_BIAS, MAX_BIASES, MAX_TTL
+from budmlx.server.wire.completions import MAX_PROMPTS
 from budmlx.server.wire.sampling import MAX_STOP_CHARS, MAX_STOPS
 
 Schema = dict[str, Any]
@@ -54,7 +55,17 @@ _JSON_SCHEMA: Schema = {
     },
 }
 
+IDS: Schema = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_PROMPT: Schema = {"anyOf": [TEXT, IDS]}
+
 SCHEMAS: dict[str, Schema] = {
+    "prompt": {
+        "anyOf": [
+            *_PROMPT["anyOf"],
+            {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": _PROMPT},
+        ]
+    },
+    "tokens": {"type": "array", "items": IDS["items"]},
     "stop": {
         "anyOf": [
             {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS},
@@ -112,7 +123,25 @@ SCHEMAS: dict[str, Schema] = {
         ]
     },
 }
-"""Schemas of fields that the wire models leave to code."""
+"""Schemas of fields of bodies that the wire models leave to code."""
+
+MESSAGE: Schema = {
+    "anyOf": [
+        {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+        {
+            "required": ["tool_calls"],
+            "properties": {
+                "role": {"const": "assistant"},
+                "tool_calls": {"type": "array", "minItems": 1},
+            },
+        },
+        {
+            "required": ["function_call"],
+            "properties": {"role": {"const": "assistant"}, "function_call": {"type": "object"}},
+        },
+    ]
+}
+"""Only calls stand in for the content of a message."""
 
 NOTES: dict[str, str] = {
     "model": "A name that `GET /v1/models` lists; the demo model answers to every name.",
