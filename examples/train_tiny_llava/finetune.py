@@ -117,7 +117,7 @@ def started(run: Path) -> Llava:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2150)
     parser.add_argument("--muon-rate", type=float, default=1.5e-3)
     parser.add_argument("--adam-rate", type=float, default=1e-3)
     options = parser.parse_args()

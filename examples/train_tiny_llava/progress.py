@@ -4,8 +4,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -71,6 +72,18 @@ def load(path: Path, model: nn.Module, opts: list[Optimizer]) -> int:
     return int(state["step"])
 
 
+def end_with_parent() -> None:
+    """Lets a drawing process end when training was killed."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(0)
+
+    Thread(target=wait, daemon=True).start()
+
+
 def drawn_ahead(
     draw: Callable[[int], list[Drawn]], size: int, first: int, last: int
 ) -> Iterator[Drawn]:
@@ -78,7 +91,7 @@ def drawn_ahead(
 
     A chunk depends only on its number, so that a resumed run sees what it would have seen.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as drawer:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as drawer:
         numbers = range(first // size, -(-last // size))
         ahead = [drawer.submit(draw, number) for number in numbers[:1]]
         for number in numbers:

@@ -33,6 +33,7 @@ THERE = ["Is there {x}?", "Do you see {x}?", "Is there {x} in this image?", "Can
          "Does this image show {x}?", "Is {x} in the picture?"]  # fmt: skip
 SIDE = ["What is on the {x}?", "Which shape is on the {x}?", "What's on the {x}?",
         "What is on the {x} side?", "Describe the shape on the {x}."]  # fmt: skip
+ABSENT = 0.15  # of the questions about a colour or a shape: it is not in the picture
 Asked = tuple[str, str]
 
 
@@ -71,12 +72,12 @@ def describe(words: Words, scene: Scene) -> Asked | None:
 def count(words: Words, scene: Scene) -> Asked | None:
     rng = words.rng
     noun, colour = rng.choice(("shape", "shape", "object", "thing")), ""
-    if rng.random() < 0.5:
+    if rng.random() < 0.65:
         present = [thing.shape for thing in scene.things]
-        noun = rng.choice(present) if present and rng.random() < 0.75 else rng.choice(SHAPES)
-    if rng.random() < 0.3:
+        noun = rng.choice(present) if present and rng.random() < 0.65 else rng.choice(SHAPES)
+    if rng.random() < 0.35:
         shades = [thing.colour for thing in scene.things]
-        colour = rng.choice(shades) if shades and rng.random() < 0.75 else rng.choice([*COLOURS])
+        colour = rng.choice(shades) if shades and rng.random() < 0.65 else rng.choice([*COLOURS])
     number = sum(
         (noun not in SHAPES or noun == thing.shape) and colour in ("", thing.colour)
         for thing in scene.things
@@ -95,7 +96,7 @@ def colour(words: Words, scene: Scene) -> Asked | None:
     once = [thing for thing in scene.things if shapes[thing.shape] == 1]
     absent = [shape for shape in SHAPES if shape not in shapes]
     form = rng.choice(COLOUR).replace("{c}", spelling)
-    if absent and rng.random() < 0.08:
+    if absent and rng.random() < ABSENT:
         shape = rng.choice(absent)
         return form.replace("{x}", shape), f"There is no {shape}."
     if not once:
@@ -112,7 +113,7 @@ def shape(words: Words, scene: Scene) -> Asked | None:
     once = [thing for thing in scene.things if shades[thing.colour] == 1]
     absent = [shade for shade in COLOURS if shade not in shades]
     form = rng.choice(SHAPE)
-    if rng.random() < 0.08:
+    if rng.random() < ABSENT:
         shade = rng.choice(absent)
         return form.replace("{x}", shade), f"There is no {shade} shape."
     if not once:
@@ -149,8 +150,8 @@ def side(words: Words, scene: Scene) -> Asked | None:
 
 
 KINDS: dict[str, tuple[Callable[[Words, Scene], Asked | None], int]] = {
-    "describe": (describe, 34), "count": (count, 28), "colour": (colour, 14), "shape": (shape, 10),
-    "there": (there, 8), "side": (side, 6),
+    "describe": (describe, 26), "count": (count, 34), "colour": (colour, 12), "shape": (shape, 9),
+    "there": (there, 16), "side": (side, 4),
 }  # fmt: skip
 
 
