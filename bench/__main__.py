@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.contestants import contestants
+from bench.contestants import NO_REUSE, OURS, contestants
 from bench.machine import blas_environment, describe
 from bench.model import cached_model
 from bench.plot import save_plot
@@ -18,7 +18,7 @@ from bench.rounds import Run, Setting, run_embedded, run_servers
 from bench.scenarios import QUICK, Bodies, scenarios
 
 HERE = Path(__file__).parent
-EMBEDDED = ("bare", "core", "engine", "long-row")
+EMBEDDED = ("bare", "core", "engine", "long-row", "prefix", "images")
 LEAD = """# Results of the last kept run
 
 `make bench` measures; `python -m bench --write-results` also writes this file. TTFT is the
@@ -114,7 +114,12 @@ def keep(run: Run, facts: dict[str, str], output: Path, *, write_results: bool) 
 
 def failed(run: Run) -> bool:
     """Whether a measurement of our own came to nothing; a refusal is an answer."""
-    ours = [m for by_server in run.servers.values() for m in by_server.get("budmlx", ())]
+    ours = [
+        metrics
+        for by_server in run.servers.values()
+        for name in (OURS, NO_REUSE)
+        for metrics in by_server.get(name, ())
+    ]
     ours += [m for rounds in run.embedded.values() for m in rounds]
     return any(m.get("problem", "").startswith("failed") for m in ours)
 

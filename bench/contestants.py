@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OURS = "budmlx"
+NO_REUSE = "budmlx-no-reuse"
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A server. `command` lacks the port; `model` is the name in requests, None asks it."""
+    """A server. `command` lacks the port; `model` is the name in requests, None asks it.
+
+    only: the scenarios that it runs, if not all.
+    """
 
     name: str
     command: Sequence[str]
     model: str | None = None
+    only: Sequence[str] = ()
 
 
 def contestants(model: Path, wanted: Sequence[str] = ()) -> tuple[list[Contestant], list[str]]:
@@ -25,7 +30,15 @@ def contestants(model: Path, wanted: Sequence[str] = ()) -> tuple[list[Contestan
     run = (sys.executable, "-m")
     path = str(model)
     known = {
-        "budmlx": (Contestant(OURS, [*run, "budmlx", "serve", path]), "budmlx"),
+        OURS: (Contestant(OURS, [*run, "budmlx", "serve", path]), "budmlx"),
+        NO_REUSE: (
+            Contestant(
+                NO_REUSE,
+                [*run, "budmlx", "serve", path, "--prefix-cache", "0"],
+                only=("greedy-16", "sampled-16"),
+            ),
+            "budmlx",
+        ),
         "mlx_lm.server": (
             # Fewer log lines than by default, which can only help it.
             Contestant(

@@ -3,6 +3,7 @@
 bare: a loop of `model(tokens, cache)` and argmax, the most that any engine could reach.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: what one long row costs the short ones beside it, in time and memory.
+prefix, images: see `bench.reuse` and `bench.pictures`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import gc
 import itertools
 import json
-import random
 import statistics
 import sys
 import time
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
+from bench.pictures import images
+from bench.reuse import prefix
+from bench.rows import SETTINGS, greedy, load, new_scheduler, prompts
 from budmlx import Engine, Finished
-from budmlx.core.model import Model, load_model
 from budmlx.core.scheduler import Scheduler
-from budmlx.protocol import CoreSettings, GenerateRequest
 from budmlx.types import Request, SamplingParams
 
 ROWS = 16
@@ -35,14 +35,7 @@ PROMPT = 48
 STEPS = 240
 # Steps at the begin that are not measured, in which buffers are allocated.
 SETTLE = 16
-SETTINGS = CoreSettings(model_path="", model_name="bench")
 SHORT_ROWS, SHORT_PROMPT, LONG_PROMPT, LONG_ROW_STEPS = 15, 60, 4000, 60
-
-
-def prompts(rows: int, length: int, vocab: int) -> list[list[int]]:
-    """Random token ids, the same in every process."""
-    chance = random.Random(0)
-    return [[chance.randrange(vocab) for _ in range(length)] for _ in range(rows)]
 
 
 def bare(path: Path) -> dict[str, float]:
@@ -65,10 +58,10 @@ def bare(path: Path) -> dict[str, float]:
 
 def core(path: Path) -> dict[str, float]:
     """Tokens per second of the scheduler, without text."""
-    model = _load(path)
-    scheduler = _scheduler(model)
+    model = load(path)
+    scheduler = new_scheduler(model)
     for index, ids in enumerate(prompts(ROWS, PROMPT, model.info.vocab_size)):
-        scheduler.submit(_greedy(index, ids))
+        scheduler.submit(greedy(index, ids, 10 * STEPS))
     while len(scheduler.turn().tokens) < ROWS:
         pass
     durations = _turns(scheduler, STEPS)[SETTLE:]
@@ -109,18 +102,18 @@ def long_row(path: Path) -> dict[str, float]:
     # What others in this process hold is not ours.
     gc.collect()
     foreign = mx.get_active_memory()
-    model = _load(path)
+    model = load(path)
     mx.reset_peak_memory()
-    scheduler = _scheduler(model)
+    scheduler = new_scheduler(model)
     short = prompts(SHORT_ROWS, SHORT_PROMPT, model.info.vocab_size)
     for index, ids in enumerate(short):
-        scheduler.submit(_greedy(index, ids))
+        scheduler.submit(greedy(index, ids, 10 * STEPS))
     while len(scheduler.turn().tokens) < SHORT_ROWS:
         pass
     _turns(scheduler, SETTLE)
     quiet = _turns(scheduler, LONG_ROW_STEPS)
     length = min(LONG_PROMPT, model.info.context_length - 3 * LONG_ROW_STEPS)
-    scheduler.submit(_greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0]))
+    scheduler.submit(greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0], 10 * STEPS))
     prefill = []
     while True:
         begin = time.perf_counter()
@@ -142,28 +135,6 @@ def long_row(path: Path) -> dict[str, float]:
     }
 
 
-def _load(path: Path) -> Model:
-    return load_model(msgspec.structs.replace(SETTINGS, model_path=str(path)))
-
-
-def _scheduler(model: Model) -> Scheduler:
-    return Scheduler(model, max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk)
-
-
-def _greedy(row_id: int, ids: list[int]) -> GenerateRequest:
-    return GenerateRequest(
-        id=row_id,
-        prompt_ids=ids,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
-        seed=row_id,
-        max_tokens=10 * STEPS,
-        stop_ids=[],
-    )
-
-
 def _turns(scheduler: Scheduler, count: int) -> list[float]:
     """Seconds that each of `count` turns takes."""
     times = [time.perf_counter()]
@@ -178,6 +149,8 @@ WHAT: dict[str, Callable[[Path], dict[str, Any]]] = {
     "core": core,
     "engine": engine,
     "long-row": long_row,
+    "prefix": prefix,
+    "images": images,
 }
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from bench.scenarios import Bodies, ClosedLoop, Scenario
+from bench.client import Turn
+from bench.scenarios import Bodies, ClosedLoop, Scenario, Turns
 from budmlx.cli.load import Load, Sample, first_waits, percentile, problem_of, summarize
 
 CLIENT_SECONDS = 240.0
@@ -29,6 +30,8 @@ def measure(url: str, model: str, scenario: Scenario, bodies: Bodies, repeat: in
             load = {"users": scenario.users, "bodies": bodies.closed_loop(scenario, model, repeat)}
             seen = run_client({"url": url, **load})
             return closed_loop_metrics(load_of(seen))
+        if isinstance(scenario, Turns):
+            return turns_metrics(run_client({"url": url, **bodies.turns(scenario, model, repeat)}))
         return join_metrics(run_client({"url": url, **bodies.join(scenario, model, repeat)}))
     except subprocess.TimeoutExpired:
         return {"problem": f"failed: not done after {CLIENT_SECONDS:.0f} s"}
@@ -65,6 +68,28 @@ def closed_loop_metrics(load: Load) -> Metrics:
     summary = asdict(summarize(load))
     problem = summary.pop("problem")
     return {"problem": problem} if problem else summary
+
+
+def turns_metrics(seen: dict[str, Any]) -> Metrics:
+    """Time and computed tokens of a conversation.
+
+    total: seconds of all turns. ttft_p50: of all but the first. distinct: tokens of the last
+    prompt, which holds all others. computed: prompt tokens that no cache had, if the server tells.
+    """
+    turns = [Turn(**entry) for entry in seen["turns"]]
+    if problem := problem_of(turns):
+        return {"problem": problem}
+    metrics = {
+        "turns": len(turns),
+        "total": turns[-1].ended - turns[0].sent,
+        "ttft_p50": percentile(list(first_waits(turns[1:])), 50),
+        "distinct": turns[-1].prompt_tokens,
+        "early": sum(turn.completion_tokens != turn.expected for turn in turns),
+    }
+    cached = [turn.cached_tokens for turn in turns if turn.cached_tokens is not None]
+    if len(cached) == len(turns):
+        metrics["computed"] = sum(turn.prompt_tokens for turn in turns) - sum(cached)
+    return metrics
 
 
 def join_metrics(seen: dict[str, Any]) -> Metrics:

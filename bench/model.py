@@ -12,9 +12,14 @@ from pathlib import Path
 RECIPE = Path(__file__).with_name("write_model.py")
 
 
+def cache_root() -> Path:
+    """Where the bench keeps files; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "budmlx" / "bench"
+
+
 def cached_model() -> Path:
     """The model's directory; written on the first call."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "budmlx" / "bench"
+    root = cache_root()
     path = root / f"llama-28m-{hashlib.sha256(RECIPE.read_bytes()).hexdigest()[:8]}"
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-from bench.report import median
+from bench.goals import median
 from bench.rounds import Run
 
 matplotlib.use("Agg")  # before pyplot: no window system is needed

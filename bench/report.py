@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
-from bench.contestants import OURS
+from bench.contestants import NO_REUSE, OURS
+from bench.goals import bars, efficiency, median, quotient, ratio, ratio_of
 from bench.measure import Metrics
 from bench.rounds import Run
 
-PEER = "mlx_lm.server"
 Table = list[list[str]]
-
-
-def median(rounds: Sequence[Metrics], name: str) -> float | None:
-    """The median of a metric over rounds; None where one of them has a problem."""
-    values = [metrics.get(name) for metrics in rounds]
-    if not values or any(value is None for value in values):
-        return None
-    return statistics.median(values)  # type: ignore[type-var]
-
-
-def ratio(
-    run: Run, scenario: str, ours: str, peer: str, name: str = "tokens_per_second"
-) -> float | None:
-    """Median over rounds of our metric divided by the peer's in the same round."""
-    by_server = run.servers.get(scenario, {})
-    pairs = zip(by_server.get(ours, ()), by_server.get(peer, ()), strict=False)
-    quotients = [a[name] / b[name] for a, b in pairs if a.get(name) and b.get(name)]
-    return statistics.median(quotients) if quotients else None
 
 
 def loops_table(run: Run) -> Table:
@@ -39,9 +19,10 @@ def loops_table(run: Run) -> Table:
     ]
     for scenario, by_server in run.servers.items():
         for server, rounds in by_server.items():
-            if any("quiet_p50" in metrics for metrics in rounds):
+            joins = any("quiet_p50" in metrics for metrics in rounds)
+            if joins or scenario.startswith("turns") or server == NO_REUSE:
                 continue
-            quotient = None if server == OURS else ratio(run, scenario, OURS, server)
+            share = None if server == OURS else ratio(run, scenario, OURS, server)
             latencies = (
                 _milliseconds(median(rounds, name))
                 for name in ("ttft_p50", "ttft_p95", "itl_p50", "itl_p95")
@@ -51,8 +32,8 @@ def loops_table(run: Run) -> Table:
                 [
                     scenario,
                     server,
-                    "" if speed is None else f"{speed:.0f}",
-                    "" if quotient is None else f"{quotient:.2f}x",
+                    _count(speed),
+                    _times(share),
                     *latencies,
                     _notes(rounds),
                 ]
@@ -114,72 +95,74 @@ def embedded_table(run: Run) -> Table:
     return table
 
 
-def efficiency(run: Run, what: str) -> float | None:
-    """Median over rounds of a speed as share of the bare loop's."""
-    pairs = zip(run.embedded.get(what, ()), run.embedded.get("bare", ()), strict=False)
-    name = "tokens_per_second"
-    shares = [a[name] / b[name] for a, b in pairs if a.get(name) and b.get(name)]
-    return statistics.median(shares) if shares else None
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A goal: the measured value has to be at least (or at most) the limit."""
-
-    name: str
-    value: float | None
-    limit: float
-    at_least: bool
-    unit: str = "x"
-
-    @property
-    def reached(self) -> bool:
-        """Whether the value is on the right side of the limit."""
-        if self.value is None:
-            return False
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-
-def bars(run: Run) -> list[Bar]:
-    """All goals, with what this run measured."""
-    found = [
-        Bar(f"{name}, tokens/s against {PEER}", ratio(run, name, OURS, PEER), limit, True)
-        for name, limit in (
-            ("greedy-1", 1.0),
-            ("sampled-16", 1.8),
-            ("greedy-16", 1.5),
-            ("seeded-16", 6.0),
-        )
+def turns_table(run: Run) -> Table:
+    """Conversations."""
+    table = [
+        [
+            "scenario",
+            "server",
+            "total",
+            "budmlx takes",
+            "TTFT p50",
+            "tokens computed",
+            "distinct",
+            "notes",
+        ]
     ]
-    for name in ("penalties-16", "logprobs-16", "constrained-16"):
-        found.append(Bar(f"{name}, cost against sampled-16", _cost(run, name), 15, False, " %"))
-    hit = median(run.servers.get("cache-hits", {}).get(OURS, ()), "ttft_p50")
-    hit = None if hit is None else 1000 * hit
-    found.append(Bar("a hit of the response cache, median", hit, 2, False, " ms"))
-    found.append(
-        Bar(
-            "16 greedy rows in the Engine, share of bare loop",
-            efficiency(run, "engine"),
-            0.85,
-            True,
-        )
-    )
-    prefill = _each(run, "long-prefill", lambda m: m["prefill_p95"] / m["quiet_p95"])
-    found.append(
-        Bar("inter-token p95 during a 4,000-token prefill, against quiet", prefill, 3, False)
-    )
-    late = _each(
-        run,
-        "late-joiner",
-        lambda m: m["ttft_p50"] / (1.5 * m["ttft_alone"] + 2 * m["quiet_p50"]),
-    )
-    found.append(Bar("late joiner's TTFT, against 1.5 x alone + 2 steps", late, 1, False))
-    rounds = run.embedded.get("long-row", [])
-    slowdown = [m["beside_step"] / m["quiet_step"] for m in rounds if "problem" not in m]
-    peak = [m["peak_bytes"] / m["projected_bytes"] for m in rounds if "problem" not in m]
-    found.append(Bar("15 short rows' steps beside a 4,000-token row", _median(slowdown), 2, False))
-    found.append(Bar("peak memory beside that row, of the projection", _median(peak), 1, False))
-    return found
+    for scenario, by_server in run.servers.items():
+        for server, rounds in by_server.items():
+            if not scenario.startswith("turns"):
+                continue
+            share = None if server == OURS else ratio(run, scenario, OURS, server, "total")
+            table.append(
+                [
+                    scenario,
+                    server,
+                    _milliseconds(median(rounds, "total")),
+                    _times(share),
+                    _milliseconds(median(rounds, "ttft_p50")),
+                    _count(median(rounds, "computed")),
+                    _count(median(rounds, "distinct")),
+                    _notes(rounds),
+                ]
+            )
+    return table
+
+
+def reuse_table(run: Run) -> Table:
+    """What stored KV saves, and what looking for it costs where there is none."""
+    table = [["KV reuse", "with", "without", "ratio", "notes"]]
+    if rounds := run.embedded.get("prefix"):
+        cold = _milliseconds(median(rounds, "cold"))
+        for name, label in (
+            ("hit", "TTFT of 50 tokens after 4,000 in memory"),
+            ("disk", "the same, on disk"),
+            ("in_place", "the same in place, the model alone"),
+        ):
+            share = _times(quotient(rounds, name, "cold"), digits=3)
+            value = _milliseconds(median(rounds, name))
+            table.append([label, value, cold, share, _notes(rounds)])
+    for scenario, by_server in run.servers.items():
+        if others := by_server.get(NO_REUSE):
+            ours = by_server.get(OURS, [])
+            speeds = (_count(median(each, "tokens_per_second")) for each in (ours, others))
+            label = f"{scenario}, nothing matches, tok/s"
+            table.append([label, *speeds, _times(ratio_of(ours, others)), _notes(others)])
+    return table
+
+
+def pictures_table(run: Run) -> Table:
+    """Throughput and latency of users who show pictures."""
+    table = [["16 users, each with a picture", "tok/s", "TTFT p50", "notes"]]
+    if not (rounds := run.embedded.get("images")):
+        return table
+    for kind, label in (("", "a new one"), ("seen_", "one that was seen before")):
+        speed = _count(median(rounds, f"{kind}tokens_per_second"))
+        wait = _milliseconds(median(rounds, f"{kind}ttft_p50"))
+        table.append([label, speed, wait, _notes(rounds)])
+    gains = (quotient(rounds, f"seen_{name}", name) for name in ("tokens_per_second", "ttft_p50"))
+    table.append(["the second against the first", *map(_times, gains), ""])
+    return table
 
 
 def bars_table(run: Run) -> Table:
@@ -207,37 +190,28 @@ def document(run: Run, facts: Mapping[str, str]) -> Iterator[str]:
         ("Goals", bars_table(run)),
         ("Closed loops", loops_table(run)),
         ("Joining running streams", joins_table(run)),
+        ("Conversations", turns_table(run)),
         ("Without a server", embedded_table(run)),
+        ("KV reuse", reuse_table(run)),
+        ("Pictures", pictures_table(run)),
     ):
         if len(table) > 1:
             yield f"## {title}"
             yield markdown(table)
 
 
-def _cost(run: Run, scenario: str) -> float | None:
-    """Per cent of our own speed that a feature costs against plain sampling."""
-    by_round = zip(
-        run.servers.get(scenario, {}).get(OURS, ()),
-        run.servers.get("sampled-16", {}).get(OURS, ()),
-        strict=False,
-    )
-    name = "tokens_per_second"
-    return _median([100 * (1 - a[name] / b[name]) for a, b in by_round if name in a and name in b])
-
-
-def _each(run: Run, scenario: str, value: Callable[[Metrics], float]) -> float | None:
-    rounds = run.servers.get(scenario, {}).get(OURS, ())
-    return _median([value(metrics) for metrics in rounds if "problem" not in metrics])
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
 def _milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{1000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def _times(factor: float | None, digits: int = 2) -> str:
+    return "" if factor is None else f"{factor:.{digits}f}x"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def _notes(rounds: Sequence[Metrics]) -> str:

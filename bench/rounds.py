@@ -73,7 +73,9 @@ def _one_server(
     repeat: int,
     run: Run,
 ) -> None:
-    waiting = [s for s in scenarios if contestant.name == OURS or not getattr(s, "ours", False)]
+    waiting = [s for s in scenarios if _takes_part(contestant, s)]
+    if not waiting:
+        return
     for attempt in range(2):
         # A server that died gets a second chance with the scenarios after the fatal one.
         log = setting.logs / f"{contestant.name}-{repeat + 1}-{attempt + 1}.log"
@@ -99,6 +101,12 @@ def _one_server(
             return
         if not waiting:
             return
+
+
+def _takes_part(contestant: Contestant, scenario: Scenario) -> bool:
+    if contestant.only:
+        return scenario.name in contestant.only
+    return contestant.name == OURS or not getattr(scenario, "ours", False)
 
 
 def _warm_up(setting: Setting, server: ServerProcess, label: str) -> None:
@@ -141,8 +149,9 @@ def in_words(metrics: Mapping[str, Any]) -> str:
         return str(metrics["problem"]).splitlines()[0]
     parts = []
     for name, value in metrics.items():
-        if name == "tokens_per_second":
-            parts.append(f"{value:.0f} tok/s")
+        if name.endswith("tokens_per_second"):
+            kind = name.removesuffix("tokens_per_second").replace("_", " ")
+            parts.append(f"{kind}{value:.0f} tok/s")
         elif name.endswith("_bytes"):
             parts.append(f"{name.removesuffix('_bytes')} {value / 2**20:.0f} MiB")
         elif isinstance(value, float) and name != "prompt_tokens":

@@ -1,6 +1,7 @@
 """What is measured. Every server gets the same prompts, lengths and options.
 
-Prompts are never repeated within a run, so that no prefix cache helps anybody.
+Prompts are never repeated within a run, so that no prefix cache helps anybody, but where KV
+reuse is what is measured: `shared-16` and `turns-20`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class ClosedLoop:
 
     max_tokens: range from which each request's length is drawn. seeded: each has a seed.
     repeated: all requests are the same. ours: peers do not know what it measures.
+    shared_tokens: of a system message with which all requests of a round begin.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ClosedLoop:
     seeded: bool = False
     repeated: bool = False
     ours: bool = False
+    shared_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,21 @@ class Join:
     options: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
 
 
-Scenario = ClosedLoop | Join
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """A conversation of one user, in which every request repeats all that was said.
+
+    prompt_tokens: of each message of the user. max_tokens: of each reply.
+    """
+
+    name: str
+    turns: int
+    prompt_tokens: int = 60
+    max_tokens: int = 24
+    options: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
+
+
+Scenario = ClosedLoop | Join | Turns
 
 
 def scenarios(context: int) -> list[Scenario]:
@@ -113,6 +130,17 @@ def scenarios(context: int) -> list[Scenario]:
             prompt_tokens=min(400, context // 2),
             max_tokens=(24, 40),
         ),
+        ClosedLoop(
+            name="shared-16",
+            users=16,
+            requests=32,
+            options=GREEDY,
+            # What 1,500 words of English are to the tokenizers of language models.
+            shared_tokens=min(2000, context // 3),
+            max_tokens=(32, 32),
+        ),
+        # A turn is twice as long as its texts in models that write a lot around messages.
+        Turns(name="turns-20", turns=max(2, min(20, context // 200))),
         Join(name="late-joiner", probes=6, alone=6, probe_tokens=8, prompt_tokens=40),
         Join(
             name="long-prefill",
@@ -147,6 +175,10 @@ class Bodies:
     def closed_loop(self, scenario: ClosedLoop, model: str, repeat: int) -> list[dict[str, Any]]:
         """All requests of a closed loop, in order."""
         chance = random.Random(f"{self._run} {scenario.name} {repeat}")
+        shared = []
+        if scenario.shared_tokens:
+            text = self.prompt(chance, scenario.shared_tokens, f"{repeat}")
+            shared = [{"role": "system", "content": text}]
         bodies = []
         for index in range(scenario.requests):
             options = dict(scenario.options)
@@ -155,8 +187,19 @@ class Bodies:
             label = f"{repeat}" if scenario.repeated else f"{repeat}-{index}"
             source = random.Random(label) if scenario.repeated else chance
             prompt = self.prompt(source, scenario.prompt_tokens, label)
-            bodies.append(chat_body(model, prompt, chance.randint(*scenario.max_tokens), **options))
+            body = chat_body(model, prompt, chance.randint(*scenario.max_tokens), **options)
+            bodies.append({**body, "messages": [*shared, *body["messages"]]})
         return bodies
+
+    def turns(self, scenario: Turns, model: str, repeat: int) -> dict[str, Any]:
+        """What the user says, and a request without messages."""
+        chance = random.Random(f"{self._run} {scenario.name} {repeat}")
+        body = chat_body(model, "", scenario.max_tokens, **scenario.options)
+        said = [
+            self.prompt(chance, scenario.prompt_tokens, f"{repeat}-{index}")
+            for index in range(scenario.turns)
+        ]
+        return {"body": {**body, "messages": []}, "turns": said}
 
     def join(self, scenario: Join, model: str, repeat: int) -> dict[str, list[dict[str, Any]]]:
         """The requests of a join: those alone, the streams, and the probes beside them."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from bench import embedded, report
-from bench.contestants import contestants
+from bench import embedded, goals, pictures, report, reuse
+from bench.contestants import NO_REUSE, Contestant, contestants
 from bench.measure import join_metrics, measure
-from bench.rounds import Run
-from bench.scenarios import GREEDY, QUICK, Bodies, ClosedLoop, Join, scenarios
+from bench.model import cache_root
+from bench.rounds import Run, Setting, run_servers
+from bench.scenarios import GREEDY, QUICK, Bodies, ClosedLoop, Join, Turns, scenarios
 from bench.write_model import write_tokenizer
 from budmlx.cli.app import app
 from budmlx.cli.load import Load, Sample, summarize
 from budmlx.cli.spawn import ServerProcess, SpawnError
 from tests.models import tiny_model_dir
+from tests.vision_plugin import write_vision_model
 
 ENDLESS = {**GREEDY, "ignore_eos": True}
 
@@ -84,6 +87,48 @@ def test_probes_join_running_streams(server: ServerProcess, bodies: Bodies) -> N
     assert metrics["prefill_p95"] > 0
 
 
+def test_a_conversation_computes_each_token_once(server: ServerProcess, bodies: Bodies) -> None:
+    scenario = Turns(name="turns", turns=4, max_tokens=6, options=ENDLESS)
+    metrics = measure(server.url, server.model, scenario, bodies, 0)
+    assert "problem" not in metrics
+    assert metrics["distinct"] > 4 * 40
+    # The first prompt, and what is new in each other one.
+    assert metrics["distinct"] / 2 < metrics["computed"] <= metrics["distinct"] + 4
+    assert metrics["total"] > metrics["ttft_p50"] > 0
+    scenario = Turns(name="turns", turns=2, options={"temperature": 9.0})
+    problem = measure(server.url, server.model, scenario, bodies, 0)["problem"]
+    assert problem.startswith("refused (400)")
+
+
+def test_users_share_a_system_message_that_rounds_do_not(bodies: Bodies) -> None:
+    first, again, other = (
+        bodies.closed_loop(loop(shared_tokens=300), "m", repeat) for repeat in (0, 0, 1)
+    )
+    assert again == first
+    systems = {body["messages"][0]["content"] for body in first}
+    assert len(systems) == 1
+    assert bodies.count(*systems) == pytest.approx(300, rel=0.1)
+    assert {body["messages"][0]["role"] for body in first} == {"system"}
+    assert not systems & {body["messages"][0]["content"] for body in other}
+    assert len({body["messages"][1]["content"] for body in first}) == 7
+
+
+def test_a_contestant_may_run_some_scenarios_only(tmp_path: Path, bodies: Bodies) -> None:
+    [no_reuse], _ = contestants(Path("model"), [NO_REUSE])
+    assert no_reuse.command[-2:] == ["--prefix-cache", "0"]
+    assert no_reuse.only == ("greedy-16", "sampled-16")
+    setting = Setting(
+        model=Path("model"), environment={}, logs=tmp_path, bodies=bodies, say=lambda _: None
+    )
+    known = [loop(name="greedy-1"), loop(name="greedy-16", ours=True)]
+    ends = [sys.executable, "-c", "pass"]
+    one = Contestant("one", ends, only=("greedy-16",))
+    run = Run()
+    run_servers(setting, [one, replace(one, name="none", only=("other",))], known, 1, run)
+    assert run.servers == {"greedy-16": {"one": [{"problem": "failed: did not start"}]}}
+    assert not list(tmp_path.glob("none*"))
+
+
 def test_command_prints_a_line_for_each_number_of_users(server: ServerProcess) -> None:
     arguments = ["bench", "--url", f"{server.url}/v1", "--users", "1", "--users", "2"]
     options = ["--requests", "1", "--max-tokens", "4", "--ignore-eos"]
@@ -139,7 +184,8 @@ def test_every_quick_scenario_exists(bodies: Bodies) -> None:
 def test_missing_servers_are_named_with_the_reason() -> None:
     present, absent = contestants(Path("model"), ["budmlx", "mlx_lm.server"])
     assert [contestant.name for contestant in present] == ["budmlx", "mlx_lm.server"]
-    assert absent == ["vllm-mlx: not asked for", "mlx-vlm: not asked for"]
+    names = (NO_REUSE, "vllm-mlx", "mlx-vlm")
+    assert absent == [f"{name}: not asked for" for name in names]
     with pytest.raises(SystemExit, match="other"):
         contestants(Path("model"), ["other"])
 
@@ -152,7 +198,7 @@ def test_ratios_are_medians_of_rounds_and_bars_know_their_side() -> None:
     run.embedded["long-row"] = [
         {"quiet_step": 1.0, "beside_step": 2.5, "peak_bytes": 1, "projected_bytes": 2}
     ]
-    bars = {bar.name: bar for bar in report.bars(run)}
+    bars = {bar.name: bar for bar in goals.bars(run)}
     greedy = bars["greedy-16, tokens/s against mlx_lm.server"]
     assert greedy.value == 2.0
     assert greedy.reached
@@ -161,6 +207,62 @@ def test_ratios_are_medians_of_rounds_and_bars_know_their_side() -> None:
     assert not slowdown.reached
     assert bars["seeded-16, tokens/s against mlx_lm.server"].value is None
     assert "2.00x" in report.markdown(report.loops_table(run))
+
+
+def test_reuse_has_its_goals_and_tables() -> None:
+    run = Run()
+    for cold, hit in ((2.0, 0.08), (2.0, 0.1), (2.0, 0.2)):
+        run.embedded.setdefault("prefix", []).append(
+            {"cold": cold, "hit": hit, "in_place": 0.08, "disk": 0.3, "hit_tokens": 4000}
+        )
+    speed = {"tokens_per_second": 10.0, "ttft_p50": 2.0}
+    run.embedded["images"] = [{**speed, "seen_tokens_per_second": 15.0, "seen_ttft_p50": 0.5}]
+    run.add("greedy-16", "budmlx", {"tokens_per_second": 96.0})
+    run.add("greedy-16", NO_REUSE, {"tokens_per_second": 100.0})
+    run.add("shared-16", "budmlx", {"tokens_per_second": 200.0, "ttft_p50": 0.2})
+    run.add("shared-16", "mlx_lm.server", {"tokens_per_second": 100.0, "ttft_p50": 1.0})
+    talk = {"turns": 20, "total": 4.0, "ttft_p50": 0.1, "distinct": 1000}
+    run.add("turns-20", "budmlx", {**talk, "computed": 1021})
+    run.add("turns-20", "mlx_lm.server", {**talk, "total": 8.0})
+    found = [(bar.value, bar.reached) for bar in goals.bars(run) if bar.value is not None]
+    expected = [(2, True), (0.2, True), (5, True), (1.25, True), (15, True), (0.5, True)]
+    assert found == [*expected, (1021 / 1020, False), (0.96, False)]
+
+    assert NO_REUSE not in report.markdown(report.loops_table(run))
+    assert "turns-20" not in report.markdown(report.loops_table(run))
+    rows = {row[0]: row[1:] for row in report.reuse_table(run)[1:]}
+    assert rows["the same, on disk"] == ["300 ms", "2000 ms", "0.150x", ""]
+    assert rows["greedy-16, nothing matches, tok/s"] == ["96", "100", "0.96x", ""]
+    ours, theirs = report.turns_table(run)[1:]
+    assert ours[2:7] == ["4000 ms", "", "100 ms", "1021", "1000"]
+    assert theirs[2:7] == ["8000 ms", "0.50x", "100 ms", "", "1000"]
+    assert report.pictures_table(run)[-1][1:3] == ["1.50x", "0.25x"]
+
+
+def test_time_to_first_token_with_stored_kv(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, value in (("SHARED", 300), ("SLOW", 1), ("QUICK", 1)):
+        monkeypatch.setattr(reuse, name, value)
+    found = embedded.WHAT["prefix"](tiny_model_dir(scale=4.0))
+    assert found["hit_tokens"] == 300
+    assert found["disk_tokens"] == 256
+    assert min(found[name] for name in ("cold", "hit", "in_place", "disk")) > 0
+    assert not list(cache_root().iterdir())
+
+
+def test_pictures_new_and_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pictures, "MODEL", tmp_path / "model")
+    assert "no config.json" in embedded.WHAT["images"](tmp_path)["problem"]
+    write_vision_model(tmp_path / "model")
+    monkeypatch.setattr(pictures, "PLUGIN", "tests.vision_plugin")
+    for name, value in (("USERS", 3), ("TOKENS", 4), ("ROUNDS", 1)):
+        monkeypatch.setattr(pictures, name, value)
+    found = embedded.WHAT["images"](tmp_path)
+    names = ["tokens_per_second", "ttft_p50", "seen_tokens_per_second", "seen_ttft_p50"]
+    assert list(found) == names
+    assert min(found.values()) > 0
 
 
 def test_embedded_measurements_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,154 @@
+"""Medians and ratios of a run, and the bars to reach."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.contestants import NO_REUSE, OURS
+from bench.measure import Metrics
+from bench.rounds import Run
+
+PEER = "mlx_lm.server"
+
+
+def median(rounds: Sequence[Metrics], name: str) -> float | None:
+    """The median of a metric over rounds; None where one of them has a problem."""
+    values = [metrics.get(name) for metrics in rounds]
+    if not values or any(value is None for value in values):
+        return None
+    return statistics.median(values)  # type: ignore[type-var]
+
+
+def each(rounds: Sequence[Metrics], value: Callable[[Metrics], float]) -> float | None:
+    """The median of a value over the rounds that have no problem."""
+    values = [value(metrics) for metrics in rounds if "problem" not in metrics]
+    return statistics.median(values) if values else None
+
+
+def quotient(rounds: Sequence[Metrics], name: str, other: str) -> float | None:
+    """The median of a metric divided by another one of the same round."""
+    return each(rounds, lambda metrics: metrics[name] / metrics[other])
+
+
+def ratio_of(
+    rounds: Sequence[Metrics], others: Sequence[Metrics], name: str = "tokens_per_second"
+) -> float | None:
+    """The median of a metric divided by that of the same round of the others."""
+    pairs = zip(rounds, others, strict=False)
+    quotients = [a[name] / b[name] for a, b in pairs if a.get(name) and b.get(name)]
+    return statistics.median(quotients) if quotients else None
+
+
+def ratio(
+    run: Run, scenario: str, ours: str, peer: str, name: str = "tokens_per_second"
+) -> float | None:
+    """`ratio_of` two contestants in a scenario."""
+    by_server = run.servers.get(scenario, {})
+    return ratio_of(by_server.get(ours, ()), by_server.get(peer, ()), name)
+
+
+def efficiency(run: Run, what: str) -> float | None:
+    """A speed without a server as share of the bare loop's."""
+    return ratio_of(run.embedded.get(what, ()), run.embedded.get("bare", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A goal: the measured value has to be at least (or at most) the limit."""
+
+    name: str
+    value: float | None
+    limit: float
+    at_least: bool
+    unit: str = "x"
+
+    @property
+    def reached(self) -> bool:
+        """Whether the value is on the right side of the limit."""
+        if self.value is None:
+            return False
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+def bars(run: Run) -> list[Bar]:
+    """All goals, with what this run measured."""
+    return [*_loop_bars(run), *_join_bars(run), *_embedded_bars(run), *_reuse_bars(run)]
+
+
+def _loop_bars(run: Run) -> list[Bar]:
+    against = f"tokens/s against {PEER}"
+    found = [
+        Bar(f"{name}, {against}", ratio(run, name, OURS, PEER), limit, True)
+        for name, limit in (
+            ("greedy-1", 1.0),
+            ("sampled-16", 1.8),
+            ("greedy-16", 1.5),
+            ("seeded-16", 6.0),
+            ("shared-16", 1.8),
+        )
+    ]
+    shared = ratio(run, "shared-16", OURS, PEER, "ttft_p50")
+    found.append(Bar(f"shared-16, median TTFT against {PEER}", shared, 0.3, False))
+    for name in ("penalties-16", "logprobs-16", "constrained-16"):
+        found.append(Bar(f"{name}, cost against sampled-16", _cost(run, name), 15, False, " %"))
+    hit = median(run.servers.get("cache-hits", {}).get(OURS, ()), "ttft_p50")
+    hit = None if hit is None else 1000 * hit
+    found.append(Bar("a hit of the response cache, median", hit, 2, False, " ms"))
+    return found
+
+
+def _join_bars(run: Run) -> list[Bar]:
+    prefill = _ours(run, "long-prefill", lambda m: m["prefill_p95"] / m["quiet_p95"])
+    late = _ours(
+        run,
+        "late-joiner",
+        lambda m: m["ttft_p50"] / (1.5 * m["ttft_alone"] + 2 * m["quiet_p50"]),
+    )
+    return [
+        Bar("inter-token p95 during a 4,000-token prefill, against quiet", prefill, 3, False),
+        Bar("late joiner's TTFT, against 1.5 x alone + 2 steps", late, 1, False),
+    ]
+
+
+def _embedded_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("long-row", [])
+    slowdown = quotient(rounds, "beside_step", "quiet_step")
+    peak = quotient(rounds, "peak_bytes", "projected_bytes")
+    share = efficiency(run, "engine")
+    return [
+        Bar("16 greedy rows in the Engine, share of bare loop", share, 0.85, True),
+        Bar("15 short rows' steps beside a 4,000-token row", slowdown, 2, False),
+        Bar("peak memory beside that row, of the projection", peak, 1, False),
+    ]
+
+
+def _reuse_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("prefix", [])
+    hit = each(rounds, lambda m: 100 * m["hit"] / m["cold"])
+    in_place = quotient(rounds, "hit", "in_place")
+    disk = each(rounds, lambda m: 100 * m["disk"] / m["cold"])
+    total = ratio(run, "turns-20", OURS, PEER, "total")
+    computed = _ours(run, "turns-20", lambda m: m["computed"] / (m["distinct"] + m["turns"]))
+    unused = ratio(run, "greedy-16", OURS, NO_REUSE)
+    return [
+        Bar("50 tokens after 4,000 stored ones, TTFT of cold", hit, 5, False, " %"),
+        Bar("the same, against the model alone with KV in place", in_place, 1.3, False),
+        Bar("the same after a restart, from disk, of cold", disk, 20, False, " %"),
+        Bar(f"turns-20, total time against {PEER}", total, 1, False),
+        Bar("turns-20, tokens computed, of distinct + one per turn", computed, 1, False),
+        Bar("greedy-16 (nothing matches), tokens/s against no reuse", unused, 0.97, True),
+    ]
+
+
+def _cost(run: Run, scenario: str) -> float | None:
+    """Per cent of our own speed that a feature costs against plain sampling."""
+    share = ratio_of(
+        run.servers.get(scenario, {}).get(OURS, ()), run.servers.get("sampled-16", {}).get(OURS, ())
+    )
+    return None if share is None else 100 * (1 - share)
+
+
+def _ours(run: Run, scenario: str, value: Callable[[Metrics], float]) -> float | None:
+    return each(run.servers.get(scenario, {}).get(OURS, ()), value)
