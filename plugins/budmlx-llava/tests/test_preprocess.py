@@ -141,6 +141,7 @@ EDGES_OF_ONEVISION = range(384, 2305, 384)
 REAL_ONEVISION = [[h, w] for h in EDGES_OF_ONEVISION for w in EDGES_OF_ONEVISION]
 
 
+@settings(deadline=None)
 @given(EDGES, EDGES)
 def test_the_grid_is_that_of_transformers(height: int, width: int) -> None:
     for pinpoints in (REAL, REAL_ONEVISION):
@@ -148,7 +149,7 @@ def test_the_grid_is_that_of_transformers(height: int, width: int) -> None:
         assert tuple(best_resolution((height, width), pinpoints)) == expected
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(EDGES, EDGES)
 def test_the_number_of_tokens_is_that_of_transformers(height: int, width: int) -> None:
     next_ = SimpleNamespace(
