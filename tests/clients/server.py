@@ -17,15 +17,15 @@ KEY = "your-key"
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """The address of a server that takes `KEY`.
+def started(**settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server that takes `KEY`: its address and its process. settings: of the environment.
 
     BUDMLX_PYTHON: the interpreter that has budmlx, if this one has not.
     """
     process = subprocess.Popen(
         [os.environ.get("BUDMLX_PYTHON", sys.executable), "-m", "budmlx", "serve", "--port", "0"],
         cwd=ROOT,
-        env={**os.environ, "BUDMLX_API_KEYS": KEY},
+        env={**os.environ, "BUDMLX_API_KEYS": KEY, **settings},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -33,6 +33,13 @@ def served() -> Iterator[str]:
     assert process.stdout is not None
     match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
     assert match is not None, "the server did not start"
-    yield match[0]
+    yield match[0], process
     process.terminate()
     process.communicate()
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a server that takes `KEY`."""
+    with started() as (url, _):
+        yield url

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.server import EXAMPLES, KEY
+from tests.clients.server import EXAMPLES, KEY, started
 
 sdk = pytest.importorskip("cerebras.cloud.sdk", reason="make test-clients installs it")
 
@@ -169,6 +169,20 @@ def test_a_timeout_leaves_nothing_running(client: Any) -> None:
     begun = time.monotonic()
     client.with_options(timeout=60).chat.completions.create(**CHAT)
     assert time.monotonic() - begun < 60
+
+
+def test_an_error_amid_a_stream_has_the_class_of_its_status() -> None:
+    with (
+        started(BUDMLX_DRAIN_SECONDS="0") as (url, process),
+        sdk.Cerebras(base_url=url, api_key=KEY) as client,
+    ):
+        endless = CHAT | {"max_tokens": 100_000, "min_tokens": -1}
+        stream = client.chat.completions.create(**endless, stream=True)
+        assert next(stream).choices
+        process.terminate()
+        with pytest.raises(sdk.InternalServerError, match="shutting down") as caught:
+            list(stream)
+    assert caught.value.body["type"] == "server_error"
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "cerebras").glob("*.py")), ids=lambda p: p.stem)
