@@ -1,6 +1,6 @@
 # budai, "Vision Models". The address is BUD_BASE_URL.
-# It needs a model that sees and, for an address, --allow-image-host; https://example.com/image.jpg
-# does not exist. A server without a plugin for pictures answers 400.
+# It needs a model that sees, and a server with --image-host example.com; the picture of the document
+# does not exist. A model that does not see answers 400.
 
 from budai import BudClient
 
