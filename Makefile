@@ -49,7 +49,7 @@ limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-clients build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-clients .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Installed again only when the dependencies may have changed.
 $(VENV)/installed: pyproject.toml | $(BIN)/python

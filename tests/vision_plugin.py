@@ -57,6 +57,8 @@ def prepare(pixels: Pixels, detail: Detail) -> PreparedImage:
         raise RuntimeError("unlucky")
     if pixels.shape[0] == 14:
         return PreparedImage()
+    if pixels.shape[0] == 15:
+        return PreparedImage(tokens=1, arrays={"colours": np.zeros((2**21, 3), np.float32)})
     height, width = (n // 2 or 1 for n in pixels.shape[:2])
     parts = [pixels[:height, :width], pixels[:height, -width:]]
     parts += [pixels[-height:, :width], pixels[-height:, -width:]]

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 MAX_IMAGES = 16
 MAX_PIXELS = 128 * 10**6
 """Of all pictures of a request together."""
+MAX_ARRAYS = 60 * 2**20
+"""Bytes of what the encoder gets for a request, which travel in one message to the core."""
 REMOTE = ("http:", "https:")
 
 
@@ -144,6 +146,13 @@ class Images:
             else:
                 shown.append(image)
                 become[param] = key_of(image)
+                if sum(map(_nbytes, shown)) > MAX_ARRAYS:
+                    raise InvalidRequestError(
+                        "The images are too large together for this model; send fewer, smaller "
+                        'ones, or set their detail to "low".',
+                        param=param,
+                        code="image_too_large",
+                    )
         return _with_sources(request, become), shown
 
     def _prepare(self, pixels: Pixels, part: ImagePart) -> PreparedImage:
@@ -186,6 +195,10 @@ def key_of(image: PreparedImage) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _nbytes(image: PreparedImage) -> int:
+    return sum(array.nbytes for array in image.arrays.values())
 
 
 def _on_the_wire(image: PreparedImage, plugin: str, start: int) -> Image:

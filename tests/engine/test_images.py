@@ -203,6 +203,9 @@ def test_refusals(engine: Engine) -> None:
     with pytest.raises(InvalidRequestError, match="together") as caught:
         engine.chat(parts(huge, huge, huge), **GREEDY)
     assert caught.value.code == "image_too_large"
+    with pytest.raises(InvalidRequestError, match="for this model") as caught:
+        engine.chat(parts(*[picture(1, height=15)] * 3), **GREEDY)
+    assert caught.value.param == "messages[0].content[2].image"
     with pytest.raises(ContextLengthError):
         engine.chat(parts("word " * 9000, picture(1)), **GREEDY)
 
