@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shlex
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +53,8 @@ def serve(
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # Pillow warns of blemishes in pictures, which clients send.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     with progress(settings.model, settings.revision):
         models = ModelSet.load(settings)
     try:

@@ -76,7 +76,9 @@ class Transcript:
             begin, digest, replies = found
             rest = prompt.ids[begin:]
             own, theirs, reply = max((*self._common(each, rest), each) for each in replies)
-            if reply[:own] != tuple(rest[:theirs]):
+            # A reply that was edited is not what the model said.
+            whole = own == len(reply) or self._text(rest, theirs) is None
+            if whole and reply[:own] != tuple(rest[:theirs]):
                 prompt = _replaced(prompt, begin, theirs, reply[:own])
         return prompt
 

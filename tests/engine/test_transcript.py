@@ -57,8 +57,11 @@ def test_own_ids_take_the_place_of_the_same_text(tokenizer: Tokenizer) -> None:
     assert transcript.spliced("", Prompt([*prompt, *cut, *rest])).ids == [
         *prompt, *letters(tokenizer, said[:9]), *rest,
     ]  # fmt: skip
-    changed = Prompt([*prompt, *encode(tokenizer, "A" + said), *rest])
-    assert transcript.spliced("", changed) == changed
+    for text in ("A" + said, said[:9] + "er", said[:9] + "A" + said[9:]):
+        changed = Prompt([*prompt, *encode(tokenizer, text), *rest])
+        assert transcript.spliced("", changed) == changed
+    longer = Prompt([*prompt, *encode(tokenizer, said + " high"), *rest])
+    assert transcript.spliced("", longer).ids[len(prompt) :][: len(own)] == own
 
 
 def test_every_turn_of_a_conversation(tokenizer: Tokenizer) -> None:
