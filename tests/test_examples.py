@@ -9,14 +9,20 @@ import ast
 import runpy
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+from PIL import Image, ImageDraw
 
 from tests import beezy_wire
-from tests.clients.server import EXAMPLES, KEY, ROOT, served
+from tests.clients.server import EXAMPLES, KEY, ROOT, served, started
 
-BUDAI = sorted((EXAMPLES / "budai").glob("*.py"))
+VISION = EXAMPLES / "budai" / "vision.py"
+BUDAI = sorted({*(EXAMPLES / "budai").glob("*.py")} - {VISION})
+LLAVA = ROOT / "plugins" / "budmlx-llava"
 SHOWN = {
     "event_handling": "\n\nFinish reason: ",
     "function_calling": "Function: get_weather\nArguments: {",
@@ -45,8 +51,6 @@ def test_budai(
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "plugins" / "budai")
     monkeypatch.setenv("BUD_BASE_URL", url)
-    if path.stem == "vision":
-        pytest.skip("needs a model that sees; the demo model does not")
     shown = run(path, capsys)
     assert SHOWN.get(path.stem, "") in shown
     assert bool(shown.strip()) is (path.stem not in SILENT)
@@ -56,8 +60,45 @@ def test_a_model_that_does_not_see_says_so(url: str, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(ROOT / "plugins" / "budai")
     monkeypatch.setenv("BUD_BASE_URL", url)
     with pytest.raises(Exception, match="takes text only") as caught:
-        runpy.run_path(str(EXAMPLES / "budai" / "vision.py"))
+        runpy.run_path(str(VISION))
     assert getattr(caught.value, "status_code", None) == 400
+
+
+class RedCircle(BaseHTTPRequestHandler):
+    """A server of one picture."""
+
+    def do_GET(self) -> None:
+        image = Image.new("RGB", (96, 96), "white")
+        ImageDraw.Draw(image).ellipse((20, 20, 76, 76), fill="red")
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.end_headers()
+        image.save(self.wfile, "PNG")
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def test_a_model_that_sees_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "plugins" / "budai")
+    pictures = HTTPServer(("127.0.0.1", 0), RedCircle)
+    Thread(target=pictures.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{pictures.server_port}"
+    settings = {
+        "BUDMLX_MODEL": str(LLAVA / "budmlx_llava" / "assets" / "tiny"),
+        "BUDMLX_ALIAS": "llava-1.6",
+        "BUDMLX_PLUGIN": "budmlx_llava",
+        "BUDMLX_IMAGE_HOST": host,
+        "PYTHONPATH": str(LLAVA),
+    }
+    with started(**settings) as (url, _):
+        monkeypatch.setenv("BUD_BASE_URL", url)
+        code = VISION.read_text("utf-8").replace("https://example.com", f"http://{host}")
+        names: dict[str, Any] = {}
+        exec(compile(code, str(VISION), "exec"), names)
+    pictures.shutdown()
+    pictures.server_close()
+    assert names["response"].choices[0].message.content == "A red circle."
 
 
 @pytest.mark.parametrize("name", ["create", "stream"])

@@ -10,9 +10,11 @@ class Parameters(TypedDict, total=False):
     """What a request may say; the README lists the values. None means not given."""
 
     cache: bool | Literal["bypass"] | Mapping[str, float] | None
+    cache_salt: str | None
     chat_template_kwargs: Mapping[str, Any] | None
     clear_thinking: bool | None
     disable_reasoning: bool | None
+    explain_cache: bool | None
     frequency_penalty: float | None
     function_call: str | Mapping[str, Any] | None
     functions: Sequence[Mapping[str, Any]] | None
