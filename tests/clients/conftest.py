@@ -1,4 +1,4 @@
-"""One server for all clients of a run."""
+"""One server for all tests of a client. It ends with them: other tests look at all children."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.clients.server import KEY, served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with served() as url:
         yield url
