@@ -127,7 +127,10 @@ def terminal() -> Iterator[Terminal]:
 def test_keys_in_a_terminal(terminal: Terminal) -> None:
     terminal.expect("Ctrl-D leaves")
     terminal.expect("> ")
-    terminal.send("half a line\x03")
+    terminal.send("half a line")
+    # Ctrl-C between the prompt and the reading of it would wait for the next key.
+    terminal.expect("half a line")
+    terminal.send("\x03")
     terminal.expect(r"\(Ctrl-D leaves\.\)\r\n")
     terminal.expect("> ")
     terminal.send("Tell me a story\n")

@@ -66,7 +66,8 @@ def check(reply: Completion, names: set[str]) -> None:
         jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
 
 
-def test_500_forced_calls_beside_free_text(engine: Engine) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.soak)])
+def test_forced_calls_beside_free_text(engine: Engine, count: int) -> None:
     free: dict[str, Any] = {"temperature": 1.0, "max_tokens": 40}
     alone = [engine.chat(f"Text {i}", seed=i, **free).text for i in range(8)]
 
@@ -87,7 +88,7 @@ def test_500_forced_calls_beside_free_text(engine: Engine) -> None:
         texts = asyncio.gather(
             *(engine.achat(f"Text {i}", seed=i, **free) for i in range(len(alone)))
         )
-        calls = await asyncio.gather(*(call(number) for number in range(500)))
+        calls = await asyncio.gather(*(call(number) for number in range(count)))
         return calls, await texts
 
     calls, texts = asyncio.run(all_of_them())
