@@ -91,7 +91,7 @@ def test_documents_of_real_schemas_are_valid(engine: Engine, step: int) -> None:
             from_json(reply.text, allow_partial="trailing-strings")
             cut += 1
     print(f"{finished} finished, {cut} cut by length, {refused} refused, of {len(schemas)}")
-    assert finished >= 100
+    assert finished >= len(schemas) // 3 and len(schemas) >= 200
 
 
 scalars = st.sampled_from(
