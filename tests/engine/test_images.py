@@ -18,6 +18,7 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 from PIL import Image
 
 from budmlx import Engine
+from budmlx.engine import images
 from budmlx.errors import ConfigError, ContextLengthError, InvalidRequestError, PluginError
 from tests import vision_plugin_core
 from tests.models import tiny_model_dir
@@ -182,7 +183,7 @@ def test_a_fault_of_the_plugin_fails_one_request(engine: Engine, cold: Engine) -
             raise error
 
 
-def test_refusals(engine: Engine) -> None:
+def test_refusals(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://example.com/a.png"
     image = {"type": "image_url", "image_url": {"url": url}}
     for messages, param, words in (
@@ -199,7 +200,8 @@ def test_refusals(engine: Engine) -> None:
         with pytest.raises(InvalidRequestError, match=words) as caught:
             engine.chat(messages, **GREEDY)
         assert caught.value.param == param
-    huge = np.zeros((7000, 7000, 3), np.uint8)
+    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    huge = np.zeros((60, 60, 3), np.uint8)
     with pytest.raises(InvalidRequestError, match="together") as caught:
         engine.chat(parts(huge, huge, huge), **GREEDY)
     assert caught.value.code == "image_too_large"

@@ -31,8 +31,7 @@ def expected(path: Path) -> Iterator[str]:
         yield cold.chat(asked("Who?"), **SHORT).text
 
 
-@pytest.mark.parametrize("host", ["thread", "process"])
-@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize(("host", "bits"), [("thread", None), ("process", 8)])
 def test_a_session_is_there_another_time(
     path: Path, expected: str, tmp_path: Path, host: str, bits: int | None
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,19 +70,36 @@ def test_help_works_whatever_is_configured(site: Site, monkeypatch: pytest.Monke
     assert "Plugin bad cannot be loaded" in result.stderr
 
 
+@pytest.fixture(scope="module")
+def new_packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """How the test of a new package went, for each hook; two run at a time."""
+
+    def written(hook: str) -> Path:
+        path = tmp_path_factory.mktemp("new") / "budmlx-fresh-thing"
+        assert f"Wrote {path}" in run("plugins", "new", str(path), "--hook", hook)
+        return path
+
+    def tested(path: Path) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", str(path), "-p", "no:cacheprovider"],
+            capture_output=True,
+            text=True,
+            cwd=path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(path)},
+            timeout=110,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    paths = [written(hook) for hook in HOOKS]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(HOOKS, pool.map(tested, paths), strict=True))
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("hook", HOOKS)
-def test_a_new_package_passes_its_test(hook: str, tmp_path: Path) -> None:
-    path = tmp_path / "budmlx-fresh-thing"
-    assert f"Wrote {path}" in run("plugins", "new", str(path), "--hook", hook)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(path), "-p", "no:cacheprovider"],
-        capture_output=True,
-        text=True,
-        cwd=path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        timeout=110,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_new_package_passes_its_test(hook: str, new_packages: dict[str, tuple[int, str]]) -> None:
+    code, shown = new_packages[hook]
+    assert code == 0, shown
 
 
 @pytest.mark.parametrize(
