@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Prefill may lengthen a turn by this share of a quiet one, times the number of rows that
-# wait for their prompt for each row that decodes ...
+# Prefill may lengthen a turn by this share of a quiet one, or, where many wait, by more: rows
+# that wait for their prompt count so many times against those that decode, since small passes
+# waste most of their time on reading the weights ...
 SLOWDOWN = 1.2
+CROWD = 4.0
 # ... but by no more than this.
 LARGEST_SLOWDOWN = 8.0
 # Weight of the newest measurement in the moving averages.
@@ -57,7 +59,7 @@ class Pace:
             return self._chunk
         if self._quiet is None or not self._prefill_tokens:
             return min(self._chunk, WHOLE)
-        share = min(SLOWDOWN * max(1.0, waiting / decoding), LARGEST_SLOWDOWN)
+        share = min(SLOWDOWN * max(1.0, CROWD * waiting / decoding), LARGEST_SLOWDOWN)
         per_token = max(self._prefill_seconds, 1e-9) / self._prefill_tokens
         affordable = int(share * self._quiet / per_token)
         return min(self._chunk, max(SMALLEST_CHUNK, affordable))
