@@ -119,6 +119,8 @@ async def test_min_tokens_hold_stops_back(client: aiohttp.ClientSession) -> None
     assert context["usage"]["completion_tokens"] == 30
     status, refused = await ask(client, max_tokens=5, min_tokens=6)
     assert (status, refused["error"]["param"]) == (400, "min_tokens")
+    status, refused = await ask(client, max_tokens=5, min_completion_tokens=6)
+    assert (status, refused["error"]["param"]) == (400, "min_completion_tokens")
 
 
 async def test_what_is_accepted_without_effect_is_said(client: aiohttp.ClientSession) -> None:

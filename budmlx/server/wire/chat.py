@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from budmlx.engine.tools import parse_response_format, parse_tool_choice, parse_tools
+from budmlx.errors import InvalidRequestError
 from budmlx.server.wire.messages import ChatMessage, Int, WireModel, with_parts
 from budmlx.server.wire.params import Extras
 from budmlx.server.wire.sampling import GenerationRequest, within
-from budmlx.types import Request
+from budmlx.types import Request, SamplingParams
 
 MAX_MESSAGES = 4096
 
@@ -66,12 +67,25 @@ class ChatRequest(GenerationRequest):
         """Whether the client speaks of functions, the older name of tools. Tools win."""
         return bool(self.functions) and not self.tools
 
+    def _sampling(self) -> SamplingParams:
+        minimum = self.min_completion_tokens
+        try:
+            return self.sampling(
+                max_tokens=self.max_completion_tokens or self.max_tokens,
+                min_tokens=self.min_tokens if minimum is None else minimum,
+                logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
+            )
+        except InvalidRequestError as error:
+            if error.param == "min_tokens" and minimum is not None:
+                # The name that the client used.
+                error.param = "min_completion_tokens"
+            raise
+
     def to_request(self, *, incremental_calls: bool = False) -> Request:
         """The same request as a plain value. Raises InvalidRequestError for combinations.
 
         incremental_calls: what holds if the client does not say.
         """
-        minimum = self.min_completion_tokens
         asked = self.stream_options.incremental_tool_calls if self.stream_options else None
         old = self.uses_functions
         tools = parse_tools(self.functions, "functions") if old else parse_tools(self.tools)
@@ -79,11 +93,7 @@ class ChatRequest(GenerationRequest):
         thinking: dict[str, Literal["raw", "hidden"]] = {"raw": "raw", "hidden": "hidden"}
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
-            sampling=self.sampling(
-                max_tokens=self.max_completion_tokens or self.max_tokens,
-                min_tokens=self.min_tokens if minimum is None else minimum,
-                logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
-            ),
+            sampling=self._sampling(),
             n=self.n,
             tools=tools,
             tool_choice=parse_tool_choice(choice[0], tools, choice[1]),
