@@ -10,11 +10,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
-
-import aiohttp
 
 from budmlx.cli.load import Sample, closed_loop, new_session, stream_chat
 
@@ -24,14 +21,6 @@ SETTLED_CHUNKS = 8
 # is no multiple of anybody's time slice, so that probes arrive at all phases of it.
 QUIET_SECONDS = 1.0
 PAUSE_SECONDS = 0.27
-
-
-@dataclass(slots=True)
-class Turn(Sample):
-    """A request of a conversation. cached_tokens: of its prompt; None if the server is silent."""
-
-    text: str = ""
-    cached_tokens: int | None = None
 
 
 async def run_closed_loop(load: dict[str, Any]) -> dict[str, Any]:
@@ -78,54 +67,17 @@ async def run_join(load: dict[str, Any]) -> dict[str, Any]:
 async def run_turns(load: dict[str, Any]) -> dict[str, Any]:
     """Samples of a conversation, which ends early where the server fails."""
     messages: list[dict[str, str]] = []
-    turns: list[Turn] = []
+    turns: list[Sample] = []
     async with new_session() as session:
         for said in load["turns"]:
             messages.append({"role": "user", "content": said})
-            turn = Turn()
+            turn = Sample()
             turns.append(turn)
-            await _take_turn(session, load["url"], {**load["body"], "messages": messages}, turn)
+            await stream_chat(session, load["url"], {**load["body"], "messages": messages}, turn)
             if turn.error:
                 break
             messages.append({"role": "assistant", "content": turn.text})
     return {"turns": [asdict(turn) for turn in turns]}
-
-
-async def _take_turn(
-    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], turn: Turn
-) -> None:
-    """`stream_chat` that also keeps the text, and how much of the prompt was cached."""
-    turn.expected = body["max_tokens"]
-    turn.sent = time.perf_counter()
-    try:
-        async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-            turn.status = response.status
-            if response.status != 200:
-                turn.error = (await response.text())[:500]
-                return
-            async for line in response.content:
-                if line.startswith(b"data: {"):
-                    _note(turn, json.loads(line[6:]))
-        if turn.finish_reason is None:
-            turn.error = turn.error or "the stream broke off"
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        turn.error = f"{type(error).__name__}: {error}"
-    finally:
-        turn.ended = time.perf_counter()
-
-
-def _note(turn: Turn, event: Mapping[str, Any]) -> None:
-    if "error" in event:
-        turn.error = json.dumps(event["error"])[:500]
-    for choice in event.get("choices") or ():
-        if text := choice.get("delta", {}).get("content"):
-            turn.text += text
-            turn.chunks.append(time.perf_counter())
-        turn.finish_reason = choice.get("finish_reason") or turn.finish_reason
-    if usage := event.get("usage"):
-        turn.prompt_tokens = usage["prompt_tokens"]
-        turn.completion_tokens = usage["completion_tokens"]
-        turn.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from bench.client import Turn
 from bench.scenarios import Bodies, ClosedLoop, Scenario, Turns
 from budmlx.cli.load import Load, Sample, first_waits, percentile, problem_of, summarize
 
@@ -76,7 +75,7 @@ def turns_metrics(seen: dict[str, Any]) -> Metrics:
     total: seconds of all turns. ttft_p50: of all but the first. distinct: tokens of the last
     prompt, which holds all others. computed: prompt tokens that no cache had, if the server tells.
     """
-    turns = [Turn(**entry) for entry in seen["turns"]]
+    turns = [Sample(**entry) for entry in seen["turns"]]
     if problem := problem_of(turns):
         return {"problem": problem}
     metrics = {

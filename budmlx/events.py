@@ -98,7 +98,7 @@ class ChoiceFinished:
 
 
 MissReason = Literal[
-    "complete", "new", "differs", "retokenised", "evicted", "other_namespace", "never_seen"
+    "complete", "new", "differs", "retokenised", "evicted", "other_namespace", "never_seen", "off"
 ]
 
 
@@ -109,7 +109,7 @@ class CacheExplanation:
     tier: where it was. reason: all of it was stored (complete); what was stored ends there
     (new); the prompt most like it goes on otherwise (differs), with the same text in other
     tokens (retokenised); it was stored once (evicted), is stored for another cache_salt
-    (other_namespace), or nothing like it was ever asked (never_seen).
+    (other_namespace), nothing like it was ever asked (never_seen), or nothing is kept (off).
     token: the first token of the prompt that was not reused for that reason. text: what it
     stands for. message: the message that it belongs to, if that is known.
     """

@@ -30,17 +30,20 @@ class Sample:
     """One streamed request as its client saw it; times in seconds of one monotonic clock.
 
     chunks: when each piece of text arrived. status: HTTP status, 0 without an answer.
-    expected: the max_tokens that was asked for.
+    expected: the max_tokens that was asked for. cached_tokens: of the prompt; None if the
+    server does not say.
     """
 
     sent: float = 0.0
     chunks: list[float] = field(default_factory=list)
+    text: str = ""
     ended: float = 0.0
     status: int = 0
     error: str = ""
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None
     expected: int = 0
 
     @property
@@ -136,12 +139,15 @@ def _take(sample: Sample, event: Mapping[str, Any], now: float) -> None:
     if "error" in event:
         sample.error = json.dumps(event["error"])[:500]
     for choice in event.get("choices") or ():
-        if choice.get("delta", {}).get("content"):
+        if text := choice.get("delta", {}).get("content"):
+            sample.text += text
             sample.chunks.append(now)
         sample.finish_reason = choice.get("finish_reason") or sample.finish_reason
     if usage := event.get("usage"):
         sample.prompt_tokens = usage["prompt_tokens"]
         sample.completion_tokens = usage["completion_tokens"]
+        details = usage.get("prompt_tokens_details") or {}
+        sample.cached_tokens = details.get("cached_tokens")
 
 
 async def closed_loop(

@@ -20,9 +20,11 @@ class Admission:
     """Projects the bytes of rows against the memory limit.
 
     What is kept for reuse does not count, since rows have priority: it gets what they leave.
+    reserved: bytes of it that cannot go.
     """
 
     def __init__(self, model: Model, placement: Placement, chunk: int):
+        self.reserved = 0
         self._batchable = model.info.batchable
         self._memory = model.memory
         self._placement = placement
@@ -57,7 +59,8 @@ class Admission:
     def fits(self, groups: Lengths) -> bool:
         """Whether these rows may run together; a row alone always may."""
         alone = len(groups) == 1 and len(groups[0]) == 1
-        return alone or self._memory.total(groups, self._chunk) <= self._memory.limit
+        needed = self._memory.total(groups, self._chunk) + self.reserved
+        return alone or needed <= self._memory.limit
 
     def spare(self, groups: Lengths) -> int:
         """Bytes of the limit that these rows leave, even if their caches grow now."""

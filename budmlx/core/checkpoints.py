@@ -127,6 +127,7 @@ class CheckpointReuse:
 
     tails = True
     pending = False
+    reserved = 0
 
     def __init__(self, limit: int):
         self._limit = limit

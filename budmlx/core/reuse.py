@@ -85,6 +85,11 @@ class Reuse:
         """Changes whenever more can be found."""
         return self.tree.version
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that are kept whatever rows need: those of sessions."""
+        return sum(session.nbytes for session in self._sessions.values())
+
     def resize(self, room: int) -> None:
         """Take no more than the rows leave of the memory, in bytes."""
         self.tree.resize(max(0, min(self._limit, room)))

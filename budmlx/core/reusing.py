@@ -53,6 +53,10 @@ class Reusing(Protocol):
     def version(self) -> int:
         """Changes whenever more can be found."""
 
+    @property
+    def reserved(self) -> int:
+        """Bytes that are kept whatever rows need."""
+
     def resize(self, room: int) -> None:
         """Take no more than the rows leave of the memory, in bytes."""
 

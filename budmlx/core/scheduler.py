@@ -99,6 +99,7 @@ class Scheduler:
         self._turns += 1
         for row, problem in self._compiling.done(idle=not self._rows):
             self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
+        self._admission.reserved = self._reuse.reserved
         self._make_room()
         self._admit()
         if self._reuse.enabled:

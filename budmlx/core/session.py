@@ -33,6 +33,11 @@ class Session:
     ids: list[int]
     arrays: list[mx.array]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self.arrays)
+
 
 def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: Path) -> None:
     """Write the first `len(ids)` tokens of a row's cache; the file is there whole or not at all.

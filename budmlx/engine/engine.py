@@ -18,6 +18,7 @@ from budmlx.engine.hub import default_model_dir, resolve_model
 from budmlx.engine.images import Images, Prompt
 from budmlx.engine.job import Job
 from budmlx.engine.many import run_all
+from budmlx.engine.model_dir import model_files
 from budmlx.engine.parsers import Parsers, active_tools
 from budmlx.engine.prepared import Preparation
 from budmlx.engine.replies import model_identity
@@ -32,7 +33,6 @@ from budmlx.engine.unused import unused
 from budmlx.engine.worker import adrive, drive
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
-from budmlx.plugins.vision import ModelFiles
 from budmlx.types import Completion, Event, ModelInfo, Request
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Engine(TextMethods):
         self._tokenizer = Tokenizer.load(path)
         self._filters = self.plugins.added("add_output_filters")
         self._closed = False
-        files = ModelFiles.read(path)
+        files = model_files(path)
         images = Images(self.plugins, self._tokenizer, files, config)
         settings = core_settings(files, name, config, self.plugins, images)
         store = None if config.cache == "off" else self.plugins.response_cache(config)

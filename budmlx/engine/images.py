@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 
 from budmlx.config import Config
 from budmlx.engine.fetch import Fetcher
-from budmlx.engine.pictures import decode, from_data_url, from_python
+from budmlx.engine.pictures import from_data_url, from_python, read_file, size_of
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.engine.worker import Procedure, Wait, apart
 from budmlx.errors import ConfigError, InvalidRequestError
@@ -46,6 +47,19 @@ class Prompt:
     images: tuple[Image, ...] = ()
     checkpoints: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A prepared picture, and the digest of what the encoder gets."""
+
+    image: PreparedImage
+    key: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(array.nbytes for array in self.image.arrays.values())
 
 
 class Images:
@@ -118,7 +132,7 @@ class Images:
         fetches = [self._fetcher.fetch(url, param) for param, url in remote.items()]
         return dict(zip(remote, await asyncio.gather(*fetches), strict=True))
 
-    def prepared(self, request: Request) -> tuple[Request, list[PreparedImage]]:
+    def prepared(self, request: Request) -> tuple[Request, list[Shown]]:
         """The request with text, or digests, instead of pictures, and what these became.
 
         Blocking: to be called on a thread.
@@ -128,25 +142,25 @@ class Images:
             PluginError: the preprocessor failed.
         """
         self.check(request)
-        shown: list[PreparedImage] = []
+        shown: list[Shown] = []
         become: dict[str, Any] = {}
         left = MAX_PIXELS
         for param, part in _shown(request.messages or ()):
-            pixels = _pixels(part.source, param)
-            left -= pixels.shape[0] * pixels.shape[1]
+            source = _opened(part.source, param)
+            left -= _area(source, param)
             if left < 0:
                 raise InvalidRequestError(
                     f"The images have more than {MAX_PIXELS:,} pixels together; make them smaller.",
                     param=param,
                     code="image_too_large",
                 )
-            image = self._prepare(pixels, part)
+            image = self._prepare(from_python(source, param), part)
             if self._token is None:
                 become[param] = TextPart(image.text)
             else:
-                shown.append(image)
-                become[param] = key_of(image)
-                if sum(map(_nbytes, shown)) > MAX_ARRAYS:
+                shown.append(Shown(image, key_of(image)))
+                become[param] = shown[-1].key
+                if sum(each.nbytes for each in shown) > MAX_ARRAYS:
                     raise InvalidRequestError(
                         "The images are too large together for this model; send fewer, smaller "
                         'ones, or set their detail to "low".',
@@ -166,7 +180,7 @@ class Images:
             raise wrong_type(plugin, what, image.tokens, "a number of tokens")
         return image
 
-    def placed(self, ids: list[int], shown: Sequence[PreparedImage]) -> Prompt:
+    def placed(self, ids: list[int], shown: Sequence[Shown]) -> Prompt:
         """The prompt in which placeholders are as many as the pictures have tokens."""
         if not shown:
             return Prompt(ids)
@@ -177,9 +191,9 @@ class Images:
             if token != self._token:
                 result.append(token)
             elif len(images) < len(shown):
-                image = shown[len(images)]
-                images.append(_on_the_wire(image, self.target.plugin, len(result)))
-                result += [token] * image.tokens
+                each = shown[len(images)]
+                images.append(_on_the_wire(each, self.target.plugin, len(result)))
+                result += [token] * each.image.tokens
         if ids.count(self._token or 0) != len(shown) or result[-1] == self._token:
             raise InvalidRequestError(
                 "The model's chat template cannot show these images where they stand.",
@@ -197,16 +211,13 @@ def key_of(image: PreparedImage) -> str:
     return digest.hexdigest()
 
 
-def _nbytes(image: PreparedImage) -> int:
-    return sum(array.nbytes for array in image.arrays.values())
-
-
-def _on_the_wire(image: PreparedImage, plugin: str, start: int) -> Image:
+def _on_the_wire(shown: Shown, plugin: str, start: int) -> Image:
     arrays = {
         name: Tensor(str(array.dtype), list(array.shape), array.tobytes())
-        for name, array in image.arrays.items()
+        for name, array in shown.image.arrays.items()
     }
-    return Image(plugin=plugin, start=start, tokens=image.tokens, key=key_of(image), arrays=arrays)
+    tokens = shown.image.tokens
+    return Image(plugin=plugin, start=start, tokens=tokens, key=shown.key, arrays=arrays)
 
 
 def _shown(messages: Sequence[Message]) -> Iterator[tuple[str, ImagePart]]:
@@ -238,13 +249,27 @@ def _changed(message: Message, number: int, sources: Mapping[str, Any]) -> Itera
             yield part
 
 
-def _pixels(source: Any, param: str) -> Pixels:
+def _area(source: Any, param: str) -> int:
+    """Pixels of a picture, as far as they are known before it is decoded."""
+    if isinstance(source, bytes):
+        width, height = size_of(source, param)
+        return width * height
+    size = getattr(source, "shape", None) or getattr(source, "size", None)
+    return size[0] * size[1] if isinstance(size, tuple) and len(size) >= 2 else 0
+
+
+def _opened(source: Any, param: str) -> Any:
+    """What `from_python` takes: the bytes of a URL or a file, or the picture itself."""
+    if isinstance(source, os.PathLike):
+        return read_file(source, param)
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
     if not isinstance(source, str):
-        return from_python(source, param)
+        return source
     if not source.lower().startswith("data:"):
         raise InvalidRequestError(
             "The URL of an image begins with data:, http: or https:; send a file's bytes as "
             "data:image/png;base64,...",
             param=param,
         )
-    return decode(from_data_url(source, param), param)
+    return from_data_url(source, param)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from budmlx.errors import ModelLoadError
+from budmlx.plugins.vision import ModelFiles
 
 INDEX = "model.safetensors.index.json"
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -43,9 +44,11 @@ def check_model_dir(path: Path, name: str) -> None:
         check_safetensors(path / shard, name)
 
 
-def model_type(path: Path) -> str:
-    """The family that config.json names. Raises ModelLoadError."""
-    return str(_read_json(path / "config.json", path.name).get("model_type"))
+def model_files(path: Path) -> ModelFiles:
+    """What plugins are told of a model directory. Raises ModelLoadError."""
+    optional = path / "preprocessor_config.json"
+    preprocessor = _read_json(optional, path.name) if optional.is_file() else {}
+    return ModelFiles(str(path), _read_json(path / "config.json", path.name), preprocessor)
 
 
 def check_safetensors(path: Path, name: str) -> None:

@@ -54,10 +54,7 @@ def decode(data: bytes, param: str) -> Pixels:
     except InvalidRequestError:
         raise
     except Exception as error:  # Pillow documents no closed set of errors of damaged files.
-        raise InvalidRequestError(
-            "The image cannot be decoded. Send a complete PNG, JPEG, WebP, GIF or BMP file.",
-            param=param,
-        ) from error
+        raise _damaged(param) from error
 
 
 def from_data_url(url: str, param: str) -> bytes:
@@ -96,7 +93,7 @@ def from_python(value: Picture, param: str) -> Pixels:
         case bytes() | bytearray() | memoryview():
             return decode(bytes(value), param)
         case str() | os.PathLike():
-            return decode(_read(Path(value), param), param)
+            return decode(read_file(value, param), param)
         case np.ndarray():
             return _from_array(value, param)
         case Image.Image():
@@ -119,10 +116,14 @@ def size_of(data: bytes, param: str) -> tuple[int, int]:
     except InvalidRequestError:
         raise
     except Exception as error:  # As in `decode`.
-        raise InvalidRequestError(
-            "The image cannot be read. Send a complete PNG, JPEG, WebP, GIF or BMP file.",
-            param=param,
-        ) from error
+        raise _damaged(param) from error
+
+
+def _damaged(param: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        "The image cannot be decoded. Send a complete PNG, JPEG, WebP, GIF or BMP file.",
+        param=param,
+    )
 
 
 def _pixels(image: Image.Image) -> Pixels:
@@ -203,9 +204,10 @@ def _from_pil(image: Image.Image, param: str) -> Pixels:
         raise InvalidRequestError("The image cannot be loaded.", param=param) from error
 
 
-def _read(path: Path, param: str) -> bytes:
+def read_file(path: str | os.PathLike[str], param: str) -> bytes:
+    """The bytes of a file, no more than one too many. Raises InvalidRequestError."""
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise InvalidRequestError(f"The file {str(path)!r} cannot be read.", param=param) from error

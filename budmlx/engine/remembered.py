@@ -9,7 +9,7 @@ from budmlx.engine.explain import History
 from budmlx.engine.images import Prompt
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.engine.transcript import Transcript
-from budmlx.types import Finished, Request
+from budmlx.types import CacheExplanation, Finished, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,13 @@ class Remembered:
         """The end with why no more KV was reused, if that was asked for."""
         if not asked.explain:
             return end
+        ids = asked.prompt.ids
+        if not self._enabled:
+            return replace(end, cache_explanation=CacheExplanation(0, len(ids), "none", "off"))
         explanation = self._history.explain(
             asked.owner,
             asked.namespace,
-            asked.prompt.ids,
+            ids,
             cached=end.usage.cached_tokens,
             from_disk=from_disk,
             ends=asked.prompt.ends,

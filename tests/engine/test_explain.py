@@ -74,6 +74,12 @@ def test_what_was_on_disk(tmp_path: Path) -> None:
     assert tiers == ["none", "memory", "disk", "memory"]
 
 
+def test_nothing_is_kept() -> None:
+    with Engine.load(tiny_model_dir(scale=4.0), prefix_cache="0") as engine:
+        for _ in range(2):
+            assert why(engine, "One: " + STORY).reason == "off"
+
+
 def test_nothing_is_said_unasked_and_a_stream_says_it_last(engine: Engine) -> None:
     assert engine.chat("Hello", max_tokens=2).cache_explanation is None
     *_, end = engine.events(chat_request("Hello", SHORT))

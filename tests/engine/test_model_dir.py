@@ -11,7 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from budmlx.engine.model_dir import check_model_dir, check_safetensors, known_architectures
+from budmlx.engine.model_dir import (
+    check_model_dir,
+    check_safetensors,
+    known_architectures,
+    model_files,
+)
 from budmlx.errors import ModelLoadError
 from tests.safetensors_file import CONFIG, header, safetensors
 
@@ -177,3 +182,12 @@ def test_known_architectures_include_remapped_ones() -> None:
 )
 def test_other_formats_are_explained(tmp_path: Path, file: str, reason: str) -> None:
     assert reason in refusal(model(tmp_path, **{file: GOOD}))
+
+
+def test_what_plugins_are_told_is_read_safely(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert model_files(tmp_path).preprocessor == {}
+    for text, words in (("{bad", "is not JSON"), ("[]", "does not hold a JSON object")):
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(ModelLoadError, match=f"preprocessor_config.json {words}"):
+            model_files(tmp_path)

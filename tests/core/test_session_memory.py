@@ -1,0 +1,44 @@
+"""A session is kept whatever rows need, so rows must leave it its room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from budmlx.core.admission import Admission
+from budmlx.core.placement import Placement
+from budmlx.core.reuse import Reuse
+from budmlx.core.scheduler import Scheduler
+from budmlx.protocol import SessionFile
+from tests.core.driver import Driver, load, request
+from tests.core.test_prefix_reuse import words
+
+
+def test_rows_wait_for_what_a_session_leaves(tmp_path: Path) -> None:
+    model, path = load(), str(tmp_path / "session")
+    ids = words(1, 600)
+    writer = Driver(model)
+    save = SessionFile(path=path, save=True)
+    writer.submit(request(0, ids, max_tokens=1, session=save))
+    writer.run()
+
+    rows = [request(n, words(n, 300), max_tokens=4) for n in (1, 2, 3)]
+    lengths = [[700]] * 3
+    needed = model.memory.total(lengths, 64)
+    tight = replace(model, memory=replace(model.memory, limit=needed + 1000))
+    admission = Admission(tight, Placement(0, tight.memory.rectangle), 64)
+    assert admission.fits(lengths)
+    reuse = Reuse(tight, 2**28)
+    driver = Driver(tight)
+    driver.scheduler = Scheduler(tight, max_rows=8, prefill_chunk=64, reuse=reuse)
+    driver.submit(request(0, [5], max_tokens=1, session=SessionFile(path=path, save=False)))
+    driver.run()
+    assert reuse.reserved == sum(
+        array.nbytes for s in reuse._sessions.values() for array in s.arrays
+    )
+    assert reuse.reserved > 1000
+    admission.reserved = reuse.reserved
+    assert not admission.fits(lengths) and admission.fits([[700]])
+    driver.submit(*rows)
+    driver.run()
+    assert not driver.failed and driver.scheduler._admission.reserved == reuse.reserved
