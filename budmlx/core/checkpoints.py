@@ -199,7 +199,9 @@ class CheckpointReuse:
         if cut is not None:
             self._kept.store(cut)
 
-    def keep(self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]]) -> None:
+    def keep(
+        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+    ) -> None:
         """Nothing to do: the row's state has run ahead of its reply."""
 
 

@@ -259,16 +259,18 @@ class Reuse:
             if self.tier is not None:
                 self.tier.added(new)
 
-    def keep(self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]]) -> None:
+    def keep(
+        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+    ) -> None:
         """Store what a row computed, as far as its cache holds it.
 
-        ids: prompt and generated tokens. The cache may hold fewer, or tokens beyond them.
+        ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
+        or go on beyond `ids`.
         """
+        ids = ids[:held]
         if not self.tree.limit or self.tree.stored(namespace, ids) == len(ids):
             return
-        row = cache()
-        held = min(row[0].offset, len(ids))
-        cut = self.cut(namespace, ids[:held], lambda: row, tail=True)
+        cut = self.cut(namespace, ids, cache, tail=True)
         if cut is not None:
             mx.async_eval(cut.arrays)
             self.store(cut)

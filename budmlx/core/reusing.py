@@ -108,8 +108,11 @@ class Reusing(Protocol):
     def store(self, cut: Any) -> None:
         """Hand over what `cut` returned, once it has been evaluated; None is ignored."""
 
-    def keep(self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]]) -> None:
+    def keep(
+        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+    ) -> None:
         """Store what a row computed, as far as its cache holds it.
 
-        ids: prompt and generated tokens. The cache may hold fewer, or tokens beyond them.
+        ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
+        or go on beyond `ids`.
         """

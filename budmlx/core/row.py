@@ -64,6 +64,11 @@ class Row:
         return len(self.ids) - len(self.request.prompt_ids)
 
     @property
+    def held(self) -> int:
+        """Tokens that the row's cache holds after the step in flight."""
+        return len(self.request.prompt_ids) + self.sampled - 1
+
+    @property
     def solo(self) -> bool:
         """Whether the row must not share a batch now."""
         return self.solo_until is not None and self.produced < self.solo_until

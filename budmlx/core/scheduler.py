@@ -212,7 +212,8 @@ class Scheduler:
         for group in self._groups:
             for row in [] if group.empty else [row for row in rows if row in group.rows]:
                 cache = partial(group.cache_of, row)
-                self._guard((), self._reuse.keep, row.request.namespace, row.keys, cache)
+                namespace = row.request.namespace
+                self._guard((), self._reuse.keep, namespace, row.keys, row.held, cache)
 
     # Prefill
 
