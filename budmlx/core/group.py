@@ -10,16 +10,18 @@ import mlx.core as mx
 
 from budmlx.core.model import Model
 from budmlx.core.placement import Placement
-from budmlx.core.prompt import Prompt, extract
+from budmlx.core.prompt import Prompt, compute_together
+from budmlx.core.reusing import Reusing
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sampling import Drawn, Outcome, RowSampling
+from budmlx.core.slots import Slots
 
 
 class Group:
     """Rows, their caches and the tokens they feed next.
 
     caches: one entry per layer. A group of one keeps mlx-lm's single-row cache, which needs
-    no mask; caches are merged when there are more.
+    no mask; caches are merged when there are more. Rows are in the order of their slots.
     `_feed` holds the next input token of each row: for a row that has just joined the last
     prompt token, otherwise one that is still being computed.
     `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for.
@@ -28,8 +30,7 @@ class Group:
     def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
         self.rows = rows
         self._model = model
-        self._merged = len(rows) > 1
-        self._caches = caches
+        self._slots = Slots(caches, len(rows))
         self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
         self._in_flight: list[tuple[Drawn, list[Row]]] = []
@@ -45,10 +46,32 @@ class Group:
             return [cls(model, prompt.rows, [e.merge([e] * count) for e in prompt.cache])]
         return [cls(model, [row], copy.deepcopy(prompt.cache)) for row in prompt.rows]
 
+    @classmethod
+    def together(cls, model: Model, reuse: Reusing, prompts: Sequence[Prompt]) -> Group:
+        """The rows of whole prompts, which are computed in one forward pass."""
+        caches = compute_together(model, reuse, prompts)
+        for prompt in prompts:
+            prompt.finish()
+        return cls(model, [row for prompt in prompts for row in prompt.rows], caches)
+
     @property
     def lengths(self) -> list[int]:
         """Tokens that each row's cache holds after the step in flight."""
         return [len(row.ids) + 1 for row in self.rows]
+
+    @property
+    def occupied(self) -> list[int]:
+        """Tokens that the caches have room for, by slot: what the group takes in memory."""
+        lengths = self.lengths
+        return [max(*lengths, self._slots.span + 1)] * self._slots.width
+
+    def tidy(self) -> bool:
+        """Give up memory that no row needs; whether there was any."""
+        return self._slots.tidy(self._longest)
+
+    @property
+    def _longest(self) -> int:
+        return max(row.held for row in self.rows)
 
     @property
     def solo(self) -> bool:
@@ -69,30 +92,21 @@ class Group:
     @property
     def empty(self) -> bool:
         """Whether a cache still has no content; such groups are not merged."""
-        return any(entry.empty() for entry in self._caches)
+        return self._slots.empty
 
     def absorb(self, other: Group) -> None:
         """Take over all rows of `other`; both must be between steps."""
         self._resample()
         other._resample()
-        mine, theirs = self._as_batch(), other._as_batch()
-        for entry, addition in zip(mine, theirs, strict=True):
-            entry.extend(addition)
-        self._caches, self._merged = mine, True
-        self.rows = [*self.rows, *other.rows]
-        self._feed = mx.concatenate([self._feed, other._feed])
+        order = self._slots.add(other._slots)
+        both = [*self.rows, *other.rows]
+        self.rows = [both[index] for index in order]
+        self._feed = mx.concatenate([self._feed, other._feed])[mx.array(order)]
         self._in_flight += other._in_flight
-
-    def _as_batch(self) -> list[Any]:
-        if self._merged:
-            return self._caches
-        return [entry.merge([entry]) for entry in self._caches]
 
     def cache_of(self, row: Row) -> list[Any]:
         """A row's own cache, between steps. It may hold tokens that nobody has read yet."""
-        if self._merged:
-            return extract(self._caches, self.rows.index(row))
-        return self._caches
+        return self._slots.row(self.rows.index(row))
 
     def keep(self, rows: Iterable[Row]) -> None:
         """Drop all rows but these."""
@@ -103,10 +117,8 @@ class Group:
         self._resample()
         self.rows = [self.rows[i] for i in indices]
         if indices:
-            selected = mx.array(indices)
-            self._feed = self._feed[selected]
-            for entry in self._caches:
-                entry.filter(selected)
+            self._feed = self._feed[mx.array(indices)]
+            self._slots.keep(indices)
 
     def _resample(self) -> None:
         """The rows are about to change: their sampling is put together anew."""
@@ -126,7 +138,9 @@ class Group:
             return {}
         if self._sampling is None:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
-        logits = self._model(self._feed[:, None], self._caches)[:, -1, :]
+        self._slots.before_step(self._longest)
+        tokens = self._slots.spread(self._feed)
+        logits = self._slots.gather(self._model(tokens[:, None], self._slots.caches)[:, -1, :])
         unread: dict[Row, int] = {}
         if self._sampling.constrained:
             # The device works while the tokens before are read and masks are made of them.

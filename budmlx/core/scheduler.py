@@ -18,7 +18,7 @@ from budmlx.core.group import Group, best_pair
 from budmlx.core.model import Model
 from budmlx.core.pace import WHOLE, Pace
 from budmlx.core.placement import Placement
-from budmlx.core.prompt import Prompt, compute_together, look, next_batch
+from budmlx.core.prompt import Prompt, look, next_batch
 from budmlx.core.report import Report
 from budmlx.core.reuse import Reuse
 from budmlx.core.reusing import Reusing
@@ -127,6 +127,8 @@ class Scheduler:
             if not self._admission.fits(self._plan(rows)):
                 rows = [leader]
                 if len(family) == 1 or not self._admission.fits(self._plan(rows)):
+                    if self._tidy():
+                        continue
                     return
             for row in rows:
                 self._waiting.remove(row)
@@ -139,20 +141,22 @@ class Scheduler:
 
     def _plan(self, newcomers: Sequence[Row]) -> list[list[int]]:
         rows = [*(row for prompt in self._prompts for row in prompt.rows), *newcomers]
-        return self._admission.plan([group.lengths for group in self._groups], rows)
+        return self._admission.plan([group.occupied for group in self._groups], rows)
 
     @property
     def _lengths(self) -> list[list[int]]:
         prompts = [[len(prompt.ids)] * len(prompt.rows) for prompt in self._prompts]
-        return [*(group.lengths for group in self._groups), *prompts]
+        return [*(group.occupied for group in self._groups), *prompts]
 
     def _make_room(self) -> None:
         """Send the youngest rows back to the queue while running ones outgrow the memory."""
-        while self._running > 1:
-            if self._admission.fits(self._lengths):
-                return
-            waiting = set(self._waiting)
-            self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])
+        while self._running > 1 and not self._admission.fits(self._lengths):
+            if not self._tidy():
+                waiting = set(self._waiting)
+                self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])
+
+    def _tidy(self) -> bool:
+        return any(group.tidy() for group in self._groups)
 
     def _requeue(self, rows: Sequence[Row]) -> None:
         self._withdraw(rows)
@@ -246,12 +250,9 @@ class Scheduler:
             self._fail({row: (error.code, str(error)) for row in prompt.rows})
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
-        caches = compute_together(self._model, self._reuse, batch)
+        group = Group.together(self._model, self._reuse, batch)
         self._prompts = [prompt for prompt in self._prompts if prompt not in batch]
-        for prompt in batch:
-            prompt.finish()
-        rows = [row for prompt in batch for row in prompt.rows]
-        self._add(Group(self._model, rows, caches))
+        self._add(group)
 
     def _start(self, prompt: Prompt) -> None:
         self._prompts.remove(prompt)
