@@ -13,13 +13,11 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.adjust import adjustments
-from budmlx.core.filters import Filters
+from budmlx.core.draw import Draws
 from budmlx.core.grammar import Constraints
 from budmlx.core.plugged import Plugged, plugged
 from budmlx.core.row import Row, RowFault
 from budmlx.core.target import PluginFault
-
-_categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
 
 
 def random_keys(seeds: np.ndarray, choices: np.ndarray, positions: np.ndarray) -> mx.array:
@@ -113,15 +111,13 @@ class RowSampling:
 
     def __init__(self, rows: Sequence[Row], vocab: int):
         requests = [row.request for row in rows]
-        temperature = np.array([r.temperature for r in requests], dtype=np.float32)
-        drawn = temperature > 0
+        chosen = [i for i, r in enumerate(requests) if r.sampler is not None]
+        drawn = [i for i, r in enumerate(requests) if r.sampler is None and r.temperature > 0]
         self._rows = list(rows)
         self._seeds = np.array([r.seed % 2**64 for r in requests], dtype=np.uint64)
         self._choices = np.array([r.choice for r in requests], dtype=np.uint64)
-        self._any_drawn, self._all_drawn = bool(drawn.any()), bool(drawn.all())
-        self._drawn = mx.array(drawn)
-        self._inverse = mx.array(1 / np.where(drawn, temperature, 1))[:, None]
-        self._filters = Filters(requests)
+        self._draws = Draws(requests, drawn) if drawn else None
+        self._shown = Draws(requests, chosen) if chosen else None
         self._adjustments = adjustments(rows, vocab)
         self._counts = [r.logprobs for r in requests]
         self._processors, self._samplers = plugged(rows)
@@ -154,14 +150,15 @@ class RowSampling:
             logits = self._constraints.apply(logits, unread or {}, faults)
         tokens = mx.argmax(logits, axis=-1)
         finite = mx.isfinite(mx.max(logits, axis=-1))
-        if self._any_drawn or self._samplers:
+        if self._draws is not None or self._shown is not None:
             positions = np.array([row.sampled for row in self._rows], dtype=np.uint64)
             keys = random_keys(self._seeds, self._choices, positions)
-            allowed = self._filters.apply(logits.astype(mx.float32)) * self._inverse
-            if self._any_drawn:
-                drawn = _categorical(allowed, keys)
-                tokens = drawn if self._all_drawn else mx.where(self._drawn, drawn, tokens)
-            tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
+            logits = logits.astype(mx.float32)
+            if self._draws is not None:
+                tokens = self._draws.draw(logits, keys, tokens)
+            if self._shown is not None:
+                allowed = self._shown.allowed(logits)
+                tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
         extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
         logprobs = self._logprobs(raw, tokens)
         return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)

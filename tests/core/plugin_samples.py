@@ -25,6 +25,19 @@ class Counting:
         return state["next"], {"next": state["next"] + 1}
 
 
+class Least:
+    """Draws the least likely token that is allowed, and keeps its logit."""
+
+    def init(self, options: Options) -> dict[str, mx.array]:
+        return {"least": mx.zeros((1,))}
+
+    def sample(
+        self, logits: mx.array, state: dict[str, mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        shown = mx.where(logits > -mx.inf, logits, mx.inf)
+        return mx.argmin(shown, axis=-1), {"least": shown.min(axis=-1)}
+
+
 class NoRepeat:
     """Bans every token of the history, the one in flight included."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from budmlx.core import filters
-from budmlx.core.filters import Filters
+from budmlx.core.draw import Draws
 from budmlx.core.row import Row
 from budmlx.core.sampling import Drawn, RowSampling, random_keys
 from budmlx.protocol import GenerateRequest
@@ -21,7 +21,7 @@ from tests.core.driver import request
 
 def kept(rows: list[GenerateRequest], logits: mx.array) -> np.ndarray:
     """Which tokens each row may still draw."""
-    return np.array(Filters(rows).apply(logits)) > -np.inf
+    return np.array(Draws(rows, range(len(rows))).allowed(logits)) > -np.inf
 
 
 def sample(requests: list[GenerateRequest], logits: mx.array) -> Drawn:
@@ -74,17 +74,21 @@ def test_each_row_keeps_what_mlx_lm_keeps(
         assert (mine[index] != want).sum() <= (1 if row.top_p < 1 else 0)
 
 
-def test_frequencies_are_those_of_the_tempered_distribution() -> None:
-    mx.random.seed(3)
-    row = mx.random.normal((12,)) * 2
+@pytest.mark.parametrize("vocab", [12, 2100])
+@pytest.mark.parametrize("filters", [{"top_k": 8}, {"min_p": 0.5**4}], ids=["rank", "whole"])
+def test_frequencies_are_those_of_the_tempered_distribution(
+    filters: dict[str, float], vocab: int
+) -> None:
+    # Both filters keep the eight best tokens. Those beyond the first twelve are too unlikely.
+    logits = np.linspace(-60, -50, vocab)
+    logits[:12] = np.log(0.5) * np.array([0, 3.9, 1, 8, 2, 4.1, 0.5, 7, 1.5, 3, 9, 0.2])
     draws, temperature = 6000, 0.7
-    rows = [request(i, [1], temperature=temperature, top_k=8, seed=i) for i in range(draws)]
-    tokens = np.array(sample(rows, mx.broadcast_to(row, (draws, 12))).tokens)
-    logits = np.array(row)
+    rows = [request(i, [1], temperature=temperature, seed=i, **filters) for i in range(draws)]
+    tokens = np.array(sample(rows, mx.broadcast_to(mx.array(logits), (draws, vocab))).tokens)
     logits[np.argsort(logits)[:-8]] = -np.inf
     weights = np.exp(logits / temperature)
     want = weights / weights.sum() * draws
-    seen = np.bincount(tokens, minlength=12)
+    seen = np.bincount(tokens, minlength=vocab)
     assert seen[want == 0].sum() == 0
     statistic = ((seen - want)[want > 0] ** 2 / want[want > 0]).sum()
     # 0.9999 quantile of chi-square with 7 degrees of freedom.
