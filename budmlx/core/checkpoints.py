@@ -1,8 +1,8 @@
 """Whole states of rows, for caches that cannot be cut at any token: those of sliding windows
 and of recurrent layers. A state serves prompts that begin with exactly its tokens.
 
-States are kept where the engine expects other prompts to part, and where a prompt ends. What a
-row generates is not: its cache has run ahead of what is known to be its reply.
+States are kept where the engine expects other prompts to part, where a prompt ends, and where a
+row ends, for the next turn of its conversation.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ class Checkpoint:
     @classmethod
     def of(cls, namespace: str, ids: Sequence[int], cache: Sequence[Any]) -> Checkpoint:
         """A copy, not yet computed, of a row's cache that holds exactly `ids`."""
-        return cls((namespace, _Digest().add(ids).value), len(ids), copy.deepcopy(list(cache)))
+        arrays = _arrays_of(cache)
+        # An array that is a part of another, of the state of a batch say, holds all its memory.
+        compact = {id(array): mx.contiguous(array) for array in arrays}
+        whole = copy.deepcopy(list(cache), compact)
+        return cls((namespace, _Digest().add(ids).value), len(ids), whole)
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Everything that must be evaluated before it may be stored."""
-        leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in self.cache]))
-        return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
+        """Everything that must be evaluated before it may be used."""
+        return _arrays_of(self.cache)
 
     @property
     def nbytes(self) -> int:
@@ -74,14 +77,23 @@ class Checkpoints:
 
     def find(self, namespace: str, ids: Sequence[int], more_than: int) -> Checkpoint | None:
         """The longest checkpoint for a beginning of `ids` with more than so many tokens."""
+        found = self._longest(namespace, ids)
+        if found is None or found.length <= more_than:
+            return None
+        self._kept.move_to_end(found.key)
+        return found
+
+    def covered(self, namespace: str, ids: Sequence[int]) -> int:
+        """How many tokens of `ids` could be found; to ask is not to use them."""
+        found = self._longest(namespace, ids)
+        return 0 if found is None else found.length
+
+    def _longest(self, namespace: str, ids: Sequence[int]) -> Checkpoint | None:
         found, begin, digest = None, 0, _Digest()
         for length in sorted(length for length in self._lengths if length <= len(ids)):
             digest.add(ids[begin:length])
             begin = length
             found = self._kept.get((namespace, digest.value), found)
-        if found is None or found.length <= more_than:
-            return None
-        self._kept.move_to_end(found.key)
         return found
 
     def stored(self, namespace: str, ids: Sequence[int]) -> bool:
@@ -89,16 +101,17 @@ class Checkpoints:
         key = (namespace, _Digest().add(ids).value)
         return len(ids) in self._lengths and key in self._kept
 
-    def store(self, checkpoint: Checkpoint) -> None:
-        """Keep an evaluated checkpoint if there is room for it."""
+    def store(self, checkpoint: Checkpoint) -> bool:
+        """Keep a checkpoint if it is new and fits; whether that is so."""
         nbytes = checkpoint.nbytes
         if nbytes > self.limit or checkpoint.key in self._kept:
-            return
+            return False
         self._evict(self.limit - nbytes)
         self._kept[checkpoint.key] = checkpoint
         self._lengths[checkpoint.length] += 1
         self.nbytes += nbytes
         self.version += 1
+        return True
 
     def resize(self, limit: int) -> None:
         """Set the limit, and drop what is beyond it."""
@@ -202,7 +215,25 @@ class CheckpointReuse:
     def keep(
         self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
     ) -> None:
-        """Nothing to do: the row's state has run ahead of its reply."""
+        """Store the state in which a row leaves, unless it has run ahead of its ids.
+
+        ids: prompt and generated tokens. held: tokens that the cache holds. A state that saves
+        fewer than `LEAST` tokens over what is stored is not worth its bytes.
+        """
+        if held > len(ids) or not self._kept.limit:
+            return
+        ids = ids[:held]
+        if held - self._kept.covered(namespace, ids) < LEAST:
+            return
+        checkpoint = Checkpoint.of(namespace, ids, cache())
+        # Computed in the background, and only if it is kept.
+        if self._kept.store(checkpoint):
+            mx.async_eval(checkpoint.arrays)
+
+
+def _arrays_of(cache: Sequence[Any]) -> list[mx.array]:
+    leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
+    return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
 
 
 class _Digest:

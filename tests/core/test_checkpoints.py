@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import ArraysCache, KVCache
 
 from budmlx.core.checkpoints import Checkpoint, CheckpointReuse, Checkpoints
 from budmlx.core.model import Model
@@ -17,7 +17,7 @@ from budmlx.core.reuse import Reuse, open_reuse
 from budmlx.core.scheduler import Scheduler
 from budmlx.protocol import GenerateRequest, StepFrame
 from tests.core.driver import Driver, request
-from tests.core.test_prefix_reuse import cold, plain, words
+from tests.core.test_prefix_reuse import at_rest_memory, cold, plain, words
 from tests.core.test_scheduler import Faulty
 
 NAMES = ["gemma3_text", "ministral3", "gpt_oss", "mamba", "falcon_h1", "jamba"]
@@ -68,7 +68,7 @@ def test_repeats_and_common_beginnings(name: str) -> None:
     for item in asked:
         assert driver.once(item) == expected[item.id], item.id
     assert [driver.cached[n] for n in range(5)] == [0, 109, 90, 119, 0]
-    # The next turn goes on where the prompt ended; the reply is computed once more.
+    # The reply is too short to be worth a state: the next turn goes on where the prompt ended.
     turn = [*rules, *first, *expected[0], *words(5, 12)]
     again = request(9, turn, checkpoints=[90], max_tokens=8)
     assert driver.once(again) == cold(model, again)[9]
@@ -154,6 +154,65 @@ def test_the_limit_is_kept() -> None:
     assert driver.once(request(6, words(5, 40), max_tokens=2)) == driver.tokens[5]
     assert driver.once(request(7, words(0, 40), max_tokens=2)) == driver.tokens[0]
     assert (driver.cached[6], driver.cached[7]) == (39, 0)
+
+
+def test_ends_of_replies_displace_each_other_and_not_the_instructions() -> None:
+    model = plain("gemma3_text")
+    rules = words(0, 90)
+    asked = [
+        request(n, [*rules, *words(n, 20)], checkpoints=[90], max_tokens=20) for n in range(1, 13)
+    ]
+    driver = Resuming(model)
+    driver.once(asked[0])
+    place, prompt, reply = (state.nbytes for state in driver.reuse._kept._kept.values())
+    driver = Resuming(model, limit=place + 3 * (prompt + reply))
+    for item in asked:
+        driver.once(item)
+        assert driver.reuse._kept.nbytes <= driver.reuse._kept.limit
+    assert [driver.cached[item.id] for item in asked] == [0] + [90] * 11
+    ends = [
+        driver.reuse._kept.covered("", [*item.prompt_ids, *driver.tokens[item.id]])
+        for item in asked
+    ]
+    assert ends == [90] * 9 + [129] * 3
+
+
+def grown(tokens: int) -> KVCache:
+    entry = KVCache()
+    entry.update_and_fetch(*[mx.random.normal((1, 1, tokens, 4)) for _ in "kv"])
+    return entry
+
+
+def test_the_state_in_which_a_row_leaves() -> None:
+    ids, entry = words(1, 40), grown(39)
+    reuse = CheckpointReuse(2**20)
+    reuse.keep("", ids, 41, lambda: [grown(41)])  # ran ahead
+    reuse.keep("", ids[:15], 15, lambda: [grown(15)])  # too short
+    assert reuse._kept.nbytes == 0
+    reuse.keep("", ids, 39, lambda: [entry])
+    before = [mx.array(array) for array in (entry.keys, entry.values)]
+    entry.update_and_fetch(*[mx.ones((1, 1, 1, 4)) for _ in "kv"])
+    found = reuse.find("", ids, 0)
+    assert found is not None and found.length == 39
+    assert all(mx.array_equal(a, b) for a, b in zip(before, found.arrays, strict=True))
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_without_room_nothing_is_kept(limit: int) -> None:
+    reuse = CheckpointReuse(limit)
+    reuse.keep("", words(1, 40), 40, lambda: [grown(40)])
+    assert reuse.find("", words(1, 40), 0) is None and reuse.version == 0
+
+
+def test_a_state_out_of_a_batch_holds_its_own_memory_only() -> None:
+    base = at_rest_memory()
+    batch = ArraysCache(1)
+    batch[0] = mx.zeros((16, 2**18))
+    mx.eval(batch[0])
+    taken = Checkpoint.of("", [1], [batch.extract(3)])
+    mx.eval(taken.arrays)
+    del batch
+    assert taken.nbytes == 2**20 and at_rest_memory() - base < 2 * taken.nbytes
 
 
 def state(ids: list[int], tokens: int) -> Checkpoint:

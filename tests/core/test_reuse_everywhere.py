@@ -9,7 +9,11 @@ from budmlx.core.reuse import Reuse
 from budmlx.core.scheduler import Scheduler
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import Driver, request
-from tests.core.test_prefix_reuse import cold, plain, words
+from tests.core.test_checkpoints import Resuming
+from tests.core.test_prefix_reuse import cold, plain, replace_id, words
+
+# Sliding, recurrent, and both or either beside plain KV: in one layer or in different ones.
+NO_CUTS = ["gemma3_text", "mamba", "falcon_h1", "recurrent_gemma", "jamba", "llama4"]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -40,3 +44,41 @@ def test_tokens_do_not_depend_on_what_is_reused(name: str) -> None:
             reuse.resize(0)
             reuse.resize(2**28)
     assert cached[:4] == [0, 82, 70, 90] and cached[4] == 0
+
+
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "in company"])
+@pytest.mark.parametrize("name", NO_CUTS)
+def test_the_next_turn_goes_on_where_the_reply_ended(name: str, company: bool) -> None:
+    model = plain(name)
+    driver = Resuming(model)
+    # One is longer and one shorter than the conversation, so that both sides are padded.
+    neighbours = [request(90, words(90, 150)), request(91, [7])] if company else []
+    neighbours = [replace_id(item, item.id, max_tokens=400) for item in neighbours]
+    driver.submit(*neighbours)
+    driver.turns(4)
+    conversation, expected = words(2, 19), 0
+    for turn, way in enumerate(["length", "stop", "cancelled", "stop string", "length", "stop"]):
+        item = request(turn, conversation, max_tokens=23, temperature=1.0, seed=turn)
+        want = cold(model, item)[turn]
+        if way == "stop":
+            want = want[: max(want.index(token) for token in want[:-1]) + 1]
+            item = replace_id(item, turn, stop_ids=[want[-1]])
+        driver.submit(item)
+        enough = 20 if way in ("cancelled", "stop string") else 99
+        while turn not in driver.reasons and len(driver.tokens[turn]) < enough:
+            driver.turn()
+        driver.scheduler.cancel(turn)
+        got = driver.tokens[turn]
+        assert (got, driver.cached[turn]) == (want[: len(got)], expected), turn
+        if way == "stop string":
+            # It was found two tokens late: the state is no beginning of what follows.
+            got, expected = got[:-2], len(conversation) - 1
+        else:
+            # Alone, the token that ends a reply by its length is never fed.
+            unfed = way == "length" and not (company and model.info.batchable)
+            expected = len(conversation) + len(got) - unfed
+        conversation = [*conversation, *got, *words(turn, 2)]
+    for item in neighbours:
+        driver.scheduler.cancel(item.id)
+        got = driver.tokens[item.id]
+        assert got == cold(model, replace_id(item, item.id, max_tokens=len(got)))[item.id]
