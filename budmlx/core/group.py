@@ -24,7 +24,8 @@ class Group:
     no mask; caches are merged when there are more. Rows are in the order of their slots.
     `_feed` holds the next input token of each row: for a row that has just joined the last
     prompt token, otherwise one that is still being computed.
-    `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for.
+    `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for;
+    None for those that have left.
     """
 
     def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
@@ -33,12 +34,13 @@ class Group:
         self._slots = Slots(caches, len(rows))
         self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
-        self._in_flight: list[tuple[Drawn, list[Row]]] = []
-        self._due: list[tuple[Drawn, list[Row]]] = []
+        self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
+        self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
 
     @classmethod
     def of(cls, model: Model, prompt: Prompt) -> list[Group]:
         """Groups for the rows of a finished prefill: one, unless the model cannot batch."""
+        prompt.finish()
         count = len(prompt.rows)
         if count == 1:
             return [cls(model, prompt.rows, prompt.cache)]
@@ -94,11 +96,14 @@ class Group:
         """Whether a cache still has no content; such groups are not merged."""
         return self._slots.empty
 
-    def absorb(self, other: Group) -> None:
-        """Take over all rows of `other`; both must be between steps."""
+    def absorb(self, other: Group, expected: int) -> None:
+        """Take over all rows of `other`; both must be between steps.
+
+        expected: further rows that may join soon.
+        """
         self._resample()
         other._resample()
-        order = self._slots.add(other._slots)
+        order = self._slots.add(other._slots, expected)
         both = [*self.rows, *other.rows]
         self.rows = [both[index] for index in order]
         self._feed = mx.concatenate([self._feed, other._feed])[mx.array(order)]
@@ -116,6 +121,11 @@ class Group:
             return
         self._resample()
         self.rows = [self.rows[i] for i in indices]
+        # A row that is prefilled anew may be back here before these are read.
+        self._in_flight = [
+            (drawn, [row if row in wanted else None for row in drawn_for])
+            for drawn, drawn_for in self._in_flight
+        ]
         if indices:
             self._feed = self._feed[mx.array(indices)]
             self._slots.keep(indices)
@@ -126,9 +136,10 @@ class Group:
             self._sampling.release()
             self._sampling = None
 
-    def dispatch(self) -> Mapping[Row, RowFault]:
+    def dispatch(self, expected: int) -> Mapping[Row, RowFault]:
         """Start the next step: forward pass and sampling, without waiting for either.
 
+        expected: rows that may join soon.
         Rows whose token in flight is their last take part only if others go on: dropping
         them first would mean to wait for that token.
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
@@ -138,7 +149,7 @@ class Group:
             return {}
         if self._sampling is None:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
-        self._slots.before_step(self._longest)
+        self._slots.before_step(self._longest, expected)
         tokens = self._slots.spread(self._feed)
         logits = self._slots.gather(self._model(tokens[:, None], self._slots.caches)[:, -1, :])
         unread: dict[Row, int] = {}

@@ -109,9 +109,10 @@ class Scheduler:
             self._reuse.resize(self._admission.spare(self._lengths))
         decoding = sum(len(group.rows) for group in self._groups)
         with self._pace.turn(decoding=bool(decoding)) as turn:
-            self._decode()
+            # Before decoding, so that newcomers take part and no token waits for a prompt.
             turn.prefilled = self._prefill(self._pace.budget(decoding, len(self._rows) - decoding))
-        self._merge_groups()
+            self._merge_groups()
+            self._decode()
         if self._turns % CLEAR_EVERY == 0:
             mx.clear_cache()
         return self._report.frame(waiting=len(self._waiting), running=self._running)
@@ -121,8 +122,7 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and self._running < self._max_rows:
             leader = self._waiting[0]
-            others = [row for row in self._waiting if row is not leader]
-            family = [leader, *(row for row in others if row.prefills_with(leader))]
+            family = [row for row in self._waiting if row is leader or row.prefills_with(leader)]
             rows = family[: self._max_rows - self._running]
             if not self._admission.fits(self._plan(rows)):
                 rows = [leader]
@@ -140,8 +140,8 @@ class Scheduler:
         return len(self._rows) - len(self._waiting)
 
     def _plan(self, newcomers: Sequence[Row]) -> list[list[int]]:
-        rows = [*(row for prompt in self._prompts for row in prompt.rows), *newcomers]
-        return self._admission.plan([group.occupied for group in self._groups], rows)
+        groups = [group.occupied for group in self._groups]
+        return self._admission.plan(groups, [*self._prefilling, *newcomers])
 
     @property
     def _lengths(self) -> list[list[int]]:
@@ -155,6 +155,10 @@ class Scheduler:
                 waiting = set(self._waiting)
                 self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])
 
+    @property
+    def _prefilling(self) -> list[Row]:
+        return [row for prompt in self._prompts for row in prompt.rows]
+
     def _tidy(self) -> bool:
         return any(group.tidy() for group in self._groups)
 
@@ -166,8 +170,7 @@ class Scheduler:
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""
-        if not (gone := set(rows)):
-            return
+        gone = set(rows)
         for prompt in self._prompts:
             prompt.drop(gone)
         self._prompts = [prompt for prompt in self._prompts if prompt.rows]
@@ -188,7 +191,7 @@ class Scheduler:
             self._guard(group.rows, self._collect, group)
 
     def _dispatch(self, group: Group) -> None:
-        self._fail(group.dispatch())
+        self._fail(group.dispatch(len(self._prefilling)))
 
     def _fail(self, faults: Mapping[Row, RowFault]) -> None:
         for row, (code, message) in faults.items():
@@ -216,8 +219,7 @@ class Scheduler:
         for group in self._groups:
             for row in [] if group.empty else [row for row in rows if row in group.rows]:
                 cache = partial(group.cache_of, row)
-                namespace = row.request.namespace
-                self._guard((), self._reuse.keep, namespace, row.keys, row.held, cache)
+                self._guard((), self._reuse.keep, row.request.namespace, row.keys, row.held, cache)
 
     # Prefill
 
@@ -256,7 +258,6 @@ class Scheduler:
 
     def _start(self, prompt: Prompt) -> None:
         self._prompts.remove(prompt)
-        prompt.finish()
         for group in Group.of(self._model, prompt):
             self._add(group)
 
@@ -273,13 +274,12 @@ class Scheduler:
             self._absorb(*pair)
 
     def _absorb(self, group: Group, other: Group) -> None:
-        self._guard([*group.rows, *other.rows], group.absorb, other)
+        self._guard([*group.rows, *other.rows], group.absorb, other, len(self._prefilling))
 
     # Faults
 
     def _guard(self, rows: Sequence[Row], action: Callable[..., None], *arguments: Any) -> None:
         """Call `action`; when it fails, rows that were alone fail, others run alone next."""
-        rows = list(rows)
         try:
             action(*arguments)
         except Exception as error:

@@ -15,6 +15,8 @@ from budmlx.core.memory import CACHE_STEP
 from budmlx.core.prompt import extract
 from budmlx.core.quantized_cache import BatchQuantizedCache
 
+# What a copy of all rows costs, in steps.
+COPY = 2
 # A batch is cut down to its longest row once it is longer by this many tokens, and this share.
 SPARE_TOKENS = 32
 SPARE_SHARE = 1 / 16
@@ -69,22 +71,29 @@ class Slots:
             selected = mx.array(self.places)
             for entry in self.caches:
                 entry.filter(selected)
-            self._settle()
+            self.width = len(self.places)
+            self.places = list(range(self.width))
 
-    def add(self, other: Slots) -> list[int]:
+    def add(self, other: Slots, expected: int) -> list[int]:
         """Take over the rows of `other`.
 
+        expected: rows that may want slots soon.
         Returns in which order the rows are now: indices of those here, followed by the others.
         """
+        count, size = len(other.places), other.caches[0].size()
         other.tidy()
-        count = len(other.places)
-        if self._lasting and self.vacant >= count and self.span >= other.caches[0].size():
+        self._merge()
+        if not self._lasting:
+            other._merge()
+            for entry, addition in zip(self.caches, other.caches, strict=True):
+                entry.extend(addition)
+            taken = list(range(self.width, self.width + count))
+            self.width += count
+        else:
+            if self.vacant < count or self.span < size:
+                self._rebuild(len(self.places) + count + expected, min(0, self.span - size))
             taken = sorted(set(range(self.width)) - set(self.places))[:count]
             self._write(other.caches, taken)
-        else:
-            self.tidy()
-            taken = list(range(self.width, self.width + count))
-            self._extend(other)
         places = [*self.places, *taken]
         self.places = sorted(places)
         return sorted(range(len(places)), key=places.__getitem__)
@@ -101,17 +110,18 @@ class Slots:
         """Values [slots, ...] as values [rows, ...]."""
         return values[mx.array(self.places)] if self.vacant else values
 
-    def before_step(self, longest: int) -> None:
+    def before_step(self, longest: int, expected: int) -> None:
         """Give up vacant slots and padding if that pays.
 
-        longest: tokens of the longest row.
+        longest: tokens of the longest row. expected: rows that may want slots soon.
         """
         if not self._lasting:
             return
-        self._rent += self.vacant / self.width
+        self._rent = self._rent + self.vacant / self.width if self.vacant else 0
+        copies = 1 + min(self.vacant, expected)
         spare = self.span - longest
-        if self._rent >= 1 or spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
-            self.tidy(longest)
+        if self._rent >= COPY * copies or spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
+            self._rebuild(len(self.places) + min(self.vacant, expected), spare)
 
     def tidy(self, longest: int | None = None) -> bool:
         """Give up vacant slots and needless padding; whether there were any.
@@ -121,18 +131,22 @@ class Slots:
         needless = self.span - longest if longest is not None and self._lasting else 0
         if not self.vacant and not needless:
             return False
-        padding = [self._padding[place] - needless for place in self.places]
-        end = self.span
-        copied = partial(_copied, places=self.places, begin=needless, end=end)
-        for entry in self.caches:
-            entry.keys, entry.values = tree_map(copied, (entry.keys, entry.values))
-        self._end(end - needless, padding)
-        self._settle()
+        self._rebuild(len(self.places), needless)
         return True
 
-    def _settle(self) -> None:
-        self.width = len(self.places)
-        self.places = list(range(self.width))
+    def _rebuild(self, width: int, needless: int) -> None:
+        """Copy the rows into `width` slots, without `needless` tokens of padding.
+
+        needless: below 0 for more padding.
+        """
+        end, padding = self.span, self._padding
+        copied = partial(_copied, places=self.places, width=width, begin=needless, end=end)
+        for entry in self.caches:
+            entry.keys, entry.values = tree_map(copied, (entry.keys, entry.values))
+        kept = [padding[place] - needless for place in self.places]
+        self._end(end - needless, kept + [0] * (width - len(kept)))
+        self.width = width
+        self.places = list(range(len(kept)))
         self._rent = 0.0
 
     @property
@@ -160,30 +174,26 @@ class Slots:
             padding[place] = end - size + spare
         self._end(end, padding)
 
-    def _extend(self, other: Slots) -> None:
-        self._merge()
-        other._merge()
-        for entry, addition in zip(self.caches, other.caches, strict=True):
-            entry.extend(addition)
-        self.width += other.width
-
     def _merge(self) -> None:
         if not self._merged:
             self.caches = [entry.merge([entry]) for entry in self.caches]
             self._merged = True
 
 
-def _copied(array: mx.array, places: Sequence[int], begin: int, end: int) -> mx.array:
-    """Tokens from `begin` to `end` of some slots of [rows, heads, tokens, width], and room."""
-    _, heads, _, width = array.shape
+def _copied(array: mx.array, places: Sequence[int], width: int, begin: int, end: int) -> mx.array:
+    """`width` slots, the first of which hold tokens from `begin` to `end` of those at `places`.
+
+    array: [slots, heads, tokens, ...]. begin: below 0 for padding.
+    """
+    _, heads, _, size = array.shape
     tokens = end - begin
     room = -(-(tokens + 1) // CACHE_STEP) * CACHE_STEP
-    copy = mx.zeros((len(places), heads, room, width), array.dtype)
+    copy = mx.zeros((width, heads, room, size), array.dtype)
     first = 0
     for index, place in enumerate(places):
         # Neighbours are copied together.
         if index + 1 == len(places) or places[index + 1] != place + 1:
-            rows = array[places[first] : place + 1, :, begin:end]
-            copy[first : index + 1, :, :tokens] = rows
+            rows = array[places[first] : place + 1, :, max(begin, 0) : end]
+            copy[first : index + 1, :, max(-begin, 0) : tokens] = rows
             first = index + 1
     return copy
