@@ -111,7 +111,6 @@ def long_row(path: Path) -> dict[str, float]:
     while len(scheduler.turn().tokens) < SHORT_ROWS:
         pass
     _turns(scheduler, SETTLE)
-    quiet = _turns(scheduler, LONG_ROW_STEPS)
     length = min(LONG_PROMPT, model.info.context_length - 3 * LONG_ROW_STEPS)
     scheduler.submit(greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0], 10 * STEPS))
     prefill = []
@@ -122,7 +121,11 @@ def long_row(path: Path) -> dict[str, float]:
         if any(token.id == SHORT_ROWS for token in frame.tokens):
             break
     beside = _turns(scheduler, LONG_ROW_STEPS)
-    grown = SHORT_PROMPT + SETTLE + 2 * LONG_ROW_STEPS + len(prefill)
+    # Rows have grown while the long prompt was computed, so they are compared with themselves
+    # right after it has gone.
+    scheduler.cancel(SHORT_ROWS)
+    quiet = _turns(scheduler, LONG_ROW_STEPS)
+    grown = SHORT_PROMPT + 2 * SETTLE + LONG_ROW_STEPS + len(prefill)
     groups = [[grown] * SHORT_ROWS, [length + LONG_ROW_STEPS]]
     return {
         # Means: beside a long row steps are of two kinds, and tokens take both.

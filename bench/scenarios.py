@@ -106,7 +106,7 @@ def scenarios(context: int) -> list[Scenario]:
         ClosedLoop(
             name="seeded-16",
             users=16,
-            requests=24,
+            requests=40,
             options=SAMPLED,
             seeded=True,
         ),
