@@ -118,10 +118,13 @@ class Slots:
         if not self._lasting:
             return
         self._rent = self._rent + self.vacant / self.width if self.vacant else 0
-        copies = 1 + min(self.vacant, expected)
+        wanted = min(self.vacant, expected)
         spare = self.span - longest
-        if self._rent >= COPY * copies or spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
-            self._rebuild(len(self.places) + min(self.vacant, expected), spare)
+        # Slots that are wanted cost a copy each to make anew.
+        if self._rent >= COPY * (1 + wanted):
+            self._rebuild(len(self.places), spare)
+        elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
+            self._rebuild(len(self.places) + wanted, spare)
 
     def tidy(self, longest: int | None = None) -> bool:
         """Give up vacant slots and needless padding; whether there were any.
