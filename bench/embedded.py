@@ -1,6 +1,7 @@
 """Measurements without a server: `python -m bench.embedded WHAT MODEL`, one JSON line.
 
-bare: a loop of `model(tokens, cache)` and argmax, the most that any engine could reach.
+bare: a loop of `model(tokens, cache)` and argmax, the most that any engine could reach, and what
+the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: what one long row costs the short ones beside it, in time and memory.
 prefix, images: see `bench.reuse` and `bench.pictures`.
@@ -31,7 +32,8 @@ from budmlx.core.scheduler import Scheduler
 from budmlx.types import Request, SamplingParams
 
 ROWS = 16
-PROMPT = 48
+# A prompt of the closed loops with its template, and their mean reply.
+PROMPT, REPLY = 48, 64
 STEPS = 240
 # Steps at the begin that are not measured, in which buffers are allocated.
 SETTLE = 16
@@ -53,7 +55,18 @@ def bare(path: Path) -> dict[str, float]:
         mx.async_eval(following)
         tokens.tolist()
         tokens = following
-    return {"tokens_per_second": ROWS * (STEPS - SETTLE) / (time.perf_counter() - start)}
+    rate = ROWS * (STEPS - SETTLE) / (time.perf_counter() - start)
+    prompt = statistics.median(_prompt_seconds(model, ids[:1]) for _ in range(9))
+    return {"tokens_per_second": rate, "closed_loop": REPLY / (prompt + REPLY / rate)}
+
+
+def _prompt_seconds(model: Any, ids: mx.array) -> float:
+    """What one prompt costs on its own."""
+    cache = make_prompt_cache(model)
+    begin = time.perf_counter()
+    model(ids, cache=cache)
+    mx.eval([entry.state for entry in cache])
+    return time.perf_counter() - begin
 
 
 def core(path: Path) -> dict[str, float]:

@@ -159,9 +159,8 @@ class Slots:
 
     def _end(self, end: int, padding: Sequence[int]) -> None:
         for entry in self.caches:
-            entry._idx = end
-            entry.left_padding = mx.array(padding)
-            entry.offset = mx.array([end - left for left in padding])
+            left = mx.array(padding)
+            entry.state = (entry.keys, entry.values, end - left, left, end)
 
     def _write(self, caches: Sequence[Any], taken: Sequence[int]) -> None:
         end, size = self.span, caches[0].size()
