@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, get_args
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -121,6 +123,36 @@ class CacheExplanation:
     token: int | None = None
     text: str = ""
     message: int | None = None
+
+
+def _no_reasons() -> Mapping[MissReason, int]:
+    return MappingProxyType(dict.fromkeys(get_args(MissReason), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCacheStats:
+    """How much of all prompts' KV was reused since the engine was made, and why not more.
+
+    Requests that finished are counted, each once, however many choices it had; those that
+    failed or were cancelled are not, nor are those that a kept reply answered.
+    prompt_tokens: of their prompts. memory_tokens, disk_tokens: those of them that were
+    reused from there. reasons: requests by `CacheExplanation.reason`; all reasons are there.
+    """
+
+    prompt_tokens: int = 0
+    memory_tokens: int = 0
+    disk_tokens: int = 0
+    reasons: Mapping[MissReason, int] = field(default_factory=_no_reasons)
+
+    @property
+    def requests(self) -> int:
+        """Requests that were counted."""
+        return sum(self.reasons.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        """The sum of what `Usage.cached_tokens` said."""
+        return self.memory_tokens + self.disk_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from budmlx.events import ChoiceFinished as ChoiceFinished
 from budmlx.events import Event as Event
 from budmlx.events import Finished as Finished
 from budmlx.events import FinishReason as FinishReason
+from budmlx.events import MissReason as MissReason
+from budmlx.events import PrefixCacheStats as PrefixCacheStats
 from budmlx.events import ReasoningDelta as ReasoningDelta
 from budmlx.events import TextDelta as TextDelta
 from budmlx.events import Timing as Timing

@@ -33,7 +33,7 @@ from budmlx.engine.unused import unused
 from budmlx.engine.worker import adrive, drive
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
-from budmlx.types import Completion, Event, ModelInfo, Request
+from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -125,6 +125,10 @@ class Engine(TextMethods):
     def status(self) -> HostStatus:
         """Whether requests make progress now."""
         return self._runner.host.status()
+
+    def prefix_cache_stats(self) -> PrefixCacheStats:
+        """How much of the prompts' KV was reused so far, and why not more."""
+        return self._runner._remembered.stats
 
     # The Python API
 

@@ -23,6 +23,8 @@ MAX_PROMPTS = 256
 MAX_TOKENS = 2_000_000
 # So many tokens after a difference tell whether the text is the same all the same.
 AHEAD = 8
+# Beginnings that are shorter are computed again even if they are stored.
+LEAST = 16
 
 
 class History:
@@ -62,7 +64,10 @@ class History:
         here, there = 0, 0
         like: NDArray[np.int32] = prompt[:0]
         for whose, where, other in asked:
-            common = _common(prompt, other) if whose == owner else 0
+            best = here if where == namespace else there
+            if whose != owner or not _may_have_more(prompt, other, best):
+                continue
+            common = _common(prompt, other)
             if where != namespace:
                 there = max(there, common)
             elif common > here:
@@ -84,9 +89,9 @@ class History:
         # The last token is computed in any case, since it draws the first one of the reply.
         if cached >= len(prompt) - 1:
             return "complete", None
-        if here > cached + 1:
+        if here >= max(cached + 2, LEAST):
             return "evicted", cached
-        if there > here:
+        if there >= max(here + 1, LEAST):
             return "other_namespace", cached
         place = max(here, cached)
         if not here:
@@ -103,8 +108,13 @@ class History:
 def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     """How many ids both begin with."""
     length = min(len(one), len(other))
-    differs = np.flatnonzero(one[:length] != other[:length])
-    return int(differs[0]) if len(differs) else length
+    same = one[:length] == other[:length]
+    return length if same.all() else int(same.argmin())
+
+
+def _may_have_more(one: NDArray[np.int32], other: NDArray[np.int32], common: int) -> bool:
+    """Whether both may begin with more than so many same ids. Nearly all are ruled out here."""
+    return common < min(len(one), len(other)) and bool(one[common] == other[common])
 
 
 def _same_text(one: Sequence[bytes], other: Sequence[bytes]) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from budmlx.engine.explain import History
 from budmlx.engine.images import Prompt
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.engine.transcript import Transcript
-from budmlx.types import CacheExplanation, Finished, Request
+from budmlx.types import CacheExplanation, Finished, PrefixCacheStats, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,13 @@ class Remembered:
         self._enabled = enabled
         self._transcript = Transcript(tokenizer)
         self._history = History(tokenizer)
+        self._lock = threading.Lock()
+        self._stats = PrefixCacheStats()
+
+    @property
+    def stats(self) -> PrefixCacheStats:
+        """The counts of all requests whose ends were explained."""
+        return self._stats
 
     def with_own_ids(self, asked: Asked, seed: int | None) -> Asked:
         """The prompt with what the model said before in its own ids.
@@ -65,18 +74,37 @@ class Remembered:
         self._history.add(asked.owner, asked.namespace, [*ids, *(spoken[0] if spoken else ())])
 
     def explained(self, asked: Asked, end: Finished, from_disk: int) -> Finished:
-        """The end with why no more KV was reused, if that was asked for."""
-        if not asked.explain:
-            return end
+        """The end with why no more KV was reused, if that was asked for; counts it anyway.
+
+        end: of a request; each must come here once.
+        """
+        explanation = self._explanation(asked, end.usage.cached_tokens, from_disk)
+        with self._lock:
+            self._stats = _plus(self._stats, explanation, from_disk)
+        return replace(end, cache_explanation=explanation) if asked.explain else end
+
+    def _explanation(self, asked: Asked, cached: int, from_disk: int) -> CacheExplanation:
         ids = asked.prompt.ids
         if not self._enabled:
-            return replace(end, cache_explanation=CacheExplanation(0, len(ids), "none", "off"))
-        explanation = self._history.explain(
+            return CacheExplanation(0, len(ids), "none", "off")
+        return self._history.explain(
             asked.owner,
             asked.namespace,
             ids,
-            cached=end.usage.cached_tokens,
+            cached=cached,
             from_disk=from_disk,
             ends=asked.prompt.ends,
         )
-        return replace(end, cache_explanation=explanation)
+
+
+def _plus(
+    stats: PrefixCacheStats, explanation: CacheExplanation, from_disk: int
+) -> PrefixCacheStats:
+    """The counts with one more request."""
+    reason = explanation.reason
+    return PrefixCacheStats(
+        prompt_tokens=stats.prompt_tokens + explanation.prompt_tokens,
+        memory_tokens=stats.memory_tokens + explanation.matched_tokens - from_disk,
+        disk_tokens=stats.disk_tokens + from_disk,
+        reasons=MappingProxyType({**stats.reasons, reason: stats.reasons[reason] + 1}),
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine
-from budmlx.engine.explain import MAX_PROMPTS, History
+from budmlx.engine.explain import LEAST, MAX_PROMPTS, History
 from budmlx.engine.requests import chat_request
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.types import CacheExplanation, Finished
@@ -52,6 +52,16 @@ def test_every_reason(engine: Engine) -> None:
     why(engine, rules, "Begin.")
     turned = why(engine, rules, "Go on then.", {"role": "assistant", "content": "Yes."}, "More.")
     assert (turned.reason, turned.message) == ("differs", 1)
+
+
+def test_short_beginnings_are_not_called_evicted() -> None:
+    with Engine.load(tiny_model_dir(scale=4.0)) as engine:
+        why(engine, "One: " + STORY)
+        told = why(engine, "Two: " + STORY)
+        assert (told.reason, told.matched_tokens, told.text) == ("differs", 0, "T")
+        assert told.token is not None and 0 < told.token < LEAST
+        salted = why(engine, "Three: " + STORY, cache_salt="x")
+        assert (salted.reason, salted.token) == ("never_seen", 0)
 
 
 def test_what_was_evicted() -> None:
