@@ -128,7 +128,7 @@ class Engine(TextMethods):
 
     def prefix_cache_stats(self) -> PrefixCacheStats:
         """How much of the prompts' KV was reused so far, and why not more."""
-        return self._runner._remembered.stats
+        return self._runner.remembered.stats
 
     # The Python API
 

@@ -53,7 +53,7 @@ class Runner:
         self.info = self.host.info
         reuses = size_or_share(config.prefix_cache) > 0
         context = self.info.context_length
-        self._remembered = Remembered(tokenizer, context, enabled=reuses)
+        self.remembered = Remembered(tokenizer, context, enabled=reuses)
 
     def events(
         self, request: Request, prompt: Prompt, session: SessionFile | None = None
@@ -98,7 +98,7 @@ class Runner:
             # The tokens would tell what a filter hides.
             sampling = replace(sampling, logprobs=None)
         asked = Asked.of(request, prompt, shared=self._shared)
-        asked = self._remembered.with_own_ids(asked, sampling.seed)
+        asked = self.remembered.with_own_ids(asked, sampling.seed)
         prompt = asked.prompt
         request = replace(request, sampling=sampling, namespace=asked.namespace)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
@@ -135,7 +135,7 @@ class Runner:
         """Events of these updates; rows whose text has ended leave the core at once."""
         for event in generation.events(updates):
             if isinstance(event, Finished):
-                event = self._remembered.explained(generation.asked, event, generation.from_disk)
+                event = self.remembered.explained(generation.asked, event, generation.from_disk)
             yield event
         for row_id in generation.ended():
             self._drop(generation, row_id)
@@ -146,7 +146,7 @@ class Runner:
             self._drop(generation, row_id)
         known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]
         if any(known):
-            self._remembered.add(generation.asked, generation.spoken)
+            self.remembered.add(generation.asked, generation.spoken)
 
     def _drop(self, generation: Generation, row_id: int) -> None:
         generation.running.discard(row_id)
