@@ -101,7 +101,11 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation. reasoning: what an assistant thought before its content."""
+    """One turn of a conversation.
+
+    reasoning: what an assistant thought before its content. prefix: the reply goes on where this
+    content ends; only for an assistant's message that is the last one.
+    """
 
     role: Role
     content: str | tuple[Part, ...] = ""
@@ -109,6 +113,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     reasoning: str | None = None
+    prefix: bool = False
 
     @property
     def text(self) -> str:

@@ -16,7 +16,7 @@ DETAILS = ("auto", "low", "high")
 URLS = ("data:", "http:", "https:")
 FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
-    | {"function_call"}
+    | {"function_call", "prefix"}
 )
 
 
@@ -63,6 +63,7 @@ def _message(item: Message | Mapping[str, Any], param: str) -> Message:
         tool_calls=calls,
         tool_call_id=given.get("tool_call_id"),
         reasoning=given.get("reasoning_content", given.get("reasoning")),
+        prefix=given.get("prefix", False),
     )
     return _checked(message, param)
 
@@ -86,6 +87,21 @@ def check_results(messages: Sequence[Message]) -> None:
             raise _error(
                 f"messages[{index}]",
                 "is the result of a call that no assistant message before it makes",
+            )
+
+
+def check_prefix(messages: Sequence[Message]) -> None:
+    """Refuse to continue what is not the beginning of the assistant's reply.
+
+    Raises:
+        InvalidRequestError: `param` names the message's prefix.
+    """
+    for index, message in enumerate(messages):
+        begins = index == len(messages) - 1 and message.role == "assistant"
+        if message.prefix and (not begins or message.tool_calls):
+            raise _error(
+                f"messages[{index}].prefix",
+                "can only be set on the last message, if that is an assistant's without tool calls",
             )
 
 
@@ -149,6 +165,8 @@ def _checked(message: Message, param: str) -> Message:
     """The message, if each of its fields holds what its type says."""
     if message.role not in ROLES:
         raise _error(f"{param}.role", f"must be one of {', '.join(ROLES)}")
+    if not isinstance(message.prefix, bool):
+        raise _error(f"{param}.prefix", "must be true or false")
     texts: dict[str, Any] = {}
     if isinstance(message.content, str):
         texts["content"] = message.content

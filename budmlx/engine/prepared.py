@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from budmlx.engine.filters import transformed
 from budmlx.engine.images import Images, Prompt
-from budmlx.engine.messages import check_results
+from budmlx.engine.messages import check_prefix, check_results
 from budmlx.engine.parsers import Parsers, active_tools
 from budmlx.engine.prompt import render
 from budmlx.engine.tokenizer import Tokenizer
@@ -81,6 +81,7 @@ class Preparation:
                 raw = self._tokenizer.encode(raw, add_special=True)
             return request, Prompt(list(raw))
         check_results(request.messages)
+        check_prefix(request.messages)
         request, shown = self._images.prepared(request)
         messages = request.messages or ()
         ids = self._render(request, messages)

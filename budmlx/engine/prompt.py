@@ -36,7 +36,7 @@ def render(
     tools: Sequence[Tool] = (),
     placeholder: str = "",
 ) -> list[int]:
-    """Token ids of a conversation, up to where the assistant begins to speak.
+    """Token ids of a conversation, up to where the assistant begins to speak, or goes on.
 
     placeholder: text of the token that stands for a picture; it is written once for each.
 
@@ -52,6 +52,9 @@ def render(
     if shows and not template.takes_images(placeholder):
         template = template.marking(placeholder)
     turns = [_turn(message, template) for message in messages]
+    if messages[-1].prefix:
+        template = template.continuing()
+        turns[-1] = _with_end(turns[-1], template.end)
     extra = {**chat_template_kwargs, "tools": [_definition(t) for t in tools] or None}
     ids = _encode(tokenizer, template, turns, extra)
     return [*tokenizer.prefix_ids, *ids] if template.plain else ids
@@ -136,6 +139,14 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _with_end(turn: Json, end: str) -> Json:
+    """A turn whose text is followed by `end`, which keeps templates from trimming it there."""
+    content = turn["content"]
+    if isinstance(content, str):
+        return {**turn, "content": content + end}
+    return {**turn, "content": [*content, {"type": "text", "text": end}]}
 
 
 def _part(part: Part) -> Json:

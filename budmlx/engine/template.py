@@ -62,14 +62,14 @@ class ChatTemplate:
     reads_reasoning: it writes the reasoning of earlier replies, from `reasoning_content`,
     between think tags.
     takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
-    mark: what `marking` makes of it; else empty.
+    mark, end: what `marking` and `continuing` make of them; else empty.
     """
 
     def __init__(self, source: str | None, special_tokens: Mapping[str, str]):
         self.plain = source is None
         self.source = source or PLAIN_TEMPLATE
         self._special_tokens = dict(special_tokens)
-        self.mark = self._placeholder = ""
+        self.mark = self._placeholder = self.end = ""
         try:
             tree = environment().parse(self.source)
             self._template = environment().from_string(bounded(environment().parse(self.source)))
@@ -106,6 +106,12 @@ class ChatTemplate:
         marking.mark, marking._placeholder = f"\ue000{secrets.token_hex(8)}\ue000", placeholder
         return marking
 
+    def continuing(self) -> ChatTemplate:
+        """The same template, which writes up to `end`, which the last message holds."""
+        continuing = copy.copy(self)
+        continuing.end = f"\ue001{secrets.token_hex(8)}\ue001"
+        return continuing
+
     def role(self, role: str) -> str:
         """The name under which the template knows a role."""
         if role in self._roles:
@@ -134,7 +140,7 @@ class ChatTemplate:
         return tuple(sorted(kwargs.keys() - self.names))
 
     def render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
-        """The prompt's text, up to where the assistant begins.
+        """The prompt's text, up to where the assistant begins, or goes on.
 
         Raises:
             InvalidRequestError: the template refuses these messages, or fails on them.
@@ -155,8 +161,12 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
         variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
-        variables |= {"messages": messages, "add_generation_prompt": True}
+        variables |= {"messages": messages, "add_generation_prompt": not self.end}
         text = render(self._template, variables)
+        if self.end:
+            text, found, _ = text.partition(self.end)
+            if not found:
+                raise RaisedError("it does not write the message that is to be continued")
         return text.replace(self.mark, self._placeholder) if self.mark else text
 
     def _renders(self, content: str | list[Json], *, also: str = "") -> bool:

@@ -224,3 +224,17 @@ async def test_pipelined_requests_are_answered_in_order(server: HttpServer) -> N
     await writer.wait_closed()
     found = [line[14:] for line in received.split(b"\r\n") if line.startswith(b"X-Request-Id: r")]
     assert found[:200] == ids
+
+
+async def test_a_reply_that_was_begun_goes_on(sdk: openai.AsyncOpenAI, engine: Engine) -> None:
+    begun = [*MESSAGES, {"role": "assistant", "content": "One two", "prefix": True}]
+    reply = await sdk.chat.completions.create(
+        model="demo", messages=begun, max_tokens=8, temperature=0
+    )
+    expected = engine.chat(begun, temperature=0, max_tokens=8)
+    assert reply.choices[0].message.content == expected.text
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == expected.usage.prompt_tokens
+    with pytest.raises(openai.BadRequestError) as caught:
+        await sdk.chat.completions.create(model="demo", messages=[*begun, *MESSAGES])
+    assert caught.value.param == "messages[1].prefix"

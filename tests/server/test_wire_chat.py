@@ -71,7 +71,7 @@ def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
         ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
         ("messages[0].name", [{**USER, "name": 5}]),
         ("messages[0].tool_calls[0].function", [{**USER, "tool_calls": [{"id": "a"}]}]),
-        ("messages[0].prefix", [{"role": "assistant", "content": "x", "prefix": True}]),
+        ("messages[0].prefix", [{"role": "assistant", "content": "x", "prefix": "yes"}]),
         ("stream", 1),
         ("stream_options.include_usage", {"include_usage": "yes"}),
         ("max_tokens", 0),

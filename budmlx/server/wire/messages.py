@@ -149,6 +149,7 @@ class ChatMessage(WireModel):
     reasoning: Text | None = None
     reasoning_content: Text | None = None
     content: Content | None = Field(None, validate_default=True)
+    prefix: bool = False
 
     @field_validator("content")
     @classmethod
@@ -180,6 +181,7 @@ class ChatMessage(WireModel):
             ),
             reasoning=reasoning,
             tool_call_id=self.tool_call_id,
+            prefix=self.prefix,
         )
 
 

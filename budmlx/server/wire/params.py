@@ -23,7 +23,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
-    "messages[].prefix": (False,),
     "suffix": ("",),
     "grammar_root": (),
     "return_raw_tokens": (False,),
