@@ -130,6 +130,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: what the row may write; it is compiled before the row is queued.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     namespace: rows reuse KV of rows with the same one only.
+    owner: whose row it is; owners take turns where rows must wait.
     images: what the prompt shows, in order.
     checkpoints: places in the prompt up to which others may be the same, ascending.
     session: a file to read before the prompt is computed, or to write afterwards.
@@ -160,6 +161,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     fork: int = 0
     namespace: str = ""
+    owner: str = ""
     images: list[Image] = []
     checkpoints: list[int] = []
     session: SessionFile | None = None

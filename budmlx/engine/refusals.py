@@ -57,6 +57,6 @@ def chosen_plugins(request: GenerateRequest) -> set[str]:
 def _fingerprint(request: GenerateRequest) -> bytes:
     """What identifies a request that is tried again, whatever choice of it this is."""
     anonymous = msgspec.structs.replace(
-        request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace=""
+        request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace="", owner=""
     )
     return hashlib.sha256(msgspec.msgpack.encode(anonymous)).digest()

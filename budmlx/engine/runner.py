@@ -100,6 +100,7 @@ class Runner:
         asked = Asked.of(request, prompt, shared=self._shared)
         asked = self.remembered.with_own_ids(asked, sampling.seed)
         prompt = asked.prompt
+        owner = request.namespace
         request = replace(request, sampling=sampling, namespace=asked.namespace)
         sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
         tail = self._parsers.tail(prompt.ids)
@@ -107,7 +108,9 @@ class Runner:
         row_ids = [next(self._ids) for _ in range(request.n)]
         eos_ids = {*self.info.eos_token_ids, *self._tokenizer.eos_token_ids}
         rows = [
-            msgspec.structs.replace(row, sampler=sampler, processors=processors, session=session)
+            msgspec.structs.replace(
+                row, sampler=sampler, processors=processors, session=session, owner=owner
+            )
             for row in core_requests(row_ids, prompt, request, sorted(eos_ids), grammar)
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
