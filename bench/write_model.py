@@ -35,9 +35,10 @@ CONFIG: dict[str, Any] = {
 # Random weights predict all tokens about equally; language models do not. With this factor
 # on the output layer, 95 % of the probability lies on some tens to hundreds of tokens.
 HEAD_SCALE = 7.0
+# As in ChatML, a reply that comes back as text stands exactly where it was generated.
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
 )
 
 
