@@ -4,10 +4,10 @@ BudmlxError
 ├── ConfigError                     the configuration is wrong; nothing was started
 ├── ModelLoadError                  a model directory or repository cannot be used
 ├── InvalidRequestError             the request is wrong; `param` names where
-│   └── ContextLengthError          the prompt is longer than the context
+│   └── ContextLengthError          the prompt is longer than the context, or than memory holds
 ├── ModelNotFoundError              no served model has that name
 ├── EngineClosedError               used after `close()`
-├── OverloadedError                 the queue is full or memory can never hold it; retry later
+├── OverloadedError                 the queue is full; retry later
 ├── EngineUnavailableError          the core is restarting, or its breaker is open
 ├── RequestFailedError              this request failed inside the engine; others go on
 │   └── PluginError                 a plugin failed it
@@ -51,7 +51,7 @@ class InvalidRequestError(BudmlxError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt is longer than the model's context."""
+    """The prompt is longer than the model's context, or than memory can ever hold."""
 
     code = "context_length_exceeded"
 
@@ -69,7 +69,7 @@ class EngineClosedError(BudmlxError):
 
 
 class OverloadedError(BudmlxError):
-    """The queue is full, or memory can never hold the request."""
+    """The queue is full; retry later."""
 
     code = "overloaded"
 

@@ -211,7 +211,7 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 RowErrorCode = Literal[
-    "overloaded",
+    "context_length_exceeded",
     "request_failed",
     "engine_unavailable",
     "non_finite_logits",

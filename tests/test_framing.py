@@ -27,7 +27,13 @@ frames = st.builds(
         )
     ),
     failed=st.lists(
-        st.builds(RowFailed, id=st.integers(0, 9), code=st.just("overloaded"), message=st.text())
+        st.builds(
+            RowFailed,
+            id=st.integers(0, 9),
+            code=st.just("invalid_grammar"),
+            message=st.text(),
+            param=st.text() | st.none(),
+        )
     ),
     started=st.lists(st.integers(0, 2**60)),
     memory=st.integers(0, 2**60),

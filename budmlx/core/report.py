@@ -49,10 +49,10 @@ class Report:
     def too_long(self, request: GenerateRequest, longest: int) -> None:
         """Note that a row can never fit into memory, which holds `longest` tokens of one row."""
         message = (
-            f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only {longest} "
-            "tokens of one request. Shorten it, or raise the memory limit."
+            f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only {longest} of "
+            "one request, together with the completion. Shorten it, or raise the memory limit."
         )
-        self.fail(request.id, "overloaded", message)
+        self.fail(request.id, "context_length_exceeded", message)
 
     def bad_grammar(self, row: Row, problem: str) -> None:
         """Note that a row cannot begin, since its grammar cannot be used."""

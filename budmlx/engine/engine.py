@@ -234,7 +234,7 @@ class Engine(TextMethods):
 
         Raises:
             InvalidRequestError, ContextLengthError: before anything is computed.
-            OverloadedError, EngineUnavailableError, RequestFailedError: as terminal event.
+            EngineUnavailableError, RequestFailedError: as terminal event.
             EngineClosedError: the engine was closed before.
         """
         with self._job(*self._prepared(request)) as job:

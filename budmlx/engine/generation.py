@@ -15,9 +15,9 @@ from budmlx.engine.remembered import Asked
 from budmlx.engine.text import TextStream
 from budmlx.errors import (
     BudmlxError,
+    ContextLengthError,
     EngineUnavailableError,
     InvalidRequestError,
-    OverloadedError,
     PluginError,
     RequestFailedError,
 )
@@ -35,7 +35,7 @@ from budmlx.types import (
 )
 
 ERRORS: dict[str, type[BudmlxError]] = {
-    "overloaded": OverloadedError,
+    "context_length_exceeded": ContextLengthError,
     "request_failed": RequestFailedError,
     "engine_unavailable": EngineUnavailableError,
     "non_finite_logits": RequestFailedError,
@@ -202,9 +202,7 @@ class Generation:
         for update in updates:
             if isinstance(update, RowFailed):
                 self.over = True
-                error = ERRORS[update.code](update.message, code=update.code)
-                error.param = update.param
-                raise error
+                raise self._error(update)
             if self._choices[update.id].reason is None:
                 tokens.setdefault(update.id, []).append(update)
         for row_id, new in tokens.items():
@@ -220,6 +218,13 @@ class Generation:
     def ended(self) -> list[int]:
         """Rows that need no more tokens, because their text ended before the core knew."""
         return [i for i in sorted(self.running) if self._choices[i].reason is not None]
+
+    def _error(self, failed: RowFailed) -> BudmlxError:
+        error = ERRORS[failed.code](failed.message, code=failed.code)
+        error.param = failed.param
+        if isinstance(error, ContextLengthError):  # The core does not know what the ids were.
+            error.param = "messages" if self.asked.is_chat else "prompt"
+        return error
 
     def _usage(self) -> Usage:
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())

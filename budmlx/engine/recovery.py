@@ -140,11 +140,11 @@ class Recovery:
                     started.append(row.request.id)
                 row.started = row.announced = True
         tokens = [token for raw in frame.tokens if (token := self._token(raw)) is not None]
-        failed = [
-            self._fail(row, failure.code, failure.message)
-            for failure in frame.failed
-            if (row := self._in_core.get(failure.id)) is not None
-        ]
+        failed: list[RowFailed] = []
+        for failure in frame.failed:
+            if (row := self._in_core.get(failure.id)) is not None:
+                self._end(row)
+                failed.append(msgspec.structs.replace(failure, id=row.request.id))
         commands = self._advance()
         self._note_idle(now)
         seen = msgspec.structs.replace(

@@ -143,7 +143,7 @@ def test_what_can_never_fit_fails_alone_and_at_once(model: Model) -> None:
     driver = Driver(limited(model, bytes_for(model.memory, [1024])))
     driver.submit(request(1, [5] * 3000), request(2, [6] * 5))
     driver.run()
-    assert driver.failed[1].code == "overloaded"
+    assert driver.failed[1].code == "context_length_exceeded"
     assert driver.reasons == {2: "length"}
 
 

@@ -52,9 +52,9 @@ def test_frames_are_passed_on_whole() -> None:
     assert messages == []
     token = Token(8, 3, None, -0.5, [(3, -0.5), (4, -1.5)])
     assert seen == StepFrame(tokens=[token], started=[8], waiting=2, running=1, memory=99)
-    failure = RowFailed(inside, "non_finite_logits", "why")
+    failure = RowFailed(inside, "invalid_grammar", "why", "response_format")
     seen, _ = recovery.frame(StepFrame(failed=[failure]), 0.0)
-    assert seen == StepFrame(failed=[RowFailed(8, "non_finite_logits", "why")])
+    assert seen == StepFrame(failed=[RowFailed(8, "invalid_grammar", "why", "response_format")])
 
 
 def test_a_frame_of_a_parked_row_that_was_under_way_is_not_delivered_twice() -> None:
