@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from budmlx.core.kv import row_of
 from budmlx.core.model import Model
 from budmlx.core.reusing import Found, Reusing, Taken
 from budmlx.core.row import Row
@@ -148,7 +149,7 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     """Prefill whole prompts in one forward pass, padded on the right, and wait for it.
 
     Returns batch caches, one entry per layer, with a row for each prompt. Only caches that
-    know padding can do this, see `Model.paddable`. Full blocks are stored.
+    know padding can do this, see `Model.paddable`. What is computed is stored.
     """
     for prompt in prompts:
         prompt.fill(reuse)
@@ -167,7 +168,7 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     cuts: list[Taken] = []
     for index, prompt in enumerate(prompts):
         row_cache = partial(extract, merged, index)
-        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=reuse.tails)
+        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=True)
         cuts += [cut] if cut else []
     mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
     for cut in cuts:
@@ -176,8 +177,8 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
 
 
 def extract(caches: Sequence[Any], index: int) -> list[Any]:
-    """One row's own cache out of batch caches."""
-    return [entry.extract(index) for entry in caches]
+    """One row's own cache out of batch caches, to be looked at before they change."""
+    return [row_of(entry, index) for entry in caches]
 
 
 def next_batch(
@@ -201,9 +202,20 @@ def next_batch(
         if not alike or longest * (len(batch) + 1) > budget:
             break
         # Their caches are padded to the longest, what was reused included.
-        if _alike(len(first.ids), len(prompt.ids)):
+        if _alike(len(first.ids), len(prompt.ids)) and not _repeats(prompt, batch):
             batch.append(prompt)
     return batch
+
+
+def _repeats(prompt: Prompt, batch: Sequence[Prompt]) -> bool:
+    """Whether one of the batch computes most of what this prompt needs and can have from there."""
+    if prompt.seen < 0 or prompt.remaining < 2 * SLACK:
+        return False
+    most = len(prompt.ids) - 1 - prompt.remaining // 2
+    return any(
+        prompt.namespace == other.namespace and prompt.keys[:most] == other.keys[:most]
+        for other in batch
+    )
 
 
 def _alike(a: int, b: int) -> bool:

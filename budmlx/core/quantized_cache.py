@@ -136,11 +136,11 @@ class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]
         self._idx = end
 
     def extract(self, idx: int) -> QuantizedCache:
-        """A copy of one row."""
+        """One row, which shows the batch's arrays."""
         row = QuantizedCache(self.bits, self.group_size)
         padding = self.left_padding.tolist()[idx]
         row.keys, row.values = tree_map(
-            lambda array: mx.contiguous(array[idx : idx + 1, :, padding : self._idx]),
+            lambda array: array[idx : idx + 1, :, padding : self._idx],
             (self.keys, self.values),
         )
         row.offset = self._idx - padding

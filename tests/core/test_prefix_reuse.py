@@ -185,6 +185,22 @@ def test_choices_and_identical_prompts_in_flight_prefill_once(name: str) -> None
     driver.at_rest()
 
 
+def test_what_prompts_in_flight_share_is_computed_once(model: Model) -> None:
+    """Also where all of them would fit into one pass."""
+    system = words(8, 90)
+    rows = [request(i, [*system, *words(i, 12)], max_tokens=6) for i in range(3)]
+    rows += [request(i, rows[0].prompt_ids, max_tokens=6) for i in (3, 4)]
+    rows += [request(i, words(20 + i, 100), max_tokens=6) for i in (5, 6)]
+    want = cold(model, *rows)
+    driver = Reusing(model, prefill_chunk=2048)
+    driver.submit(*rows)
+    driver.run()
+    assert driver.tokens == want
+    assert sorted(driver.cached[i] for i in range(5)) == [0, 90, 90, 101, 101]
+    assert driver.cached[5] == driver.cached[6] == 0
+    driver.at_rest()
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_rows_with_hits_are_prefilled_together(name: str) -> None:
     """One padded pass for hits of different length, with and without content before."""
