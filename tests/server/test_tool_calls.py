@@ -106,10 +106,19 @@ async def test_functions_the_older_name_of_tools(client: aiohttp.ClientSession) 
     reply = await ask(client, **FORCED, functions=[{"name": "other"}])
     (call,) = reply["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "get_weather"
+    assert reply["warnings"] == ["`functions` was ignored: `tools` goes before it."]
     turn = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
     result = {"role": "function", "name": "f", "content": "sunny"}
     messages = [{"role": "user", "content": "x"}, turn, result]
     await ask(client, messages=messages, max_tokens=2)
+
+
+async def test_a_forced_call_goes_before_a_form(client: aiohttp.ClientSession) -> None:
+    reply = await ask(client, **FORCED, response_format={"type": "choice", "choice": ["no"]})
+    (call,) = reply["choices"][0]["message"]["tool_calls"]
+    check_arguments(call["function"]["arguments"])
+    (warning,) = reply["warnings"]
+    assert warning.startswith("`response_format` ")
 
 
 class Pet(BaseModel):

@@ -14,6 +14,13 @@ USER = {"role": "user", "content": "hi"}
 CALL = {"id": "c1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
 
 
+TURN = {"role": "assistant", "tool_calls": [CALL]}
+TOOL = {"type": "function", "function": {"name": "f"}}
+TOOLS = {"tools": [TOOL]}
+FUNCTION = {"functions": [{"name": "f"}]}
+FORM = {"type": "json_object"}
+
+
 def parse(**fields: Any) -> ChatRequest:
     return ChatRequest.parse({"model": "m", "messages": [USER], **fields})
 
@@ -224,6 +231,114 @@ def test_unknown_fields_are_reported_wherever_they_stand() -> None:
     ):
         assert any(name in warning for warning in found), name
     assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"tools": [{**TOOL, "cache_control": {}}]}, "tools[0].cache_control"),
+        ({"tools": [TOOL, {**TOOL, "function": {"name": "g", "x": 1}}]}, "tools[1].function.x"),
+        ({"functions": [{"name": "f", "suffix": 1}]}, "functions[0].suffix"),
+        ({"tools": [TOOL], "tool_choice": {**TOOL, "mode": "a"}}, "tool_choice.mode"),
+        (
+            {"tools": [TOOL], "tool_choice": {"function": {"name": "f", "x": 1}}},
+            "tool_choice.function.x",
+        ),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "f", "x": 1}}, "function_call.x"),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "response_format.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "x": 1}}},
+            "response_format.json_schema.x",
+        ),
+        ({"stream_options": {"x": 1}}, "stream_options.x"),
+    ],
+)
+def test_unknown_fields_of_objects_that_code_reads(fields: dict[str, Any], path: str) -> None:
+    assert parse(**fields).to_request()
+    found = parse(**fields).review(streaming=True, strict=False)
+    assert found == [f"`{path}` is not a known parameter and was ignored."]
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(**fields).review(streaming=True, strict=True)
+    assert caught.value.param == path
+
+
+def test_schemas_and_nulls_are_not_unknown_fields() -> None:
+    schema = {"type": "object", "properties": {"x": {"foo": 1}}, "bar": 2}
+    function = {"name": "f", "description": "d", "parameters": schema, "strict": True, "x": None}
+    form = {"name": "n", "schema": schema, "strict": False, "x": None}
+    chat = parse(
+        tools=[{"type": "function", "function": function, "x": None}],
+        response_format={"type": "json_schema", "json_schema": form, "x": None},
+        tool_choice="auto",
+    )
+    assert chat.review(streaming=False, strict=True) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"max_tokens": 5, "max_completion_tokens": 5}, None),
+        ({"max_tokens": 5, "max_completion_tokens": None}, None),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, "max_tokens"),
+        ({"min_tokens": 1, "min_completion_tokens": 3}, "min_tokens"),
+        ({"seed": 3, "random_seed": 3}, None),
+        ({"seed": 0, "random_seed": 3}, "random_seed"),
+        ({"logprobs": False, "top_logprobs": 2}, "logprobs"),
+        ({"top_logprobs": 2}, None),
+        ({**TOOLS, **FUNCTION}, None),
+        ({**TOOLS, "functions": [{"name": "g"}]}, "functions"),
+        ({**TOOLS, "function_call": "auto"}, None),
+        ({**TOOLS, "function_call": "none"}, "function_call"),
+        ({**TOOLS, "functions": [{"name": "g"}], "function_call": {"name": "g"}}, "function"),
+        ({**TOOLS, "tool_choice": "none", "function_call": "none"}, None),
+        ({**FUNCTION, "tool_choice": "auto"}, None),
+        ({**FUNCTION, "tool_choice": "required"}, "tool_choice"),
+        ({**FUNCTION, "parallel_tool_calls": True}, "parallel_tool_calls"),
+        ({**FUNCTION, "parallel_tool_calls": False}, None),
+        ({**TOOLS, "tool_choice": "any", "response_format": FORM}, "response_format"),
+        ({**FUNCTION, "function_call": {"name": "f"}, "response_format": FORM}, "response_format"),
+        ({**TOOLS, "response_format": FORM}, None),
+        ({**TOOLS, "tool_choice": "any", "response_format": {"type": "text"}}, None),
+        ({"verbosity": "low"}, "verbosity"),
+        ({"safety_identifier": "x"}, "safety_identifier"),
+        ({"reasoning_effort": "none", "disable_reasoning": True}, None),
+        ({"reasoning_effort": "none", "disable_reasoning": False}, "reasoning_effort"),
+        (
+            {"disable_reasoning": True, "chat_template_kwargs": {"enable_thinking": True}},
+            "disable_reasoning",
+        ),
+        ({"messages": [{**TURN, "function_call": {"name": "g"}}]}, "messages[0].function_call"),
+        ({"messages": [{**TURN, "function_call": CALL["function"]}]}, None),
+        ({"messages": [{**USER, "reasoning": "a", "reasoning_content": "a"}]}, None),
+        (
+            {"messages": [{**USER, "reasoning": "a", "reasoning_content": "b"}]},
+            "messages[0].reasoning",
+        ),
+    ],
+)
+def test_what_another_field_goes_before_is_reported(
+    fields: dict[str, Any], names: str | None
+) -> None:
+    assert parse(**fields).to_request()
+    found = parse(**fields).review(streaming=False, strict=True)
+    assert bool(found) is (names is not None)
+    assert all(warning.startswith(f"`{names}") for warning in found), found
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"function_call": {"name": "f"}},
+        {"function_call": "perhaps"},
+        {**TOOLS, "function_call": {"name": "g"}},
+        {**FUNCTION, "tool_choice": {"function": {"name": "g"}}},
+    ],
+)
+def test_a_choice_of_what_is_not_there_is_refused(fields: dict[str, Any]) -> None:
+    for ask in (lambda chat: chat.to_request(), lambda chat: chat.review(strict=False)):
+        with pytest.raises(InvalidRequestError) as caught:
+            ask(parse(**fields))
+        assert str(caught.value.param).split(".")[0] in ("function_call", "tool_choice")
 
 
 def test_many_unknown_fields_give_a_bounded_answer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from budmlx.errors import InvalidRequestError
 from budmlx.server.errors import param_path
 from budmlx.server.wire.messages import WireModel
-from budmlx.server.wire.params import Extras, review
+from budmlx.server.wire.params import Extras, bounded, ignored, review
 
 
 class Body(WireModel):
@@ -26,12 +27,21 @@ class Body(WireModel):
             raise _invalid(exc) from None
 
     def extras(self) -> Extras:
-        """The fields that no wire model knows, with their places."""
+        """The fields that nothing here knows, with their places."""
         return [((), self.model_extra)] if self.model_extra else []
 
     def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
         """Warnings about what has no effect. Raises InvalidRequestError, see `params.review`."""
-        return review(self.extras(), strict=strict)
+        return bounded([*review(self.extras(), strict=strict), *self.overridden()])
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one goes before, if they differ."""
+        return iter(())
+
+    def other_name(self, name: str, winner: str) -> Iterator[str]:
+        """The warning for a field that has two names, if both are given and differ."""
+        if {name, winner} <= self.model_fields_set and getattr(self, name) != getattr(self, winner):
+            yield ignored(name, winner)
 
 
 def _invalid(exc: ValidationError) -> InvalidRequestError:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from budmlx.engine.tools import parse_response_format, parse_tool_choice, parse_tools
+from budmlx.engine.tools import parse_response_format
 from budmlx.errors import InvalidRequestError
+from budmlx.server.wire.calls import Calls, beyond_calls, parse_calls
 from budmlx.server.wire.messages import ChatMessage, Int, WireModel, with_parts
-from budmlx.server.wire.params import Extras
+from budmlx.server.wire.params import Extras, ignored
 from budmlx.server.wire.sampling import GenerationRequest, within
 from budmlx.types import Request, SamplingParams
 
@@ -36,12 +39,33 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] = {}
 
     def extras(self) -> Extras:
-        """The fields that no wire model knows, with their places."""
+        """The fields that nothing here knows, with their places."""
         parts: list[tuple[tuple[str | int, ...], WireModel]] = []
         for index, message in enumerate(self.messages):
             parts.extend(with_parts(("messages", index), message))
         known = ((loc, part.model_extra) for loc, part in parts if part.model_extra)
-        return [*super().extras(), *known]
+        return [*super().extras(), *known, *beyond_calls(*self._call_fields)]
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one goes before, if they differ."""
+        yield from super().overridden()
+        yield from self.other_name("max_tokens", "max_completion_tokens")
+        yield from self.other_name("min_tokens", "min_completion_tokens")
+        if self.top_logprobs and "logprobs" in self.model_fields_set and not self.logprobs:
+            yield ignored("logprobs", "top_logprobs")
+        yield from self.calls.overridden
+        several = self.parallel_tool_calls and "parallel_tool_calls" in self.model_fields_set
+        if several and self.uses_functions:
+            yield "`parallel_tool_calls` has no effect on `functions`."
+        if self.calls.forced and parse_response_format(self.response_format) is not None:
+            yield "`response_format` has no effect on a reply that must be a call."
+        for variable, (name, value) in self._short.items():
+            if self.chat_template_kwargs.get(variable, value) != value:
+                yield ignored(name, f"chat_template_kwargs.{variable}")
+        if self.reasoning_effort == "none" and self.disable_reasoning is False:
+            yield ignored("reasoning_effort", "disable_reasoning")
+        for index, message in enumerate(self.messages):
+            yield from message.overridden(f"messages[{index}]")
 
     @property
     def wants_logprobs(self) -> bool:
@@ -51,16 +75,31 @@ class ChatRequest(GenerationRequest):
     @property
     def template_kwargs(self) -> dict[str, Any]:
         """Variables for the chat template. What is given there goes before its shorthands."""
-        short: dict[str, Any] = {}
-        if self.reasoning_effort is not None:
-            short["reasoning_effort"] = self.reasoning_effort
-        if self.reasoning_effort == "none":
-            short["enable_thinking"] = False
-        if self.disable_reasoning is not None:
-            short["enable_thinking"] = not self.disable_reasoning
-        if self.clear_thinking is not None:
-            short["clear_thinking"] = self.clear_thinking
+        short = {variable: value for variable, (_, value) in self._short.items()}
         return {**short, **self.chat_template_kwargs}
+
+    @property
+    def _short(self) -> dict[str, tuple[str, Any]]:
+        """Template variables that have a field: its name, and the value of the variable."""
+        short: dict[str, tuple[str, Any]] = {}
+        if self.reasoning_effort is not None:
+            short["reasoning_effort"] = ("reasoning_effort", self.reasoning_effort)
+        if self.reasoning_effort == "none":
+            short["enable_thinking"] = ("reasoning_effort", False)
+        if self.disable_reasoning is not None:
+            short["enable_thinking"] = ("disable_reasoning", not self.disable_reasoning)
+        if self.clear_thinking is not None:
+            short["clear_thinking"] = ("clear_thinking", self.clear_thinking)
+        return short
+
+    @property
+    def _call_fields(self) -> tuple[list[Any], Any, list[Any], Any]:
+        return self.tools, self.tool_choice, self.functions, self.function_call
+
+    @cached_property
+    def calls(self) -> Calls:
+        """What the model may call. Raises InvalidRequestError naming what is wrong."""
+        return parse_calls(*self._call_fields)
 
     @property
     def uses_functions(self) -> bool:
@@ -87,17 +126,14 @@ class ChatRequest(GenerationRequest):
         incremental_calls: what holds if the client does not say.
         """
         asked = self.stream_options.incremental_tool_calls if self.stream_options else None
-        old = self.uses_functions
-        tools = parse_tools(self.functions, "functions") if old else parse_tools(self.tools)
-        choice = (self.function_call, "function_call") if old else (self.tool_choice, "tool_choice")
         thinking: dict[str, Literal["raw", "hidden"]] = {"raw": "raw", "hidden": "hidden"}
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=self._sampling(),
             n=self.n,
-            tools=tools,
-            tool_choice=parse_tool_choice(choice[0], tools, choice[1]),
-            parallel_tool_calls=self.parallel_tool_calls and not old,
+            tools=self.calls.tools,
+            tool_choice=self.calls.choice,
+            parallel_tool_calls=self.parallel_tool_calls and not self.uses_functions,
             incremental_calls=incremental_calls if asked is None else asked,
             response_format=parse_response_format(self.response_format),
             reasoning=thinking.get(self.reasoning_format, "parsed"),

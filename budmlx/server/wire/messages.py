@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from budmlx.server.wire.params import ignored
 from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
 MAX_PARTS = 2048
@@ -161,6 +162,14 @@ class ChatMessage(WireModel):
         if content is None and "role" in info.data and not is_call:
             raise PydanticCustomError("missing", "Field required")
         return content
+
+    def overridden(self, place: str) -> Iterator[str]:
+        """A warning for each field that another one goes before, if they differ."""
+        calls, old, newer = self.tool_calls, self.function_call, self.reasoning_content
+        if calls and old is not None and old != calls[0].function:
+            yield ignored(f"{place}.function_call", f"{place}.tool_calls")
+        if None not in (self.reasoning, newer) and self.reasoning != newer:
+            yield ignored(f"{place}.reasoning", f"{place}.reasoning_content")
 
     def to_message(self) -> Message:
         """The same message as a plain value."""

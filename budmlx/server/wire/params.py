@@ -7,14 +7,17 @@ fields of the wire models; this module decides about the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from budmlx.errors import InvalidRequestError
 from budmlx.server.errors import param_path
 
-Extras = Iterable[tuple[tuple[str | int, ...], Mapping[str, Any]]]
-"""Where a wire model stands in the request, and its fields that the model does not know."""
+Loc = tuple[str | int, ...]
+Extra = tuple[Loc, Mapping[str, Any]]
+"""Where an object stands in the request, and its fields that nothing here knows."""
+
+Extras = Iterable[Extra]
 
 MAX_WARNINGS = 16
 
@@ -29,10 +32,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Parameters that would change the answer, with the values that do not."""
 
-SILENT = frozenset({"safety_identifier", "verbosity"})
-"""Parameters that promise nothing, or nothing here, and are accepted as they are."""
-
-WITHOUT_EFFECT = frozenset({"user", "store", "metadata", "prediction", "prompt_cache_key"})
+WITHOUT_EFFECT = frozenset(
+    {"user", "store", "metadata", "prediction", "prompt_cache_key", "safety_identifier"}
+    | {"verbosity", "response_format.json_schema.description", "stream_options.include_obfuscation"}
+)
 """Known parameters that change no answer; a warning says that they did nothing."""
 
 
@@ -46,9 +49,7 @@ def review(extras: Extras, *, strict: bool) -> list[str]:
     for loc, fields in extras:
         for name, value in fields.items():
             path = param_path((*loc, name)) or name
-            kind = ".".join([*("messages[]" for step in loc[:1] if step == "messages"), name])
-            if kind in SILENT:
-                continue
+            kind = ".".join(str(step) for step in (*loc, name))
             if kind in NEUTRAL:
                 if not any(_same(value, neutral) for neutral in NEUTRAL[kind]):
                     raise InvalidRequestError(_refusal(path, NEUTRAL[kind]), param=path)
@@ -58,6 +59,24 @@ def review(extras: Extras, *, strict: bool) -> list[str]:
                 raise InvalidRequestError(f"`{path}` is not a known parameter.", param=path)
             else:
                 warnings.append(f"`{path}` is not a known parameter and was ignored.")
+    return warnings
+
+
+def beyond(raw: Any, known: Set[str], *loc: str | int) -> Iterator[Extra]:
+    """The fields of an object that are not known; null is absent. loc: its place."""
+    if isinstance(raw, Mapping):
+        more = {k: v for k, v in raw.items() if k not in known and v is not None}
+        if more:
+            yield loc, more
+
+
+def ignored(name: str, winner: str) -> str:
+    """The warning about a field that has no effect because another one goes before it."""
+    return f"`{name}` was ignored: `{winner}` goes before it."
+
+
+def bounded(warnings: Sequence[str]) -> list[str]:
+    """The first warnings, and how many more there are."""
     hidden = len(warnings) - MAX_WARNINGS
     return [*warnings[:MAX_WARNINGS], *([f"and {hidden} more"] if hidden > 0 else [])]
 

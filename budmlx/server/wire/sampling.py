@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, field_validator
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from budmlx.errors import InvalidRequestError
 from budmlx.server.wire.body import Body
 from budmlx.server.wire.messages import Int, WireModel
-from budmlx.server.wire.params import Extras
+from budmlx.server.wire.params import Extras, beyond
 from budmlx.types import MAX_BIAS, MAX_BIASES, RANGES, CachePolicy, PluginChoice, SamplingParams
 
 MAX_STOPS = 16
@@ -116,12 +117,15 @@ class GenerationRequest(Body):
         return stops
 
     def extras(self) -> Extras:
-        """The fields that no wire model knows, with their places."""
-        options = self.stream_options
-        known: Extras = (
-            () if options is None else [(("stream_options",), options.model_extra or {})]
-        )
-        return [*super().extras(), *known]
+        """The fields that nothing here knows, with their places."""
+        found = [*super().extras()]
+        if self.stream_options is not None and self.stream_options.model_extra:
+            found.append((("stream_options",), self.stream_options.model_extra))
+        return [*found, *_beyond_format(self.response_format)]
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one goes before, if they differ."""
+        return self.other_name("random_seed", "seed")
 
     def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
         """Warnings about what has no effect. Raises InvalidRequestError, see `params.review`."""
@@ -163,3 +167,14 @@ class GenerationRequest(Body):
             logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
             logprobs=logprobs,
         )
+
+
+def _beyond_format(raw: Any) -> Extras:
+    """The fields of a response format that its type does not have."""
+    kind = raw.get("type") if isinstance(raw, dict) else None
+    own = kind if kind in ("json_schema", "regex", "grammar", "choice") else "type"
+    found = [*beyond(raw, {"type", own}, "response_format")]
+    if kind == "json_schema":
+        known = {"name", "schema", "strict"}
+        found += beyond(raw.get("json_schema"), known, "response_format", "json_schema")
+    return found
