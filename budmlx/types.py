@@ -162,13 +162,6 @@ class Request:
     explain_cache: bool = False
 
     @property
-    def characters(self) -> int:
-        """Size of the text, to judge what tokenizing it costs."""
-        if self.messages is not None:
-            return sum(len(message.text) for message in self.messages)
-        return len(self.prompt or ())
-
-    @property
     def shows_images(self) -> bool:
         """Whether there are pictures in the messages."""
         return any(message.shows_images for message in self.messages or ())

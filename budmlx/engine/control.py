@@ -16,9 +16,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken
+from tokenizers import Encoding as Encoded
 from tokenizers import Tokenizer as Backend
 
 from budmlx.errors import InvalidRequestError
+
+# To encode fewer characters takes a few milliseconds.
+LONG_TEXT = 16_384
+# So many characters are looked at in one call: no other thread runs during it.
+_AT_ONCE = 65_536
 
 BRACKETS = frozenset("<>[]{}|\uff5c")
 
@@ -43,6 +49,18 @@ def is_control(token: AddedToken, template_text: str) -> bool:
         return True
     looks = not BRACKETS.isdisjoint(content)
     return looks and (content in template_text or _MARKUP.fullmatch(content) is not None)
+
+
+def encoded(backend: Backend, text: str, *, offsets: bool = False) -> Encoded:
+    """Text encoded without what the tokenizer puts around it. Long text stops no other thread.
+
+    offsets: the places of tokens are needed too, not their ids alone.
+    """
+    if len(text) <= LONG_TEXT:
+        return backend.encode(text, add_special_tokens=False)
+    # Unlike `encode`, both release the interpreter lock; the text is one sequence all the same.
+    encode = backend.encode_batch if offsets else backend.encode_batch_fast
+    return encode([text], add_special_tokens=False)[0]
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
@@ -79,7 +97,7 @@ class Veil:
     """
 
     def __init__(self, characters: Sequence[str], text: str):
-        used = set(_PRIVATE.findall(text))
+        used = _found(_PRIVATE, text)
         unused = (point for point in range(0xF0000, 0xFFFFE) if chr(point) not in used)
         self._over = dict(zip(map(ord, characters), unused, strict=False))
         if len(self._over) < len(characters):
@@ -90,15 +108,28 @@ class Veil:
 
     def cover(self, value: Any) -> Any:
         """JSON-like data in which no string can contribute to a control token."""
-        return map_strings(value, lambda text: text.translate(self._over))
+        return map_strings(value, lambda text: _translated(text, self._over))
 
     def lift(self, text: str) -> str:
         """The text with its own characters back."""
-        return text.translate(self._off)
+        return _translated(text, self._off)
 
     def blank(self, text: str) -> str:
         """The text with a dot for every covered character."""
-        return text.translate(dict.fromkeys(self._off, "."))
+        return _translated(text, dict.fromkeys(self._off, "."))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + _AT_ONCE] for start in range(0, len(text), _AT_ONCE))
+
+
+def _found(characters: re.Pattern[str], text: str) -> set[str]:
+    """The characters in the text that a pattern for single characters matches."""
+    return {found for piece in _pieces(text) for found in characters.findall(piece)}
+
+
+def _translated(text: str, table: Mapping[int, int | str]) -> str:
+    return "".join(piece.translate(table) for piece in _pieces(text))
 
 
 class ControlTokens:
@@ -126,9 +157,8 @@ class ControlTokens:
 
     def veil_for(self, text: str) -> Veil | None:
         """A veil for all that the user wrote; None if it holds nothing to hide."""
-        if self._veiled.search(text) is None:
-            return None
-        return Veil(sorted(set(self._veiled.findall(text))), text)
+        found = _found(self._veiled, text)
+        return Veil(sorted(found), text) if found else None
 
     def written_in(self, text: str) -> list[int]:
         """Ids of the control tokens that the text spells out, in order."""
@@ -141,14 +171,18 @@ class ControlTokens:
 
     def encode_literal(self, text: str) -> list[int]:
         """Ids of text in which nothing is a control token."""
-        ids = self._second.encode(text, add_special_tokens=False).ids
+        ids = encoded(self._second, text).ids
         return [self._real_id.get(token_id, token_id) for token_id in ids]
 
     def recognised(self, text: str) -> list[Span]:
         """Where the tokenizer itself sees control tokens: start, end and id of each."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        pairs = zip(encoding.offsets, encoding.ids, strict=True)
-        return [(*span, token_id) for span, token_id in pairs if token_id in self._counted]
+        encoding = encoded(self._backend, text, offsets=True)
+        found = [
+            (i, token_id) for i, token_id in enumerate(encoding.ids) if token_id in self._counted
+        ]
+        # Few are asked for: to list the offsets of all stops other threads.
+        spans = [(encoding.token_to_chars(place), token_id) for place, token_id in found]
+        return [(*span, token_id) for span, token_id in spans if span is not None]
 
     def encode_spans(self, text: str, spans: Sequence[Span]) -> list[int]:
         """Ids of text in which only the spans are control tokens."""

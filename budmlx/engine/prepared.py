@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
+from budmlx.engine.control import LONG_TEXT
+from budmlx.engine.cost import exceeds, frame_costs, message_costs, request_costs
 from budmlx.engine.filters import transformed
 from budmlx.engine.images import Images, Prompt
 from budmlx.engine.messages import check_prefix, check_results
@@ -18,12 +20,9 @@ from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Message, ModelInfo, Request
 
-# Prompts with more characters than this are tokenized off the event loop.
-INLINE_CHARACTERS = 16_384
-
-
-# Of longer conversations it is not told in which message the reuse of KV ended.
-MAX_EXPLAINED = 256
+# What may be rendered to find where messages end, in characters. Of messages beyond it is not
+# told that the reuse of KV ended there.
+MAX_EXPLAINED = 1_048_576
 INSTRUCTIONS = ("system", "developer")
 
 
@@ -46,8 +45,11 @@ class Preparation:
 
     def is_quick(self, request: Request) -> bool:
         """Whether `prepared` does not block."""
-        short = request.characters <= INLINE_CHARACTERS
-        return short and not self._transforms and not request.shows_images
+        if self._transforms or request.shows_images:
+            return False
+        messages = len(request.messages or ())
+        times = 1 + 2 * self._info.needs_checkpoints + messages * request.explain_cache
+        return not exceeds(request_costs(request), LONG_TEXT // times)
 
     def fetched(self, request: Request) -> Procedure[Request]:
         """The request with everything that it refers to. Raises InvalidRequestError."""
@@ -88,9 +90,8 @@ class Preparation:
         prompt = self._images.placed(ids, shown)
         if not shown and self._info.needs_checkpoints:
             prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
-        if not shown and request.explain_cache and len(messages) <= MAX_EXPLAINED:
-            counts = range(1, len(messages) + 1)
-            prompt = replace(prompt, ends=self._common_with(request, messages, ids, counts))
+        if not shown and request.explain_cache:
+            prompt = replace(prompt, ends=self._ends(request, messages, ids))
         return request, prompt
 
     def _render(self, request: Request, messages: Sequence[Message]) -> list[int]:
@@ -108,23 +109,37 @@ class Preparation:
         """Where the instructions end, and where the last message begins."""
         first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
         counts = {first, len(messages) - 1} - {0, len(messages)}
-        places = self._common_with(request, messages, ids, sorted(counts))
-        return tuple(sorted({*places} - {0}))
+        places = {self._common_with(request, messages[:count], ids) for count in counts}
+        return tuple(sorted(place for place in places if place))
+
+    def _ends(
+        self, request: Request, messages: Sequence[Message], ids: Sequence[int]
+    ) -> tuple[int, ...]:
+        """Where messages end, from the first one on. One after which the template refuses to
+        end is taken together with the next.
+        """
+        affordable = sum(cost <= MAX_EXPLAINED for cost in _beginnings(request))
+        counts = range(1, min(affordable + 1, len(messages)))
+        places = [self._common_with(request, messages[:count], ids) for count in counts]
+        if affordable >= len(messages) - 1:
+            places.append(len(ids))
+        ends: list[int] = []
+        for place in reversed(places):
+            if place is not None:
+                ends.append(place)
+            elif ends:
+                ends.append(ends[-1])
+        return tuple(reversed(ends))
 
     def _common_with(
-        self,
-        request: Request,
-        messages: Sequence[Message],
-        ids: Sequence[int],
-        counts: Iterable[int],
-    ) -> tuple[int, ...]:
-        """How far the prompt agrees with that of its first so many messages, for each count."""
-        places: list[int] = []
-        for count in counts:
+        self, request: Request, beginning: Sequence[Message], ids: Sequence[int]
+    ) -> int | None:
+        """How far the prompt agrees with that of its first messages; None if they have none."""
+        try:
+            return _common(self._render(request, beginning), ids)
+        except InvalidRequestError:
             # Templates refuse some beginnings of conversations that they take as a whole.
-            with suppress(InvalidRequestError):
-                places.append(_common(self._render(request, messages[:count]), ids))
-        return tuple(places)
+            return None
 
     def _check(self, ids: list[int], param: str) -> None:
         info = self._info
@@ -141,6 +156,13 @@ class Preparation:
             raise InvalidRequestError(
                 f"A token id is outside the vocabulary of {info.vocab_size} tokens.", param=param
             )
+
+
+def _beginnings(request: Request) -> Iterator[int]:
+    """What it costs to render the first message, then also the first two, and so on."""
+    frame = sum(frame_costs(request))
+    lengths = accumulate(sum(message_costs(message)) for message in request.messages or ())
+    return accumulate(frame + length for length in lengths)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from budmlx.engine.control import ControlTokens, is_control
+from budmlx.engine.control import ControlTokens, encoded, is_control
 from budmlx.engine.template import SPECIAL_TOKEN_NAMES, ChatTemplate
 from budmlx.errors import InvalidRequestError, ModelLoadError
 
@@ -114,7 +114,7 @@ class Tokenizer:
             InvalidRequestError: the text holds a lone surrogate.
         """
         check_text(text)
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = encoded(self.backend, text).ids
         prefix = self.prefix_ids if add_special else []
         return ids if ids[: len(prefix)] == prefix else [*prefix, *ids]
 
