@@ -5,7 +5,6 @@ prompts that prefill, groups that decode. Every fault sends rows back to the fir
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from budmlx.core.admission import Admission
+from budmlx.core.fair_queue import FairQueue
 from budmlx.core.grammar import Compiling, Grammars
 from budmlx.core.group import Group, best_pair
 from budmlx.core.model import Model
@@ -53,7 +53,7 @@ class Scheduler:
         self._admission = Admission(model, self._placement, prefill_chunk)
         self._pace = Pace(prefill_chunk)
         self._rows: dict[int, Row] = {}
-        self._waiting: deque[Row] = deque()
+        self._waiting = FairQueue()
         self._prompts: list[Prompt] = []
         self._groups: list[Group] = []
         self._turns = 0
@@ -79,7 +79,7 @@ class Scheduler:
 
     def _enqueue(self, row: Row) -> None:
         self._rows[row.request.id] = row
-        self._waiting.append(row)
+        self._waiting.add(row)
 
     def cancel(self, row_id: int) -> None:
         """Drop a row wherever it is; unknown ids are ignored."""
@@ -121,17 +121,16 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and self._running < self._max_rows:
-            leader = self._waiting[0]
-            family = [row for row in self._waiting if row is leader or row.prefills_with(leader)]
+            family = self._waiting.next(self._rows.values())
             rows = family[: self._max_rows - self._running]
             if not self._admission.fits(self._plan(rows)):
-                rows = [leader]
+                rows = family[:1]
                 if len(family) == 1 or not self._admission.fits(self._plan(rows)):
                     if self._tidy():
                         continue
                     return
+            self._waiting.take(rows)
             for row in rows:
-                self._waiting.remove(row)
                 self._report.start(row)
             self._prompts.append(Prompt(rows, self._model.new_cache()))
 
@@ -149,11 +148,10 @@ class Scheduler:
         return [*(group.occupied for group in self._groups), *prompts]
 
     def _make_room(self) -> None:
-        """Send the youngest rows back to the queue while running ones outgrow the memory."""
+        """Send young rows back to the queue while running ones outgrow the memory."""
         while self._running > 1 and not self._admission.fits(self._lengths):
             if not self._tidy():
-                waiting = set(self._waiting)
-                self._requeue([[row for row in self._rows.values() if row not in waiting][-1]])
+                self._requeue([self._waiting.to_give_way(self._rows.values())])
 
     @property
     def _prefilling(self) -> list[Row]:
@@ -164,9 +162,9 @@ class Scheduler:
 
     def _requeue(self, rows: Sequence[Row]) -> None:
         self._withdraw(rows)
-        for row in reversed(rows):
+        for row in rows:
             row.reset()
-            self._waiting.appendleft(row)
+        self._waiting.put_back(rows)
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""

@@ -1,0 +1,83 @@
+"""Who runs next: rows that wait, in one line for each owner."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+
+from budmlx.core.row import Row
+
+
+class FairQueue:
+    """Rows that wait. Within a line they go in the order in which they came.
+
+    The next row is one of the owner with the fewest rows at work; of several such owners it is
+    the one who has waited longest since its last turn or its arrival. An owner without rows at
+    work therefore waits for at most one turn of every other owner, whatever they send.
+    """
+
+    def __init__(self) -> None:
+        self._front = deque[Row]()  # sent back; they go before everybody
+        self._lines: dict[str, deque[Row]] = {}  # none empty, the longest without a turn first
+
+    def __len__(self) -> int:
+        return len(self._front) + sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[Row]:
+        return chain(self._front, *self._lines.values())
+
+    def add(self, row: Row) -> None:
+        """Put a row at the end of its owner's line."""
+        self._lines.setdefault(row.request.owner, deque()).append(row)
+
+    def put_back(self, rows: Sequence[Row]) -> None:
+        """Put rows that were at work before all others, in this order."""
+        self._front.extendleft(reversed(rows))
+
+    def next(self, rows: Iterable[Row]) -> list[Row]:
+        """The next row, and those that prefill together with it; none is taken out.
+
+        rows: all there are, waiting or not. Raises ValueError when nobody waits.
+        """
+        if self._front:
+            leader = self._front[0]
+        else:
+            busy = Counter(row.request.owner for row in self._at_work(rows))
+            leader = self._lines[min(self._lines, key=busy.__getitem__)][0]
+        near = chain(self._front, self._lines.get(leader.request.owner, ()))
+        return [row for row in near if row is leader or row.prefills_with(leader)]
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Take out rows of one owner that begin now; that was its turn."""
+        for row in rows:
+            self.remove(row)
+        owner = rows[0].request.owner
+        if owner in self._lines:
+            self._lines[owner] = self._lines.pop(owner)
+
+    def remove(self, row: Row) -> None:
+        """Take out a row that shall not run any more. Raises ValueError if it does not wait."""
+        if row in self._front:
+            self._front.remove(row)
+            return
+        owner = row.request.owner
+        if row not in (line := self._lines.get(owner, deque())):
+            raise ValueError("the row does not wait")
+        line.remove(row)
+        if not line:
+            del self._lines[owner]
+
+    def to_give_way(self, rows: Iterable[Row]) -> Row:
+        """The row that shall be sent back first: the youngest of the owner with most at work.
+
+        rows: all there are, the oldest first; at least one of them does not wait.
+        """
+        at_work = self._at_work(rows)
+        busy = Counter(row.request.owner for row in at_work)
+        most = max(busy.values())
+        return next(row for row in reversed(at_work) if busy[row.request.owner] == most)
+
+    def _at_work(self, rows: Iterable[Row]) -> list[Row]:
+        waiting = set(self)
+        return [row for row in rows if row not in waiting]
