@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -13,34 +14,42 @@ LAST_WORD_SECONDS = 1.0
 
 
 class InFlight:
-    """The requests that hold places in the engine, at most `limit` places."""
+    """The requests that hold places in the engine, at most `limit` places of one API key.
+
+    When all are taken, keys that hold less than their share, `limit` by the number of keys with
+    requests, still get places beyond them. So a flood takes places from its own key only; K keys
+    hold at most limit * (1 + 1/2 + ... + 1/K) together, or one each, whichever is more.
+    """
 
     def __init__(self, limit: int):
         self.limit = limit
-        self._scopes: dict[asyncio.Timeout, int] = {}
+        self._scopes: dict[asyncio.Timeout, tuple[str, int]] = {}
         self._empty = asyncio.Event()
         self.draining = False
 
     @property
     def count(self) -> int:
         """How many places are held."""
-        return sum(self._scopes.values())
+        return sum(places for _, places in self._scopes.values())
 
     @asynccontextmanager
-    async def slot(self, places: int = 1) -> AsyncIterator[None]:
+    async def slot(self, places: int = 1, key: str = "") -> AsyncIterator[None]:
         """Hold places. Raises OverloadedError when there are too few, EngineUnavailableError
-        when the server is shutting down or its patience with this request ends."""
+        when the server is shutting down or its patience with this request ends.
+
+        key: stands for the API key of the request.
+        """
         if self.draining:
             raise _shutting_down()
-        if self.count + places > self.limit:
+        if self.count + places > self.limit and not self._in_share(key, places):
             raise OverloadedError(
-                f"{self.count} requests are already running or waiting, of at most {self.limit}; "
-                "retry later."
+                f"{min(self.count, self.limit)} requests are already running or waiting, of at "
+                f"most {self.limit}; retry later."
             )
         scope = asyncio.timeout(None)
         try:
             async with scope:
-                self._scopes[scope] = places
+                self._scopes[scope] = (key, places)
                 yield
         except TimeoutError:
             if scope.expired():
@@ -50,6 +59,13 @@ class InFlight:
             self._scopes.pop(scope, None)
             if not self._scopes:
                 self._empty.set()
+
+    def _in_share(self, key: str, places: int) -> bool:
+        """Whether a key would hold no more than its share, while others hold places, too."""
+        held = Counter({key: places})
+        for each, count in self._scopes.values():
+            held[each] += count
+        return len(held) > 1 and held[key] <= max(1, self.limit // len(held))
 
     async def drain(self, seconds: float) -> None:
         """Take no more requests, give the running ones `seconds`, then end them."""

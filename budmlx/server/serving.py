@@ -11,7 +11,7 @@ from aiohttp import web
 
 from budmlx.server.jsonbody import parse_json, read_body
 from budmlx.server.sse import EventStream
-from budmlx.server.state import CONFIG, IN_FLIGHT
+from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire.builder import ReplyBuilder
 from budmlx.server.wire.sampling import GenerationRequest
 from budmlx.types import Event
@@ -57,7 +57,7 @@ async def running(
 ) -> AsyncIterator[AsyncIterator[Event]]:
     """Events while they hold their places; leaving cancels what still runs."""
     closing = aclosing(cast("AsyncGenerator[Event, None]", events))
-    async with request.app[IN_FLIGHT].slot(places), closing:
+    async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")), closing:
         yield events
 
 
