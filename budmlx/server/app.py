@@ -123,7 +123,8 @@ def _cannot_bind(config: Config, exc: OSError) -> ConfigError:
 async def serve(
     model_set: ModelSet, config: Config, announce: Callable[[str], None] = print
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second SIGTERM or SIGINT ends the
+    process at once. SIGHUP does nothing where it is ignored already, as under nohup.
 
     announce: called with the base URL once requests are answered.
     Raises ConfigError, see `HttpServer.start`.
@@ -131,11 +132,15 @@ async def serve(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = await HttpServer.start(model_set, config)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    second = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        # When a terminal closes, both the shell and the system send it.
+        second[signal.SIGHUP] = signal.SIG_IGN
+    for number in second:
         loop.add_signal_handler(number, stop.set)
     announce(server.url)
     await stop.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, action in second.items():
         loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, action)
     await server.drain()

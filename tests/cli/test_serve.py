@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +60,24 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
     assert "Loaded in" in server.communicate()[1]
+
+
+def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "budmlx", "serve", str(tiny_model_dir()), "--port", "0"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    said = b""
+    while b"max_tokens" not in said:
+        said += os.read(ours, 4096)
+    os.close(ours)
+    assert process.wait(30) == 0
 
 
 def test_port_in_use_is_one_line() -> None:

@@ -250,16 +250,16 @@ print("closed", flush=True)
 """
 
 
-async def served(drain_seconds: float) -> tuple[asyncio.subprocess.Process, str]:
+async def served(drain_seconds: float, *wrapper: str) -> tuple[asyncio.subprocess.Process, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVE, str(tiny_model_dir(scale=2.0)), str(drain_seconds),
+        *wrapper, sys.executable, "-c", SERVE, str(tiny_model_dir(scale=2.0)), str(drain_seconds),
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     return process, (await process.stdout.readline()).decode().strip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_drains(number: signal.Signals) -> None:  # LIMITS 119
     process, url = await served(drain_seconds=0.2)
     async with aiohttp.ClientSession(url) as client:
@@ -270,7 +270,7 @@ async def test_a_signal_drains(number: signal.Signals) -> None:  # LIMITS 119
     assert (process.returncode, output) == (0, b"closed\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
     process, url = await served(drain_seconds=600)
     async with aiohttp.ClientSession(url) as client:
@@ -279,8 +279,20 @@ async def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) 
         port = int(url.rpartition(":")[2])
         await until(lambda: not listening(port))
         process.send_signal(number)
+        if number == signal.SIGHUP:  # A terminal that closes sends it twice.
+            process.send_signal(number := signal.SIGTERM)
         assert await process.wait() == -number
         response.close()
+
+
+async def test_nohup_is_respected() -> None:
+    process, url = await served(0, "nohup")
+    port = int(url.rpartition(":")[2])
+    process.send_signal(signal.SIGHUP)
+    await asyncio.sleep(0.2)
+    assert listening(port)
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
 
 
 def listening(port: int) -> bool:
