@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ SUFFIX = ".safetensors"
 TEMPORARY = ".tmp"
 
 # Bytes of a number, by safetensors' names of types.
-SIZES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U16": 2, "U8": 1}
+SIZES = {"I64": 8, "F32": 4, "F16": 2, "BF16": 2, "U32": 4, "U16": 2, "U8": 1}
 
 
 class BadFileError(Exception):
@@ -114,19 +114,12 @@ def no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def _header(key: str, layout: Layout, tokens: int, checksum: int) -> bytes:
+def header(metadata: Mapping[str, str], layout: Layout, tokens: int) -> bytes:
     """The length in 8 bytes, then JSON, then spaces up to a multiple of 8 bytes.
 
     https://huggingface.co/docs/safetensors#format
     """
-    fields: dict[str, object] = {
-        "__metadata__": {
-            "format": "budmlx-kv",
-            "version": str(VERSION),
-            "block": key,
-            "crc32": f"{checksum:08x}",
-        }
-    }
+    fields: dict[str, object] = {"__metadata__": metadata}
     begin = 0
     for number, spec in enumerate(layout):
         end = begin + spec.nbytes(tokens)
@@ -136,3 +129,13 @@ def _header(key: str, layout: Layout, tokens: int, checksum: int) -> bytes:
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _header(key: str, layout: Layout, tokens: int, checksum: int) -> bytes:
+    metadata = {
+        "format": "budmlx-kv",
+        "version": str(VERSION),
+        "block": key,
+        "crc32": f"{checksum:08x}",
+    }
+    return header(metadata, layout, tokens)

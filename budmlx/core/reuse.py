@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 # Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
 # chat template begins with the same few.
 LEAST = 16
-# Where sessions are in the tree; it is no namespace that a request can have.
-SESSIONS = "\0sessions"
+# Where sessions are in the tree. Requests come with digests in hexadecimal digits, or nothing.
+SESSIONS = "sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,11 @@ class Reuse:
         if session is None or session.save:
             return ""
         try:
-            read = load_session(self._model, Path(session.path))
+            read = load_session(self._model, Path(session.path), self._limit)
         except SessionError as error:
             return f"{error}."
+        if tuple(read.ids) in self._sessions:
+            return ""
         if not self._pin(read):
             return f"{session.path} needs more memory than prefix_cache may take."
         self._sessions[tuple(read.ids)] = read
@@ -186,13 +188,19 @@ class Reuse:
         return match
 
     def _with_session(self, namespace: str, ids: Sequence[int], match: Match) -> Match:
-        """The match, or that of a session if it is longer by a block: its KV is lent."""
+        """The match, or that of a session if it is longer: its KV is lent.
+
+        A part of the last block is lent as a block that ended early, which the row's own KV
+        replaces when it goes on.
+        """
         session = self.tree.match(SESSIONS, ids) if self._sessions else match
-        whole = session.length // self.tree.block
-        if whole * self.tree.block <= match.length:
+        length = session.length
+        if length <= match.length or length < min(self._least, len(ids)):
             return match
-        lent = [(block.value, 0) for block in session.blocks[:whole]]
-        self.tree.insert(namespace, ids[: whole * self.tree.block], 0, lent)
+        lent = [(block.value, 0) for block in session.blocks]
+        rest = length - (len(lent) - 1) * self.tree.block
+        lent[-1] = ([array[..., :rest, :] for array in session.blocks[-1].value], 0)
+        self.tree.insert(namespace, ids[:length], 0, lent)
         return self.tree.match(namespace, ids)
 
     def dense(self, match: Match, capacity: int) -> list[Any]:

@@ -1,23 +1,34 @@
-"""Sessions: the KV of one long prompt in a file, to begin with it another time."""
+"""Sessions: the KV of one long prompt in a file, to begin with it another time.
+
+A file is like those of `kv_files`: its header follows from the model, the number of tokens and
+the checksum of what comes after it, and a reader compares all of it.
+"""
 
 from __future__ import annotations
 
 import secrets
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mlx.core as mx
+import msgspec
 import numpy as np
 
 from budmlx.core.kv import arrays_of
-from budmlx.core.kv_identity import layout_of, model_digest, name_of
+from budmlx.core.kv_files import ArraySpec, Layout, header
+from budmlx.core.kv_identity import NUMBERS, layout_of, model_digest
 from budmlx.core.model import Model
 from budmlx.core.row import RowError
 
-FORMAT = "budmlx-session-1"
-IDS = "ids"
+FORMATS = "budmlx-session-"
+FORMAT = f"{FORMATS}2"
+TOKENS = ArraySpec("I64", (1, 1, 1))
+UNFIT = "the caches of this model cannot be saved"
+# Bytes; what says that its header is longer is no session.
+MAX_HEADER = 16 * 2**20
 
 
 class SessionError(RowError):
@@ -39,49 +50,109 @@ class Session:
         return sum(array.nbytes for array in self.arrays)
 
 
+class _Head(msgspec.Struct):
+    metadata: dict[str, str] = msgspec.field(name="__metadata__")
+
+
 def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: Path) -> None:
     """Write the first `len(ids)` tokens of a row's cache; the file is there whole or not at all.
 
     Raises:
-        SessionError: the model's caches hold more than tokens, or the file cannot be written.
+        SessionError: the model's caches hold more than tokens, there are none, or the file
+            cannot be written.
     """
-    if model.info.needs_checkpoints:
-        raise SessionError("the caches of this model cannot be saved")
-    kept = [array[..., : len(ids), :] for entry in cache for array in arrays_of(entry)]
-    arrays = {f"{number:05d}": mx.contiguous(array) for number, array in enumerate(kept)}
-    arrays[IDS] = mx.array(np.asarray(ids, np.int64))
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.safetensors")
-    metadata = {"format": FORMAT, "model": model_digest(Path(model.info.path))}
+    if model.info.needs_checkpoints or (kv := layout_of(model)) is None:
+        raise SessionError(UNFIT)
+    if not ids:
+        raise SessionError("a prompt of one token has nothing to save")
+    layout, digest = (TOKENS, *kv), model_digest(Path(model.info.path))
+    arrays = (array[..., : len(ids), :] for entry in cache for array in arrays_of(entry))
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        mx.save_safetensors(str(draft), arrays, metadata)
+        with draft.open("xb") as file:
+            # Its length is that of the final one, which takes its place.
+            file.write(_header(digest, layout, len(ids), 0))
+            data = np.asarray(ids, np.int64).data
+            file.write(data)
+            checksum = zlib.crc32(data)
+            for array in arrays:
+                data = memoryview(mx.contiguous(array))
+                file.write(data)
+                checksum = zlib.crc32(data, checksum)
+            file.seek(0)
+            file.write(_header(digest, layout, len(ids), checksum))
         draft.replace(path)
     except (OSError, RuntimeError) as error:
         draft.unlink(missing_ok=True)
         raise SessionError(f"{path} cannot be written: {error}") from error
 
 
-def load_session(model: Model, path: Path) -> Session:
-    """Read a session of this very model.
+def load_session(model: Model, path: Path, limit: int) -> Session:
+    """Read a session of this very model, of at most `limit` bytes.
 
     Raises:
         SessionError: it is none, it is damaged, or another model made it.
     """
+    kv = layout_of(model)
+    if kv is None or not path.is_file():
+        raise SessionError(f"{path} cannot be read: {'there is no such file' if kv else UNFIT}")
+    layout, digest = (TOKENS, *kv), model_digest(Path(model.info.path))
+    each = sum(spec.nbytes(1) for spec in layout)
     try:
-        arrays, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
-        if metadata.get("format") != FORMAT:
-            raise SessionError(f"{path} is no session")
-        if metadata.get("model") != model_digest(Path(model.info.path)):
-            raise SessionError(
-                f"{path} was made by another model, or by other versions of the libraries; "
-                "save it again"
-            )
-        ids = arrays.pop(IDS).tolist()
-        ordered = [arrays[name] for name in sorted(arrays)]
-        mx.eval(ordered)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        with path.open("rb") as file:
+            start = _start(digest, path, file)
+            tokens, rest = divmod(path.stat().st_size - len(start), each)
+            if rest or tokens < 1 or len(start) != len(_header(digest, layout, tokens, 0)):
+                raise _damaged(path)
+            if tokens * each > limit:
+                raise SessionError(f"{path} needs more memory than prefix_cache may take")
+            session, checksum = _read(file, kv, tokens)
+    except (OSError, RuntimeError, ValueError) as error:
         raise SessionError(f"{path} cannot be read: {error}") from error
-    layout = layout_of(model)
-    made = [(name_of(array), tuple(array.shape)) for array in ordered]
-    if layout is None or made != [(spec.dtype, spec.of(len(ids))) for spec in layout]:
-        raise SessionError(f"{path} does not fit this model's caches; save it again")
-    return Session(ids, ordered)
+    if start != _header(digest, layout, tokens, checksum):
+        raise _damaged(path)
+    return session
+
+
+def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
+    """The header of a session, if it says that this model and this version can use it."""
+    size = file.read(8)
+    text = file.read(min(int.from_bytes(size, "little"), MAX_HEADER))
+    try:
+        metadata = msgspec.json.decode(text, type=_Head).metadata
+    except (ValueError, RecursionError):
+        metadata = {}
+    format_ = metadata.get("format", "")
+    if not format_.startswith(FORMATS):
+        raise SessionError(f"{path} is no session, or is damaged; save it again")
+    if format_ != FORMAT:
+        raise SessionError(f"{path} was saved by another version of budmlx; save it again")
+    if metadata.get("model") != digest:
+        raise SessionError(
+            f"{path} was made by another model, or by other versions of the libraries; "
+            "save it again"
+        )
+    return size + text
+
+
+def _read(file: BinaryIO, layout: Layout, tokens: int) -> tuple[Session, int]:
+    """What comes after the header, and its checksum: array by array, to take no more memory."""
+    ids = np.fromfile(file, np.int64, tokens)
+    checksum = zlib.crc32(ids.data)
+    arrays = []
+    for spec in layout:
+        dtype, kind = NUMBERS[spec.dtype]
+        numbers = np.fromfile(file, kind, spec.nbytes(tokens) // np.dtype(kind).itemsize)
+        checksum = zlib.crc32(numbers.data, checksum)
+        arrays.append(mx.array(numbers.reshape(spec.of(tokens))).view(dtype))
+    mx.eval(arrays)
+    return Session(ids.tolist(), arrays), checksum
+
+
+def _header(digest: str, layout: Layout, tokens: int, checksum: int) -> bytes:
+    metadata = {"format": FORMAT, "model": digest, "crc32": f"{checksum:08x}"}
+    return header(metadata, layout, tokens)
+
+
+def _damaged(path: Path) -> SessionError:
+    return SessionError(f"{path} is damaged; save it again")

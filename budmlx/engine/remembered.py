@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,14 +29,21 @@ class Asked:
     def of(cls, request: Request, prompt: Prompt, *, shared: bool) -> Asked:
         """shared: API keys may reuse each other's KV."""
         owner = "" if shared else request.namespace
-        salt = request.cache_salt
         return cls(
             owner,
-            f"{owner}\0{salt}" if salt else owner,
+            _namespace(owner, request.cache_salt),
             prompt,
             request.messages is not None,
             request.explain_cache,
         )
+
+
+def _namespace(owner: str, salt: str) -> str:
+    """Another one for each pair, whatever characters are in them; nothing for two empty ones."""
+    if not owner and not salt:
+        return ""
+    text = f"{len(owner)} {owner}{salt}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Remembered:

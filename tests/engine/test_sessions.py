@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from budmlx import Engine
+from budmlx.core.reuse import SESSIONS
+from budmlx.engine.images import Prompt
+from budmlx.engine.remembered import Asked
+from budmlx.engine.requests import chat_request
 from budmlx.errors import InvalidRequestError, ModelLoadError
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.models import tiny_model_dir
@@ -31,6 +37,12 @@ def expected(path: Path) -> Iterator[str]:
         yield cold.chat(asked("Who?"), **SHORT).text
 
 
+def common(engine: Engine, question: str) -> int:
+    """How many tokens a prompt has in common with the session of the book."""
+    book, prompt = engine.apply_template(BOOK).ids, engine.apply_template(asked(question)).ids
+    return next(n for n, pair in enumerate(zip(book, prompt, strict=False)) if len({*pair}) > 1)
+
+
 @pytest.mark.parametrize(("host", "bits"), [("thread", None), ("process", 8)])
 def test_a_session_is_there_another_time(
     path: Path, expected: str, tmp_path: Path, host: str, bits: int | None
@@ -40,7 +52,9 @@ def test_a_session_is_there_another_time(
     settings = {"engine_host": host, "kv_bits": bits}
     file = tmp_path / "book"
     with Engine.load(path, **settings) as engine:
-        tokens = engine.save_session(BOOK, file)
+        engine.save_session(BOOK, file)
+        lent = common(engine, "Who?")
+        assert lent % 256
         first = engine.chat(asked("Who?"), **SHORT).text
     assert bits is not None or first == expected
     assert [each.name for each in tmp_path.iterdir()] == ["book"]
@@ -48,12 +62,12 @@ def test_a_session_is_there_another_time(
         assert engine.chat("Hello", **SHORT).usage.cached_tokens == 0
         engine.load_session(file)
         reply = engine.chat(asked("Who?"), **SHORT)
-        assert reply.text == first and tokens // 256 * 256 <= reply.usage.cached_tokens < tokens
+        assert reply.text == first and reply.usage.cached_tokens == lent
     with Engine.load(path, session=[str(file)], **settings) as engine:
         reply = engine.chat(asked("Who?"), **SHORT)
-        assert reply.text == first and tokens // 256 * 256 <= reply.usage.cached_tokens < tokens
+        assert reply.text == first and reply.usage.cached_tokens == lent
         other = engine.chat(asked("Who?"), cache_salt="salt", **SHORT)
-        assert other.usage.cached_tokens >= tokens // 256 * 256
+        assert other.usage.cached_tokens == lent
         assert other.text == first
 
 
@@ -67,7 +81,7 @@ def test_a_session_is_never_evicted(path: Path, expected: str, tmp_path: Path) -
         for number in range(6):
             engine.chat(f"{number} " + "Something else. " * 40, **SHORT)
         reply = engine.chat(asked("Who?"), **SHORT)
-        assert reply.usage.cached_tokens >= tokens // 256 * 256 and reply.text == expected
+        assert reply.usage.cached_tokens == common(engine, "Who?") and reply.text == expected
     with Engine.load(path) as engine:
         assert engine.save_session(list(ids), file) == tokens
 
@@ -80,7 +94,8 @@ def test_what_cannot_be_used_says_why(path: Path, tmp_path: Path) -> None:
         other.write_bytes((path / "model.safetensors").read_bytes())
         for bad, words in (
             (tmp_path / "none", "cannot be read"),
-            (damaged, "cannot be read"),
+            (tmp_path, "cannot be read"),
+            (damaged, "is damaged"),
             (other, "is no session"),
         ):
             with pytest.raises(InvalidRequestError, match=words):
@@ -102,3 +117,18 @@ def test_what_cannot_be_used_says_why(path: Path, tmp_path: Path) -> None:
             engine.save_session(BOOK, tmp_path / "windows")
         with pytest.raises(InvalidRequestError, match="cannot begin with a session"):
             engine.load_session(file)
+
+
+def test_no_salt_reaches_sessions_or_other_owners(path: Path, tmp_path: Path) -> None:
+    odd = ["", "\0", "a", "a\0", "\0a", "1", "1 a", " ", SESSIONS, f"\0{SESSIONS}", "\ud800"]
+    spaces = set()
+    for owner, salt in product(odd, odd):
+        request = replace(chat_request("Hi", {"cache_salt": salt}), namespace=owner)
+        spaces.add(Asked.of(request, Prompt([1]), shared=False).namespace)
+    assert len(spaces) == len(odd) ** 2 and SESSIONS not in spaces
+    with Engine.load(path) as engine:
+        engine.save_session(BOOK, tmp_path / "book")
+        engine.load_session(tmp_path / "book")
+        for salt in odd:
+            reply = engine.complete(list(range(9, 99)), cache_salt=salt, max_tokens=1)
+            assert reply.usage.cached_tokens == 0, salt
