@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as Backend
 
+from budmlx.engine.control import BRACKETS, LONG_TEXT
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError, ModelLoadError
 from tests import tokenizers
@@ -101,6 +102,32 @@ def test_literal_text_never_holds_control_tokens(kind: str) -> None:
 @given(text=st.text("abc <b>é\n[1]", max_size=30))
 def test_harmless_text_is_the_same_literally(kind: str, text: str) -> None:
     assert tokenizer(kind).encode_literal(text) == tokenizer(kind).encode(text, add_special=False)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_long_text_has_the_same_ids_and_places(kind: str) -> None:
+    ours = tokenizer(kind)
+    text = "the <think>quick [INST] fox 😀 \ue000<|im_end|>é\n" * (2 * LONG_TEXT // 40)
+    whole = ours.backend.encode(text, add_special_tokens=False)
+    assert ours.encode(text, add_special=False) == whole.ids
+    pairs = zip(whole.offsets, whole.ids, strict=True)
+    control = set(ours.control.among(whole.ids))
+    spans = [(*offsets, token_id) for offsets, token_id in pairs if token_id in control]
+    assert ours.control.recognised(text) == spans
+    assert ours.control.encode_spans(text, spans) == whole.ids
+    assert ours.control.among(ours.encode_literal(text)) == []
+
+
+def test_a_veil_covers_long_text() -> None:
+    control = tokenizer("byte_level").control
+    text = "\U000f0000the quick fox, " * 10_000 + "<think>"
+    assert control.veil_for(text[:-7]) is None
+    veil = control.veil_for(text)
+    assert veil is not None
+    covered = veil.cover([text])[0]
+    assert covered[:-7] == text[:-7] and set(covered[-7:]).isdisjoint(BRACKETS)
+    assert veil.lift(covered) == text
+    assert veil.blank(covered) == text[:-7] + ".think."
 
 
 def test_merges_that_lead_to_a_control_token_are_not_followed() -> None:
