@@ -181,7 +181,8 @@ NOTES: dict[str, str] = {
     "parallel_tool_calls": "It may call several at once.",
     "functions": "The older name of tools; has no effect beside `tools`.",
     "function_call": "What `tool_choice` is for tools, for functions.",
-    "response_format": "The form of the content, enforced while it is written; a forced call has none.",
+    "response_format": "The form of the content, enforced while it is written. No effect on a "
+    "forced call.",
     "reasoning_format": "Reasoning apart (`parsed`), within the content (`raw`), or not at all.",
     "reasoning_effort": "For the chat template; `none` asks for no reasoning.",
     "disable_reasoning": "For the chat template: no reasoning.",
