@@ -4,15 +4,14 @@ What transformers offers to templates is offered here too: `tojson` that leaves 
 is, `raise_exception`, `strftime_now`, loop controls and the `generation` block.
 
 A template comes with a model and may be faulty or hostile. Jinja's sandbox keeps it from
-Python's inner parts; here loops and calls look at a clock, and texts have a largest size.
+Python's inner parts; here loops and calls look at a clock, values have a largest size, and
+filters and methods that no chat needs but that make much of little are taken away.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextvars import ContextVar
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any, NoReturn
@@ -23,14 +22,29 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
-SECONDS = 1.5
-"""How long a template may take."""
-MAX_CHARACTERS = 2**24
-"""The longest text that a template may make."""
-TICKED, JOINED = "budmlx_ticked", "budmlx_joined"
+from budmlx.engine.template_filters import Ticked, concat, filters, listed, percent
+from budmlx.engine.template_limits import (
+    MAX_BITS,
+    METHODS,
+    LimitError,
+    check_format,
+    check_size,
+    limited,
+    limits,
+)
 
-_deadline: ContextVar[float] = ContextVar("deadline")
+TICKED, JOINED, MADE = "budmlx_ticked", "budmlx_joined", "budmlx_made"
+
+OFFERED_METHODS = re.compile(
+    r"capitalize|casefold|copy|count|endswith|find|format|format_map|get|index|is[a-z]+|items|join"
+    r"|keys|lower|lstrip|partition|removeprefix|removesuffix|replace|rfind|rindex|rpartition"
+    r"|rsplit|rstrip|split|splitlines|startswith|strip|swapcase|title|upper|values"
+)
+"""Of Python's own values; jinja keeps out those that change a list or a dict."""
+
+_JINJAS_OWN = {"_loop_vars", "_block_vars"}  # arguments that it adds to calls
 
 # What a template's own code can raise; the sandbox lets no other kind out.
 TEMPLATE_FAULTS = (
@@ -38,14 +52,11 @@ TEMPLATE_FAULTS = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
 )
-
-
-class LimitError(jinja2.TemplateError):
-    """A template takes too long or makes too much text."""
 
 
 class RaisedError(jinja2.TemplateError):
@@ -68,112 +79,115 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
+    check_format(form, (), "%")
     return datetime.now().strftime(form)
 
 
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
+class _Namespace(Namespace):
+    """A namespace that prints without what is in it, which may be itself."""
 
-
-def _tick() -> None:
-    if time.monotonic() > _deadline.get(float("inf")):
-        raise LimitError(f"the template takes longer than {SECONDS} s")
-
-
-def _sized(value: Any) -> Any:
-    if isinstance(value, str | list | tuple) and len(value) > MAX_CHARACTERS:
-        raise LimitError(f"the template makes more than {MAX_CHARACTERS} characters")
-    return value
-
-
-class _Ticked:
-    """What a loop goes through, with a look at the clock for each item."""
-
-    def __init__(self, items: Iterable[Any]):
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
-            _tick()
-            yield item
-
-    def __len__(self) -> int:
-        return len(self._items)  # type: ignore[arg-type]  # as of any iterable: it may have none
+    def __repr__(self) -> str:
+        return "<Namespace>"
 
 
 def _joined(items: Iterable[Any]) -> str:
     """What `a ~ b` makes."""
-    texts = [str(item) for item in items]
-    if sum(map(len, texts)) > MAX_CHARACTERS:
-        raise LimitError(f"the template makes more than {MAX_CHARACTERS} characters")
-    return "".join(texts)
+    return concat(map(str, items))
+
+
+def _made(value: Any) -> Any:
+    return limits().made(value)
 
 
 class Environment(ImmutableSandboxedEnvironment):
     """The sandbox with limits."""
 
-    intercepted_binops = frozenset({"+", "*", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+    concat = staticmethod(concat)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute `left operator right` unless the result is too large."""
-        if operator == "*":
-            sizes = [len(x) if isinstance(x, str | list | tuple) else 0 for x in (left, right)]
-            counts = [x for x in (left, right) if isinstance(x, int)]
-            if any(sizes) and counts and max(sizes) * max(counts) > MAX_CHARACTERS:
-                raise LimitError(f"the template makes more than {MAX_CHARACTERS} characters")
+        if operator == "%" and isinstance(left, str):
+            return limits().made(percent(left, right))
+        numbers = [x for x in (left, right) if isinstance(x, int)]
+        if any(number.bit_length() > MAX_BITS for number in numbers):
+            raise LimitError("the template computes with too large numbers")
         if operator == "**" and (abs(left) > 10**6 or abs(right) > 64):
             raise LimitError("the template computes with too large numbers")
-        return _sized(super().call_binop(context, operator, left, right))
+        weight = None
+        sequences = [x for x in (left, right) if isinstance(x, str | list | tuple)]
+        if operator == "+" and len(sequences) == 2:
+            weight = sum(map(limits().weight, sequences))
+        elif operator == "*" and sequences and numbers:
+            weight = limits().weight(sequences[0]) * max(*numbers, 0)
+        check_size(weight or 0)
+        return limits().made(super().call_binop(context, operator, left, right), weight)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, a macro or a method."""
-        _tick()
-        return _sized(super().call(context, function, *args, **kwargs))
+        limits().tick()
+        # The sandbox puts a function around `format`.
+        method = getattr(function, "__wrapped__", function)
+        text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(text, str) and name in METHODS:
+            if name == "join":
+                args = tuple(map(listed, args))
+            named = {key: kwargs[key] for key in kwargs.keys() - _JINJAS_OWN}
+            METHODS[name](text, *args, **named)
+        return limits().made(super().call(context, function, *args, **kwargs))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may use an attribute."""
+        if isinstance(obj, str | bytes | int | float | list | tuple | dict) and callable(value):
+            return bool(OFFERED_METHODS.fullmatch(attr)) and super().is_safe_attribute(
+                obj, attr, value
+            )
+        return super().is_safe_attribute(obj, attr, value)
 
 
-def bounded(tree: nodes.Template) -> nodes.Template:
-    """The template with its loops and its concatenations within limits; it is changed."""
+def compiled(source: str) -> jinja2.Template:
+    """The template, with what it does within limits. Raises TemplateSyntaxError."""
+    with limited():  # filters of constants run already
+        return environment().from_string(_bounded(environment().parse(source)))
+
+
+def _bounded(tree: nodes.Template) -> nodes.Template:
+    """The template with limits around its loops and what it makes by syntax; it is changed."""
     for loop in tree.find_all(nodes.For):
-        loop.iter = nodes.Filter(loop.iter, TICKED, [], [], None, None)
+        loop.iter = _filtered(TICKED, loop.iter)
     for parent in list(tree.find_all(nodes.Node)):
         for name, value in parent.iter_fields():
-            if isinstance(value, nodes.Concat):
-                setattr(parent, name, _bounded_concat(value))
+            if isinstance(value, nodes.Node):
+                setattr(parent, name, _bounded_node(value))
             elif isinstance(value, list):
-                value[:] = [_bounded_concat(v) if isinstance(v, nodes.Concat) else v for v in value]
+                value[:] = [_bounded_node(v) if isinstance(v, nodes.Node) else v for v in value]
     return tree
 
 
-def _bounded_concat(concat: nodes.Concat) -> nodes.Filter:
-    items = nodes.List(concat.nodes, lineno=concat.lineno)
-    return nodes.Filter(items, JOINED, [], [], None, None, lineno=concat.lineno)
+def _bounded_node(node: nodes.Node) -> nodes.Node:
+    if isinstance(node, nodes.Concat):
+        return _filtered(JOINED, nodes.List(node.nodes, lineno=node.lineno))
+    literal = isinstance(node, nodes.List | nodes.Dict)
+    literal |= isinstance(node, nodes.Tuple) and node.ctx == "load"
+    if literal and next(node.find_all((nodes.Name, nodes.Call)), None) is not None:
+        return _filtered(MADE, node)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+        return _filtered(MADE, node)
+    return node
+
+
+def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
 def render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     """The text of a template. Raises one of `TEMPLATE_FAULTS`."""
-    before = _deadline.set(time.monotonic() + SECONDS)
-    try:
-        pieces, size = [], 0
-        for piece in template.generate(variables):
-            size += len(piece)
-            if size > MAX_CHARACTERS:
-                raise LimitError(f"the template makes more than {MAX_CHARACTERS} characters")
-            pieces.append(piece)
-        return "".join(pieces)
-    finally:
-        _deadline.reset(before)
+    with limited():
+        try:
+            return concat(template.generate(variables))
+        except TEMPLATE_FAULTS as error:
+            # The frames are in cycles with the error, and would keep large texts for long.
+            raise error.with_traceback(None) from None
 
 
 @cache
@@ -182,9 +196,9 @@ def environment() -> Environment:
     made = Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
-    made.filters["tojson"] = _tojson
-    made.filters[TICKED] = _Ticked
-    made.filters[JOINED] = _joined
+    made.filters = {**filters(made.filters), TICKED: Ticked, JOINED: _joined, MADE: _made}
+    del made.globals["lipsum"]
+    made.globals["namespace"] = _Namespace
     made.globals["raise_exception"] = _raise_exception
     made.globals["strftime_now"] = _strftime_now
     return made

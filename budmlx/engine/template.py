@@ -6,12 +6,14 @@ import copy
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
 
-from budmlx.engine.sandbox import TEMPLATE_FAULTS, RaisedError, bounded, environment, render
+from budmlx.engine.sandbox import TEMPLATE_FAULTS, RaisedError, compiled, environment, render
+from budmlx.engine.template_limits import LimitError
 from budmlx.errors import InvalidRequestError, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class ChatTemplate:
         self.mark = self._placeholder = self.end = ""
         try:
             tree = environment().parse(self.source)
-            self._template = environment().from_string(bounded(environment().parse(self.source)))
+            self._template = compiled(self.source)
         except jinja2.TemplateSyntaxError as error:
             raise ModelLoadError(
                 f"The model's chat template is not valid (line {error.lineno}): {error.message}"
@@ -88,14 +90,22 @@ class ChatTemplate:
         reads = "reasoning_content" in [*attributes, *texts]
         self.reads_reasoning = reads and "</think>" in self.literals
         self._roles = _compared_roles(tree)
-        self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
-        self.takes_text = self._renders(_PROBE) or not self.takes_parts
-        self.takes_objects = self._renders_call({_PROBE: 1}) or not self._renders_call("{}")
+        try:
+            self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
+            self.takes_text = self._renders(_PROBE) or not self.takes_parts
+            self.takes_objects = self._renders_call({_PROBE: 1}) or not self._renders_call("{}")
+        except LimitError as error:
+            raise ModelLoadError(
+                f"The model's chat template cannot be used: {error}, for a single word. Take "
+                "another version of the model, or remove the template from its directory."
+            ) from None
 
     def takes_images(self, placeholder: str) -> bool:
         """Whether it writes this text for a part of the type `image`."""
         parts = [{"type": "image"}, {"type": "text", "text": _PROBE}]
-        return self._renders(parts, also=placeholder)
+        with suppress(LimitError):
+            return self._renders(parts, also=placeholder)
+        return False
 
     def marking(self, placeholder: str) -> ChatTemplate:
         """The same template, which writes `placeholder` wherever messages hold its `mark`.
@@ -170,9 +180,15 @@ class ChatTemplate:
         return text.replace(self.mark, self._placeholder) if self.mark else text
 
     def _renders(self, content: str | list[Json], *, also: str = "") -> bool:
-        """Whether content of this shape comes out as text, rather than as a printed list."""
+        """Whether content of this shape comes out as text, rather than as a printed list.
+
+        Raises:
+            LimitError: the template does too much.
+        """
         try:
             text = self._render([{"role": "user", "content": content}])
+        except LimitError:
+            raise
         except TEMPLATE_FAULTS:
             return False
         if also not in text:
@@ -185,6 +201,8 @@ class ChatTemplate:
         asked = {"role": "user", "content": _PROBE}
         try:
             self._render([asked, {"role": "assistant", "content": "", "tool_calls": [call]}])
+        except LimitError:
+            raise
         except TEMPLATE_FAULTS:
             return False
         return True

@@ -1,0 +1,220 @@
+"""How much a template may compute: its time, and the sizes of what it makes.
+
+Python cannot be stopped inside of `str.replace` and its like, so what they would make is
+estimated from their arguments before they run. Two rules carry the rest: no value is heavier
+than `MAX_CHARACTERS`, so that printing or comparing it is cheap, however often it holds the
+same text; and all values of a rendering together are no larger than `MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
+from typing import Any, Final, TypeVar
+
+import jinja2
+
+SECONDS = 1.5
+"""How long a template may take."""
+MAX_CHARACTERS = 2**24
+"""The longest text that a template may make."""
+MAX_ITEMS = 2**20
+"""The longest list, for each item takes much more than a character."""
+MAX_BYTES = 2**28
+"""The size of all that a template may make, one after the other."""
+MAX_BITS = 2048
+"""Of numbers to compute with."""
+MAX_NEEDLE = 256
+"""The longest text to strip or to search for from the end, whose time is a product."""
+MAX_DIGITS = 3
+"""Of widths and precisions."""
+
+_ITEM: Final = MAX_CHARACTERS // MAX_ITEMS
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS = (list, tuple, Mapping, *_VIEWS)
+_LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+_WIDE = {
+    "%": re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\d{4}|\*)"),
+    "{": re.compile(r"\{[^{}]*(?:\d{4}|\{)"),
+}
+"""Widths that are long or come from elsewhere, by what begins a field."""
+
+T = TypeVar("T")
+
+
+class LimitError(jinja2.TemplateError):
+    """A template takes too long or makes too much text."""
+
+
+class Limits:
+    """What one rendering has left."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + SECONDS
+        self._left = MAX_BYTES
+        # By identity; the values are kept so that no other one gets the same.
+        self._weights: dict[int, tuple[Any, int]] = {}
+
+    def tick(self, size: int = 0) -> None:
+        """Look at the clock, and count bytes that were made."""
+        self._left -= size
+        if self._left < 0:
+            raise LimitError(f"the template makes more than {MAX_BYTES} bytes")
+        if time.monotonic() > self._deadline:
+            raise LimitError(f"the template takes longer than {SECONDS} s")
+
+    def weight(self, value: Any) -> int:
+        """About how many characters a value has when it is printed."""
+        if isinstance(value, str):
+            return len(value)
+        if not isinstance(value, _CONTAINERS):
+            return 1
+        known = self._weights.get(id(value))
+        if known is None:
+            items: Any = value
+            if isinstance(value, Mapping):
+                items = chain.from_iterable(value.items())
+            weight = sum(self.weight(item) + _ITEM for item in items)
+            known = self._weights[id(value)] = (value, weight)
+        return known[1]
+
+    def made(self, value: T, weight: int | None = None) -> T:
+        """The value, if it is within the limits. weight: if it is known already."""
+        if weight is not None and isinstance(value, _CONTAINERS):
+            self._weights[id(value)] = (value, weight)
+        check_size(self.weight(value))
+        self.tick(sys.getsizeof(value))
+        return value
+
+
+_limits: ContextVar[Limits] = ContextVar("limits")
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Count from here on."""
+    before = _limits.set(Limits())
+    try:
+        yield
+    finally:
+        _limits.reset(before)
+
+
+def limits() -> Limits:
+    """Those of the rendering at hand."""
+    return _limits.get()
+
+
+def check_size(characters: int) -> None:
+    """Refuse to make a longer text. Raises LimitError."""
+    if characters > MAX_CHARACTERS:
+        raise LimitError(f"the template makes more than {MAX_CHARACTERS} characters")
+
+
+def check_items(count: int) -> None:
+    """Refuse to make a longer list. Raises LimitError."""
+    if count > MAX_ITEMS:
+        raise LimitError(f"the template makes a list of more than {MAX_ITEMS} items")
+
+
+def check_format(form: str, values: Any, sign: str) -> None:
+    """Refuse widths of many digits, and more text than fits. sign: what begins a field."""
+    if _WIDE[sign].search(form.replace(2 * sign, "")):
+        raise LimitError(f"the template formats with more than {MAX_DIGITS} digits of width")
+    check_size(len(form) + form.count(sign) * (limits().weight(values) + 10**MAX_DIGITS))
+
+
+def check_join(separator: str, items: list[Any] | tuple[Any, ...]) -> None:
+    """Refuse to join to a text that is too long."""
+    check_size(limits().weight(items) + len(items) * len(separator))
+
+
+def check_replace(text: Any, old: Any, new: Any, count: int | None = None) -> None:
+    """Refuse to replace by too much."""
+    text, new = str(text), str(new)
+    check_size(len(text) + text.count(str(old)) * len(new))
+
+
+def check_indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> None:
+    """Refuse to indent too many lines, or by too much."""
+    text = str(text)
+    lines = _lines(text)
+    check_items(lines)
+    check_size(len(text) + lines * (len(width) if isinstance(width, str) else width))
+
+
+def check_round(value: Any, precision: int = 0, method: str = "common") -> None:
+    """Refuse to compute with 10 to the power of a large precision."""
+    if abs(precision) > 100:
+        raise LimitError("the template rounds with too large a precision")
+
+
+def check_sum(items: Any, attribute: Any = None, start: Any = 0) -> None:
+    """Refuse to add up anything but numbers: each step would copy the sum so far."""
+    if not isinstance(start, int | float):
+        raise LimitError("the template adds up what are no numbers")
+
+
+def check_title(text: Any) -> None:
+    """Refuse long texts, which are cut into words."""
+    check_items(len(str(text)))
+
+
+def _split(text: str, sep: str | None = None, maxsplit: int = -1) -> None:
+    count = len(text) // 2 if sep is None else text.count(sep)
+    check_items(count if maxsplit < 0 else min(count, maxsplit))
+
+
+def _rsplit(text: str, sep: str | None = None, maxsplit: int = -1) -> None:
+    _short(text, sep)
+    _split(text, sep, maxsplit)
+
+
+def _splitlines(text: str, keepends: bool = False) -> None:
+    check_items(_lines(text))
+
+
+def _lines(text: str) -> int:
+    return 1 + sum(map(text.count, _LINE_ENDS))
+
+
+def _short(text: Any, chars: str | None = None, *places: int) -> None:
+    if chars is not None and len(chars) > MAX_NEEDLE:
+        raise LimitError(f"the template searches for more than {MAX_NEEDLE} characters")
+
+
+def _format(text: str, /, *values: Any, **named: Any) -> None:
+    check_format(text, [*values, named], "{")
+
+
+METHODS: dict[str, Callable[..., None]] = {
+    "format": _format,
+    "format_map": _format,
+    "join": check_join,
+    "lstrip": _short,
+    "replace": check_replace,
+    "rfind": _short,
+    "rindex": _short,
+    "rpartition": _short,
+    "rsplit": _rsplit,
+    "rstrip": _short,
+    "split": _split,
+    "splitlines": _splitlines,
+    "strip": _short,
+}
+"""Methods of texts that can make much of little, or take long, and what refuses that."""
+
+FILTERS: dict[str, Callable[..., None]] = {
+    "indent": check_indent,
+    "replace": check_replace,
+    "round": check_round,
+    "sum": check_sum,
+    "title": check_title,
+    "trim": _short,
+}
+"""The same of filters."""
