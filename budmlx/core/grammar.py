@@ -20,6 +20,7 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
+from budmlx.core.grammar_probe import LIMITS, MAX_MESSAGE, probe, problem_of
 from budmlx.core.row import Row, RowFault
 from budmlx.types import ModelInfo
 
@@ -28,7 +29,6 @@ COMPILE_SECONDS = 2.0
 MAX_KEPT = 64
 MAX_KEPT_CHARACTERS = 4 * 2**20
 POLL_SECONDS = 0.002
-MAX_MESSAGE = 300
 
 
 class GrammarError(Exception):
@@ -57,14 +57,16 @@ class Grammars:
         return compiled
 
     def _compile(self, source: str) -> LLMatcher:
-        matcher = LLMatcher(self._loaded_tokenizer(), source, log_level=0)
-        if not matcher.is_error():
-            # What nothing satisfies is found out by asking for the first token.
-            matcher.compute_bitmask()
-            if matcher.is_error() or (matcher.is_stopped() and not matcher.is_accepting()):
-                raise GrammarError("no text satisfies it")
+        tokenizer = self._loaded_tokenizer()
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise GrammarError(" ".join(matcher.get_error().split())[:MAX_MESSAGE])
+        # What nothing satisfies is found out by asking for the first token.
+        matcher.compute_bitmask()
+        if matcher.is_stopped() and not matcher.is_accepting():
+            raise GrammarError(problem_of(matcher) or "no text satisfies it")
+        if problem := probe(matcher, tokenizer, source):
+            raise GrammarError(problem)
         return matcher
 
     def _loaded_tokenizer(self) -> LLTokenizer:
@@ -152,7 +154,7 @@ class RowGrammar:
         tokens = [*row.ids[begin:], *(() if unread is None else (unread,))]
         self._consumed += len(tokens)
         if tokens and not self.matcher.consume_tokens(tokens):
-            return self.matcher.get_error() or "a token that the grammar does not allow"
+            return problem_of(self.matcher)
         return ""
 
 
@@ -204,7 +206,7 @@ class Constraints:
                 continue  # Its step comes too late to matter.
             assert row.grammar is not None
             if problem := row.grammar.follow(row, token):
-                faults[row] = ("grammar_error", f"The grammar failed: {problem[:MAX_MESSAGE]}")
+                faults[row] = _fault(row, problem)
                 continue
             finished[i] = row.grammar.matcher.is_stopped()
             wanted.append((row.grammar.matcher, i))
@@ -219,9 +221,14 @@ class Constraints:
         words = self._masks.view(np.uint32)
         for matcher, i in filled:
             row = self._rows[i]
-            if matcher.is_error():
-                problem = " ".join(matcher.get_error().split())[:MAX_MESSAGE]
-                faults[row] = ("grammar_error", f"The grammar failed: {problem}")
+            if problem := problem_of(matcher):
+                faults[row] = _fault(row, problem)
             elif matcher.is_accepting():
                 for token in row.request.stop_ids:
                     words[i, token // 32] |= np.uint32(1 << (token % 32))
+
+
+def _fault(row: Row, problem: str) -> RowFault:
+    grammar = row.request.grammar
+    assert grammar is not None
+    return "grammar_error", f"The reply cannot go on in the form of {grammar.param}: {problem}."

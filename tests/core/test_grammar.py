@@ -26,6 +26,13 @@ SCHEMA = {
     "additionalProperties": False,
 }
 
+# It compiles, and llguidance gives up at its first property.
+WIDE = {
+    "type": "object",
+    "properties": {f"p{i}": {"type": "string"} for i in range(520)},
+    "additionalProperties": False,
+}
+
 
 @pytest.fixture(scope="module")
 def model() -> Model:
@@ -157,6 +164,14 @@ def test_choices_share_a_prefill_and_each_follows_the_grammar(
         schema({"$ref": "http://127.0.0.1:9/x.json"}),
         schema({"$ref": "file:///etc/passwd"}),
         schema({"enum": [f"v{i}" for i in range(100_000)]}),
+        schema(WIDE),
+        schema(
+            {
+                "type": "object",
+                "properties": {"id": {"type": "string"}, "all": {"type": "array", "items": WIDE}},
+                "required": ["id", "all"],
+            }
+        ),
         'start: "a',
         "start: missing",
     ],
@@ -169,6 +184,21 @@ def test_a_grammar_that_cannot_be_used_fails_its_row_alone(model: Model, source:
     assert driver.failed[1].code == "invalid_grammar"
     assert driver.failed[1].param == "response_format" and not driver.tokens[1]
     assert len(driver.tokens[2]) == 20 and driver.reasons[2] == "length"
+
+
+def test_a_grammar_that_breaks_late_says_what_to_do(model: Model, tokenizer: Tokenizer) -> None:
+    rules = {"lark_grammar": 'start: "a" | "b" @document'}
+    source = json.dumps({"grammars": [rules, {"name": "document", "json_schema": WIDE}]})
+    ids = [i for i in range(model.info.vocab_size) if tokenizer.decode([i])[:1] == "a"]
+    banned = {"bias_ids": ids, "bias_values": [float("-inf")] * len(ids)}
+    driver = Driver(model)
+    driver.submit(constrained(2, source, model, **banned))
+    driver.run()
+    assert driver.tokens[2]
+    failure = driver.failed[2]
+    assert failure.code == "grammar_error"
+    assert "response_format" in failure.message and "optional properties" in failure.message
+    assert "<" not in failure.message and len(failure.message) < 400
 
 
 def test_bombs_are_compiled_or_refused_and_never_hang(model: Model) -> None:
