@@ -38,11 +38,10 @@ async def test_a_full_queue_refuses_the_key_that_filled_it(start: Start) -> None
 
 
 async def test_keys_take_turns_though_they_share_kv_and_whatever_their_salts() -> None:
-    settings = {"max_rows": 2, "prefix_cache_shared": True}
-    with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread", **settings) as engine:
-        server = await HttpServer.start(
-            ModelSet(engine, ("demo",)), Config(port=0, drain_seconds=0, api_keys=KEYS, **settings)
-        )
+    path = tiny_model_dir(scale=2.0)
+    with Engine.load(path, engine_host="thread", max_rows=2, prefix_cache_shared=True) as engine:
+        config = Config(port=0, drain_seconds=0, api_keys=KEYS)
+        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
         long = {"max_tokens": 300, "ignore_eos": True}
         flood = [
             asyncio.create_task(ask(server, KEYS[0], cache_salt=str(n), **long)) for n in range(12)
