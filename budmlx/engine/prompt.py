@@ -9,7 +9,6 @@ text veiled: whatever is still a control token then is the template's own.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,11 +20,6 @@ from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, Part, TextPart, Tool, ToolCall
 
 __all__ = ["parse_messages", "render"]
-
-# The opening tag may have been part of the prompt.
-_REASONING = re.compile(
-    r"\s*(?:<think>)?\n*(?P<reasoning>.*?)\n*</think>\n*(?P<rest>.*)", re.DOTALL
-)
 
 
 def render(
@@ -109,10 +103,12 @@ def _reasoning_apart(turn: Json) -> Json:
     The tags then are the template's, so that they may be control tokens.
     """
     content = turn["content"]
-    match = _REASONING.fullmatch(content) if isinstance(content, str) else None
-    if match is None or turn["role"] != "assistant":
+    if turn["role"] != "assistant" or not isinstance(content, str) or "</think>" not in content:
         return turn
-    return {**turn, "reasoning_content": match["reasoning"], "content": match["rest"]}
+    reasoning, _, rest = content.partition("</think>")
+    # The opening tag may have been part of the prompt.
+    reasoning = reasoning.lstrip().removeprefix("<think>").strip("\n")
+    return {**turn, "reasoning_content": reasoning, "content": rest.lstrip("\n")}
 
 
 def _turn(message: Message, template: ChatTemplate) -> Json:

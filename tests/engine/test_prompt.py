@@ -466,3 +466,12 @@ def test_real_templates(path: Path, kind: str) -> None:
         for text in (token, f"a{token}b", f"{token[:2]}{token}{token[2:]}", f" {token}\n"):
             reply = "b" if "think" in text else text
             assert control(ours, ids_of(ours, talk("", text, reply, text)[1:])) == honest, text
+
+
+def test_white_space_before_a_bracket_is_read_once() -> None:
+    """A pattern with several `*` would take hours."""
+    ours = tokenizer("reasoning", "byte_level")
+    for role in ("user", "assistant"):
+        text = "<think>" + "\n" * 20_000 + "<"
+        messages = [{"role": "user", "content": "a"}, {"role": role, "content": text}]
+        assert len(ids_of(ours, messages)) > 100
