@@ -142,7 +142,9 @@ class Config(BaseSettings):
         (), description="File of `Engine.save_session` whose KV every prompt may begin with."
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
-    max_queue: int = Field(256, ge=0, description="Most requests that wait; more get 503.")
+    max_queue: int = Field(
+        256, ge=0, description="Most requests of one API key that wait; more get 503."
+    )
     requests_per_minute: int | None = Field(
         None, ge=1, description="Most requests per minute and API key; more get 429."
     )
