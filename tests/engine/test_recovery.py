@@ -80,7 +80,7 @@ def test_a_row_that_kills_the_core_twice_is_failed_and_refused() -> None:
         world.submit(request(row_id))
     world.submit(request(4, prompt=666))
     twin = request(5, prompt=666, seed=9)  # another choice of the same request
-    world.submit(msgspec.structs.replace(twin, choice=1, fork=3))
+    world.submit(msgspec.structs.replace(twin, choice=1, fork=3, owner="b"))
     world.run()
     assert [world.client.outcomes[n] for n in range(1, 6)] == ["done"] * 3 + ["request_failed"] * 2
     assert len(world.deaths) == 2
