@@ -133,12 +133,8 @@ class Checkpoints:
 
 
 class CheckpointReuse:
-    """What `Reuse` is for other models. limit: bytes at most; 0 switches everything off.
+    """What `Reuse` is for other models. limit: bytes at most; 0 switches everything off."""
 
-    tails: the end of a prompt must be offered wherever it is computed.
-    """
-
-    tails = True
     pending = False
     reserved = 0
 

@@ -76,7 +76,7 @@ class CoreLoop:
         )
         self._emit(Loaded(model.info))
         while self._receive(scheduler):
-            self._emit(scheduler.turn() if scheduler.busy else StepFrame())
+            self._emit(scheduler.turn(self._emit) if scheduler.busy else StepFrame())
         reuse.close(CLOSE_SECONDS)
 
     def _receive(self, scheduler: Scheduler) -> bool:

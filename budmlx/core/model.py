@@ -44,6 +44,10 @@ PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 UNBOUNDED_CONTEXT = 2**20
 
 
+class DeviceLostError(Exception):
+    """The device refuses all further work; only a new process can go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """What runs.

@@ -28,6 +28,11 @@ class Report:
         """Whether a failure waits to be sent."""
         return bool(self._failed)
 
+    @property
+    def begins(self) -> bool:
+        """Whether a row has left the queue since the last frame."""
+        return bool(self._started)
+
     def token(self, row: Row, drawn: Outcome) -> bool:
         """Note a row's new token; True if it is the row's last."""
         reason = row.take(drawn.token)

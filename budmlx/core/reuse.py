@@ -50,10 +50,8 @@ class Reuse:
     """Stores and finds KV by token ids. Only caches that can be cut anywhere take part.
 
     limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
-    kv_store: where KV outlives the process, if it does. tails: as of `CheckpointReuse`.
+    kv_store: where KV outlives the process, if it does.
     """
-
-    tails = False
 
     def __init__(
         self,

@@ -36,10 +36,7 @@ class Reusing(Protocol):
     """Stores and finds the states of rows by token ids.
 
     `Reuse` does so for caches that can be cut at any token, `CheckpointReuse` for others.
-    tails: `cut` wants to see the end of every prompt, also where many are computed together.
     """
-
-    tails: bool
 
     @property
     def enabled(self) -> bool:

@@ -15,7 +15,7 @@ from budmlx.core.admission import Admission
 from budmlx.core.fair_queue import FairQueue
 from budmlx.core.grammar import Compiling, Grammars
 from budmlx.core.group import Group, best_pair
-from budmlx.core.model import Model
+from budmlx.core.model import DeviceLostError, Model
 from budmlx.core.pace import WHOLE, Pace
 from budmlx.core.placement import Placement
 from budmlx.core.prompt import Prompt, look, next_batch
@@ -31,10 +31,6 @@ log = logging.getLogger(__name__)
 CLEAR_EVERY = 256
 # Every so many turns the oldest prompt goes first, so that short ones cannot starve it.
 OLDEST_EVERY = 4
-
-
-class DeviceLostError(Exception):
-    """The device refuses all further work; only a new process can go on."""
 
 
 class Scheduler:
@@ -94,14 +90,19 @@ class Scheduler:
             self._keep([row])
             self._withdraw([row])
 
-    def turn(self) -> StepFrame:
-        """Advance every running row by one token and prompts by one chunk."""
+    def turn(self, begun: Callable[[StepFrame], None] | None = None) -> StepFrame:
+        """Advance every running row by one token and prompts by one chunk.
+
+        begun: told at once, in a frame of their own, which rows come in: their prompts take time.
+        """
         self._turns += 1
         for row, problem in self._compiling.done(idle=not self._rows):
             self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
         self._admission.reserved = self._reuse.reserved
         self._make_room()
         self._admit()
+        if begun is not None and self._report.begins:
+            begun(self._report.frame(waiting=len(self._waiting), running=self._running))
         if self._reuse.enabled:
             idle, alone = not self._rows, not self._groups
             self._reuse.turn(idle=idle, alone=alone, per_token=self._pace.per_token)

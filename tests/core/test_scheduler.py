@@ -10,8 +10,7 @@ import mlx.nn as nn
 import pytest
 
 from budmlx.core.memory import MemoryModel
-from budmlx.core.model import Model
-from budmlx.core.scheduler import DeviceLostError
+from budmlx.core.model import DeviceLostError, Model
 from tests.core.driver import Driver, load, request
 
 
@@ -201,3 +200,20 @@ def test_a_lost_device_ends_the_core(model: Model) -> None:
     driver.submit(request(1, [5, 5]))
     with pytest.raises(DeviceLostError):
         driver.run()
+
+
+def test_who_begins_is_told_before_prompts_are_computed(model: Model) -> None:
+    seen: list[tuple[list[int], int]] = []
+    scheduler = Driver(model).scheduler
+
+    def told(frame: StepFrame) -> None:
+        computed = sum(prompt.computed for prompt in scheduler._prompts)
+        seen.append((frame.started, computed))
+
+    scheduler.submit(request(1, [5] * 20))
+    frame = scheduler.turn(told)
+    assert seen == [([1], 0)]
+    assert frame.started == [] and frame.running == 1
+    while scheduler.busy:
+        scheduler.turn(told)
+    assert len(seen) == 1
