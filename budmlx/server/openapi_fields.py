@@ -125,23 +125,40 @@ SCHEMAS: dict[str, Schema] = {
 }
 """Schemas of fields of bodies that the wire models leave to code."""
 
+_NO_IMAGES: Schema = {
+    "type": ["string", "array", "null"],
+    "items": {"properties": {"type": {"const": "text"}}},
+}
+
 MESSAGE: Schema = {
     "anyOf": [
-        {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+        {
+            "required": ["content"],
+            "properties": {"role": {"const": "user"}, "content": {"type": ["string", "array"]}},
+        },
+        {
+            "required": ["content"],
+            "properties": {"content": {**_NO_IMAGES, "type": ["string", "array"]}},
+        },
         {
             "required": ["tool_calls"],
             "properties": {
                 "role": {"const": "assistant"},
+                "content": _NO_IMAGES,
                 "tool_calls": {"type": "array", "minItems": 1},
             },
         },
         {
             "required": ["function_call"],
-            "properties": {"role": {"const": "assistant"}, "function_call": {"type": "object"}},
+            "properties": {
+                "role": {"const": "assistant"},
+                "content": _NO_IMAGES,
+                "function_call": {"type": "object"},
+            },
         },
     ]
 }
-"""Only calls stand in for the content of a message."""
+"""Only calls stand in for the content of a message; only a user's holds images."""
 
 NOTES: dict[str, str] = {
     "model": "A name that `GET /v1/models` lists; the demo model answers to every name.",
