@@ -11,6 +11,7 @@ import pytest
 
 from budmlx.core.memory import MemoryModel
 from budmlx.core.model import DeviceLostError, Model
+from budmlx.protocol import StepFrame
 from tests.core.driver import Driver, load, request
 
 
