@@ -121,6 +121,7 @@ class Engine(TextMethods):
             self._closed = True
             self._runner.host.close()
             self._replies.close()
+            self.plugins.close()
 
     def status(self) -> HostStatus:
         """Whether requests make progress now."""

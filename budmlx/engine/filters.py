@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
 
+from budmlx.engine.contained import within_time
 from budmlx.engine.messages import parse_messages
-from budmlx.engine.worker import apart
 from budmlx.errors import InvalidRequestError, PluginError
 from budmlx.plugins.guard import guard, wrong_type
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import EndText, MessageTransform, OutputFilter, OutputFilterFactory
-from budmlx.types import Message, Request
+from budmlx.types import Request
 
 log = logging.getLogger(__name__)
-
-TRANSFORM_SECONDS = 10.0
-"""A message transform that takes longer fails its request."""
 
 
 def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]]) -> Request:
@@ -33,7 +29,9 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
     if messages is None:
         return request
     for each in transforms:
-        result = _within_time(each, messages)
+        result: object = within_time(
+            each.plugin, "message transform", partial(each.value, messages)
+        )
         if not isinstance(result, list | tuple):
             raise wrong_type(each.plugin, "message transform", result, "a list of messages")
         try:
@@ -45,18 +43,6 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
                 "something that is no message."
             ) from error
     return replace(request, messages=messages)
-
-
-def _within_time(transform: Owned[MessageTransform], messages: tuple[Message, ...]) -> object:
-    future = apart("budmlx-message-transform", partial(transform.value, messages))
-    if wait([future], TRANSFORM_SECONDS).not_done:
-        log.error("Plugin %s hangs in its message transform", transform.plugin)
-        raise PluginError(
-            f"The plugin {transform.plugin} failed: its message transform took more than "
-            f"{TRANSFORM_SECONDS:g} s."
-        )
-    with guard(transform.plugin, "message transform"):
-        return future.result()
 
 
 class FilterChain:

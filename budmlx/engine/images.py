@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from budmlx.config import Config
+from budmlx.engine.contained import within_time
 from budmlx.engine.fetch import Fetcher
 from budmlx.engine.pictures import from_data_url, from_python, read_file, size_of
 from budmlx.engine.tokenizer import Tokenizer
 from budmlx.engine.worker import Procedure, Wait, apart
 from budmlx.errors import ConfigError, InvalidRequestError
-from budmlx.plugins.guard import guard, wrong_type
+from budmlx.plugins.guard import wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.vision import ModelFiles, Pixels, PreparedImage, VisionPreprocessorSpec
 from budmlx.protocol import Image, Target, Tensor
@@ -172,8 +173,9 @@ class Images:
     def _prepare(self, pixels: Pixels, part: ImagePart) -> PreparedImage:
         assert self._spec is not None
         plugin, what = self._spec.plugin, "vision preprocessor"
-        with guard(plugin, what):
-            image = self._spec.value.prepare(pixels, part.detail)
+        image: object = within_time(
+            plugin, what, partial(self._spec.value.prepare, pixels, part.detail)
+        )
         if not isinstance(image, PreparedImage):
             raise wrong_type(plugin, what, image, "a PreparedImage")
         if self._token is not None and image.tokens < 1:

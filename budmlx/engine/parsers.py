@@ -62,6 +62,15 @@ class Parsers:
         backend = self.tokenizer.backend
         return str(backend.decode(list(ids[-TAIL_TOKENS:]), skip_special_tokens=False))
 
+    def used(self, request: Request) -> list[str]:
+        """Names of the plugins whose parsers a request may need."""
+        used: list[str] = []
+        if self.calls is not None and active_tools(request):
+            used.append(self.calls.plugin)
+        if self.reasoning is not None and _thinks(request):
+            used.append(self.reasoning.plugin)
+        return used
+
     def visible(self, request: Request) -> frozenset[str]:
         """Control tokens that the request's parsers, or its caller, must see as text."""
         seen: list[str] = []

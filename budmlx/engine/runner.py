@@ -6,11 +6,13 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
 from budmlx.config import Config, size_or_share
 from budmlx.engine.choices import Choices
+from budmlx.engine.contained import Calls, Containment
 from budmlx.engine.filters import FilterChain
 from budmlx.engine.generation import Generation, RowText
 from budmlx.engine.grammars import grammar_of
@@ -23,6 +25,7 @@ from budmlx.engine.remembered import Asked, Remembered
 from budmlx.engine.requests import core_requests, without_unknown_ids
 from budmlx.engine.text import TextStream
 from budmlx.engine.tokenizer import Tokenizer
+from budmlx.engine.worker import adrive, drive
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import OutputFilterFactory
@@ -46,6 +49,8 @@ class Runner:
         self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
         self._shared = config.prefix_cache_shared
         self._choices = Choices(plugins)
+        self._plugins = plugins
+        self._containment = Containment()
         self._parsers = parsers
         self._generations: dict[int, Generation] = {}
         self._ids = itertools.count(1)
@@ -60,23 +65,33 @@ class Runner:
     ) -> Iterator[Event]:
         """Run a request; closing the iterator cancels it. session: to be saved or loaded."""
         mailbox = ThreadMailbox()
-        generation = self.submit(request, prompt, mailbox, session)
-        try:
-            while not generation.over:
-                yield from self.advance(*mailbox.get())
-        finally:
-            self.release(generation)
+        submit = partial(self.submit, request, prompt, mailbox, session)
+        with self._calls(request) as calls:
+            generation = drive(calls.run(submit, self.release))
+            try:
+                while not generation.over:
+                    yield from drive(calls.items(self.advance(*mailbox.get())))
+            finally:
+                self.release(generation)
 
     async def aevents(self, request: Request, prompt: Prompt) -> AsyncIterator[Event]:
         """`events` for asyncio."""
         mailbox = LoopMailbox()
-        generation = self.submit(request, prompt, mailbox)
-        try:
-            while not generation.over:
-                for event in self.advance(*await mailbox.get()):
-                    yield event
-        finally:
-            self.release(generation)
+        submit = partial(self.submit, request, prompt, mailbox)
+        with self._calls(request) as calls:
+            generation = await adrive(calls.run(submit, self.release))
+            try:
+                while not generation.over:
+                    updates = await mailbox.get()
+                    for event in await adrive(calls.items(self.advance(*updates))):
+                        yield event
+            finally:
+                self.release(generation)
+
+    def _calls(self, request: Request) -> Calls:
+        """How plugins are called for a request. Raises PluginError."""
+        used = {each.plugin for each in self._filters} | {*self._parsers.used(request)}
+        return self._containment.calls([each for each in used if not self._plugins.ships(each)])
 
     def submit(
         self,

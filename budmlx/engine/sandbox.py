@@ -107,6 +107,8 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute `left operator right` unless the result is too large."""
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            return limits().made(left + right)
         if operator == "%" and isinstance(left, str):
             return limits().made(percent(left, right))
         numbers = [x for x in (left, right) if isinstance(x, int)]

@@ -37,6 +37,7 @@ MAX_DIGITS = 3
 _ITEM: Final = MAX_CHARACTERS // MAX_ITEMS
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS = (list, tuple, Mapping, *_VIEWS)
+_PLAIN = (bool, int, float, type(None))  # the common ones, faster than to ask for a Mapping
 _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _WIDE = {
     "%": re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\d{4}|\*)"),
@@ -72,7 +73,7 @@ class Limits:
         """About how many characters a value has when it is printed."""
         if isinstance(value, str):
             return len(value)
-        if not isinstance(value, _CONTAINERS):
+        if type(value) in _PLAIN or not isinstance(value, _CONTAINERS):
             return 1
         known = self._weights.get(id(value))
         if known is None:

@@ -14,11 +14,16 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs calls one after the other. The thread is a daemon: a call that hangs stops no exit."""
+    """Runs calls one after the other. The thread is a daemon: a call that hangs stops no exit.
+
+    thread: its identifier.
+    """
 
     def __init__(self, name: str):
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        thread.start()
+        self.thread = thread.ident or 0
 
     @property
     def backlog(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 FAULTS = (Exception, SystemExit)
 """What a plugin may raise; a library that calls sys.exit must not end the server."""
 
+_running: dict[int, tuple[str, str]] = {}
+
 
 @contextmanager
 def guard(plugin: str, what: str) -> Iterator[None]:
@@ -21,6 +24,8 @@ def guard(plugin: str, what: str) -> Iterator[None]:
 
     `InvalidRequestError` passes, for a plugin may refuse a request. what: such as `filter`.
     """
+    thread = threading.get_ident()
+    _running[thread] = (plugin, what)
     try:
         yield
     except (InvalidRequestError, PluginError):
@@ -30,6 +35,13 @@ def guard(plugin: str, what: str) -> Iterator[None]:
         raise PluginError(
             f"The plugin {plugin} failed in its {what}; the server's log says more."
         ) from error
+    finally:
+        _running.pop(thread, None)  # routes interleave on one thread
+
+
+def running_on(thread: int) -> tuple[str, str] | None:
+    """The plugin that a thread calls now, and what of it."""
+    return _running.get(thread)
 
 
 def wrong_type(plugin: str, what: str, value: object, wanted: str) -> PluginError:

@@ -22,6 +22,7 @@ from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, versi
 from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.hookspecs import RINGS
 from budmlx.plugins.kinds import ADDED, CHOSEN
+from budmlx.plugins.observers import Observers
 from budmlx.plugins.parsing import ModelTraits
 from budmlx.plugins.specs import RequestRecord, ResponseCache
 from budmlx.plugins.vision import ModelFiles, ModelLoaderSpec, VisionEncoderSpec
@@ -83,7 +84,9 @@ class Plugins:
             self._manager.register(self._manager.unregister(name=name), name)
         self.info = tuple(info for info in infos if info is not None)
         observers = self._order("on_request_finished")
-        self._observers = [(name, self._caller("on_request_finished", name)) for name in observers]
+        self._observers = Observers(
+            (name, self._caller("on_request_finished", name)) for name in observers
+        )
         self.digest = self._digest()
 
     @classmethod
@@ -205,6 +208,10 @@ class Plugins:
                 )
         return named
 
+    def ships(self, name: str) -> bool:
+        """Whether a plugin is one of budmlx's own."""
+        return self._loaded[name].info.source == "built-in"
+
     def required(self, name: str) -> bool:
         """Whether the start must fail when this plugin does."""
         return self._loaded[name].required
@@ -257,12 +264,12 @@ class Plugins:
         return None
 
     def request_finished(self, record: RequestRecord) -> None:
-        """Tell every plugin that wants to know how a request ended."""
-        for name, caller in self._observers:
-            try:
-                caller(record=record)
-            except FAULTS as error:
-                log.error("Plugin %s failed in on_request_finished: %s", name, _words(error))
+        """Have every plugin told that wants to know how a request ended; waits for none."""
+        self._observers.tell(record)
+
+    def close(self) -> None:
+        """Wait shortly until plugins were told of all requests."""
+        self._observers.finish()
 
 
 def _imported(candidate: Candidate) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine import filters
+from budmlx.engine import contained
 from budmlx.errors import InvalidRequestError, PluginError
 from budmlx.plugins.specs import (
     EndText,
@@ -128,7 +129,7 @@ async def test_a_transform_that_hangs_fails_its_request_and_no_other(
         return messages
 
     # Long enough for those that do not hang, on a machine that pauses.
-    monkeypatch.setattr(filters, "TRANSFORM_SECONDS", 3.0)
+    monkeypatch.setattr(contained, "PLUGIN_SECONDS", 3.0)
     with load(Plugin([hang])) as engine:
         asks = [engine.achat(text, **GREEDY) for text in ("secret words", "Hello")]
         hung, fine = await asyncio.gather(*asks, return_exceptions=True)
@@ -243,20 +244,18 @@ BAD_FILTERS: dict[str, Callable[[], OutputFilter]] = {
 
 @pytest.mark.parametrize("kind", BAD_FILTERS)
 async def test_a_bad_filter_fails_its_request_and_no_other(kind: str) -> None:
-    made = 0
+    made = itertools.count()  # on the threads of the requests
 
     def first_only() -> OutputFilter:
-        nonlocal made
-        made += 1
-        return BAD_FILTERS[kind]() if made == 1 else Redact("no such text")
+        return Redact("no such text") if next(made) else BAD_FILTERS[kind]()
 
     plugin = Plugin(filters=[first_only])
     with load(plugin) as engine:
         results = await asyncio.gather(
             *(engine.achat("Hello", **GREEDY) for _ in range(3)), return_exceptions=True
         )
-        assert isinstance(results[0], PluginError) and "Plugin-0" in results[0].message
-        assert not any(isinstance(result, BaseException) for result in results[1:])
+        (error,) = [result for result in results if isinstance(result, BaseException)]
+        assert isinstance(error, PluginError) and "Plugin-0" in error.message
     errors = [record.error for record in plugin.records]
     assert sorted(errors, key=str) == [None, None, "plugin_error"]
 

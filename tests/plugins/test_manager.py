@@ -166,6 +166,7 @@ def test_a_broken_plugin_is_reported_and_left_out(
     assert commands(plugins) == ["apple", "pear"]
     caplog.clear()
     plugins.request_finished(RequestRecord(model="m", outcome="completed"))
+    plugins.close()
     assert not caplog.text
 
 
@@ -217,6 +218,7 @@ def test_an_object_can_be_a_plugin() -> None:
     plugins = load(observer)
     record = RequestRecord(model="m", outcome="failed", error="e")
     plugins.request_finished(record)
+    plugins.close()
     assert observer.records == [record]
 
 
@@ -235,6 +237,7 @@ def test_an_observer_that_raises_hides_nothing_from_the_others(
     observer = Observer()
     plugins = Plugins.load(Config.of(engine_host="thread"), [observer])
     plugins.request_finished(RequestRecord(model="m", outcome="cancelled"))
+    plugins.close()
     assert len(observer.records) == 1
     assert "Plugin angry failed in on_request_finished" in caplog.text
 

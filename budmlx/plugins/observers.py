@@ -1,0 +1,88 @@
+"""Plugins that learn how requests ended, each told on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from budmlx.plugins.guard import whereabouts
+from budmlx.plugins.specs import RequestRecord
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 256
+"""Records that wait for one observer; more are dropped."""
+CLOSE_SECONDS = 2.0
+"""So long observers have for the last records when an engine is closed."""
+
+
+class _Observer:
+    """Tells one plugin, in order. The thread ends when there is nothing to tell."""
+
+    def __init__(self, plugin: str, call: Callable[..., object]):
+        self._plugin = plugin
+        self._call = call
+        self._waiting: deque[RequestRecord] = deque()
+        self._changed = threading.Condition()
+        self._running = False
+        self._complained = False
+
+    def tell(self, record: RequestRecord) -> None:
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING:
+                self._complain()
+                return
+            self._waiting.append(record)
+            if self._running:
+                return
+            self._running = True
+        threading.Thread(target=self._run, name="budmlx-observer", daemon=True).start()
+
+    def _complain(self) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning(
+                "Plugin %s is too slow in on_request_finished: it misses requests", self._plugin
+            )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._running = False
+                    self._changed.notify_all()
+                    return
+                record = self._waiting.popleft()
+            try:
+                self._call(record=record)
+            except BaseException as error:  # the boundary of the thread
+                log.error(
+                    "Plugin %s failed in on_request_finished: %s", self._plugin, whereabouts(error)
+                )
+
+    def finish(self, seconds: float) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._running, seconds):
+                log.warning("Plugin %s does not return from on_request_finished", self._plugin)
+
+
+class Observers:
+    """The observers of one engine. Thread-safe; no call waits for a plugin but `finish`."""
+
+    def __init__(self, calls: Iterable[tuple[str, Callable[..., object]]]):
+        """`calls`: names of plugins, each with its hook."""
+        self._observers = [_Observer(plugin, call) for plugin, call in calls]
+
+    def tell(self, record: RequestRecord) -> None:
+        """Have everybody told, soon."""
+        for observer in self._observers:
+            observer.tell(record)
+
+    def finish(self) -> None:
+        """Wait until everybody was told, for `CLOSE_SECONDS` at most."""
+        end = time.monotonic() + CLOSE_SECONDS
+        for observer in self._observers:
+            observer.finish(max(0.0, end - time.monotonic()))
