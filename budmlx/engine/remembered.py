@@ -17,13 +17,17 @@ from budmlx.types import CacheExplanation, Finished, PrefixCacheStats, Request
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asked a prompt, and how. namespace: whose KV it may reuse."""
+    """Who asked a prompt, and how.
+
+    namespace: whose KV it may reuse. since: how much the history had seen by then.
+    """
 
     owner: str
     namespace: str
     prompt: Prompt
     is_chat: bool
     explain: bool
+    since: int = 0
 
     @classmethod
     def of(cls, request: Request, prompt: Prompt, *, shared: bool) -> Asked:
@@ -47,13 +51,15 @@ def _namespace(owner: str, salt: str) -> str:
 
 
 class Remembered:
-    """Thread-safe. enabled: whether any KV is reused."""
+    """Thread-safe. enabled: whether any KV is reused. states: as of `History`."""
 
-    def __init__(self, tokenizer: Tokenizer, context_length: int, *, enabled: bool):
+    def __init__(
+        self, tokenizer: Tokenizer, context_length: int, *, enabled: bool, states: bool = False
+    ):
         self._context_length = context_length
         self._enabled = enabled
         self._transcript = Transcript(tokenizer)
-        self._history = History(tokenizer)
+        self._history = History(tokenizer, states=states)
         self._lock = threading.Lock()
         self._stats = PrefixCacheStats()
 
@@ -63,10 +69,11 @@ class Remembered:
         return self._stats
 
     def with_own_ids(self, asked: Asked, seed: int | None) -> Asked:
-        """The prompt with what the model said before in its own ids.
+        """A prompt that is asked now, with what the model said before in its own ids.
 
         A seed promises the same tokens whatever was asked before, so that none are exchanged.
         """
+        asked = replace(asked, since=self._history.count)
         if not self._enabled or not asked.is_chat or seed is not None:
             return asked
         prompt = self._transcript.spliced(asked.namespace, asked.prompt)
@@ -76,10 +83,10 @@ class Remembered:
         """Remember a prompt and what the choices said, without the ids that ended them."""
         if not self._enabled:
             return
-        ids = asked.prompt.ids
         if asked.is_chat:
-            self._transcript.add(asked.namespace, ids, spoken)
-        self._history.add(asked.owner, asked.namespace, [*ids, *(spoken[0] if spoken else ())])
+            self._transcript.add(asked.namespace, asked.prompt.ids, spoken)
+        reply = spoken[0] if spoken else ()
+        self._history.add(asked.owner, asked.namespace, asked.prompt, reply)
 
     def explained(self, asked: Asked, end: Finished, from_disk: int) -> Finished:
         """The end with why no more KV was reused, if that was asked for; counts it anyway.
@@ -92,16 +99,15 @@ class Remembered:
         return replace(end, cache_explanation=explanation) if asked.explain else end
 
     def _explanation(self, asked: Asked, cached: int, from_disk: int) -> CacheExplanation:
-        ids = asked.prompt.ids
         if not self._enabled:
-            return CacheExplanation(0, len(ids), "none", "off")
+            return CacheExplanation(0, len(asked.prompt.ids), "none", "off")
         return self._history.explain(
             asked.owner,
             asked.namespace,
-            ids,
+            asked.prompt,
             cached=cached,
             from_disk=from_disk,
-            ends=asked.prompt.ends,
+            since=asked.since,
         )
 
 
