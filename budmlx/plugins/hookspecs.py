@@ -121,8 +121,8 @@ def add_output_filters() -> Iterable[OutputFilterFactory]:
 
 @_hook("engine")
 def on_request_finished(record: RequestRecord) -> None:
-    """Learn how a request ended, for logs and metrics. Called exactly once for each request
-    that was accepted, on the thread that consumed it: return quickly. What it raises is logged."""
+    """Learn how a request ended, for logs and metrics. Called once for each request that was
+    accepted, in order, on a thread of its own; one that lags far behind misses some."""
 
 
 @_hook("server")

@@ -161,7 +161,10 @@ class EndText:
 
 
 class OutputFilter(Protocol):
-    """Sees the text of one choice before the client does."""
+    """Sees the text of one choice before the client does.
+
+    Called on a thread of the request, which waits for it: for 10 s at most.
+    """
 
     def push(self, text: str, last: bool) -> str | EndText:
         """Text to show now. What is not returned is held back or dropped, as the filter likes.

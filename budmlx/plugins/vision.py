@@ -63,8 +63,8 @@ class PreparedImage:
 class VisionPreprocessorSpec:
     """How pictures get into a model's prompts.
 
-    prepare: called on threads, several at once, for each picture; `InvalidRequestError` from
-    it refuses the request with 400.
+    prepare: called on threads, several at once, for each picture, with 10 s for each;
+    `InvalidRequestError` from it refuses the request with 400.
     placeholder: text of the vocabulary's token that stands for a picture in the chat
     template's output; it is repeated `PreparedImage.tokens` times. Empty where pictures
     become text.

