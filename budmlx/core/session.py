@@ -19,7 +19,7 @@ import numpy as np
 
 from budmlx.core.kv import arrays_of
 from budmlx.core.kv_files import ArraySpec, Layout, header
-from budmlx.core.kv_identity import NUMBERS, layout_of, model_digest
+from budmlx.core.kv_identity import layout_of, model_digest
 from budmlx.core.model import Model
 from budmlx.core.row import RowError
 
@@ -29,6 +29,8 @@ TOKENS = ArraySpec("I64", (1, 1, 1))
 UNFIT = "the caches of this model cannot be saved"
 # Bytes; what says that its header is longer is no session.
 MAX_HEADER = 16 * 2**20
+# Bytes that are read at once to be checked.
+CHUNK = 2**20
 
 
 class SessionError(RowError):
@@ -106,12 +108,14 @@ def load_session(model: Model, path: Path, limit: int) -> Session:
                 raise _damaged(path)
             if tokens * each > limit:
                 raise SessionError(f"{path} needs more memory than prefix_cache may take")
-            session, checksum = _read(file, kv, tokens)
-    except (OSError, RuntimeError, ValueError) as error:
+            if start != _header(digest, layout, tokens, _checksum(file)):
+                raise _damaged(path)
+        arrays = mx.load(str(path), format="safetensors")
+        ids, *kept = (arrays[str(number)] for number in range(len(layout)))
+        mx.eval(kept)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise SessionError(f"{path} cannot be read: {error}") from error
-    if start != _header(digest, layout, tokens, checksum):
-        raise _damaged(path)
-    return session
+    return Session(ids.reshape(-1).tolist(), kept)
 
 
 def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
@@ -135,18 +139,13 @@ def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
     return size + text
 
 
-def _read(file: BinaryIO, layout: Layout, tokens: int) -> tuple[Session, int]:
-    """What comes after the header, and its checksum: array by array, to take no more memory."""
-    ids = np.fromfile(file, np.int64, tokens)
-    checksum = zlib.crc32(ids.data)
-    arrays = []
-    for spec in layout:
-        dtype, kind = NUMBERS[spec.dtype]
-        numbers = np.fromfile(file, kind, spec.nbytes(tokens) // np.dtype(kind).itemsize)
-        checksum = zlib.crc32(numbers.data, checksum)
-        arrays.append(mx.array(numbers.reshape(spec.of(tokens))).view(dtype))
-    mx.eval(arrays)
-    return Session(ids.tolist(), arrays), checksum
+def _checksum(file: BinaryIO) -> int:
+    """That of the rest of a file, before any of it takes memory."""
+    chunk = memoryview(bytearray(CHUNK))
+    checksum = 0
+    while count := file.readinto(chunk):  # type: ignore[attr-defined]
+        checksum = zlib.crc32(chunk[:count], checksum)
+    return checksum
 
 
 def _header(digest: str, layout: Layout, tokens: int, checksum: int) -> bytes:
