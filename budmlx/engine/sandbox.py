@@ -50,6 +50,7 @@ _JINJAS_OWN = {"_loop_vars", "_block_vars"}  # arguments that it adds to calls
 TEMPLATE_FAULTS = (
     jinja2.TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     MemoryError,
@@ -128,13 +129,15 @@ class Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function, a macro or a method."""
         limits().tick()
+        named = {key: kwargs[key] for key in kwargs.keys() - _JINJAS_OWN}
+        # A macro has them as a list and a dict.
+        check_size(sum(map(limits().weight, (*args, *named.values()))))
         # The sandbox puts a function around `format`.
         method = getattr(function, "__wrapped__", function)
         text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         if isinstance(text, str) and name in METHODS:
             if name == "join":
                 args = tuple(map(listed, args))
-            named = {key: kwargs[key] for key in kwargs.keys() - _JINJAS_OWN}
             METHODS[name](text, *args, **named)
         return limits().made(super().call(context, function, *args, **kwargs))
 

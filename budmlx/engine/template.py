@@ -79,6 +79,8 @@ class ChatTemplate:
             raise ModelLoadError(
                 f"The model's chat template is not valid (line {error.lineno}): {error.message}"
             ) from error
+        except RecursionError:
+            raise ModelLoadError("The model's chat template is nested too deeply.") from None
         read = meta.find_undeclared_variables(tree)
         self.reads_tools = "tools" in read
         names = read - _assigned_names(tree)

@@ -79,6 +79,10 @@ LARGE = {
     "{% set n.x = [n.x, 'x' * 10**7] %}{% endfor %}",
     "slices": "{% set x = 'x' * 10**7 %}{% for i in range(9999) %}{% set y = x[i:] %}{% endfor %}",
     "printed list": DOUBLED + "{{ n.x }}",
+    "macro's arguments": "{% macro f(n) %}{% if n %}{{ f(n-1, varargs, varargs) }}"
+    "{% else %}{{ varargs }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "macro's names": "{% macro f(n) %}{% if n %}{{ f(n-1, a=kwargs, b=kwargs) }}"
+    "{% else %}{{ kwargs }}{% endif %}{% endmacro %}{{ f(60) }}",
     "compared lists": DOUBLED + "{{ n.x == n.y }}",
 }
 
@@ -119,6 +123,8 @@ def test_what_no_chat_needs_is_not_offered(call: str) -> None:
 def test_a_template_that_is_none_fails_the_load() -> None:
     with pytest.raises(ModelLoadError, match="line 1"):
         ChatTemplate("{% for %}", {})
+    with pytest.raises(ModelLoadError, match="too deeply"):
+        ChatTemplate("{{ " + "[" * 999 + "]" * 999 + " }}", {})
 
 
 def test_what_honest_templates_do_still_works() -> None:
