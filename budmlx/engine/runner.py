@@ -58,7 +58,9 @@ class Runner:
         self.info = self.host.info
         reuses = size_or_share(config.prefix_cache) > 0
         context = self.info.context_length
-        self.remembered = Remembered(tokenizer, context, enabled=reuses)
+        self.remembered = Remembered(
+            tokenizer, context, enabled=reuses, states=self.info.needs_checkpoints
+        )
 
     def events(
         self, request: Request, prompt: Prompt, session: SessionFile | None = None
