@@ -57,7 +57,10 @@ def bare(path: Path) -> dict[str, float]:
         tokens = following
     rate = ROWS * (STEPS - SETTLE) / (time.perf_counter() - start)
     prompt = statistics.median(_prompt_seconds(model, ids[:1]) for _ in range(9))
-    return {"tokens_per_second": rate, "closed_loop": REPLY / (prompt + REPLY / rate)}
+    return {
+        "tokens_per_second": rate,
+        "closed_loop_tokens_per_second": REPLY / (prompt + REPLY / rate),
+    }
 
 
 def _prompt_seconds(model: Any, ids: mx.array) -> float:

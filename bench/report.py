@@ -92,7 +92,7 @@ def embedded_table(run: Run) -> Table:
                     "" if share is None else f"{share:.2f}",
                 ]
             )
-    if limit := median(run.embedded.get("bare", ()), "closed_loop"):
+    if limit := median(run.embedded.get("bare", ()), "closed_loop_tokens_per_second"):
         table.append(["the most for greedy-16, prompts one by one", f"{limit:.0f}", ""])
     return table
 
