@@ -146,8 +146,10 @@ def test_a_server_that_ends_shows_its_log(tmp_path: Path) -> None:
 
 
 def test_throughput_counts_only_while_every_user_was_busy() -> None:
-    first = Sample(0.0, [1.0, 2.0], 2.0, 200, "", "length", 5, 4, 4)
-    second = Sample(0.0, [1.0, 3.0, 5.0, 7.0], 7.0, 200, "", "length", 5, 4, 4)
+    first = Sample(chunks=[1.0, 2.0], ended=2.0, status=200, completion_tokens=4, expected=4)
+    second = Sample(
+        chunks=[1.0, 3.0, 5.0, 7.0], ended=7.0, status=200, completion_tokens=4, expected=4
+    )
     summary = summarize(Load([first, second], start=0.0, end=2.0))
     # Two pieces of two tokens each, and one of the other's pieces of one token.
     assert summary.tokens_per_second == pytest.approx((2 * 2 + 1) / 2)

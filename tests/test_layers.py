@@ -185,3 +185,11 @@ def test_units_stay_small(path: Path) -> None:
         and node.end_lineno - node.lineno >= MAX_FUNCTION
     }
     assert not long
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_patterns_work_in_all_pythons(module: str) -> None:
+    """Before CPython 3.11.5, possessive groups matched less than they should."""
+    constants = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant)]
+    texts = [node.value for node in constants if isinstance(node.value, str)]
+    assert not [text for text in texts if re.search(r"\)[*+?]\+", text)]

@@ -49,7 +49,7 @@ def _beginning(text: str) -> str:
     """A pattern of all proper beginnings of a text, the longest first."""
     pattern = ""
     for char in reversed(text[1:-1]):
-        pattern = f"(?:{re.escape(char)}{pattern})?+"
+        pattern = f"(?:{re.escape(char)}{pattern})?"
     return re.escape(text[0]) + pattern
 
 

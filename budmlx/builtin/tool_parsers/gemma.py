@@ -14,7 +14,7 @@ from budmlx.builtin.tool_parsers.scanner import Calls, Form
 def _notation(quote: str) -> Notation:
     """Strings as `<quote>text<quote>`, and as JSON has them."""
     mark = re.escape(quote)
-    strings = rf'{mark}(?:(?!{mark}).)*+{mark}|"(?:[^"\\]++|\\.)*+"'
+    strings = rf'{mark}(?:(?!{mark}).)*{mark}|"(?:[^"\\]++|\\.)*"'
     return notation(strings, lambda token: token[len(quote) : -len(quote)])
 
 

@@ -17,11 +17,11 @@ NAMES = ("name", "tool_name", "function")
 ARGUMENTS = ("arguments", "parameters")
 IGNORED = ("id", "type", "tool_call_id", "index")
 
-_STRING = re.compile(r'(?:[^"\\\x00-\x1f]++|\\.)*+')
+_STRING = re.compile(r'(?:[^"\\\x00-\x1f]++|\\.)*')
 _SIMPLE = re.compile(r'([^"\\\x00-\x1f]*+)"')  # the rest of a string without escapes
 _ATOM = re.compile(r"[-+.\w]*+")
 # Runs of numbers, separators and strings. Exact syntax is checked when a value is complete.
-_MEMBERS = re.compile(r'(?:[\s\w,:.+-]++|"(?:[^"\\\x00-\x1f]++|\\.)*+"\s*+[,:])*+')
+_MEMBERS = re.compile(r'(?:[\s\w,:.+-]++|"(?:[^"\\\x00-\x1f]++|\\.)*"\s*+[,:])*')
 _CLOSERS = {"{": "}", "[": "]"}
 
 Give = Callable[[str], object]

@@ -54,7 +54,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 PYTHON = notation(
-    r'"(?:[^"\\]++|\\.)*+"' + "|" + r"'(?:[^'\\]++|\\.)*+'",
+    r'"(?:[^"\\]++|\\.)*"' + "|" + r"'(?:[^'\\]++|\\.)*'",
     _python_string,
 )
 

@@ -16,7 +16,7 @@ from budmlx.builtin.tool_parsers.schema import Schema, part, properties, require
 from budmlx.plugins.parsing import CallGrammar, CallSyntax, Tool
 
 _PLAIN = re.compile(r"[^\"'\[\]]*+")
-_QUOTED = {quote: re.compile(rf"(?:[^\\{quote}]++|\\[\s\S])*+") for quote in "\"'"}
+_QUOTED = {quote: re.compile(rf"(?:[^\\{quote}]++|\\[\s\S])*") for quote in "\"'"}
 
 
 def _read_list(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
