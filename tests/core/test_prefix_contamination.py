@@ -121,4 +121,4 @@ def converse(driver: Reusing | Resuming, requests: int, limit: int) -> None:
         assert set(driver.tokens[row_id]) <= {marker}, row_id
         assert driver.tokens[row_id] or row_id in cancelled
     hits = [row_id for row_id, count in driver.cached.items() if count]
-    assert len(hits) > requests / 3
+    assert len(hits) > requests / 8, "too few hits to prove anything"
