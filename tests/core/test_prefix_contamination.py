@@ -87,7 +87,9 @@ def test_no_row_goes_on_from_a_state_of_another(requests: int) -> None:
     witness = RecurrentWitness(list(model.module.layers))
     info = replace(model.info, needs_checkpoints=True)
     model = replace(model, module=witness, new_cache=witness.make_cache, info=info, paddable=False)
-    converse(Resuming(model, limit=200_000), requests, 200_000)
+    # Whole states are large: there must be room for some of every conversation's.
+    limit = 800 * requests
+    converse(Resuming(model, limit=limit), requests, limit)
 
 
 def converse(driver: Reusing | Resuming, requests: int, limit: int) -> None:
@@ -121,4 +123,4 @@ def converse(driver: Reusing | Resuming, requests: int, limit: int) -> None:
         assert set(driver.tokens[row_id]) <= {marker}, row_id
         assert driver.tokens[row_id] or row_id in cancelled
     hits = [row_id for row_id, count in driver.cached.items() if count]
-    assert len(hits) > requests / 8, "too few hits to prove anything"
+    assert len(hits) > requests / 3, "too few hits to prove anything"
