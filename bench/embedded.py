@@ -28,7 +28,7 @@ from bench.pictures import images
 from bench.reuse import prefix
 from bench.rows import SETTINGS, greedy, load, new_scheduler, prompts
 from budmlx import Engine, Finished
-from budmlx.core.scheduler import Scheduler
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.types import Request, SamplingParams
 
 ROWS = 16

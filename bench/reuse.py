@@ -16,9 +16,9 @@ from mlx_lm.models.cache import trim_prompt_cache
 
 from bench.model import cache_root
 from bench.rows import SETTINGS, greedy, load, new_scheduler
-from budmlx.core.model import Model
-from budmlx.core.reuse import open_reuse
-from budmlx.core.scheduler import Scheduler
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.blocks import open_reuse
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import KVStoreSettings, Token
 
 SHARED, OWN = 4000, 50

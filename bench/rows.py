@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from budmlx.core.model import Model, load_model
-from budmlx.core.reusing import Reusing
-from budmlx.core.scheduler import Scheduler
+from budmlx.core.model.model import Model, load_model
+from budmlx.core.reuse.interface import Reusing
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import CoreSettings, GenerateRequest
 
 SETTINGS = CoreSettings(model_path="", model_name="bench")

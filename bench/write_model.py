@@ -17,7 +17,7 @@ from typing import Any
 from mlx_lm.utils import save_config, save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from budmlx.core.tiny_random import build
+from budmlx.testing.tiny_random import build
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from budmlx.core.tiny_random import LLAMA, write_random_model
+from budmlx.testing.tiny_random import LLAMA, write_random_model
 
 _ROOT = tempfile.TemporaryDirectory(prefix="budmlx-test-models-")
 

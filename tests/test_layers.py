@@ -47,7 +47,7 @@ LATE = {
     },
     "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
     "budmlx.engine.host_process": {"budmlx.core"},
-    "budmlx.engine.hub": {"budmlx.core.tiny_random"},
+    "budmlx.engine.hub": {"budmlx.testing.tiny_random"},
     "budmlx.plugins.discovery": {
         f"budmlx.builtin.{name}"
         for name in ("memory_cache", "reasoning", "stable_prompts", "tool_parsers")
@@ -56,8 +56,8 @@ LATE = {
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
 # plugins by name.
 IMPORTLIB = LATE.keys() | {
-    "budmlx.core.target",
-    "budmlx.core.tiny_random",
+    "budmlx.core.plugin_target",
+    "budmlx.testing.tiny_random",
     "budmlx.engine.tokenizer",
 }
 

@@ -11,7 +11,6 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 import budmlx
-from budmlx.core.tiny_random import CHATML, LLAMA, write_random_model
 from budmlx.plugins.vision import (
     Detail,
     ModelFiles,
@@ -21,6 +20,7 @@ from budmlx.plugins.vision import (
     VisionEncoderSpec,
     VisionPreprocessorSpec,
 )
+from budmlx.testing.tiny_random import CHATML, LLAMA, write_random_model
 
 MODEL_TYPE = "picture_llama"
 TOKEN = "<|picture|>"

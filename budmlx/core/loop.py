@@ -7,9 +7,9 @@ from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
-from budmlx.core.model import load_model
-from budmlx.core.reuse import open_reuse
-from budmlx.core.scheduler import Scheduler
+from budmlx.core.model.model import load_model
+from budmlx.core.reuse.blocks import open_reuse
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import (
     Cancel,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from budmlx.protocol import GenerateRequest, Image, RowErrorCode
 
 if TYPE_CHECKING:
-    from budmlx.core.grammar import RowGrammar
+    from budmlx.core.sample.grammar import RowGrammar
 
 RowFault = tuple[RowErrorCode, str]
 """Why a row must end: the code of the error and its message."""

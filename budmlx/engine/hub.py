@@ -180,7 +180,7 @@ def _write_random_model(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             made = Path(scratch) / "model"
             subprocess.run(
-                [sys.executable, "-m", "budmlx.core.tiny_random", str(made)],
+                [sys.executable, "-m", "budmlx.testing.tiny_random", str(made)],
                 check=True,
                 capture_output=True,
             )

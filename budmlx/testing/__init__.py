@@ -16,7 +16,6 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from budmlx.core.tiny_random import write_random_model
 from budmlx.engine.engine import Engine
 from budmlx.plugins.discovery import import_target
 from budmlx.plugins.specs import (
@@ -32,6 +31,7 @@ from budmlx.plugins.specs import (
 from budmlx.testing.parsers import check_reasoning_parser as check_reasoning_parser
 from budmlx.testing.parsers import check_tool_parser as check_tool_parser
 from budmlx.testing.parsers import require as _require
+from budmlx.testing.tiny_random import write_random_model
 from budmlx.testing.vision import check_vision_encoder as check_vision_encoder
 from budmlx.testing.vision import check_vision_preprocessor as check_vision_preprocessor
 from budmlx.types import Message, TextPart

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app
-from tests.core.kv_writer import fill, open_store
+from tests.core.reuse.kv_writer import fill, open_store
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from budmlx.core.model import Model, load_model
-from budmlx.core.scheduler import Scheduler
+from budmlx.core.model.model import Model, load_model
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
 from tests.models import tiny_model_dir
 

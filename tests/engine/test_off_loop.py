@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from budmlx import Engine
-from budmlx.core.tiny_random import LLAMA
 from budmlx.engine.control import LONG_TEXT
 from budmlx.engine.prepared import MAX_EXPLAINED
 from budmlx.errors import ContextLengthError
+from budmlx.testing.tiny_random import LLAMA
 from budmlx.types import Message, Request, TextPart, Tool, ToolCall
 from tests.models import tiny_model_dir
 

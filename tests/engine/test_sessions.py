@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from budmlx import Engine
-from budmlx.core.reuse import SESSIONS
+from budmlx.core.reuse.blocks import SESSIONS
 from budmlx.engine.images import Prompt
 from budmlx.engine.remembered import Asked
 from budmlx.engine.requests import chat_request

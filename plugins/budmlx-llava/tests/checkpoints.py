@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import quantize_model
 from tokenizers import AddedToken, Tokenizer
 
-from budmlx.core.tiny_random import LLAMA, build, write_tokenizer
+from budmlx.testing.tiny_random import LLAMA, build, write_tokenizer
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Layout = Literal["published", "new", "mlx"]

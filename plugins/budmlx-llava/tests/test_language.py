@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from budmlx.core.tiny_random import LLAMA, build
+from budmlx.testing.tiny_random import LLAMA, build
 
 IDS = mx.array([[5, 300, 17, 2, 90]])
 

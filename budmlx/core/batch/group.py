@@ -1,0 +1,196 @@
+"""A sub-batch: rows of similar length that share one forward pass per step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from budmlx.core.batch.placement import Placement
+from budmlx.core.batch.prefill import Prompt, compute_together
+from budmlx.core.batch.slots import Slots
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.interface import Reusing
+from budmlx.core.row import Row, RowFault
+from budmlx.core.sample.sampling import Drawn, Outcome, RowSampling
+
+
+class Group:
+    """Rows, their caches and the tokens they feed next.
+
+    caches: one entry per layer. A group of one keeps mlx-lm's single-row cache, which needs
+    no mask; caches are merged when there are more. Rows are in the order of their slots.
+    `_feed` holds the next input token of each row: for a row that has just joined the last
+    prompt token, otherwise one that is still being computed.
+    `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for;
+    None for those that have left.
+    """
+
+    def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
+        self.rows = rows
+        self._model = model
+        self._slots = Slots(caches, len(rows))
+        self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
+        self._sampling: RowSampling | None = None
+        self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
+        self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
+
+    @classmethod
+    def of(cls, model: Model, prompt: Prompt) -> list[Group]:
+        """Groups for the rows of a finished prefill: one, unless the model cannot batch."""
+        prompt.finish()
+        count = len(prompt.rows)
+        if count == 1:
+            return [cls(model, prompt.rows, prompt.cache)]
+        if model.info.batchable:
+            return [cls(model, prompt.rows, [e.merge([e] * count) for e in prompt.cache])]
+        return [cls(model, [row], copy.deepcopy(prompt.cache)) for row in prompt.rows]
+
+    @classmethod
+    def together(cls, model: Model, reuse: Reusing, prompts: Sequence[Prompt]) -> Group:
+        """The rows of whole prompts, which are computed in one forward pass."""
+        caches = compute_together(model, reuse, prompts)
+        for prompt in prompts:
+            prompt.finish()
+        return cls(model, [row for prompt in prompts for row in prompt.rows], caches)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each row's cache holds after the step in flight."""
+        return [len(row.ids) + 1 for row in self.rows]
+
+    @property
+    def occupied(self) -> list[int]:
+        """Tokens that the caches have room for, by slot: what the group takes in memory."""
+        lengths = self.lengths
+        return [max(*lengths, self._slots.span + 1)] * self._slots.width
+
+    def tidy(self) -> bool:
+        """Give up memory that no row needs; whether there was any."""
+        return self._slots.tidy(self._longest)
+
+    @property
+    def _longest(self) -> int:
+        return max(row.held for row in self.rows)
+
+    @property
+    def solo(self) -> bool:
+        """Whether nobody may join."""
+        return any(row.solo for row in self.rows)
+
+    @property
+    def joinable(self) -> bool:
+        """Whether these rows may share a batch with others."""
+        return self._model.info.batchable and not self.solo and not self.empty
+
+    def best_of(self, groups: Sequence[Group], placement: Placement) -> Group | None:
+        """The group that these rows should join; None: they had better stay on their own."""
+        joinable = [group for group in groups if group.joinable] if self.joinable else []
+        index = placement.choose(self.lengths, [group.lengths for group in joinable])
+        return None if index is None else joinable[index]
+
+    @property
+    def empty(self) -> bool:
+        """Whether a cache still has no content; such groups are not merged."""
+        return self._slots.empty
+
+    def absorb(self, other: Group, expected: int) -> None:
+        """Take over all rows of `other`; both must be between steps.
+
+        expected: further rows that may join soon.
+        """
+        self._resample()
+        other._resample()
+        order = self._slots.add(other._slots, expected)
+        both = [*self.rows, *other.rows]
+        self.rows = [both[index] for index in order]
+        self._feed = mx.concatenate([self._feed, other._feed])[mx.array(order)]
+        self._in_flight += other._in_flight
+
+    def cache_of(self, row: Row) -> list[Any]:
+        """A row's own cache, between steps. It may hold tokens that nobody has read yet."""
+        return self._slots.row(self.rows.index(row))
+
+    def keep(self, rows: Iterable[Row]) -> None:
+        """Drop all rows but these."""
+        wanted = set(rows)
+        indices = [i for i, row in enumerate(self.rows) if row in wanted]
+        if len(indices) == len(self.rows):
+            return
+        self._resample()
+        self.rows = [self.rows[i] for i in indices]
+        # A row that is prefilled anew may be back here before these are read.
+        self._in_flight = [
+            (drawn, [row if row in wanted else None for row in drawn_for])
+            for drawn, drawn_for in self._in_flight
+        ]
+        if indices:
+            self._feed = self._feed[mx.array(indices)]
+            self._slots.keep(indices)
+
+    def _resample(self) -> None:
+        """The rows are about to change: their sampling is put together anew."""
+        if self._sampling is not None:
+            self._sampling.release()
+            self._sampling = None
+
+    def dispatch(self, expected: int) -> Mapping[Row, RowFault]:
+        """Start the next step: forward pass and sampling, without waiting for either.
+
+        expected: rows that may join soon.
+        Rows whose token in flight is their last take part only if others go on: dropping
+        them first would mean to wait for that token.
+        Returns the rows whose plugin or grammar failed, and why; they must be dropped.
+        """
+        self._due, self._in_flight = self._in_flight, []
+        if all(row.last_step for row in self.rows):
+            return {}
+        if self._sampling is None:
+            self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
+        self._slots.before_step(self._longest, expected)
+        tokens = self._slots.spread(self._feed)
+        logits = self._slots.gather(self._model(tokens[:, None], self._slots.caches)[:, -1, :])
+        unread: dict[Row, int] = {}
+        if self._sampling.constrained:
+            # The device works while the tokens before are read and masks are made of them.
+            mx.async_eval(logits)
+            unread = self._unread()
+        drawn = self._sampling.sample(logits, self._feed, unread)
+        self._feed = drawn.tokens
+        self._in_flight = [(drawn, self.rows)]
+        for row in self.rows:
+            row.sampled += 1
+        mx.async_eval(*drawn.arrays)
+        return drawn.faults
+
+    def _unread(self) -> dict[Row, int]:
+        """What rows drew in the step that is due."""
+        here = set(self.rows)
+        return {
+            row: token
+            for drawn, rows in self._due
+            for row, token in zip(rows, drawn.tokens.tolist(), strict=True)
+            if row in here
+        }
+
+    def pause(self) -> None:
+        """Take no step in this turn; what the last one drew is due all the same."""
+        self._due, self._in_flight = self._in_flight, []
+
+    def collect(self) -> Iterator[tuple[Row, Outcome]]:
+        """Wait for what the step before the last `dispatch` drew."""
+        due, self._due = self._due, []
+        here = set(self.rows)
+        for drawn, rows in due:
+            for row, outcome in zip(rows, drawn.read(), strict=True):
+                if row in here:
+                    yield row, outcome
+
+
+def best_pair(groups: Sequence[Group], placement: Placement) -> tuple[Group, Group] | None:
+    """Two groups that had better be one."""
+    joinable = [group for group in groups if group.joinable]
+    pair = placement.merge([group.lengths for group in joinable])
+    return None if pair is None else (joinable[pair[0]], joinable[pair[1]])

@@ -1,0 +1,231 @@
+"""Prompts on their way into caches, for the rows that will continue them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from budmlx.core.model.kv_arrays import row_of
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.interface import Found, Reusing, Taken
+from budmlx.core.reuse.session import save_session
+from budmlx.core.row import Row
+
+# Prompts that differ by so few tokens are alike even if one is many times longer.
+SLACK = 16
+# A state is not kept after fewer tokens than this: the pass that ends there has its cost.
+LEAST_STRETCH = 64
+
+
+@dataclass(eq=False, slots=True)
+class Prompt:
+    """One prefill.
+
+    rows: the choices that fork from it; all have the same ids.
+    cache: one entry per layer, a single row's. computed: how many ids it holds.
+    match: a stored prefix that is longer; it is copied when the prompt's turn comes.
+    reused: prompt tokens that came out of the tree. seen: the tree that was looked at.
+    restoring: more of it is on disk, and worth waiting for.
+    in_memory: tokens that could be reused before anything was read from there.
+    """
+
+    rows: list[Row]
+    cache: list[Any]
+    computed: int = 0
+    match: Found | None = None
+    reused: int = 0
+    seen: int = -1
+    restoring: bool = False
+    in_memory: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids of the prompt, and of what was generated before a fault."""
+        return self.rows[0].ids
+
+    @property
+    def keys(self) -> list[int]:
+        """What stands for the ids where prompts are compared."""
+        return self.rows[0].keys
+
+    @property
+    def namespace(self) -> str:
+        """Whose prefixes may be used."""
+        return self.rows[0].request.namespace
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to prefill. The last id is left to the first decode step."""
+        have = self.computed if self.match is None else self.match.length
+        return len(self.ids) - 1 - have
+
+    @property
+    def next_checkpoint(self) -> int | None:
+        """How many tokens there are to the next place where the state is kept, if any."""
+        end = len(self.ids) - 1
+        done = end - self.remaining
+        begun = self.reused if self.match is None else self.match.length
+        first = max(done + 1, begun + LEAST_STRETCH)
+        places = self.rows[0].request.checkpoints
+        return next((place - done for place in places if first <= place < end), None)
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """Go on without these rows; without any, let go of what was found."""
+        self.rows = [row for row in self.rows if row not in gone]
+        if not self.rows:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what the last look found."""
+        match, self.match = self.match, None
+        if match is not None:
+            match.unpin()
+
+    def fill(self, reuse: Reusing) -> None:
+        """Copy into the cache what the last look found."""
+        if self.match is not None:
+            self.cache = reuse.dense(self.match, len(self.ids))
+            prompt = len(self.rows[0].request.prompt_ids)
+            self.reused += min(self.match.length, prompt) - min(self.computed, prompt)
+            self.computed = self.match.length
+            self.release()
+
+    def compute(self, model: Model, reuse: Reusing, count: int) -> None:
+        """Prefill `count` more tokens and wait for them; full blocks, and the end, are stored.
+
+        Raises:
+            PluginFault: a picture among them cannot be encoded; nothing is computed then.
+            SessionError: all is computed, but cannot be saved.
+        """
+        self.fill(reuse)
+        if count:
+            self._advance(model, reuse, count)
+        session = self.rows[0].request.session
+        if session is not None and session.save and not self.remaining:
+            save_session(model, self.keys[:-1], self.cache, Path(session.path))
+
+    def _advance(self, model: Model, reuse: Reusing, count: int) -> None:
+        end = self.computed + count
+        ids, embeddings = self.ids[self.computed : end], None
+        if model.vision is not None:
+            images = self.rows[0].request.images
+            embeddings = model.vision.embed(model.module, ids, images, self.computed)
+        model(mx.array([ids]), self.cache, embeddings)
+        tail = end == len(self.ids) - 1 or end in self.rows[0].request.checkpoints
+        cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=tail)
+        # Only the caches are evaluated: the logits of a prompt are never computed.
+        mx.eval([entry.state for entry in self.cache], cut.arrays if cut else [])
+        reuse.store(cut)
+        self.computed = end
+
+    def finish(self) -> None:
+        """Tell rows that are about to begin how much of their prompt was reused."""
+        for row in self.rows:
+            if row.produced == len(row.request.emitted_ids):
+                row.cached = self.reused
+                row.from_disk = max(self.reused - self.in_memory, 0)
+
+
+def look(prompts: Sequence[Prompt], reuse: Reusing) -> None:
+    """Find what is stored of each prompt, if more may be there than at its last look."""
+    for prompt in prompts:
+        if reuse.enabled and (prompt.seen != reuse.version or prompt.restoring):
+            if prompt.seen < 0:
+                prompt.in_memory = reuse.in_memory(prompt.namespace, prompt.keys[:-1])
+            if prompt.seen < 0 or prompt.restoring:
+                prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1])
+            prompt.release()
+            prompt.seen = reuse.version
+            prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)
+
+
+def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) -> list[Any]:
+    """Prefill whole prompts in one forward pass, padded on the right, and wait for it.
+
+    Returns batch caches, one entry per layer, with a row for each prompt. Only caches that
+    know padding can do this, see `Model.paddable`. What is computed is stored.
+    """
+    for prompt in prompts:
+        prompt.fill(reuse)
+    counts = [prompt.remaining for prompt in prompts]
+    longest = max(counts)
+    tokens = np.zeros((len(prompts), longest), dtype=np.int32)
+    for row, prompt, count in zip(tokens, prompts, counts, strict=True):
+        row[:count] = prompt.ids[prompt.computed : -1]
+    caches = zip(*(prompt.cache for prompt in prompts), strict=True)
+    merged = [entries[0].merge(list(entries)) for entries in caches]
+    for entry in merged:
+        entry.prepare(lengths=counts, right_padding=[longest - count for count in counts])
+    model(mx.array(tokens), merged)
+    for entry in merged:
+        entry.finalize()
+    cuts: list[Taken] = []
+    for index, prompt in enumerate(prompts):
+        row_cache = partial(extract, merged, index)
+        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=True)
+        cuts += [cut] if cut else []
+    mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
+    for cut in cuts:
+        reuse.store(cut)
+    return merged
+
+
+def extract(caches: Sequence[Any], index: int) -> list[Any]:
+    """One row's own cache out of batch caches, to be looked at before they change."""
+    return [row_of(entry, index) for entry in caches]
+
+
+def next_batch(
+    prompts: Sequence[Prompt], budget: int, *, oldest: bool, paddable: bool
+) -> list[Prompt]:
+    """The prompts to compute next: several short ones together, or one of any length.
+
+    budget: tokens, padding included, of the forward pass. oldest: the first prompt goes now,
+    else the one with the least to do.
+    """
+    first = prompts[0] if oldest else min(prompts, key=lambda prompt: prompt.remaining)
+    batch = [first]
+    if not (paddable and _is_whole(first) and first.remaining <= budget):
+        return batch
+    others = (prompt for prompt in prompts if prompt is not first and _is_whole(prompt))
+    longest = first.remaining
+    for prompt in sorted(others, key=lambda prompt: prompt.remaining):
+        longest = max(longest, prompt.remaining)
+        # Padding is computed like tokens, so prompts of one pass must be alike.
+        alike = _alike(first.remaining, prompt.remaining)
+        if not alike or longest * (len(batch) + 1) > budget:
+            break
+        # Their caches are padded to the longest, what was reused included.
+        if _alike(len(first.ids), len(prompt.ids)) and not _repeats(prompt, batch):
+            batch.append(prompt)
+    return batch
+
+
+def _repeats(prompt: Prompt, batch: Sequence[Prompt]) -> bool:
+    """Whether one of the batch computes most of what this prompt needs and can have from there."""
+    if prompt.seen < 0 or prompt.remaining < 2 * SLACK:
+        return False
+    most = len(prompt.ids) - 1 - prompt.remaining // 2
+    return any(
+        prompt.namespace == other.namespace and prompt.keys[:most] == other.keys[:most]
+        for other in batch
+    )
+
+
+def _alike(a: int, b: int) -> bool:
+    return max(a, b) <= 2 * min(a, b) + SLACK
+
+
+def _is_whole(prompt: Prompt) -> bool:
+    """Whether a prompt may share its only forward pass. One token cannot be padded."""
+    row = prompt.rows[0]
+    special = row.request.images or row.request.session
+    alone = len(prompt.rows) == 1 and not row.solo and not special
+    whole = prompt.computed == 0 and prompt.next_checkpoint is None
+    return alone and whole and prompt.remaining > 1

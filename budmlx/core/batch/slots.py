@@ -1,0 +1,201 @@
+"""Where the rows of a group have their KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.models.cache import BatchKVCache
+
+from budmlx.core.batch.prefill import extract
+from budmlx.core.model.kv_arrays import arrays_of
+from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.quantized_kv import BatchQuantizedCache
+
+# What a copy of all rows costs, in steps.
+COPY = 2
+# A batch is cut down to its longest row once it is longer by this many tokens, and this share.
+SPARE_TOKENS = 32
+SPARE_SHARE = 1 / 16
+
+
+class Slots:
+    """A group's caches, one entry per layer, in which each row has a slot.
+
+    A slot more, or less, is a copy of all others, so a row that leaves a batch leaves its slot
+    vacant, and the next to come is written into it. Vacant slots take part in every step: once
+    they have cost about as much as the copy, they are given up.
+
+    places: the slot of each row, ascending. width: how many slots there are.
+    """
+
+    def __init__(self, caches: list[Any], rows: int):
+        self.caches = caches
+        self.places = list(range(rows))
+        self.width = rows
+        self._merged = rows > 1
+        self._rent = 0.0
+
+    @property
+    def vacant(self) -> int:
+        """Slots without a row."""
+        return self.width - len(self.places)
+
+    @property
+    def empty(self) -> bool:
+        """Whether a cache still has no content."""
+        return any(entry.empty() for entry in self.caches)
+
+    @property
+    def span(self) -> int:
+        """Tokens that every slot takes, padding included; 0 if slots cannot stay vacant."""
+        return self.caches[0].size() if self._lasting else 0
+
+    @property
+    def _lasting(self) -> bool:
+        kinds = (BatchKVCache, BatchQuantizedCache)
+        known = self._merged and all(type(entry) in kinds for entry in self.caches)
+        return known and not self.empty
+
+    def row(self, index: int) -> list[Any]:
+        """The cache of one row."""
+        return extract(self.caches, self.places[index]) if self._merged else self.caches
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self.places = [self.places[index] for index in indices]
+        if not self._lasting:
+            selected = mx.array(self.places)
+            for entry in self.caches:
+                entry.filter(selected)
+            self.width = len(self.places)
+            self.places = list(range(self.width))
+
+    def add(self, other: Slots, expected: int) -> list[int]:
+        """Take over the rows of `other`.
+
+        expected: rows that may want slots soon.
+        Returns in which order the rows are now: indices of those here, followed by the others.
+        """
+        count, size = len(other.places), other.caches[0].size()
+        other.tidy()
+        self._merge()
+        if not self._lasting:
+            other._merge()
+            for entry, addition in zip(self.caches, other.caches, strict=True):
+                entry.extend(addition)
+            taken = list(range(self.width, self.width + count))
+            self.width += count
+        else:
+            if self.vacant < count or self.span < size:
+                self._rebuild(len(self.places) + count + expected, min(0, self.span - size))
+            taken = sorted(set(range(self.width)) - set(self.places))[:count]
+            self._write(other.caches, taken)
+        places = [*self.places, *taken]
+        self.places = sorted(places)
+        return sorted(range(len(places)), key=places.__getitem__)
+
+    def spread(self, values: mx.array) -> mx.array:
+        """Values [rows] as values [slots]."""
+        if not self.vacant:
+            return values
+        spread = mx.zeros(self.width, values.dtype)
+        spread[mx.array(self.places)] = values
+        return spread
+
+    def gather(self, values: mx.array) -> mx.array:
+        """Values [slots, ...] as values [rows, ...]."""
+        return values[mx.array(self.places)] if self.vacant else values
+
+    def before_step(self, longest: int, expected: int) -> None:
+        """Give up vacant slots and padding if that pays.
+
+        longest: tokens of the longest row. expected: rows that may want slots soon.
+        """
+        if not self._lasting:
+            return
+        self._rent = self._rent + self.vacant / self.width if self.vacant else 0
+        wanted = min(self.vacant, expected)
+        spare = self.span - longest
+        # Slots that are wanted cost a copy each to make anew.
+        if self._rent >= COPY * (1 + wanted):
+            self._rebuild(len(self.places), spare)
+        elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
+            self._rebuild(len(self.places) + wanted, spare)
+
+    def tidy(self, longest: int | None = None) -> bool:
+        """Give up vacant slots and needless padding; whether there were any.
+
+        longest: tokens of the longest row; None leaves the padding.
+        """
+        needless = self.span - longest if longest is not None and self._lasting else 0
+        if not self.vacant and not needless:
+            return False
+        self._rebuild(len(self.places), needless)
+        return True
+
+    def _rebuild(self, width: int, needless: int) -> None:
+        """Copy the rows into `width` slots, without `needless` tokens of padding.
+
+        needless: below 0 for more padding.
+        """
+        end, padding = self.span, self._padding
+        copied = partial(_copied, places=self.places, width=width, begin=needless, end=end)
+        for entry in self.caches:
+            entry.keys, entry.values = tree_map(copied, (entry.keys, entry.values))
+        kept = [padding[place] - needless for place in self.places]
+        self._end(end - needless, kept + [0] * (width - len(kept)))
+        self.width = width
+        self.places = list(range(len(kept)))
+        self._rent = 0.0
+
+    @property
+    def _padding(self) -> list[int]:
+        padding: list[int] = self.caches[0].left_padding.tolist()
+        return padding
+
+    def _end(self, end: int, padding: Sequence[int]) -> None:
+        for entry in self.caches:
+            left = mx.array(padding)
+            entry.state = (entry.keys, entry.values, end - left, left, end)
+
+    def _write(self, caches: Sequence[Any], taken: Sequence[int]) -> None:
+        end, size = self.span, caches[0].size()
+        padding, left = self._padding, [0]
+        if hasattr(caches[0], "left_padding"):
+            left = caches[0].left_padding.tolist()
+        for entry, addition in zip(self.caches, caches, strict=True):
+            for target, source in zip(arrays_of(entry), arrays_of(addition), strict=True):
+                for index, place in enumerate(taken):
+                    row = source[index : index + 1, :, :size]
+                    target[place : place + 1, :, end - size : end] = row
+        for place, spare in zip(taken, left, strict=True):
+            padding[place] = end - size + spare
+        self._end(end, padding)
+
+    def _merge(self) -> None:
+        if not self._merged:
+            self.caches = [entry.merge([entry]) for entry in self.caches]
+            self._merged = True
+
+
+def _copied(array: mx.array, places: Sequence[int], width: int, begin: int, end: int) -> mx.array:
+    """`width` slots, the first of which hold tokens from `begin` to `end` of those at `places`.
+
+    array: [slots, heads, tokens, ...]. begin: below 0 for padding.
+    """
+    _, heads, _, size = array.shape
+    tokens = end - begin
+    room = -(-(tokens + 1) // CACHE_STEP) * CACHE_STEP
+    copy = mx.zeros((width, heads, room, size), array.dtype)
+    first = 0
+    for index, place in enumerate(places):
+        # Neighbours are copied together.
+        if index + 1 == len(places) or places[index + 1] != place + 1:
+            rows = array[places[first] : place + 1, :, max(begin, 0) : end]
+            copy[first : index + 1, :, max(-begin, 0) : tokens] = rows
+            first = index + 1
+    return copy

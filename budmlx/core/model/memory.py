@@ -1,0 +1,130 @@
+"""What rows cost in memory, projected before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, CacheList
+
+from budmlx.core.model.kv_arrays import arrays_of
+
+# mlx-lm's caches grow in steps of this many tokens.
+CACHE_STEP = 256
+# Share of a Mac's memory that the system, the parent process and other programs keep.
+HEADROOM = 0.25
+
+
+def device_memory_limit() -> int:
+    """Bytes that weights, caches and activations may take on this device by default."""
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    if recommended is not None:
+        return int(recommended)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(physical * (1 - HEADROOM))
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayer:
+    """Bytes of one row's cache in one layer.
+
+    per_token: bytes for each token kept. window: most tokens kept; None keeps all.
+    fixed: bytes whatever the length (recurrent state).
+    """
+
+    per_token: int = 0
+    window: int | None = None
+    fixed: int = 0
+
+    def row_bytes(self, length: int) -> int:
+        """Bytes of a row of `length` tokens, with the growth step of the cache."""
+        kept = length if self.window is None else min(length, self.window)
+        return self.fixed + self.per_token * -(-kept // CACHE_STEP) * CACHE_STEP
+
+
+def probe_layers(cache: Iterable[Any], chunk: int) -> tuple[CacheLayer, ...]:
+    """Read the layout off a single row's cache after a (lazy) forward pass of one token.
+
+    chunk: most tokens of one forward pass; a windowed cache keeps them beside its window.
+    """
+    layers: list[CacheLayer] = []
+    for entry in cache:
+        if isinstance(entry, CacheList):
+            layers.extend(probe_layers(entry.caches, chunk))
+        elif isinstance(entry, ArraysCache):
+            layers.append(CacheLayer(fixed=entry.nbytes))
+        elif entry.empty():
+            layers.append(CacheLayer())
+        else:
+            window = getattr(entry, "max_size", None) or getattr(entry, "chunk_size", None)
+            per_token = sum(x.nbytes // x.shape[2] for x in arrays_of(entry) if x.shape[2])
+            kept = None if window is None else window + chunk
+            layers.append(CacheLayer(per_token=per_token, window=kept))
+    return tuple(layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes that activations depend on."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    vocab: int
+    itemsize: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """Projects bytes. Estimates are upper bounds that a test holds against measured peaks.
+
+    fused_attention: attention is computed without storing its scores.
+    """
+
+    limit: int
+    weights: int
+    layers: tuple[CacheLayer, ...]
+    shape: Shape
+    fused_attention: bool
+
+    def row(self, length: int) -> int:
+        """KV bytes of one row of `length` tokens."""
+        return sum(layer.row_bytes(length) for layer in self.layers)
+
+    def rectangle(self, lengths: Sequence[int]) -> int:
+        """KV bytes of rows that share a batch: all are padded to the longest."""
+        return len(lengths) * self.row(max(lengths)) if lengths else 0
+
+    def activations(self, rows: int, tokens: int, length: int) -> int:
+        """Bytes that a forward pass of `rows` times `tokens` over `length` tokens needs."""
+        s = self.shape
+        width = 6 * s.hidden + 3 * s.intermediate
+        scores = 0 if self.fused_attention else 2 * s.heads * length * 4
+        return rows * tokens * (width * max(s.itemsize, 4) + scores) + rows * s.vocab * 16
+
+    def total(self, groups: Sequence[Sequence[int]], chunk: int) -> int:
+        """Peak bytes of running `groups` (the lengths of their rows) and a prefill chunk.
+
+        One more copy of the largest group covers the transient of a merge or an extend.
+        """
+        rectangles = [self.rectangle(lengths) for lengths in groups]
+        longest = max((max(lengths) for lengths in groups), default=0)
+        rows = max((len(lengths) for lengths in groups), default=0)
+        return (
+            self.weights
+            + sum(rectangles)
+            + max(rectangles, default=0)
+            + max(self.activations(1, chunk, longest), self.activations(rows, 1, longest))
+        )
+
+    def longest_row(self, context: int, chunk: int) -> int:
+        """Most tokens that a row alone can have within the limit, at most `context`."""
+        low, high = 0, context
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = self.total([[middle]], min(chunk, middle)) <= self.limit
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low

@@ -1,0 +1,128 @@
+"""Pictures in prompts: encoded once each, and put in the place of their placeholders."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from budmlx.core.plugin_note import NOTE
+from budmlx.core.plugin_target import PluginFault, resolve
+from budmlx.errors import ModelLoadError
+from budmlx.plugins.guard import FAULTS
+from budmlx.plugins.vision import ModelFiles, VisionEncoder
+from budmlx.protocol import Image, Target
+
+log = logging.getLogger(__name__)
+
+# Bytes of embeddings that are kept; a picture of 576 tokens takes 5 MB in a model of 7 B.
+KEPT = 256 * 2**20
+
+
+class Vision:
+    """The encoder of one model, and the embeddings of the pictures that it encoded last.
+
+    limit: bytes of embeddings at most.
+    """
+
+    def __init__(self, plugin: str, encoder: VisionEncoder, limit: int = KEPT):
+        self._plugin = plugin
+        self._encoder = encoder
+        self._limit = limit
+        self._kept: OrderedDict[str, mx.array] = OrderedDict()
+        self._nbytes = 0
+        self.encoded = 0
+
+    @classmethod
+    def open(cls, target: Target, path: Path, module: Any) -> Vision:
+        """Make the encoder of the model in `path`.
+
+        Raises:
+            ModelLoadError: the plugin fails, or the language model takes no embeddings.
+        """
+        takes = "input_embeddings" in inspect.signature(type(module).__call__).parameters
+        if not takes or not hasattr(module, "embed_tokens"):
+            raise ModelLoadError(
+                f"The plugin {target.plugin} offers a vision encoder, but the language model "
+                "takes no embeddings. Set vision_preprocessor to none to run it without pictures."
+            )
+        try:
+            encoder = resolve(target.core)(ModelFiles.read(path))
+            if not isinstance(encoder.nbytes, int):
+                raise TypeError("nbytes is not a number")
+        except FAULTS as error:
+            log.exception("plugin %s failed to make its vision encoder", target.plugin)
+            raise ModelLoadError(
+                f"The plugin {target.plugin} cannot make a vision encoder: {error}"
+            ) from error
+        return cls(target.plugin, encoder)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the encoder and the embeddings may take."""
+        return self._encoder.nbytes + self._limit
+
+    def embed(
+        self, module: Any, ids: Sequence[int], images: Sequence[Image], begin: int
+    ) -> mx.array | None:
+        """Embeddings [1, len(ids), hidden] of a part of a prompt; None if it shows nothing.
+
+        ids: from token `begin` of the prompt on. Raises PluginFault.
+        """
+        end = begin + len(ids)
+        shown = [i for i in images if i.start < end and i.start + i.tokens > begin]
+        if not shown:
+            return None
+        embedded = module.embed_tokens(mx.array([list(ids)]))
+        parts, at = [], begin
+        for image in shown:
+            first, last = max(image.start, begin), min(image.start + image.tokens, end)
+            parts.append(embedded[:, at - begin : first - begin])
+            picture = self._embeddings(image, embedded.shape[-1]).astype(embedded.dtype)
+            parts.append(picture[None, first - image.start : last - image.start])
+            at = last
+        parts.append(embedded[:, at - begin :])
+        return mx.concatenate(parts, axis=1)
+
+    def _embeddings(self, image: Image, hidden: int) -> mx.array:
+        """Embeddings [tokens, hidden] of a picture."""
+        if image.key in self._kept:
+            self._kept.move_to_end(image.key)
+            return self._kept[image.key]
+        arrays = {name: mx.array(as_numpy(tensor)) for name, tensor in image.arrays.items()}
+        try:
+            with NOTE.calling(self._plugin):
+                picture = self._encoder.encode(arrays)
+                # Errors of the device belong to this picture.
+                mx.eval(picture)
+        except FAULTS as error:
+            log.exception("plugin %s failed to encode a picture", self._plugin)
+            raise self._fault("raised an error") from error
+        wanted = (image.tokens, hidden)
+        if not isinstance(picture, mx.array) or picture.shape != wanted:
+            raise self._fault(f"did not return an array of shape {list(wanted)}")
+        self.encoded += 1
+        self._keep(image.key, picture)
+        return picture
+
+    def _keep(self, key: str, picture: mx.array) -> None:
+        self._kept[key] = picture
+        self._nbytes += picture.nbytes
+        while self._nbytes > self._limit:
+            _, oldest = self._kept.popitem(last=False)
+            self._nbytes -= oldest.nbytes
+
+    def _fault(self, what: str) -> PluginFault:
+        log.error("plugin %s: its vision encoder %s", self._plugin, what)
+        return PluginFault(f"The plugin {self._plugin} failed: its vision encoder {what}.")
+
+
+def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:
+    """The array that came as bytes."""
+    return np.frombuffer(tensor.data, dtype=tensor.dtype).reshape(tensor.shape)

@@ -1,0 +1,297 @@
+"""KV of prompts and replies that were computed before: out of the rows' caches into the tree
+of prefixes, and from there into the caches of prompts that begin alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from budmlx.core.model.kv_arrays import arrays_of, fill
+from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.checkpoints import CheckpointReuse
+from budmlx.core.reuse.interface import Reusing
+from budmlx.core.reuse.session import Session, SessionError, load_session
+from budmlx.core.reuse.tier import Allowance, KVTier
+from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
+from budmlx.protocol import KVStoreSettings, SessionFile
+
+log = logging.getLogger(__name__)
+
+# Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
+# chat template begins with the same few.
+LEAST = 16
+# Where sessions are in the tree. Requests come with digests in hexadecimal digits, or nothing.
+SESSIONS = "sessions"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Blocks on their way into the tree. values: keys and values of all layers, of each block."""
+
+    namespace: str
+    ids: Sequence[int]
+    start: int
+    values: list[list[mx.array]]
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Everything that must be evaluated before the tree may have it."""
+        return [array for arrays in self.values for array in arrays]
+
+
+class Reuse:
+    """Stores and finds KV by token ids. Only caches that can be cut anywhere take part.
+
+    limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
+    kv_store: where KV outlives the process, if it does.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        limit: int,
+        *,
+        block: int = BLOCK,
+        least: int = LEAST,
+        kv_store: KVStoreSettings | None = None,
+    ):
+        self._model = model
+        self._least = least
+        self._limit = limit
+        self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
+        self._allowed = Allowance.of(alone=True, per_token=None)
+        self._sessions: dict[tuple[int, ...], Session] = {}
+        self.tree = self._new_tree(limit, block)
+
+    def _new_tree(self, limit: int, block: int) -> PrefixTree:
+        return PrefixTree(limit, block, self.tier.leaving if self.tier is not None else None)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is ever stored."""
+        return self._limit > 0
+
+    @property
+    def version(self) -> int:
+        """Changes whenever more can be found."""
+        return self.tree.version
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are kept whatever rows need: those of sessions."""
+        return sum(session.nbytes for session in self._sessions.values())
+
+    def resize(self, room: int) -> None:
+        """Take no more than the rows leave of the memory, in bytes."""
+        self.tree.resize(max(0, min(self._limit, room)))
+
+    def clear(self) -> None:
+        """Forget everything but sessions."""
+        old = self.tree
+        if self.tier is not None:
+            self.tier.forget()
+        self.tree = self._new_tree(old.limit, old.block)
+        self.tree.version = old.version + 1
+        for session in self._sessions.values():
+            self._pin(session)
+
+    # Sessions
+
+    def open_session(self, session: SessionFile | None) -> str:
+        """Read a session, if that is asked for, for every row to begin with from now on.
+
+        Returns why that cannot be, or nothing.
+        """
+        if session is None or session.save:
+            return ""
+        try:
+            read = load_session(self._model, Path(session.path), self._limit)
+        except SessionError as error:
+            return f"{error}."
+        if tuple(read.ids) in self._sessions:
+            return ""
+        if not self._pin(read):
+            return f"{session.path} needs more memory than prefix_cache may take."
+        self._sessions[tuple(read.ids)] = read
+        return ""
+
+    def _pin(self, session: Session) -> bool:
+        """Put a session into the tree for good, if there is room for it."""
+        block, ids = self.tree.block, session.ids
+        ends = range(block, len(ids) + block, block)
+        cuts = [[array[..., end - block : end, :] for array in session.arrays] for end in ends]
+        values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cuts]
+        self.tree.insert(SESSIONS, ids, 0, values)
+        match = self.tree.match(SESSIONS, ids)
+        if match.length == len(ids):
+            match.pin()
+        return match.length == len(ids)
+
+    # The disk
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be saved while nothing else is to do."""
+        return self.tier is not None and self.tier.pending
+
+    def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
+        """Begin a turn of the scheduler.
+
+        idle: it has nothing to do, so one block is saved. alone: nobody generates. per_token:
+        seconds that computing a token of a prompt takes.
+        """
+        if self.tier is not None:
+            self._allowed = Allowance.of(alone=alone, per_token=per_token)
+            if idle:
+                self.tier.save()
+
+    def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
+        """How many tokens of `ids` need no disk: all, where there is none."""
+        return self.tree.match(namespace, ids).length if self.tier is not None else len(ids)
+
+    def restore(self, namespace: str, ids: Sequence[int]) -> bool:
+        """Read what the disk has of `ids` into the tree, as much as a turn allows.
+
+        Returns whether more is to come in the next turns.
+        """
+        if self.tier is None:
+            return False
+        return self.tier.restore(self.tree, namespace, ids, self._least, self._allowed)
+
+    def close(self, seconds: float) -> None:
+        """Save what can be saved in so much time."""
+        if self.tier is not None:
+            self.tier.close(seconds)
+
+    # Out of the tree
+
+    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Match | None:
+        """A stored prefix of `ids` that is worth its copy; it is pinned.
+
+        computed: tokens of `ids` that need no computing anyway.
+        """
+        match = self._with_session(namespace, ids, self.tree.match(namespace, ids))
+        gain = match.length - computed
+        least = self.tree.block if computed else self._least
+        if gain < least and (gain < 1 or match.length < len(ids)):
+            return None
+        match.pin()
+        return match
+
+    def _with_session(self, namespace: str, ids: Sequence[int], match: Match) -> Match:
+        """The match, or that of a session if it is longer: its KV is lent.
+
+        A part of the last block is lent as a block that ended early, which the row's own KV
+        replaces when it goes on.
+        """
+        session = self.tree.match(SESSIONS, ids) if self._sessions else match
+        length = session.length
+        if length <= match.length or length < min(self._least, len(ids)):
+            return match
+        lent = [(block.value, 0) for block in session.blocks]
+        rest = length - (len(lent) - 1) * self.tree.block
+        lent[-1] = ([array[..., :rest, :] for array in session.blocks[-1].value], 0)
+        self.tree.insert(namespace, ids[:length], 0, lent)
+        return self.tree.match(namespace, ids)
+
+    def dense(self, match: Match, capacity: int) -> list[Any]:
+        """A cache for one row, one entry per layer, that holds a copy of the match.
+
+        capacity: tokens that the row needs room for soon.
+        """
+        *whole, last = (block.value for block in match.blocks)
+        rest = match.length - len(whole) * self.tree.block
+        spare = -(-capacity // CACHE_STEP) * CACHE_STEP - match.length
+        copies = []
+        for index, array in enumerate(last):
+            parts = [value[index] for value in whole]
+            parts.append(array[..., :rest, :])
+            if spare > 0:
+                batch, heads, _, width = array.shape
+                parts.append(mx.zeros((batch, heads, spare, width), array.dtype))
+            copies.append(mx.concatenate(parts, axis=2))
+        # Started now, so that the blocks can be evicted.
+        mx.async_eval(copies)
+        cache = self._model.new_cache()
+        width = len(copies) // len(cache)
+        for number, entry in enumerate(cache):
+            fill(entry, copies[number * width : (number + 1) * width], match.length)
+        return cache
+
+    # Into the tree
+
+    def cut(
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        cache: Callable[[], Sequence[Any]],
+        *,
+        tail: bool,
+    ) -> Cut | None:
+        """Copies, not yet computed, of the blocks of `ids` that are not stored.
+
+        cache: gives the cache of a row that holds at least `ids`. tail: the tokens after the
+        last full block are wanted too.
+        """
+        block = self.tree.block
+        length = len(ids) if tail else len(ids) // block * block
+        if not self.tree.limit or length == 0:
+            return None
+        start = self.tree.stored(namespace, ids[:length])
+        if start >= length:
+            return None
+        arrays = [array for entry in cache() for array in arrays_of(entry)]
+        nbytes = sum(array.nbytes // array.shape[2] for array in arrays) * block
+        # What the tree cannot hold is not copied.
+        most = (self.tree.limit - self.tree.pinned) // nbytes + 1
+        values = [
+            [mx.contiguous(array[..., begin : min(begin + block, length), :]) for array in arrays]
+            for begin in range(start, min(length, start + most * block), block)
+        ]
+        return Cut(namespace, ids[:length], start, values)
+
+    def store(self, cut: Cut | None) -> None:
+        """Hand over what `cut` returned, once it has been evaluated."""
+        if cut is not None:
+            values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cut.values]
+            new = self.tree.insert(cut.namespace, cut.ids, cut.start, values)
+            if self.tier is not None:
+                self.tier.added(new)
+
+    def keep(
+        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+    ) -> None:
+        """Store what a row computed, as far as its cache holds it.
+
+        ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
+        or go on beyond `ids`.
+        """
+        ids = ids[:held]
+        if not self.tree.limit or self.tree.stored(namespace, ids) == len(ids):
+            return
+        cut = self.cut(namespace, ids, cache, tail=True)
+        if cut is not None:
+            mx.async_eval(cut.arrays)
+            self.store(cut)
+
+
+def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reusing:
+    """What fits the model's caches.
+
+    size: bytes, or, up to 1, a share of the memory that the weights leave.
+    """
+    left = max(model.memory.limit - model.memory.weights, 0)
+    limit = int(size * left if size <= 1 else size)
+    if kv_store is not None and (not limit or model.info.needs_checkpoints):
+        reason = "this model's caches cannot be cut" if limit else "prefix_cache is 0"
+        log.warning("no KV is kept on disk, since %s", reason)
+    if model.info.needs_checkpoints:
+        return CheckpointReuse(limit)
+    return Reuse(model, limit, kv_store=kv_store)

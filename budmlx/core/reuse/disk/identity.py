@@ -1,0 +1,64 @@
+"""What keys and values on disk depend on beside tokens: the model, and how it keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+
+from budmlx.core.model.kv_arrays import arrays_of
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.disk.files import ArraySpec, Layout
+
+# By safetensors' names: types of MLX, and what numpy, which has no bfloat16, takes for them.
+NUMBERS: dict[str, tuple[mx.Dtype, Any]] = {
+    "F32": (mx.float32, np.float32),
+    "F16": (mx.float16, np.float16),
+    "BF16": (mx.bfloat16, np.uint16),
+    "U32": (mx.uint32, np.uint32),
+    "U16": (mx.uint16, np.uint16),
+    "U8": (mx.uint8, np.uint8),
+}
+# Places in each file of weights, and bytes there, that tell whether it is the same file.
+SAMPLES = 64
+SAMPLE = 4096
+
+
+def name_of(array: mx.array) -> str:
+    """Safetensors' name of an array's type; empty if it cannot be stored."""
+    return next((name for name, (dtype, _) in NUMBERS.items() if dtype == array.dtype), "")
+
+
+def layout_of(model: Model) -> Layout | None:
+    """What a model keeps of each token; None if it cannot be stored."""
+    cache = model.new_cache()
+    # Lazy: gives shapes and dtypes without computing anything.
+    model(mx.zeros((1, 1), dtype=mx.int32), cache)
+    arrays = [array for entry in cache for array in arrays_of(entry)]
+    shapes = [(*array.shape[:2], 1, *array.shape[3:]) for array in arrays]
+    names = [name_of(array) for array in arrays]
+    return tuple(map(ArraySpec, names, shapes)) if all(names) else None
+
+
+def model_digest(path: Path) -> str:
+    """A digest of what computes: the configuration, samples of the weights, library versions.
+
+    Reading all weights would take longer than loading them. In the hub's cache files are links
+    to blobs that are named by their content; elsewhere the time of change must help.
+    """
+    versions = [mx.__version__, mlx_lm.__version__, str(mx.default_device())]
+    digest = hashlib.sha256(repr(versions).encode() + (path / "config.json").read_bytes())
+    for shard in sorted(path.glob("model*.safetensors")):
+        with shard.open("rb") as file:
+            status = os.fstat(file.fileno())
+            known = (shard.name, shard.resolve().name, status.st_size, status.st_mtime_ns)
+            digest.update(repr(known).encode())
+            for place in range(SAMPLES):
+                file.seek(place * max(status.st_size - SAMPLE, 0) // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()

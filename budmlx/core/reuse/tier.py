@@ -1,0 +1,242 @@
+"""Moves blocks between the tree of prefixes and the disk. MLX is used on the caller's thread only;
+what goes to disk is copied here, and written by a thread of the store's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.disk.files import Layout
+from budmlx.core.reuse.disk.identity import NUMBERS, layout_of, model_digest, name_of
+from budmlx.core.reuse.disk.store import Counters, KVStore, chain, chains
+from budmlx.core.reuse.tree import Block, PrefixTree
+from budmlx.protocol import KVStoreSettings
+
+log = logging.getLogger(__name__)
+
+# Seconds of a turn for reading, while others generate and while nobody does.
+SHORT_READ = 0.02
+LONG_READ = 0.25
+# Weight of the newest measurement of the disk.
+NEWEST = 0.3
+# What a block that is computed because the disk was slow takes off the memory of that.
+FORGIVENESS = 0.95
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What a turn may read: one block, and more until a point of `time.perf_counter`.
+
+    per_token: seconds that computing a token takes; None if that is not known. blocks: read.
+    """
+
+    until: float
+    per_token: float | None
+    blocks: int = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether the rest must wait for the next turn."""
+        return self.blocks > 0 and time.perf_counter() >= self.until
+
+    @classmethod
+    def of(cls, *, alone: bool, per_token: float | None) -> Allowance:
+        """Of a turn that begins now. alone: nobody generates meanwhile."""
+        return cls(time.perf_counter() + (LONG_READ if alone else SHORT_READ), per_token)
+
+
+class KVTier:
+    """Blocks of the tree that are not on disk yet, and the way back from there."""
+
+    def __init__(self, store: KVStore, layout: Layout):
+        self._store = store
+        self._layout = layout
+        self._unsaved: OrderedDict[Block, None] = OrderedDict()
+        self._read_seconds = 0.0
+        self._read_bytes = 0.0
+
+    @classmethod
+    def open(cls, model: Model, settings: KVStoreSettings, block: int) -> KVTier | None:
+        """The tier of a model whose caches can be cut; None if its numbers cannot be stored."""
+        layout = layout_of(model)
+        if layout is None:
+            log.warning("KV is not kept on disk: this model computes with numbers of other types")
+            return None
+        identity = f"{settings.salt} {block} {layout} {model_digest(Path(model.info.path))}"
+        directory = Path(settings.directory)
+        store = KVStore(directory, model.info.name, identity, layout, settings.limit)
+        return cls(store, layout)
+
+    @property
+    def counters(self) -> Counters:
+        """What happened since the start."""
+        return self._store.counters
+
+    # To the disk
+
+    @property
+    def pending(self) -> bool:
+        """Whether `save` has something to do now."""
+        return bool(self._unsaved) and self._store.accepts
+
+    def added(self, blocks: Iterable[Block]) -> None:
+        """Note blocks that are new in the tree."""
+        self._unsaved.update(dict.fromkeys(blocks))
+
+    def save(self) -> None:
+        """Hand one block to the store."""
+        if self.pending:
+            block, _ = self._unsaved.popitem(last=False)
+            self._save(block)
+
+    def leaving(self, block: Block) -> None:
+        """Hand a block that is about to go to the store, unless it is there."""
+        self._unsaved.pop(block, None)
+        self._save(block)
+
+    def forget(self) -> None:
+        """Nothing that the tree holds may reach the disk any more."""
+        self._unsaved.clear()
+        self._store.forget()
+
+    def close(self, seconds: float) -> None:
+        """Save what can be saved in so much time."""
+        end = time.monotonic() + seconds
+        while self.pending and time.monotonic() < end:
+            self.save()
+        self._store.close(max(end - time.monotonic(), 0.0))
+
+    def _save(self, block: Block) -> None:
+        path = self._path(block)
+        if path[-1] in self._store:
+            self._store.use(path)
+            return
+        if not self._store.accepts:
+            self._store.drop()
+            return
+        tokens = len(block.tokens)
+        shapes = [(name_of(array), array.shape) for array in block.value]
+        if shapes != [(spec.dtype, spec.of(tokens)) for spec in self._layout]:
+            self._store.drop()
+            return
+        try:
+            arrays = [bytes(memoryview(array)) for array in block.value]
+        except RuntimeError:  # What made it failed late: the step after finds out, too.
+            log.exception("a block of KV could not be read")
+            self._store.drop()
+            return
+        self._store.save(path, tokens, arrays)
+
+    def _path(self, block: Block) -> list[bytes]:
+        """Keys of the blocks from the first one to this."""
+        blocks = [block]
+        while (parent := blocks[-1].parent) is not None:
+            blocks.append(parent)
+        root = blocks.pop()
+        key = self._store.root(root.value)
+        keys = []
+        for each in reversed(blocks):
+            each.key = key = each.key or chain(key, each.tokens)
+            keys.append(key)
+        return keys
+
+    # From the disk
+
+    def restore(
+        self, tree: PrefixTree, namespace: str, ids: Sequence[int], least: int, allowed: Allowance
+    ) -> bool:
+        """Put into the tree what follows there of `ids`; True if more is to come.
+
+        least: so many more tokens must be found.
+        """
+        match = tree.match(namespace, ids)
+        start = match.length // tree.block * tree.block
+        path = self._path(match.blocks[start // tree.block - 1]) if start else []
+        parent = path[-1] if path else self._store.root(namespace)
+        ahead = self._ahead(parent, ids, start, tree.block)
+        if start + sum(tokens for _, tokens in ahead) - match.length < least:
+            self.counters.misses += not ahead
+            return False
+        for key, tokens in ahead:
+            if self._is_slower(tokens, allowed.per_token):
+                self.counters.slower += 1
+                return False
+            if allowed.spent:
+                return True
+            allowed.blocks += 1
+            path.append(key)
+            if not self._load(tree, namespace, ids[: start + tokens], start, path):
+                return False
+            start += tokens
+        self._store.use(path)
+        return False
+
+    def _ahead(
+        self, parent: bytes, ids: Sequence[int], start: int, block: int
+    ) -> list[tuple[bytes, int]]:
+        """Keys and lengths of the blocks on disk that hold what follows token `start`."""
+        found = []
+        while start + block <= len(ids):
+            key = chain(parent, ids[start : start + block])
+            if key not in self._store:
+                break
+            found.append((key, block))
+            parent, start = key, start + block
+        rest = ids[start : start + block - 1]
+        tail = next((each for each in chains(parent, rest) if each[0] in self._store), None)
+        return found if tail is None else [*found, tail]
+
+    def _is_slower(self, tokens: int, per_token: float | None) -> bool:
+        if not self._read_bytes or per_token is None:
+            return False
+        reading = self._read_seconds / self._read_bytes * self._nbytes(tokens)
+        if reading <= per_token * tokens:
+            return False
+        self._read_seconds *= FORGIVENESS
+        return True
+
+    def _nbytes(self, tokens: int) -> int:
+        return sum(spec.nbytes(tokens) for spec in self._layout)
+
+    def _load(
+        self, tree: PrefixTree, namespace: str, ids: Sequence[int], start: int, path: list[bytes]
+    ) -> bool:
+        """Read the last block of `ids`, which begins at `start`, into the tree."""
+        tokens = len(ids) - start
+        nbytes = self._nbytes(tokens)
+        if tree.pinned + nbytes > tree.limit:
+            return False
+        begin = time.perf_counter()
+        buffers = self._store.load(path[-1], tokens)
+        if buffers is None:
+            return False
+        try:
+            arrays = self._arrays(buffers, tokens)
+        except RuntimeError:  # no memory, most likely: rows wait for it, too
+            log.exception("a block of KV could not be taken from disk")
+            return False
+        # Sums, not a mean of ratios: a short block takes as long to open.
+        self._read_seconds = (1 - NEWEST) * self._read_seconds + time.perf_counter() - begin
+        self._read_bytes = (1 - NEWEST) * self._read_bytes + nbytes
+        new = tree.insert(namespace, ids, start, [(arrays, nbytes)])
+        for block in new:
+            block.key = path[-1]
+        return bool(new)
+
+    def _arrays(self, buffers: Sequence[memoryview], tokens: int) -> list[mx.array]:
+        arrays = []
+        for spec, buffer in zip(self._layout, buffers, strict=True):
+            dtype, kind = NUMBERS[spec.dtype]
+            numbers = np.frombuffer(buffer, kind).reshape(spec.of(tokens))
+            arrays.append(mx.array(numbers).view(dtype))
+        mx.eval(arrays)
+        return arrays

@@ -1,0 +1,234 @@
+"""Grammars: which tokens a row may draw next.
+
+llguidance compiles a grammar and follows the text; here grammars are compiled beside the
+core's thread, kept for equal requests, and turned into masks for the rows of a group. Masks
+are computed on the CPU while the device runs the forward pass.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
+from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+from budmlx.core.row import Row, RowFault
+from budmlx.core.sample.grammar_probe import LIMITS, MAX_MESSAGE, probe, problem_of
+from budmlx.types import ModelInfo
+
+COMPILE_SECONDS = 2.0
+"""A grammar that takes longer is refused."""
+MAX_KEPT = 64
+MAX_KEPT_CHARACTERS = 4 * 2**20
+POLL_SECONDS = 0.002
+
+
+class GrammarError(Exception):
+    """A grammar cannot be used; the text is for the client."""
+
+
+class Grammars:
+    """Compiles the grammars of one model and keeps the last ones. Thread-safe."""
+
+    def __init__(self, info: ModelInfo):
+        self._file = Path(info.path) / "tokenizer.json"
+        self._vocab = info.vocab_size
+        self._eos_ids = list(info.eos_token_ids)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="budmlx-grammar")
+        self._lock = threading.Lock()  # of the tokenizer
+        self._tokenizer: LLTokenizer | None = None
+        self._kept: OrderedDict[str, Future[LLMatcher]] = OrderedDict()
+
+    def start(self, source: str) -> Future[LLMatcher]:
+        """Begin to compile; the result must be copied before it is used."""
+        compiled = self._kept.pop(source, None) or self._pool.submit(self._compile, source)
+        self._kept[source] = compiled
+        kept = sum(map(len, self._kept))
+        while len(self._kept) > MAX_KEPT or (kept > MAX_KEPT_CHARACTERS and len(self._kept) > 1):
+            kept -= len(self._kept.popitem(last=False)[0])
+        return compiled
+
+    def _compile(self, source: str) -> LLMatcher:
+        tokenizer = self._loaded_tokenizer()
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
+        if matcher.is_error():
+            raise GrammarError(" ".join(matcher.get_error().split())[:MAX_MESSAGE])
+        # What nothing satisfies is found out by asking for the first token.
+        matcher.compute_bitmask()
+        if matcher.is_stopped() and not matcher.is_accepting():
+            raise GrammarError(problem_of(matcher) or "no text satisfies it")
+        if problem := probe(matcher, tokenizer, source):
+            raise GrammarError(problem)
+        return matcher
+
+    def _loaded_tokenizer(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokenizer is None:
+                try:
+                    text = self._file.read_text("utf-8")
+                    self._tokenizer = LLTokenizer(
+                        text, n_vocab=self._vocab, eos_token=self._eos_ids or None
+                    )
+                except Exception as error:  # The library raises nothing more specific.
+                    raise GrammarError(
+                        "this model cannot be constrained, since its tokenizer.json is missing "
+                        "or cannot be read"
+                    ) from error
+            return self._tokenizer
+
+
+class Compiling:
+    """Rows that wait for their grammars."""
+
+    def __init__(self, grammars: Grammars):
+        self._grammars = grammars
+        self._rows: dict[int, tuple[Row, Future[LLMatcher], float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Row) -> None:
+        """Compile the grammar of a row."""
+        grammar = row.request.grammar
+        assert grammar is not None
+        compiled = self._grammars.start(grammar.source)
+        self._rows[row.request.id] = (row, compiled, time.monotonic() + COMPILE_SECONDS)
+
+    def cancel(self, row_id: int) -> None:
+        """Forget a row; unknown ids are ignored."""
+        self._rows.pop(row_id, None)
+
+    def done(self, *, idle: bool) -> Iterator[tuple[Row, str]]:
+        """Rows that wait no more, each with what is wrong with its grammar, if anything.
+
+        idle: there is nothing else to do, so that waiting a moment costs nobody.
+        """
+        if idle and self._rows:
+            wait([compiled for _, compiled, _ in self._rows.values()], POLL_SECONDS)
+        for row_id, (row, compiled, deadline) in list(self._rows.items()):
+            if not compiled.done():
+                if time.monotonic() < deadline:
+                    continue
+                problem = f"it takes longer than {COMPILE_SECONDS:.0f} s to compile"
+            else:
+                problem = _problem(compiled)
+                if not problem:
+                    row.grammar = RowGrammar(compiled.result().deep_copy())
+            del self._rows[row_id]
+            yield row, problem
+
+
+def _problem(compiled: Future[LLMatcher]) -> str:
+    error = compiled.exception()
+    if error is None:
+        return ""
+    return str(error) if isinstance(error, GrammarError) else "it cannot be compiled"
+
+
+class RowGrammar:
+    """How far one row has come in its grammar."""
+
+    def __init__(self, matcher: LLMatcher):
+        self.matcher = matcher
+        self._consumed = 0
+
+    def reset(self) -> None:
+        """Go back to the beginning; the row's tokens are followed anew."""
+        self.matcher.reset()
+        self._consumed = 0
+
+    def follow(self, row: Row, unread: int | None) -> str:
+        """Take in the row's tokens, and one that is not in `row.ids` yet.
+
+        Returns what is wrong, if anything.
+        """
+        begin = len(row.request.prompt_ids) + self._consumed
+        tokens = [*row.ids[begin:], *(() if unread is None else (unread,))]
+        self._consumed += len(tokens)
+        if tokens and not self.matcher.consume_tokens(tokens):
+            return problem_of(self.matcher)
+        return ""
+
+
+@cache
+def _executor() -> LLExecutor:
+    return LLExecutor()
+
+
+class Constraints:
+    """The rows of a group that have grammars."""
+
+    def __init__(self, rows: Sequence[Row], vocab: int):
+        self._indices = [i for i, row in enumerate(rows) if row.grammar is not None]
+        self._rows = [rows[i] for i in self._indices]
+        self._all = len(self._rows) == len(rows)
+        self._vocab = vocab
+        self._masks = allocate_token_bitmask(len(self._rows), vocab)
+
+    def apply(
+        self, logits: mx.array, unread: Mapping[Row, int], faults: dict[Row, RowFault]
+    ) -> mx.array:
+        """The logits [rows, vocab] with -inf where a row's grammar allows no token.
+
+        unread: tokens that rows have drawn and that are not in their ids yet.
+        faults: takes rows that left their grammar.
+        """
+        finished = self._follow(unread, faults)
+        bits = np.unpackbits(self._masks.view(np.uint8), axis=-1, bitorder="little")
+        allowed = mx.array(bits[:, : self._vocab].view(np.bool_))
+        x = logits if self._all else logits[mx.array(self._indices)]
+        if any(finished):
+            # The end must be drawn now, whatever else was to keep the row from ending.
+            x = mx.where(mx.array(finished)[:, None], mx.zeros_like(x), x)
+        x = mx.where(allowed, x, -mx.inf)
+        if self._all:
+            return x
+        constrained = mx.array(logits)
+        constrained[mx.array(self._indices)] = x
+        return constrained
+
+    def _follow(self, unread: Mapping[Row, int], faults: dict[Row, RowFault]) -> list[bool]:
+        """Fill the masks; whether each row's text is complete."""
+        self._masks[:] = -1
+        wanted: list[tuple[LLMatcher, int]] = []
+        finished = [False] * len(self._rows)
+        for i, row in enumerate(self._rows):
+            token = unread.get(row)
+            if token in row.request.stop_ids or row in faults:
+                continue  # Its step comes too late to matter.
+            assert row.grammar is not None
+            if problem := row.grammar.follow(row, token):
+                faults[row] = _fault(row, problem)
+                continue
+            finished[i] = row.grammar.matcher.is_stopped()
+            wanted.append((row.grammar.matcher, i))
+        if wanted:
+            fill_next_token_bitmask_par(_executor(), wanted, self._masks)
+        self._allow_stops(wanted, faults)
+        return finished
+
+    def _allow_stops(
+        self, filled: Sequence[tuple[LLMatcher, int]], faults: dict[Row, RowFault]
+    ) -> None:
+        words = self._masks.view(np.uint32)
+        for matcher, i in filled:
+            row = self._rows[i]
+            if problem := problem_of(matcher):
+                faults[row] = _fault(row, problem)
+            elif matcher.is_accepting():
+                for token in row.request.stop_ids:
+                    words[i, token // 32] |= np.uint32(1 << (token % 32))
+
+
+def _fault(row: Row, problem: str) -> RowFault:
+    grammar = row.request.grammar
+    assert grammar is not None
+    return "grammar_error", f"The reply cannot go on in the form of {grammar.param}: {problem}."

@@ -1,0 +1,155 @@
+"""Samplers and logits processors that plugins bring: called once per step for all rows that
+chose them, with a state for each row that is taken apart and put together as rows come and go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map
+
+from budmlx.core.plugin_note import NOTE
+from budmlx.core.plugin_target import PluginFault, resolve
+from budmlx.core.row import Row
+from budmlx.plugins.guard import FAULTS
+from budmlx.plugins.specs import RowContext
+from budmlx.protocol import PluginCall
+
+log = logging.getLogger(__name__)
+
+_instances: dict[str, Any] = {}
+
+
+class Plugged:
+    """One plugin object and the rows of a group that chose it at one place.
+
+    slot: the place, which also names the rows' states: 0 is the sampler, 1 the first
+    processor of a row, and so on.
+    """
+
+    def __init__(self, slot: int, call: PluginCall, indices: Sequence[int], rows: Sequence[Row]):
+        self.rows = [rows[i] for i in indices]
+        self.indices = mx.array(list(indices))
+        self._slot = slot
+        self._call = call
+        self._plugin: Any = None
+        self._state: Any = None
+
+    def prepare(self) -> None:
+        """Find the plugin and put the rows' states together. Raises PluginFault."""
+        self._plugin = self._guarded(self._instance)
+        for row in self.rows:
+            if self._slot not in row.states:
+                options = self._options(row)
+                row.states[self._slot] = self._guarded(self._method, "init", options)
+                self._check_state(row.states[self._slot], rows=1)
+        states = [row.states[self._slot] for row in self.rows]
+        self._state = self._guarded(_concatenate, states)
+
+    def process(self, logits: mx.array, feed: mx.array) -> mx.array:
+        """New logits [rows, vocab] for these rows. Raises PluginFault."""
+        changed, state = self._pair("process", logits, self._state, self._context(feed))
+        self._check(changed, logits.shape)
+        self._check_state(state, rows=len(self.rows))
+        self._state = state
+        return changed
+
+    def sample(self, logits: mx.array, feed: mx.array, keys: mx.array) -> mx.array:
+        """Token ids [rows] for these rows. Raises PluginFault."""
+        tokens, state = self._pair("sample", logits, self._state, self._context(feed), keys)
+        self._check(tokens, logits.shape[:1])
+        if not mx.issubdtype(tokens.dtype, mx.integer):
+            raise self._fault("returned token ids that are not integers")
+        self._check_state(state, rows=len(self.rows))
+        self._state = state
+        return tokens
+
+    def release(self) -> None:
+        """Give the rows their states back."""
+        if self._state is None:
+            return
+        for i, row in enumerate(self.rows):
+            row.states[self._slot] = tree_map(lambda x, i=i: x[i : i + 1], self._state)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arrays of the state, to be evaluated with the step."""
+        return [] if self._state is None else [x for _, x in tree_flatten(self._state)]
+
+    def _options(self, row: Row) -> dict[str, Any]:
+        request = row.request
+        call = request.processors[self._slot - 1] if self._slot else request.sampler
+        return dict(call.options) if call is not None else {}
+
+    def _instance(self) -> Any:
+        if self._call.core not in _instances:
+            _instances[self._call.core] = resolve(self._call.core)()
+        return _instances[self._call.core]
+
+    def _context(self, feed: mx.array) -> RowContext:
+        # Copies: a plugin that changes what it gets must not change the rows.
+        ends = [None if row.sampled > row.produced else -1 for row in self.rows]
+        history = [row.ids[:end] for row, end in zip(self.rows, ends, strict=True)]
+        return RowContext(history=history, last=mx.array(feed[self.indices]))
+
+    def _method(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._plugin, name)(*arguments)
+
+    def _pair(self, name: str, *arguments: Any) -> tuple[Any, Any]:
+        result = self._guarded(self._method, name, *arguments)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise self._fault("did not return a result and a state")
+        return result
+
+    def _check(self, value: Any, shape: Sequence[int]) -> None:
+        if not isinstance(value, mx.array) or tuple(value.shape) != tuple(shape):
+            raise self._fault(f"did not return an array of shape {list(shape)}")
+
+    def _check_state(self, state: Any, rows: int) -> None:
+        for _, leaf in tree_flatten(state):
+            if not isinstance(leaf, mx.array) or leaf.ndim == 0 or leaf.shape[0] != rows:
+                raise self._fault(f"keeps a state without a first axis of {rows} rows")
+
+    def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            with NOTE.calling(self._call.plugin):
+                return function(*arguments)
+        except FAULTS as error:
+            log.exception("plugin %s failed in %s", self._call.plugin, self._call.name)
+            raise self._fault("raised an error") from error
+
+    def _fault(self, what: str) -> PluginFault:
+        log.error("plugin %s: %s %s", self._call.plugin, self._call.name, what)
+        return PluginFault(f"The plugin {self._call.plugin} failed: {self._call.name} {what}.")
+
+
+def plugged(rows: Sequence[Row]) -> tuple[list[Plugged], list[Plugged]]:
+    """The processors, in the order in which they run, and the samplers that rows chose."""
+    processors: list[Plugged] = []
+    for place in range(max((len(row.request.processors) for row in rows), default=0)):
+        processors += _grouped(
+            place + 1,
+            [
+                row.request.processors[place] if place < len(row.request.processors) else None
+                for row in rows
+            ],
+            rows,
+        )
+    return processors, _grouped(0, [row.request.sampler for row in rows], rows)
+
+
+def _grouped(slot: int, calls: Sequence[PluginCall | None], rows: Sequence[Row]) -> list[Plugged]:
+    indices: dict[str, list[int]] = {}
+    chosen: dict[str, PluginCall] = {}
+    for i, call in enumerate(calls):
+        if call is not None:
+            indices.setdefault(call.core, []).append(i)
+            chosen.setdefault(call.core, call)
+    return [Plugged(slot, chosen[core], indices[core], rows) for core in indices]
+
+
+def _concatenate(states: Sequence[Any]) -> Any:
+    return tree_map(lambda *leaves: mx.concatenate(leaves), states[0], *states[1:])

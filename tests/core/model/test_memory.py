@@ -1,0 +1,61 @@
+"""Projections of memory against what MLX really takes."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from budmlx.core.batch.placement import Placement
+from tests.core.architectures import ARCHITECTURES, BASE
+from tests.core.driver import Driver, load, request
+from tests.models import tiny_model_dir
+
+WIDE = {**BASE, "model_type": "llama", "num_hidden_layers": 4, "max_position_embeddings": 16384}
+
+
+@pytest.mark.parametrize("lengths", [[4000] + [60] * 15, [900] * 8, [3000]])
+def test_peak_memory_stays_within_the_projection(lengths: list[int]) -> None:
+    model = load(tiny_model_dir(WIDE))
+    driver = Driver(model, prefill_chunk=256)
+    base = mx.get_active_memory() - model.memory.weights
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    driver.submit(*(request(k, [5] * n, max_tokens=40) for k, n in enumerate(lengths)))
+    projected = 0
+    while driver.scheduler.busy:
+        driver.turn()
+        groups = [group.lengths for group in driver.scheduler._groups]
+        groups += [[len(prompt.ids)] for prompt in driver.scheduler._prompts]
+        projected = max(projected, model.memory.total(groups, 256))
+    assert mx.get_peak_memory() - base <= projected
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "mamba", "falcon_h1", "deepseek_v3"])
+def test_row_bytes_are_those_of_the_cache(name: str) -> None:
+    model = load(tiny_model_dir(ARCHITECTURES[name]))
+    cache = model.new_cache()
+    mx.eval(model(mx.array([[5] * 300]), cache))
+    actual = sum(entry.nbytes for entry in cache)
+    assert actual <= model.memory.row(300) <= 2.5 * actual + 2**16
+
+
+def test_the_longest_row_is_the_longest_that_fits() -> None:
+    memory = load().memory
+    limit = memory.total([[3000]], 64)
+    longest = type(memory)(
+        limit, memory.weights, memory.layers, memory.shape, memory.fused_attention
+    ).longest_row(8192, 64)
+    assert memory.total([[longest]], 64) <= limit < memory.total([[longest + 1]], 64)
+
+
+def test_placement_weighs_padding_against_reading_the_weights_again() -> None:
+    per_token = 2**14
+    placement = Placement(2**27, lambda lengths: per_token * max(lengths) * len(lengths))
+    assert placement.choose([70], [[60] * 15]) == 0
+    assert placement.choose([4000], [[60] * 15]) is None
+    assert placement.choose([3900], [[60] * 15, [4000]]) == 1
+    assert placement.merge([[60], [4000]]) == (0, 1)
+    assert placement.merge([[60] * 15, [4000]]) is None
+    assert placement.heavy([[60] * 15, [4000]]) == [False, True]
+    assert placement.heavy([[60], [4000]]) == [False, False]
+    assert placement.heavy([]) == []

@@ -1,0 +1,285 @@
+"""Quantized KV caches: as mlx-lm's plain ones in all but what they hold, alone and in models."""
+
+from __future__ import annotations
+
+import functools
+import random
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx_lm.models.base import scaled_dot_product_attention
+from mlx_lm.models.cache import BatchKVCache, KVCache
+
+from budmlx import Engine
+from budmlx.config import Config
+from budmlx.core.model.kv_arrays import arrays_of, fill
+from budmlx.core.model.model import Model
+from budmlx.core.model.quantized_kv import BatchQuantizedCache, QuantizedCache, cache_maker
+from budmlx.errors import ConfigError, ModelLoadError
+from tests.core.architectures import ARCHITECTURES, BASE
+from tests.core.driver import Driver, load, request
+from tests.core.reuse.test_blocks import Reusing, cold, words
+from tests.models import tiny_model_dir
+
+HEADS = 2
+CONFIGS = {
+    **{name: ARCHITECTURES[name] for name in ("llama", "qwen3_moe")},
+    "wide": {**BASE, "model_type": "qwen3", "head_dim": 64},
+}
+
+
+@functools.cache
+def model_of(name: str, bits: int | None) -> Model:
+    return load(tiny_model_dir(CONFIGS[name], scale=3.0, seed=7), kv_bits=bits)
+
+
+def content(rng: random.Random, rows: int, tokens: int, group_size: int) -> list[mx.array]:
+    """Keys and values of some tokens; keys are wider, as in some models."""
+    return [
+        mx.random.normal((rows, HEADS, tokens, width), key=mx.random.key(rng.getrandbits(32)))
+        for width in (2 * group_size, group_size)
+    ]
+
+
+def assert_twins(plain: Any, quantized: Any) -> None:
+    """The same tokens in the same places, each quantized as if it were alone."""
+    assert quantized.size() == plain.size() and quantized.empty() == plain.empty()
+    assert mx.array_equal(mx.array(quantized.offset), mx.array(plain.offset))
+    masks = [
+        cache.make_mask(3, return_array=True, window_size=None) for cache in (plain, quantized)
+    ]
+    assert mx.array_equal(*masks)
+    if plain.empty():
+        return
+    padding = plain.left_padding.tolist() if isinstance(plain, BatchKVCache) else [0]
+    held = [array[..., : plain.size(), :] for array in arrays_of(quantized)]
+    form = {"group_size": quantized.group_size, "bits": quantized.bits}
+    wanted = [
+        array
+        for x in (plain.keys, plain.values)
+        for array in mx.quantize(x[..., : plain.size(), :], **form)
+    ]
+    for row, left in enumerate(padding):
+        for got, want in zip(held, wanted, strict=True):
+            assert mx.array_equal(got[row, :, left:], want[row, :, left:])
+
+
+def write(rng: random.Random, tokens: int, *pair: Any) -> None:
+    rows = len(pair[0].left_padding) if isinstance(pair[0], BatchKVCache) else 1
+    keys, values = content(rng, rows, tokens, pair[1].group_size)
+    for cache in pair:
+        cache.update_and_fetch(keys, values)
+    assert_twins(*pair)
+
+
+def row_pair(rng: random.Random, bits: int, group_size: int, least: int = 0) -> tuple[Any, Any]:
+    pair = KVCache(), QuantizedCache(bits, group_size)
+    for _ in range(rng.randrange(least, 3)):
+        write(rng, rng.choice((1, 1, 2, 7, 255, 256, 257)), *pair)
+    return pair
+
+
+def batch_pair(rng: random.Random, bits: int, group_size: int, least: int = 0) -> tuple[Any, Any]:
+    pairs = [row_pair(rng, bits, group_size, least) for _ in range(rng.randrange(1, 4))]
+    plain, quantized = zip(*pairs, strict=True)
+    return plain[0].merge(plain), quantized[0].merge(quantized)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (8, 32), (4, 64), (4, 32)])
+def test_batches_hold_what_mlx_lms_batches_hold(bits: int, group_size: int) -> None:
+    """Whatever joins, leaves, is padded, taken out or trimmed, in any order."""
+    rng = random.Random(bits * group_size)
+    for _ in range(6):
+        plain, quantized = batch_pair(rng, bits, group_size)
+        assert isinstance(quantized, BatchQuantizedCache)
+        for _ in range(12):
+            rows = len(plain.left_padding)
+            match rng.choice(["step", "step", "pass", "join", "leave", "out", "trim"]):
+                case "step":
+                    write(rng, 1, plain, quantized)
+                case "pass":
+                    counts = [rng.randrange(1, 40) for _ in range(rows)]
+                    padding = [max(counts) - count for count in counts]
+                    for cache in (plain, quantized):
+                        cache.prepare(lengths=counts, right_padding=padding)
+                    write(rng, max(counts), plain, quantized)
+                    for cache in (plain, quantized):
+                        cache.finalize()
+                case "join":
+                    others = batch_pair(rng, bits, group_size)
+                    plain.extend(others[0])
+                    quantized.extend(others[1])
+                case "leave":
+                    kept = mx.array(rng.sample(range(rows), rng.randrange(1, rows + 1)))
+                    plain.filter(kept)
+                    quantized.filter(kept)
+                case "out" if not plain.empty():
+                    index = rng.randrange(rows)
+                    assert_twins(plain.extract(index), quantized.extract(index))
+                case "trim" if min(plain.offset.tolist()) > 1:
+                    assert plain.trim(1) == quantized.trim(1)
+            assert_twins(plain, quantized)
+
+
+@pytest.mark.parametrize("tokens", [1, 255, 300])
+def test_rows_grow_as_plain_ones_do(tokens: int) -> None:
+    rng = random.Random(tokens)
+    pair = KVCache(), QuantizedCache(8, 32)
+    for _ in range(3):
+        write(rng, tokens, *pair)
+        assert arrays_of(pair[1])[0].shape[2] == arrays_of(pair[0])[0].shape[2]
+        assert pair[1].nbytes == sum(array.nbytes for array in arrays_of(pair[1]))
+
+
+def test_arrays_are_cut_and_filled_alike_for_both_kinds() -> None:
+    rng = random.Random(1)
+    pair = row_pair(rng, 8, 64, least=1)
+    cut = rng.randrange(1, pair[0].offset + 1)
+    copies = KVCache(), QuantizedCache(8, 64)
+    for source, copy in zip(pair, copies, strict=True):
+        assert arrays_of(copy) == []
+        fill(copy, [array[..., :cut, :] for array in arrays_of(source)], cut)
+        assert copy.offset == cut and len(arrays_of(copy)) == len(arrays_of(source))
+    assert_twins(*copies)
+    write(rng, 5, *copies)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("llama", 8), ("wide", 4), ("qwen3_moe", 8)])
+def test_rows_in_batches_equal_rows_alone(name: str, bits: int) -> None:
+    """They come alone, together and midway, in chunks and padded; one is cancelled."""
+    model = model_of(name, bits)
+    assert model.info.batchable and model.paddable
+    lengths = [1, 2, 5, 16, 17, 24, 60, 9, 11, 30]
+    rows = [request(i, words(i, n), max_tokens=16 + i) for i, n in enumerate(lengths)]
+    want = cold(model, *rows)
+    driver = Driver(model, prefill_chunk=32)
+    for row in rows[:6]:
+        driver.submit(row)
+        driver.turns(3)
+    driver.submit(*rows[6:])
+    driver.turns(4)
+    driver.scheduler.cancel(8)
+    driver.run()
+    begun = driver.tokens[8]
+    assert 8 not in driver.reasons and begun == want[8][: len(begun)]
+    assert {**driver.tokens, 8: want[8]} == want
+
+
+@pytest.mark.parametrize(("name", "bits"), [("wide", 8), ("llama", 4)])
+def test_prefix_hits_change_nothing(name: str, bits: int) -> None:
+    """Hits of all lengths, evictions, cancelled rows, and rows that are sent back."""
+    model = model_of(name, bits)
+    rng = random.Random(bits)
+    stems = [words(100 + i, n) for i, n in enumerate((20, 45, 90))]
+    rows = []
+    for key in range(24):
+        stem = rng.choice(stems)
+        prompt = [*stem[: rng.randrange(1, len(stem) + 1)], *words(key, rng.randrange(12))]
+        rows.append(request(key, prompt, max_tokens=rng.randrange(1, 16)))
+    want = cold(model, *rows)
+    limit = 150 * sum(layer.per_token for layer in model.memory.layers)
+    driver = Reusing(model, limit=limit, prefill_chunk=32, max_rows=6)
+    gone = set()
+    for row in rows:
+        driver.submit(row)
+        driver.turns(rng.randrange(4))
+        if rng.random() < 0.2 and row.id not in driver.reasons:
+            gone.add(row.id)
+            driver.scheduler.cancel(row.id)
+        if rng.random() < 0.2:
+            driver.scheduler._requeue([r for p in driver.scheduler._prompts for r in p.rows][:1])
+    driver.run()
+    for key, tokens in driver.tokens.items():
+        assert tokens == (want[key][: len(tokens)] if key in gone else want[key])
+    assert sum(map(bool, driver.cached.values())) > 6, "too few hits to prove anything"
+    assert 0 < driver.reuse.tree.nbytes <= limit
+    driver.at_rest()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_repeated_prompt_is_not_computed_again(bits: int) -> None:
+    driver = Reusing(model_of("llama", bits), block=256, least=16)
+    prompt = words(1, 700)
+    first = driver.once(request(1, prompt, max_tokens=8))
+    assert driver.once(request(2, prompt, max_tokens=8)) == first
+    assert driver.cached[2] == 699
+
+
+def test_logits_stay_close_to_those_of_plain_caches() -> None:
+    tokens = mx.array([words(1, 200)])
+    logits = {}
+    for bits in (None, 8, 4):
+        model = model_of("wide", bits)
+        logits[bits] = model(tokens, model.new_cache())
+    spread = mx.std(logits[None]).item()
+    error = {bits: mx.sqrt(mx.mean((logits[bits] - logits[None]) ** 2)).item() for bits in (8, 4)}
+    print(spread, error)
+    assert 0 < error[8] < 0.02 * spread < error[4]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_rows_take_the_projected_memory(name: str) -> None:
+    """8 bits and their scales take 9 or 10 of 32 bits, 4 bits take 5 or 6."""
+    plain = model_of(name, None).memory.row(300)
+    group = 64 if name == "wide" else 32
+    for bits in (8, 4):
+        model = model_of(name, bits)
+        cache = model.new_cache()
+        mx.eval(model(mx.array([[5] * 300]), cache))
+        assert model.memory.row(300) == sum(entry.nbytes for entry in cache)
+        assert model.memory.row(300) / plain == (bits + 64 / group) / 32
+        assert not model.memory.fused_attention
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (ARCHITECTURES["gemma3_text"], "RotatingKVCache"),
+        (ARCHITECTURES["gpt_oss"], "RotatingKVCache"),
+        (ARCHITECTURES["mamba"], "ArraysCache"),
+        (ARCHITECTURES["falcon_h1"], "CacheList"),
+        (ARCHITECTURES["llama4"], "ChunkedKVCache"),
+        ({**ARCHITECTURES["deepseek_v3"], "qk_rope_head_dim": 32}, "does not take them"),
+        (ARCHITECTURES["gemma2"], "does not take them"),
+        ({**BASE, "model_type": "llama", "head_dim": 80}, "have 80 numbers"),
+    ],
+)
+def test_models_that_cannot_say_so_at_load(config: dict[str, Any], reason: str) -> None:
+    path = tiny_model_dir(config)
+    with pytest.raises(ModelLoadError, match=f"{reason}.*Leave kv_bits out"):
+        load(path, kv_bits=8)
+    load(path)
+
+
+class Sinks(nn.Module):
+    """A layer of attention with sinks. mlx-lm's models have them beside sliding windows only."""
+
+    layers = (None,)
+
+    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        x = mx.zeros((len(tokens), HEADS, tokens.shape[1], 32))
+        keys, values = cache[0].update_and_fetch(x, x)
+        extra = {"cache": cache[0], "scale": 1.0, "mask": None, "sinks": mx.ones(HEADS)}
+        return scaled_dot_product_attention(x, keys, values, **extra)
+
+
+def test_attention_with_sinks_is_refused() -> None:
+    with pytest.raises(ModelLoadError, match=r"attention sinks.*Leave kv_bits out"):
+        cache_maker(Sinks(), 8)
+    assert [type(entry) for entry in cache_maker(Sinks(), None)()] == [KVCache]
+
+
+def test_the_setting_reaches_the_core() -> None:
+    path = tiny_model_dir(ARCHITECTURES["llama"], scale=3.0)
+    found = {}
+    for bits in (None, 8):
+        with Engine.load(path, kv_bits=bits) as engine:
+            found[bits] = engine.info.fingerprint
+            assert engine.chat("Hello", max_tokens=5, temperature=0).usage.completion_tokens == 5
+    assert found[8] != found[None], "replies and KV of one would be taken for the other's"
+    with pytest.raises(ModelLoadError, match="kv_bits"):
+        Engine.load(tiny_model_dir(ARCHITECTURES["mamba"]), kv_bits=4)
+    with pytest.raises(ConfigError, match="kv_bits"):
+        Config.of(kv_bits=6)

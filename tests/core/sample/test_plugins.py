@@ -1,0 +1,107 @@
+"""Samplers and processors of plugins: state per row, order, and faults that stay with a row."""
+
+from __future__ import annotations
+
+import pytest
+
+from budmlx.core.model.model import Model
+from budmlx.core.sample import plugins as plugged
+from budmlx.protocol import PluginCall
+from tests.core.driver import Driver, load, request
+
+
+def call(name: str, **options: object) -> PluginCall:
+    core = f"tests.core.plugin_samples:{name}"
+    return PluginCall(plugin="stranger", name=name, core=core, options=options)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load()
+
+
+@pytest.fixture(autouse=True)
+def fresh_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugged, "_instances", {})
+
+
+def test_state_follows_rows_that_come_go_and_fork(model: Model) -> None:
+    driver = Driver(model, prefill_chunk=16)
+    driver.submit(request(1, [5] * 3, sampler=call("Counting", offset=10), max_tokens=12))
+    driver.turns(4)
+    driver.submit(
+        request(2, [6] * 30, sampler=call("Counting", offset=50), max_tokens=3),
+        request(3, [7] * 4, max_tokens=9),
+        *(
+            request(k, [8] * 5, sampler=call("Counting", offset=90), max_tokens=7, fork=4)
+            for k in (4, 5)
+        ),
+    )
+    driver.run()
+    assert driver.tokens[1] == list(range(10, 22))
+    assert driver.tokens[2] == [50, 51, 52]
+    assert driver.tokens[4] == driver.tokens[5] == list(range(90, 97))
+    alone = Driver(model)
+    alone.submit(request(3, [7] * 4, max_tokens=9))
+    alone.run()
+    assert driver.tokens[3] == alone.tokens[3]
+
+
+def test_processors_run_in_the_rows_order_and_see_the_history(model: Model) -> None:
+    driver = Driver(model)
+    driver.submit(
+        request(1, [5, 5, 9], processors=[call("NoRepeat")], max_tokens=40),
+        request(2, [5, 5, 9], max_tokens=40),
+        request(3, [4], processors=[call("NoRepeat")], sampler=call("Counting"), max_tokens=5),
+    )
+    driver.run()
+    assert len({5, 9, *driver.tokens[1]}) == 42
+    assert driver.tokens[3] == [0, 1, 2, 3, 4]
+    assert len(driver.tokens[2]) == 40
+
+
+@pytest.mark.parametrize(
+    "how", ["init", "state", "type", "shape", "tuple", "new state", "raise", "exit"]
+)
+def test_a_faulty_processor_fails_its_row_alone(model: Model, how: str) -> None:
+    _fails_alone(model, {"processors": [call("NoRepeat"), call("Broken", how=how)]})
+
+
+@pytest.mark.parametrize("how", ["float", "outside", "negative", "init"])
+def test_a_faulty_sampler_fails_its_row_alone(model: Model, how: str) -> None:
+    _fails_alone(model, {"sampler": call("Broken", how=how)})
+
+
+@pytest.mark.parametrize("name", ["Nothing", "NoRepeat"])
+def test_a_missing_factory_or_method_fails_its_row_alone(model: Model, name: str) -> None:
+    _fails_alone(model, {"sampler": call(name)})
+
+
+def _fails_alone(model: Model, chosen: dict[str, object]) -> None:
+    want = Driver(model)
+    want.submit(request(1, [5, 6], max_tokens=12))
+    want.run()
+    driver = Driver(model)
+    driver.submit(request(1, [5, 6], max_tokens=12))
+    driver.turns(3)
+    driver.submit(request(2, [7, 8], **chosen))
+    driver.run()
+    assert driver.tokens[1] == want.tokens[1]
+    assert driver.failed[2].code == "plugin_error"
+    assert "stranger" in driver.failed[2].message
+    assert "secret" not in driver.failed[2].message
+
+
+def test_a_processor_cannot_change_what_others_see(model: Model) -> None:
+    rows = [
+        request(1, [5, 6], processors=[call("Broken", how="mutate")], logprobs=2, max_tokens=6),
+        request(2, [5, 6], logprobs=2, max_tokens=6),
+    ]
+    driver = Driver(model)
+    driver.submit(*rows)
+    driver.run()
+    assert driver.tokens[1] == [0] * 6, "the mutated logits are that row's own"
+    tokens = [token for frame in driver.frames for token in frame.tokens]
+    first, second = (next(token for token in tokens if token.id == i) for i in (1, 2))
+    assert [i for i, _ in first.top] == [i for i, _ in second.top]
+    assert [v for _, v in first.top] == pytest.approx([v for _, v in second.top])
