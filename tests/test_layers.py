@@ -35,7 +35,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Who may import MLX, and mlx_lm, which imports it.
 OWN_MLX = ("budmlx.core", "budmlx.testing", "budmlx.builtin")
 # The only module that imports the core; the other host starts it as a process.
-IMPORTS_CORE = {"budmlx.engine.host_thread"}
+IMPORTS_CORE = {"budmlx.engine.hosts.thread"}
 # Modules that are imported or started by name, each with who may do so. The targets load late
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
@@ -45,9 +45,9 @@ LATE = {
         f"budmlx.cli.{name}"
         for name in ("bench", "cache", "chat", "extra", "generate", "plugins", "serve")
     },
-    "budmlx.engine.host": {"budmlx.engine.host_thread", "budmlx.engine.host_process"},
-    "budmlx.engine.host_process": {"budmlx.core"},
-    "budmlx.engine.hub": {"budmlx.testing.tiny_random"},
+    "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
+    "budmlx.engine.hosts.process": {"budmlx.core"},
+    "budmlx.engine.load.hub": {"budmlx.testing.tiny_random"},
     "budmlx.plugins.discovery": {
         f"budmlx.builtin.{name}"
         for name in ("memory_cache", "reasoning", "stable_prompts", "tool_parsers")
@@ -58,7 +58,7 @@ LATE = {
 IMPORTLIB = LATE.keys() | {
     "budmlx.core.plugin_target",
     "budmlx.testing.tiny_random",
-    "budmlx.engine.tokenizer",
+    "budmlx.engine.text.tokenizer",
 }
 
 
@@ -106,7 +106,7 @@ def type_only(module: str) -> set[str]:
 
 
 def layer(module: str) -> str:
-    """`budmlx.engine.hub` -> `engine`; the package itself is the empty string."""
+    """`budmlx.engine.load.hub` -> `engine`; the package itself is the empty string."""
     return module.removeprefix("budmlx").removeprefix(".").partition(".")[0]
 
 

@@ -22,7 +22,7 @@ from budmlx.cli.load import Summary, chat_body, closed_loop, random_prompt, summ
 from budmlx.cli.loading import progress, read_config
 from budmlx.cli.spawn import ServerProcess, first_model
 from budmlx.config import Config
-from budmlx.engine.hub import resolve_model
+from budmlx.engine.load.hub import resolve_model
 from budmlx.errors import ConfigError
 
 SAMPLING_OPTIONS = sampling_options()

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from budmlx.configfile import LoadedConfig, load_config
 from budmlx.engine.engine import Engine
-from budmlx.engine.hub import SHIPPED_MODEL, default_model_dir, resolve_model
+from budmlx.engine.load.hub import SHIPPED_MODEL, default_model_dir, resolve_model
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""

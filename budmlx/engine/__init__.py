@@ -1,1 +1,7 @@
-"""The front half: messages to token ids, token ids to text, and the hosts a core runs in."""
+"""The front half: messages to token ids, token ids to text, and the hosts a core runs in.
+
+`engine.Engine` is the facade, `models.ModelSet` the engines of a server. Its folders import
+each other in this order only: engine -> run -> {request, reuse, hosts}, engine -> load ->
+images, request -> {reply, images}, reuse -> reply, {reply, images} -> text -> template; all may
+import `calls` and `asked`. Only `hosts.thread` imports the core.
+"""

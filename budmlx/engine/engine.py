@@ -11,26 +11,27 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from budmlx.config import Config
-from budmlx.engine.completion import completion, with_parsed
-from budmlx.engine.grammars import can_be_strict
-from budmlx.engine.host import HostStatus
-from budmlx.engine.hub import default_model_dir, resolve_model
-from budmlx.engine.images import Images, Prompt
-from budmlx.engine.job import Job
-from budmlx.engine.many import run_all
-from budmlx.engine.model_dir import model_files
-from budmlx.engine.parsers import Parsers, active_tools
-from budmlx.engine.prepared import Preparation
-from budmlx.engine.replies import model_identity
-from budmlx.engine.requests import Messages, chat_request, prompt_request
-from budmlx.engine.response_cache import Replies
-from budmlx.engine.runner import Runner
-from budmlx.engine.sessions import beginning, run_session
-from budmlx.engine.settings import core_settings
-from budmlx.engine.tokenizer import Tokenizer
-from budmlx.engine.tokens import Encoding, TextMethods
-from budmlx.engine.unused import unused
-from budmlx.engine.worker import adrive, drive
+from budmlx.engine.asked import Prompt
+from budmlx.engine.calls.procedures import adrive, drive
+from budmlx.engine.hosts.host import HostStatus
+from budmlx.engine.images.images import Images
+from budmlx.engine.load.core_settings import core_settings
+from budmlx.engine.load.directory import model_files
+from budmlx.engine.load.hub import default_model_dir, resolve_model
+from budmlx.engine.reply.completion import completion, with_parsed
+from budmlx.engine.reply.parsers import Parsers, active_tools
+from budmlx.engine.request.grammars import can_be_strict
+from budmlx.engine.request.prepare import Preparation
+from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
+from budmlx.engine.request.warnings import unused
+from budmlx.engine.reuse.response_cache import Replies
+from budmlx.engine.reuse.stored_reply import model_identity
+from budmlx.engine.run.job import Job
+from budmlx.engine.run.many import run_all
+from budmlx.engine.run.runner import Runner
+from budmlx.engine.run.sessions import beginning, run_session
+from budmlx.engine.text.encoding import Encoding, TextMethods
+from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from budmlx.engine.tools import MAX_CHOICES, MAX_TOOLS
+from budmlx.engine.request.tools import MAX_CHOICES, MAX_TOOLS
 from budmlx.params import MAX_BIAS, MAX_BIASES, MAX_TTL
 from budmlx.server.wire.completions import MAX_PROMPTS
 from budmlx.server.wire.sampling import MAX_STOP_CHARS, MAX_STOPS

@@ -12,9 +12,9 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from budmlx import Engine
-from budmlx.engine.completion import tool_calls
-from budmlx.engine.grammars import grammar_of
-from budmlx.engine.requests import chat_request
+from budmlx.engine.reply.completion import tool_calls
+from budmlx.engine.request.grammars import grammar_of
+from budmlx.engine.request.python_api import chat_request
 from budmlx.errors import InvalidRequestError
 from budmlx.types import ChoiceFinished, Completion, TextDelta, ToolCallDelta
 from tests.models import tiny_model_dir

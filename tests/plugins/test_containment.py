@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine import contained
+from budmlx.engine.calls import plugin_calls as contained
 from budmlx.errors import PluginError
 from budmlx.plugins import observers
 from budmlx.plugins.parsing import Content, Piece, ReasoningParserSpec

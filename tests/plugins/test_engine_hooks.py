@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine import contained
+from budmlx.engine.calls import plugin_calls as contained
 from budmlx.errors import InvalidRequestError, PluginError
 from budmlx.plugins.specs import (
     EndText,

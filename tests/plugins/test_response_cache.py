@@ -12,8 +12,8 @@ import pytest
 
 from budmlx import Engine, hookimpl
 from budmlx.builtin.memory_cache import MemoryCache
-from budmlx.engine import response_cache
-from budmlx.engine.replies import decode, reply_key
+from budmlx.engine.reuse import response_cache
+from budmlx.engine.reuse.stored_reply import decode, reply_key
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.specs import ResponseCache
 from budmlx.types import (

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.hub import default_model_dir
+from budmlx.engine.load.hub import default_model_dir
 from budmlx.engine.models import ModelSet
 from budmlx.server.app import HttpServer
 

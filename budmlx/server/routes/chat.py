@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from budmlx.engine.completion import completion
+from budmlx.engine.reply.completion import completion
 from budmlx.server.agents import reason_of_filters
 from budmlx.server.serving import parsed, running, stream, wants_stream
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE

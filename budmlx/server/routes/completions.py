@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from budmlx.engine.completion import completion
 from budmlx.engine.engine import Engine
-from budmlx.engine.many import as_one
+from budmlx.engine.reply.completion import completion
+from budmlx.engine.run.many import as_one
 from budmlx.errors import InvalidRequestError
 from budmlx.server.serving import off_loop, parsed, running, stream, wants_stream
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE

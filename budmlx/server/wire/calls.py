@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from budmlx.engine.tools import parse_tool_choice, parse_tools
+from budmlx.engine.request.tools import parse_tool_choice, parse_tools
 from budmlx.server.wire.params import Extra, beyond, ignored
 from budmlx.types import Tool, ToolChoice
 

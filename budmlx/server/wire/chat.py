@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from budmlx.engine.tools import parse_response_format
+from budmlx.engine.request.tools import parse_response_format
 from budmlx.errors import InvalidRequestError
 from budmlx.server.wire.calls import Calls, beyond_calls, parse_calls
 from budmlx.server.wire.messages import ChatMessage, Int, WireModel, with_parts

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from budmlx.engine.tokens import check_ids
-from budmlx.engine.tools import parse_response_format
+from budmlx.engine.request.tools import parse_response_format
+from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server.wire.messages import Int
 from budmlx.server.wire.sampling import MAX_CHOICES, GenerationRequest

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
 
-from budmlx.engine.tokens import Encoding
+from budmlx.engine.text.encoding import Encoding
 from budmlx.server.wire.body import Body
 from budmlx.server.wire.messages import Int
 

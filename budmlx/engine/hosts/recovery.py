@@ -1,0 +1,298 @@
+"""What becomes of the live rows when the core dies: bookkeeping without processes or clocks.
+
+Rows that were running in a core that died are suspects. The next core gets them one at a
+time and strictly alone; one that makes a little progress is cleared and parked until all
+suspects are through, then everything runs again. A row that was alone in the core at its
+second death is failed, and the same request is refused for a while. Deaths without a
+completed row in between open a breaker, which restarts more and more rarely. Where a plugin
+is known to have done it, the rows that chose it are failed and the others are no suspects.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+
+from budmlx.engine.hosts.refusals import Refusals, chosen_plugins
+from budmlx.errors import EngineUnavailableError
+from budmlx.protocol import (
+    Cancel,
+    GenerateRequest,
+    RowErrorCode,
+    RowFailed,
+    StepFrame,
+    Submit,
+    ToCore,
+    Token,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPolicy:
+    """Seconds and counts of the recovery.
+
+    restart_delay: before the second restart in a row (the first is immediate); doubles.
+    probation_tokens: new tokens that clear a suspect.
+    breaker_deaths: deaths without a completed row that open the breaker.
+    breaker_delay: first pause of an open breaker; doubles. A core that stays idle this long
+        counts as healthy, like one that completes a row.
+    refusal_seconds: how long a request that crashed the core twice is refused.
+    """
+
+    restart_delay: float = 0.5
+    restart_delay_max: float = 10.0
+    probation_tokens: int = 4
+    breaker_deaths: int = 5
+    breaker_delay: float = 30.0
+    breaker_delay_max: float = 300.0
+    refusal_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What follows a death: rows to fail now, and seconds to wait before the restart."""
+
+    failed: list[RowFailed]
+    delay: float
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A live row. The core knows each of its stays there by a new id, so that frames of an
+    earlier stay are never taken for the present one."""
+
+    request: GenerateRequest
+    emitted: list[int]
+    announced: bool = False  # the caller has seen it start
+    core_id: int | None = None  # None while it is held back here
+    started: bool = False  # in the present core
+    progress: int = 0  # tokens from the present core
+    deaths: int = 0  # cores that died with it inside since it last made progress
+
+
+class Recovery:
+    """The live rows and where they are. Not thread-safe; `now` is any monotonic clock.
+
+    Methods return the messages to send to the core, in order.
+    """
+
+    def __init__(self, policy: RecoveryPolicy):
+        self._policy = policy
+        self._rows: dict[int, _Row] = {}  # by the caller's id, oldest first
+        self._in_core: dict[int, _Row] = {}  # by the core's id
+        self._suspects: deque[_Row] = deque()
+        self._on_probation: _Row | None = None
+        self._core_ids = itertools.count()
+        self._refusals = Refusals()
+        self._up = False
+        self._deaths = 0  # since the core was last known to be healthy
+        self._trips = 0  # times the breaker opened since then; open while the core is down
+        self._retry_at = 0.0
+        self._idle_since: float | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether a core is loaded."""
+        return self._up
+
+    @property
+    def held(self) -> int:
+        """Live rows that the core does not have at the moment."""
+        return len(self._rows) - len(self._in_core)
+
+    def breaker_reason(self, now: float) -> str:
+        """One sentence while the breaker is open, else empty."""
+        if not self._trips or self._up:
+            return ""
+        wait = math.ceil(max(0.0, self._retry_at - now))
+        return f"The engine process ended {self._deaths} times without completing a request; " + (
+            f"it is tried again in {wait} s." if wait else "it is being tried again."
+        )
+
+    def submit(self, request: GenerateRequest, now: float) -> list[ToCore]:
+        """Take a row. Raises EngineUnavailableError, or what `Refusals.check` does."""
+        if reason := self.breaker_reason(now):
+            wait = min(60, max(1, math.ceil(self._retry_at - now)))
+            raise EngineUnavailableError(reason, retry_after=wait)
+        self._refusals.check(request, now)
+        self._rows[request.id] = _Row(request, list(request.emitted_ids))
+        return self._feed()
+
+    def cancel(self, row_id: int) -> list[ToCore]:
+        """Forget a row; unknown ids are ignored."""
+        row = self._rows.get(row_id)
+        if row is None:
+            return []
+        cancel: list[ToCore] = [] if row.core_id is None else [Cancel(row.core_id)]
+        self._end(row)
+        return cancel + self._advance()
+
+    def frame(self, frame: StepFrame, now: float) -> tuple[StepFrame, list[ToCore]]:
+        """Take a frame of the core; also returns what of it the caller shall see."""
+        started = []
+        for core_id in frame.started:
+            if (row := self._in_core.get(core_id)) is not None:
+                if not row.announced:
+                    started.append(row.request.id)
+                row.started = row.announced = True
+        tokens = [token for raw in frame.tokens if (token := self._token(raw)) is not None]
+        failed: list[RowFailed] = []
+        for failure in frame.failed:
+            if (row := self._in_core.get(failure.id)) is not None:
+                self._end(row)
+                failed.append(msgspec.structs.replace(failure, id=row.request.id))
+        commands = self._advance()
+        self._note_idle(now)
+        seen = msgspec.structs.replace(
+            frame, tokens=tokens, failed=failed, started=started, waiting=frame.waiting + self.held
+        )
+        return seen, commands
+
+    def loaded(self, now: float) -> list[ToCore]:
+        """A new core is ready."""
+        self._up = True
+        self._idle_since = now
+        return self._feed()
+
+    def died(self, now: float, how: str = "", plugin: str = "") -> Death:
+        """The core is gone, or could not be started; its last frame has been taken.
+
+        how: in words. plugin: the one that did it, if that is known.
+        """
+        self._up = False
+        if plugin and plugin not in self._refusals.plugins:
+            return Death(self._blame_plugin(plugin, how), 0.0)
+        self._deaths += 1
+        failed = self._blame(now)
+        if not self._trips and self._deaths < self._policy.breaker_deaths:
+            return Death(failed, self._restart_delay())
+        delay = _doubled(self._policy.breaker_delay, self._trips, self._policy.breaker_delay_max)
+        self._trips += 1
+        self._retry_at = now + delay
+        return Death(failed + self.fail_all(self.breaker_reason(now)), delay)
+
+    def fail_all(self, message: str) -> list[RowFailed]:
+        """End every live row."""
+        return [self._fail(row, "engine_unavailable", message) for row in list(self._rows.values())]
+
+    def _token(self, raw: Token) -> Token | None:
+        """Book a token; None if it belongs to no live row."""
+        row = self._in_core.get(raw.id)
+        if row is None:
+            return None
+        row.started = True
+        row.emitted.append(raw.token)
+        row.progress += 1
+        if raw.reason is not None:
+            self._end(row)
+            self._healthy()
+        elif row.progress >= self._policy.probation_tokens:
+            row.deaths = 0
+        return msgspec.structs.replace(raw, id=row.request.id)
+
+    def _advance(self) -> list[ToCore]:
+        """Go on to the next suspect if the one on probation is through."""
+        row, parked = self._on_probation, list[ToCore]()
+        if row is not None and row.core_id is not None:
+            if row.progress < self._policy.probation_tokens:
+                return []
+            if self._suspects:
+                parked.append(Cancel(row.core_id))
+                self._leave_core(row)
+        self._on_probation = None
+        return parked + self._feed()
+
+    def _feed(self) -> list[ToCore]:
+        """Submit what the core may have now: one suspect alone, else all that is held back."""
+        if not self._up or self._on_probation is not None:
+            return []
+        if self._suspects:
+            self._on_probation = self._suspects.popleft()
+            return [self._enter_core(self._on_probation)]
+        if not self.held:
+            return []
+        return [self._enter_core(row) for row in self._rows.values() if row.core_id is None]
+
+    def _enter_core(self, row: _Row) -> ToCore:
+        row.core_id, row.started, row.progress = next(self._core_ids), False, 0
+        self._in_core[row.core_id] = row
+        changes = {"id": row.core_id, "emitted_ids": list(row.emitted)}
+        return Submit(msgspec.structs.replace(row.request, **changes))
+
+    def _leave_core(self, row: _Row) -> None:
+        if row.core_id is not None:
+            del self._in_core[row.core_id]
+            row.core_id = None
+
+    def _end(self, row: _Row) -> None:
+        """Forget a row that has its outcome."""
+        self._leave_core(row)
+        del self._rows[row.request.id]
+        if row in self._suspects:
+            self._suspects.remove(row)
+
+    def _fail(self, row: _Row, code: RowErrorCode, message: str) -> RowFailed:
+        self._end(row)
+        return RowFailed(row.request.id, code, message)
+
+    def _blame(self, now: float) -> list[RowFailed]:
+        """Sort the rows of a dead core into guilty (returned), suspect and innocent ones.
+
+        A row that had not started is innocent the first time only: a crash inside the first
+        turn of a prefill leaves no trace but being there.
+        """
+        dead = list(self._in_core.values())
+        alone = len(dead) == 1
+        self._on_probation = None
+        failed: list[RowFailed] = []
+        for row in dead:
+            self._leave_core(row)
+            row.deaths += 1
+            if alone and row.deaths >= 2:
+                failed += self._refuse(row, now)
+            elif alone or row.started or row.deaths >= 2:
+                self._suspects.append(row)
+        return failed
+
+    def _refuse(self, guilty: _Row, now: float) -> list[RowFailed]:
+        """Fail a poison request and its live twins, and keep it out for a while."""
+        self._refusals.add(guilty.request, now + self._policy.refusal_seconds)
+        twins = [row for row in self._rows.values() if row.request in self._refusals]
+        message = "The engine crashed twice on this request. Change it, or report the crash."
+        return [self._fail(row, "request_failed", message) for row in twins]
+
+    def _blame_plugin(self, plugin: str, how: str) -> list[RowFailed]:
+        """Fail the rows that chose a plugin and keep it out; all others are innocent."""
+        if self._on_probation is not None:
+            self._suspects.appendleft(self._on_probation)
+            self._on_probation = None
+        for row in list(self._in_core.values()):
+            self._leave_core(row)
+        message = self._refusals.add_plugin(plugin, how)
+        guilty = [row for row in self._rows.values() if plugin in chosen_plugins(row.request)]
+        return [self._fail(row, "plugin_error", message) for row in guilty]
+
+    def _restart_delay(self) -> float:
+        if self._deaths == 1:
+            return 0.0
+        first, most = self._policy.restart_delay, self._policy.restart_delay_max
+        return _doubled(first, self._deaths - 2, most)
+
+    def _note_idle(self, now: float) -> None:
+        if self._in_core:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= self._policy.breaker_delay:
+            self._healthy()
+
+    def _healthy(self) -> None:
+        self._deaths = self._trips = 0
+
+
+def _doubled(first: float, times: int, most: float) -> float:
+    return float(min(first * 2 ** min(times, 30), most))

@@ -1,0 +1,126 @@
+"""A core in a thread of this process: the default of the embedded engine."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from queue import SimpleQueue
+
+from budmlx.core.loop import CoreLoop
+from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus
+from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
+from budmlx.protocol import (
+    Cancel,
+    CoreSettings,
+    FromCore,
+    GenerateRequest,
+    Loaded,
+    LoadFailed,
+    RowFailed,
+    Shutdown,
+    StepFrame,
+    Submit,
+)
+
+log = logging.getLogger(__name__)
+
+# How long `close` waits for the step in flight.
+CLOSE_SECONDS = 10.0
+
+
+class ThreadHost:
+    """Runs a `CoreLoop` on a daemon thread. A dead core cannot be restarted here.
+
+    Raises:
+        ModelLoadError: the model cannot be used.
+    """
+
+    def __init__(self, settings: CoreSettings, sink: FrameSink):
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._live: set[int] = set()
+        self._closed = False
+        self._dead = ""
+        self._last_frame = StepFrame()
+        self._last_frame_at = time.monotonic()
+        self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
+        self._loop = CoreLoop(settings, self._receive)
+        self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
+        self._thread.start()
+        outcome = self._loading.get()
+        if isinstance(outcome, LoadFailed):
+            raise ModelLoadError(outcome.message)
+        self.info = outcome.info
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Queue a row; see `Host.submit`."""
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("The engine is closed.")
+            if self._dead:
+                raise EngineUnavailableError(self._dead)
+            self._live.add(request.id)
+            self._loop.post(Submit(request))
+
+    def cancel(self, row_id: int) -> None:
+        """Drop a row; see `Host.cancel`."""
+        with self._lock:
+            self._live.discard(row_id)
+        self._loop.post(Cancel(row_id))
+
+    def status(self) -> HostStatus:
+        """Look at the host now; see `Host.status`."""
+        reason = self._dead
+        if self._closed:
+            reason = "The engine is closed."
+        elif not reason and time.monotonic() - self._last_frame_at > FRESH_SECONDS:
+            reason = "The core has made no progress for several seconds."
+        frame = self._last_frame
+        return HostStatus(
+            ready=not reason,
+            reason=reason,
+            waiting=frame.waiting,
+            running=frame.running,
+            memory=frame.memory,
+        )
+
+    def close(self) -> None:
+        """End the core; see `Host.close`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._loop.post(Shutdown())
+        if self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
+        self._fail_live("The engine was closed before this request finished.")
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+        except Exception:
+            # Whatever ends the core must reach the requests, or they would wait for ever.
+            log.exception("the core ended")
+            self._dead = "The core ended after an internal error; restart the program."
+            self._loading.put(LoadFailed(self._dead))
+            self._fail_live(self._dead)
+
+    def _receive(self, message: FromCore) -> None:
+        if not isinstance(message, StepFrame):
+            self._loading.put(message)
+            return
+        self._last_frame, self._last_frame_at = message, time.monotonic()
+        ended = {token.id for token in message.tokens if token.reason is not None}
+        ended.update(failed.id for failed in message.failed)
+        if ended:
+            with self._lock:
+                self._live -= ended
+        self._sink(message)
+
+    def _fail_live(self, reason: str) -> None:
+        with self._lock:
+            live, self._live = sorted(self._live), set()
+        if live:
+            failed = [RowFailed(row_id, "engine_unavailable", reason) for row_id in live]
+            self._sink(StepFrame(failed=failed))

@@ -1,0 +1,4 @@
+"""Pictures of requests: fetched, decoded, and prepared by the model's plugin.
+
+May import `engine.text`.
+"""

@@ -1,0 +1,38 @@
+"""What the core is told before it loads a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from budmlx.config import Config, size_or_share
+from budmlx.engine.images.images import Images
+from budmlx.plugins.manager import Plugins
+from budmlx.plugins.vision import ModelFiles
+from budmlx.protocol import CoreSettings, KVStoreSettings, Target
+
+
+def core_settings(
+    files: ModelFiles, name: str, config: Config, plugins: Plugins, images: Images
+) -> CoreSettings:
+    """Settings for the model in `files`, which is called `name`."""
+    loader = plugins.loader(files.model_type)
+    return CoreSettings(
+        model_path=files.path,
+        model_name=name,
+        memory_limit=config.memory_limit and int(config.memory_limit),
+        max_rows=config.max_rows,
+        prefill_chunk=config.prefill_chunk,
+        kv_bits=config.kv_bits,
+        prefix_cache=size_or_share(config.prefix_cache),
+        kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
+        loader=Target(plugin=loader.plugin, core=loader.value.core) if loader else None,
+        vision=images.target,
+        sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
+    )
+
+
+def _kv_store(config: Config, *, salt: str) -> KVStoreSettings | None:
+    if config.kv_store is None:
+        return None
+    limit = int(config.kv_store_size)
+    return KVStoreSettings(directory=config.kv_store, limit=limit, salt=salt)

@@ -1,0 +1,243 @@
+"""One request on its way: token ids from the core become events for the caller."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from budmlx.engine.asked import Asked
+from budmlx.engine.reply.mailbox import Mailbox, Update
+from budmlx.engine.reply.output import CallEvents, OutputReader
+from budmlx.engine.reply.plugin_filters import FilterChain
+from budmlx.engine.text.decode import TextStream
+from budmlx.engine.text.logprobs import LogprobReader
+from budmlx.errors import (
+    BudmlxError,
+    ContextLengthError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    PluginError,
+    RequestFailedError,
+)
+from budmlx.plugins.parsing import Content, Thought
+from budmlx.protocol import RowFailed, Token
+from budmlx.types import (
+    ChoiceFinished,
+    Event,
+    Finished,
+    FinishReason,
+    TextDelta,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
+
+ERRORS: dict[str, type[BudmlxError]] = {
+    "context_length_exceeded": ContextLengthError,
+    "request_failed": RequestFailedError,
+    "engine_unavailable": EngineUnavailableError,
+    "non_finite_logits": RequestFailedError,
+    "plugin_error": PluginError,
+    "invalid_grammar": InvalidRequestError,
+    "grammar_error": RequestFailedError,
+    "session_error": InvalidRequestError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowText:
+    """What makes the text of one row. reader: if logprobs are wanted.
+
+    output: takes reasoning and calls out of the text. hide: reasoning is not reported.
+    """
+
+    text: TextStream
+    reader: LogprobReader | None = None
+    filters: FilterChain | None = None
+    output: OutputReader | None = None
+    hide: bool = False
+
+
+class _Choice:
+    """The text of one row, and the logprobs of the tokens that it is made of."""
+
+    def __init__(self, number: int, row: RowText):
+        self.number = number
+        self.reason: FinishReason | None = None
+        self._text = row.text
+        self._reader = row.reader
+        self._filters = row.filters
+        self._output = row.output
+        self._hide = row.hide
+        self._calls = CallEvents(number)
+        self._shown = 0
+        self._ends: deque[int] = deque()
+        self.reasoning_tokens = 0
+        self.ids: list[int] = []
+
+    def take(self, updates: Sequence[Token]) -> Iterator[Event]:
+        """Events of the row's new tokens."""
+        shown: list[str] = []
+        for update in updates:
+            # The id that ends a row is a control token or the caller's stop id: no text.
+            if update.reason != "stop":
+                self.ids.append(update.token)
+                shown.append(self._text.push(update.token))
+                if self._reader is not None:
+                    self._reader.push(update, self._text.decoded)
+                if self._output is not None:
+                    self._ends.append(self._text.decoded)
+            if update.reason is not None and not self._text.stopped:
+                shown.append(self._text.finish())
+            self.reason = "stop" if self._text.stopped else update.reason
+            if self.reason is not None:
+                break
+        yield from self._told("".join(shown), last=self.reason is not None)
+        if self.reason is not None:
+            yield ChoiceFinished(self.reason, self.number)
+
+    def _told(self, text: str, *, last: bool) -> Iterator[Event]:
+        """The events of new text."""
+        if self._output is None:
+            self._shown += len(text)
+            yield from self._content(text, 0, self._shown, last=last)
+            return
+        for piece in self._output.push(text, last=last):
+            if isinstance(piece, Content):
+                end = piece.start + len(piece.text)
+                yield from self._content(piece.text, piece.start, end, last=False)
+                if self.reason == "content_filter":
+                    return
+                continue
+            if isinstance(piece, Thought):
+                self._count_reasoning(piece)
+                if self._hide:
+                    continue
+            yield self._calls.event(piece)
+        if self._output.calls and (self._output.ended or self.reason == "stop"):
+            self.reason = "tool_calls"
+        if self.reason is not None and self._filters is not None:
+            yield from self._content("", 0, 0, last=True)
+
+    def _content(self, text: str, start: int, end: int, *, last: bool) -> Iterator[TextDelta]:
+        """Content that stands between two places of all the text."""
+        if self._filters is not None:
+            text = self._filters.push(text, last=last)
+            if self._filters.ended:
+                self.reason = "content_filter"
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self._reader is not None:
+            logprobs = self._reader.take(end, ended=self.reason is not None, start=start)
+        if text or logprobs:
+            yield TextDelta(text, self.number, logprobs)
+
+    def _count_reasoning(self, piece: Thought) -> None:
+        end = piece.start + len(piece.text)
+        while self._ends and self._ends[0] <= end:
+            self.reasoning_tokens += self._ends.popleft() > piece.start
+
+
+class Generation:
+    """The state of one request between the core and the caller: one row for each choice.
+
+    asked: the prompt as the core got it. from_disk: tokens of it that were read there.
+    over: the terminal event is out. running: rows that the core still works on.
+    The host's thread only stamps times and fills the mailbox; text is made where the
+    events are consumed, so that a slow reader delays nobody.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        rows: Mapping[int, RowText],
+        mailbox: Mailbox,
+    ):
+        self.over = False
+        self.running = set(rows)
+        self._choices = {
+            row_id: _Choice(number, row) for number, (row_id, row) in enumerate(rows.items())
+        }
+        self._mailbox = mailbox
+        self.asked = asked
+        self._completion_tokens = 0
+        self._cached_tokens: int | None = None
+        self.from_disk = 0
+        self._submitted = time.monotonic()
+        self._started: float | None = None
+        self._first: float | None = None
+        self._last = self._submitted
+
+    @property
+    def spoken(self) -> list[list[int]]:
+        """The ids of each choice so far, without those that end it."""
+        return [choice.ids for choice in self._choices.values()]
+
+    @property
+    def row_ids(self) -> list[int]:
+        """The rows of the choices, in their order."""
+        return list(self._choices)
+
+    def stamp_start(self, now: float) -> None:
+        """The core took a row out of its queue at `now`."""
+        self._started = self._started or now
+
+    def deliver(self, updates: Sequence[Update], now: float) -> None:
+        """Take what a frame holds for these rows. Called on the host's thread."""
+        self._first = self._first or now
+        self._last = now
+        for update in updates:
+            if isinstance(update, RowFailed) or update.reason is not None:
+                self.running.discard(update.id)
+        self._mailbox.put((self, updates))
+
+    def events(self, updates: Sequence[Update]) -> Iterator[Event]:
+        """Events of these updates; sets `over` once the terminal one is out.
+
+        Raises:
+            BudmlxError: a row failed. This is the request's terminal event.
+        """
+        tokens: dict[int, list[Token]] = {}
+        for update in updates:
+            if isinstance(update, RowFailed):
+                self.over = True
+                raise self._error(update)
+            if self._choices[update.id].reason is None:
+                tokens.setdefault(update.id, []).append(update)
+        for row_id, new in tokens.items():
+            if self._cached_tokens is None and row_id == self.row_ids[0]:
+                self._cached_tokens, self.from_disk = new[0].cached, new[0].from_disk
+            self._completion_tokens += len(new)
+            yield from self._choices[row_id].take(new)
+        reasons = [choice.reason for choice in self._choices.values()]
+        if tokens and all(reason is not None for reason in reasons):
+            self.over = True
+            yield Finished(tuple(r for r in reasons if r), self._usage(), self._timing())
+
+    def ended(self) -> list[int]:
+        """Rows that need no more tokens, because their text ended before the core knew."""
+        return [i for i in sorted(self.running) if self._choices[i].reason is not None]
+
+    def _error(self, failed: RowFailed) -> BudmlxError:
+        error = ERRORS[failed.code](failed.message, code=failed.code)
+        error.param = failed.param
+        if isinstance(error, ContextLengthError):  # The core does not know what the ids were.
+            error.param = "messages" if self.asked.is_chat else "prompt"
+        return error
+
+    def _usage(self) -> Usage:
+        reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
+        return Usage(
+            len(self.asked.prompt.ids),
+            self._completion_tokens,
+            cached_tokens=self._cached_tokens or 0,
+            reasoning_tokens=reasoning,
+        )
+
+    def _timing(self) -> Timing:
+        started = self._started or self._submitted
+        first = self._first or started
+        return Timing(
+            queue=started - self._submitted, prompt=first - started, completion=self._last - first
+        )

@@ -1,0 +1,41 @@
+"""Output filters of plugins, each call inside a guard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from budmlx.plugins.guard import guard, wrong_type
+from budmlx.plugins.manager import Owned
+from budmlx.plugins.specs import EndText, OutputFilter, OutputFilterFactory
+
+log = logging.getLogger(__name__)
+
+
+class FilterChain:
+    """The output filters of one choice, each fed by the one before it.
+
+    ended: a filter ended the text; nothing may be pushed any more.
+    """
+
+    def __init__(self, factories: Sequence[Owned[OutputFilterFactory]]):
+        self.ended = False
+        self._filters: list[Owned[OutputFilter]] = []
+        for factory in factories:
+            with guard(factory.plugin, "output filter"):
+                self._filters.append(Owned(factory.plugin, factory.value()))
+
+    def push(self, text: str, *, last: bool) -> str:
+        """What of the new text may be shown now. Raises PluginError."""
+        for each in self._filters:
+            if not text and not last:
+                break
+            with guard(each.plugin, "output filter"):
+                result = each.value.push(text, last)
+            if isinstance(result, EndText):
+                self.ended = last = True
+                result = result.text
+            if not isinstance(result, str):
+                raise wrong_type(each.plugin, "output filter", result, "text")
+            text = result
+        return text

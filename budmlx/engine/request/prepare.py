@@ -1,0 +1,172 @@
+"""From what callers ask to what the core takes: the way of every request before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from budmlx.engine.asked import Prompt
+from budmlx.engine.calls.procedures import Procedure
+from budmlx.engine.images.images import Images
+from budmlx.engine.reply.parsers import Parsers, active_tools
+from budmlx.engine.request.cost import exceeds, frame_costs, message_costs, request_costs
+from budmlx.engine.request.messages import check_prefix, check_results
+from budmlx.engine.request.render import render
+from budmlx.engine.request.transforms import transformed
+from budmlx.engine.text.control_tokens import LONG_TEXT
+from budmlx.engine.text.encoding import Encoding, encoding
+from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.errors import ContextLengthError, InvalidRequestError
+from budmlx.plugins.manager import Plugins
+from budmlx.types import Message, ModelInfo, Request
+
+# What may be rendered to find where messages end, in characters. Of messages beyond it is not
+# told that the reuse of KV ended there.
+MAX_EXPLAINED = 1_048_576
+INSTRUCTIONS = ("system", "developer")
+
+
+class Preparation:
+    """What happens to requests before they run. Thread-safe."""
+
+    def __init__(
+        self,
+        plugins: Plugins,
+        tokenizer: Tokenizer,
+        parsers: Parsers,
+        images: Images,
+        info: ModelInfo,
+    ):
+        self._transforms = plugins.added("add_message_transforms")
+        self._tokenizer = tokenizer
+        self._parsers = parsers
+        self._images = images
+        self._info = info
+
+    def is_quick(self, request: Request) -> bool:
+        """Whether `prepared` does not block."""
+        if self._transforms or request.shows_images:
+            return False
+        messages = len(request.messages or ())
+        times = 1 + 2 * self._info.needs_checkpoints + messages * request.explain_cache
+        return not exceeds(request_costs(request), LONG_TEXT // times)
+
+    def fetched(self, request: Request) -> Procedure[Request]:
+        """The request with everything that it refers to. Raises InvalidRequestError."""
+        return (yield from self._images.fetched(request))
+
+    def prepared(self, request: Request) -> tuple[Request, Prompt]:
+        """The request as it runs, and its prompt.
+
+        Raises:
+            InvalidRequestError: something of it cannot be used, an id is outside the
+                vocabulary, or the prompt is empty.
+            ContextLengthError: there is no room for a single token of completion.
+            PluginError: a plugin failed.
+        """
+        request, prompt = self._rendered(request)
+        self._check(prompt.ids, "prompt" if request.messages is None else "messages")
+        return request, prompt
+
+    def template(self, request: Request) -> Encoding:
+        """The prompt that a chat becomes, however long it is."""
+        if request.messages is None:
+            raise InvalidRequestError("There must be messages to render.", param="messages")
+        return encoding(self._tokenizer, self._rendered(request)[1].ids)
+
+    def _rendered(self, request: Request) -> tuple[Request, Prompt]:
+        request = transformed(request, self._transforms)
+        self._parsers.check(request)
+        if request.messages is None:
+            raw: str | Sequence[int] = request.prompt or ()
+            if isinstance(raw, str):
+                raw = self._tokenizer.encode(raw, add_special=True)
+            return request, Prompt(list(raw))
+        check_results(request.messages)
+        check_prefix(request.messages)
+        request, shown = self._images.prepared(request)
+        messages = request.messages or ()
+        ids = self._render(request, messages)
+        prompt = self._images.placed(ids, shown)
+        if not shown and self._info.needs_checkpoints:
+            prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
+        if not shown and request.explain_cache:
+            prompt = replace(prompt, ends=self._ends(request, messages, ids))
+        return request, prompt
+
+    def _render(self, request: Request, messages: Sequence[Message]) -> list[int]:
+        return render(
+            self._tokenizer,
+            messages,
+            request.chat_template_kwargs,
+            tools=active_tools(request),
+            placeholder=self._images.placeholder,
+        )
+
+    def _checkpoints(
+        self, request: Request, messages: Sequence[Message], ids: Sequence[int]
+    ) -> tuple[int, ...]:
+        """Where the instructions end, and where the last message begins."""
+        first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
+        counts = {first, len(messages) - 1} - {0, len(messages)}
+        places = {self._common_with(request, messages[:count], ids) for count in counts}
+        return tuple(sorted(place for place in places if place))
+
+    def _ends(
+        self, request: Request, messages: Sequence[Message], ids: Sequence[int]
+    ) -> tuple[int, ...]:
+        """Where messages end, from the first one on. One after which the template refuses to
+        end is taken together with the next.
+        """
+        affordable = sum(cost <= MAX_EXPLAINED for cost in _beginnings(request))
+        counts = range(1, min(affordable + 1, len(messages)))
+        places = [self._common_with(request, messages[:count], ids) for count in counts]
+        if affordable >= len(messages) - 1:
+            places.append(len(ids))
+        ends: list[int] = []
+        for place in reversed(places):
+            if place is not None:
+                ends.append(place)
+            elif ends:
+                ends.append(ends[-1])
+        return tuple(reversed(ends))
+
+    def _common_with(
+        self, request: Request, beginning: Sequence[Message], ids: Sequence[int]
+    ) -> int | None:
+        """How far the prompt agrees with that of its first messages; None if they have none."""
+        try:
+            return _common(self._render(request, beginning), ids)
+        except InvalidRequestError:
+            # Templates refuse some beginnings of conversations that they take as a whole.
+            return None
+
+    def _check(self, ids: list[int], param: str) -> None:
+        info = self._info
+        if not ids:
+            raise InvalidRequestError("The prompt has no tokens.", param=param)
+        if len(ids) >= info.context_length:
+            raise ContextLengthError(
+                f"The prompt has {len(ids)} tokens; {info.name} takes at most "
+                f"{info.context_length} together with the completion. Shorten the {param}.",
+                param=param,
+            )
+        # The largest and smallest id decide, so that the common case is fast.
+        if min(ids) < 0 or max(ids) >= info.vocab_size:
+            raise InvalidRequestError(
+                f"A token id is outside the vocabulary of {info.vocab_size} tokens.", param=param
+            )
+
+
+def _beginnings(request: Request) -> Iterator[int]:
+    """What it costs to render the first message, then also the first two, and so on."""
+    frame = sum(frame_costs(request))
+    lengths = accumulate(sum(message_costs(message)) for message in request.messages or ())
+    return accumulate(frame + length for length in lengths)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

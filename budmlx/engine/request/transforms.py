@@ -1,0 +1,45 @@
+"""Message transforms of plugins, each call inside a guard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from budmlx.engine.calls.plugin_calls import within_time
+from budmlx.engine.request.messages import parse_messages
+from budmlx.errors import InvalidRequestError, PluginError
+from budmlx.plugins.guard import wrong_type
+from budmlx.plugins.manager import Owned
+from budmlx.plugins.specs import MessageTransform
+from budmlx.types import Request
+
+log = logging.getLogger(__name__)
+
+
+def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]]) -> Request:
+    """The request with its messages as the transforms leave them.
+
+    Raises:
+        InvalidRequestError: a transform refuses the request.
+        PluginError: a transform failed, hung, or returned something else than messages.
+    """
+    messages = request.messages
+    if messages is None:
+        return request
+    for each in transforms:
+        result: object = within_time(
+            each.plugin, "message transform", partial(each.value, messages)
+        )
+        if not isinstance(result, list | tuple):
+            raise wrong_type(each.plugin, "message transform", result, "a list of messages")
+        try:
+            messages = parse_messages(result)
+        except InvalidRequestError as error:
+            log.error("Plugin %s returned a wrong message: %s", each.plugin, error.message)
+            raise PluginError(
+                f"The plugin {each.plugin} failed: its message transform returned "
+                "something that is no message."
+            ) from error
+    return replace(request, messages=messages)

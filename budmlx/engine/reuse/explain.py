@@ -1,0 +1,184 @@
+"""Why the reuse of a prompt's KV ended where it did.
+
+The core says how much was reused. What was asked lately is remembered here, so that the place
+where a prompt differs from the one most like it can be shown.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budmlx.engine.asked import Prompt
+from budmlx.engine.text.decode import token_bytes
+from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.events import CacheExplanation, MissReason
+
+# Prompts, and tokens of prompts, that are remembered.
+MAX_PROMPTS = 256
+MAX_TOKENS = 2_000_000
+# So many tokens after a difference tell whether the text is the same all the same.
+AHEAD = 8
+# Beginnings that are shorter are computed again even if they are stored.
+LEAST = 16
+
+
+# A state is surely kept at a checkpoint that is so many tokens after another state.
+STRETCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A prompt with its reply. owner: whose prompts may be compared.
+
+    keys: ids; a negative number made of its key stands for a picture. places: where states were
+    kept; without any, all of it was.
+    """
+
+    owner: str
+    namespace: str
+    keys: NDArray[np.int32]
+    places: tuple[int, ...]
+
+    def stored(self, common: int, cached: int) -> int:
+        """How much was stored of the first `common` keys, if not only `cached` were."""
+        if not self.places:
+            return common
+        *between, end = self.places
+        kept = (place for place in between if cached + STRETCH <= place <= common)
+        return max(kept, default=0) if end > common else end
+
+
+class History:
+    """What was computed lately: prompts with their replies. Thread-safe.
+
+    states: the model keeps states at few places, instead of KV that can be cut anywhere.
+    count: prompts that were ever added.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, states: bool = False):
+        self.count = 0
+        self._states = states
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._asked: deque[_Asked] = deque()
+        self._tokens = 0
+
+    def add(self, owner: str, namespace: str, prompt: Prompt, reply: Sequence[int] = ()) -> None:
+        """Remember a prompt and its reply. owner: whose prompts may be compared."""
+        places = (*prompt.checkpoints, len(prompt.ids) - 1) if self._states else ()
+        asked = _Asked(owner, namespace, _keys(prompt, reply), places)
+        with self._lock:
+            self.count += 1
+            self._asked.append(asked)
+            self._tokens += len(asked.keys)
+            while len(self._asked) > MAX_PROMPTS or self._tokens > MAX_TOKENS:
+                self._tokens -= len(self._asked.popleft().keys)
+
+    def explain(
+        self,
+        owner: str,
+        namespace: str,
+        prompt: Prompt,
+        *,
+        cached: int,
+        from_disk: int,
+        since: int | None = None,
+    ) -> CacheExplanation:
+        """Why no more than `cached` tokens of a prompt were reused.
+
+        since: `count` when it was asked. What was added later was computed at the same time, so
+        that nobody could have reused more of it.
+        """
+        keys = _keys(prompt)
+        with self._lock:
+            asked = list(self._asked)
+            earlier = len(asked) - (0 if since is None else self.count - since)
+        here = there = stored = 0
+        like = keys[:0]
+        for number, other in enumerate(asked):
+            best = here if other.namespace == namespace else there
+            if other.owner != owner or not _may_have_more(keys, other.keys, best):
+                continue
+            common = _common(keys, other.keys)
+            if number >= earlier and common >= max(cached + 2, LEAST):
+                continue
+            if other.namespace != namespace:
+                there = max(there, common)
+            elif common > here:
+                here, like = common, other.keys
+                stored = max(stored, other.stored(common, cached))
+        reason, place = self._reason(keys, like, cached, stored, here, there)
+        ids = prompt.ids
+        return CacheExplanation(
+            matched_tokens=cached,
+            prompt_tokens=len(ids),
+            tier=("disk" if from_disk else "memory") if cached else "none",
+            reason=reason,
+            token=place,
+            text="" if place is None else self._tokenizer.backend.decode(ids[place : place + 1]),
+            message=None if place is None else _message(prompt.ends, place),
+        )
+
+    def _reason(
+        self,
+        prompt: NDArray[np.int32],
+        like: NDArray[np.int32],
+        cached: int,
+        stored: int,
+        here: int,
+        there: int,
+    ) -> tuple[MissReason, int | None]:
+        # The last token is computed in any case, since it draws the first one of the reply.
+        if cached >= len(prompt) - 1:
+            return "complete", None
+        if stored >= max(cached + 2, LEAST):
+            return "evicted", cached
+        if there >= max(here + 1, LEAST):
+            return "other_namespace", cached
+        if cached > here or here == len(like) > 0:
+            return "new", max(cached, here)
+        if not here:
+            return "never_seen", 0
+        same_text = _same_text(self._bytes(prompt[here:]), self._bytes(like[here:]))
+        return ("retokenised" if same_text else "differs"), here
+
+    def _bytes(self, keys: NDArray[np.int32]) -> list[bytes]:
+        ids = takewhile(lambda key: key >= 0, islice(keys, AHEAD))
+        return [token_bytes(self._tokenizer, int(id_)) for id_ in ids]
+
+
+def _keys(prompt: Prompt, reply: Sequence[int] = ()) -> NDArray[np.int32]:
+    keys = np.asarray([*prompt.ids, *reply], np.int32)
+    for image in prompt.images:
+        keys[image.start : image.start + image.tokens] = -1 - int(image.key[:7], 16)
+    return keys
+
+
+def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """How many ids both begin with."""
+    length = min(len(one), len(other))
+    same = one[:length] == other[:length]
+    return length if same.all() else int(same.argmin())
+
+
+def _may_have_more(one: NDArray[np.int32], other: NDArray[np.int32], common: int) -> bool:
+    """Whether both may begin with more than so many same ids. Nearly all are ruled out here."""
+    return common < min(len(one), len(other)) and bool(one[common] == other[common])
+
+
+def _same_text(one: Sequence[bytes], other: Sequence[bytes]) -> bool:
+    """Whether texts begin alike, as far as the longer one of their first tokens goes."""
+    most = max(len(one[0]), len(other[0])) if one and other else 0
+    return most > 0 and b"".join(one)[:most] == b"".join(other)[:most]
+
+
+def _message(ends: Sequence[int], place: int) -> int | None:
+    """Which message a token belongs to."""
+    return next((number for number, end in enumerate(ends) if place < end), None)

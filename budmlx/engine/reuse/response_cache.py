@@ -1,0 +1,230 @@
+"""The response cache around a plugin's store: who is answered from it, who computes, who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from budmlx.config import Config
+from budmlx.engine.calls.procedures import Procedure, Wait, Worker
+from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
+from budmlx.plugins.guard import FAULTS, whereabouts
+from budmlx.plugins.manager import Owned
+from budmlx.plugins.specs import ResponseCache
+from budmlx.types import CachePolicy, Event, Finished, Request
+
+log = logging.getLogger(__name__)
+
+GET_SECONDS = 2.0
+"""A store that takes longer to answer is left alone for `REST_SECONDS`."""
+REST_SECONDS = 60.0
+MAX_BACKLOG = 256
+"""Replies that wait to be kept; more are dropped."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who consumes a request: a thread, or a task on it."""
+
+    thread: int
+    task: asyncio.Task[object] | None = None
+
+    @classmethod
+    def current(cls) -> Caller:
+        """Whoever calls this."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        return cls(threading.get_ident(), task)
+
+    @property
+    def gone(self) -> bool:
+        """Whether its event loop was closed, so that it never goes on and never cleans up."""
+        return self.task is not None and self.task.get_loop().is_closed()
+
+    def would_block(self, other: Caller) -> bool:
+        """Whether waiting for `other` could keep it from going on."""
+        if self.thread != other.thread:
+            return False
+        return self.task is other.task or self.task is None or other.task is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A reply that somebody computes.
+
+    future: its bytes; empty if it must not be shared; None if the leader gave up or failed.
+    """
+
+    leader: Caller
+    future: Future[bytes | None]
+
+
+class Replies:
+    """The kept replies of one engine. Whatever the store does, requests are answered."""
+
+    def __init__(self, store: Owned[ResponseCache] | None, config: Config, salt: str):
+        self.enabled = store is not None and config.cache != "off"
+        self._auto = config.cache == "auto"
+        self._salt = salt
+        self._store = store
+        self._worker = Worker("budmlx-response-cache") if store is not None else None
+        self._lock = threading.Lock()  # of the flights
+        self._flights: dict[str, _Flight] = {}
+        self._resting_until = 0.0
+        self._silent_until = 0.0
+
+    def ticket(self, request: Request, ids: list[int], *, share: bool = True) -> Ticket:
+        """What accompanies one request. share: equal requests in flight may be waited for."""
+        policy = self._policy(request)
+        if policy is None or time.monotonic() < self._resting_until:
+            return Ticket(self, "", CachePolicy.of(False), share=False)
+        return Ticket(self, reply_key(request, ids, self._salt), policy, share=share)
+
+    def _policy(self, request: Request) -> CachePolicy | None:
+        if not self.enabled:
+            return None
+        sampling = request.sampling
+        if request.cache is None and self._auto:
+            fixed = sampling.temperature == 0 or sampling.seed is not None
+            return CachePolicy() if fixed else None
+        return request.cache
+
+    def close(self) -> None:
+        """Close the store, if it closes in time."""
+        if self._store is None or self._worker is None:
+            return
+        closing = self._call(self._store.value.close)
+        self._worker.end()
+        try:
+            closing.result(GET_SECONDS)
+        except TimeoutError:
+            log.warning("The response cache of plugin %s does not close", self._store.plugin)
+
+    # For tickets
+
+    def read(self, key: str) -> Procedure[StoredReply | None]:
+        """What the store has kept."""
+        assert self._store is not None
+        store = self._store.value
+        reading = self._call(lambda: store.get(key))
+        raw = yield Wait(reading, GET_SECONDS)
+        if not reading.done() or reading.cancelled():
+            self._rest()
+            return None
+        if raw is None:
+            return None
+        reply = decode(key, raw) if isinstance(raw, bytes) else None
+        if reply is None:
+            self._complain("returned something that is no reply")
+            self._call(lambda: store.delete(key))
+        return reply
+
+    def write(self, key: str, raw: bytes, ttl: float | None) -> None:
+        """Keep a reply, without waiting."""
+        assert self._store is not None and self._worker is not None
+        store = self._store.value
+        if self._worker.backlog < MAX_BACKLOG:
+            self._call(lambda: store.set(key, raw, ttl))
+
+    def board(self, key: str, caller: Caller) -> tuple[_Flight | None, bool]:
+        """The flight of a key and whether it is the caller's own; None: compute alone."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is None or flight.leader.gone:
+                future: Future[bytes | None] = Future()
+                future.set_running_or_notify_cancel()  # followers that give up do not end it
+                flight = self._flights[key] = _Flight(caller, future)
+                return flight, True
+            return (None if caller.would_block(flight.leader) else flight), False
+
+    def land(self, key: str, flight: _Flight, raw: bytes | None) -> None:
+        """End a flight; `raw` is what its future holds then."""
+        with self._lock:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        flight.future.set_result(raw)
+
+    def _call(self, call: Callable[[], T]) -> Future[T | None]:
+        """Queue a call of the store; its faults become None and one warning a minute."""
+
+        def guarded() -> T | None:
+            try:
+                return call()
+            except FAULTS as error:
+                self._complain(f"failed: {whereabouts(error)}")
+                return None
+
+        assert self._worker is not None
+        return self._worker.submit(guarded)
+
+    def _rest(self) -> None:
+        self._resting_until = time.monotonic() + REST_SECONDS
+        self._complain(f"does not answer and is left alone for {REST_SECONDS:.0f} s")
+
+    def _complain(self, problem: str) -> None:
+        assert self._store is not None
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + REST_SECONDS
+            log.warning("The response cache of plugin %s %s", self._store.plugin, problem)
+
+
+class Ticket:
+    """One request's way past the cache. Close it, or those who wait for it wait for ever."""
+
+    def __init__(self, replies: Replies, key: str, policy: CachePolicy, *, share: bool):
+        self._replies = replies
+        self._key = key
+        self._policy = policy
+        self._share = share
+        self._flight: _Flight | None = None
+        self._events: list[Event] = []
+
+    def lookup(self) -> Procedure[StoredReply | None]:
+        """The reply, if it was kept or an equal request in flight makes it."""
+        if not self._policy.read:
+            return None
+        if self._share:
+            caller = Caller.current()
+            flight, own = self._replies.board(self._key, caller)
+            while flight is not None and not own:
+                raw = yield Wait(flight.future)
+                if raw is not None:
+                    return decode(self._key, raw)  # None for a filtered reply: compute alone
+                flight, own = self._replies.board(self._key, caller)
+            self._flight = flight
+        reply = yield from self._replies.read(self._key)
+        if reply is not None:
+            self._land(reply.encode())
+        return reply
+
+    def note(self, event: Event) -> None:
+        """See an event that the request computed; the last one makes the reply be kept."""
+        if not self._policy.write:
+            return
+        self._events.append(event)
+        if isinstance(event, Finished):
+            reply = stored(self._key, self._events)
+            raw = b"" if reply is None else reply.encode()
+            if raw:
+                self._replies.write(self._key, raw, self._policy.ttl)
+            self._land(raw)
+
+    def close(self) -> None:
+        """The request is over, however it ended. Idempotent."""
+        self._land(None)
+
+    def _land(self, raw: bytes | None) -> None:
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._replies.land(self._key, flight, raw)

@@ -1,0 +1,36 @@
+"""Sessions in files: a row whose KV is saved, or that makes the core read what was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from budmlx.engine.asked import Prompt
+from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
+from budmlx.engine.run.runner import Runner
+from budmlx.protocol import SessionFile
+from budmlx.types import Request
+
+ONE_TOKEN = {"max_tokens": 1, "temperature": 0}
+
+
+def beginning(messages: Messages | Sequence[int]) -> Request:
+    """The request whose prompt a session begins with. messages: token ids, too."""
+    if not isinstance(messages, str) and messages and isinstance(messages[0], int):
+        return prompt_request([id_ for id_ in messages if isinstance(id_, int)], ONE_TOKEN)
+    return chat_request(messages, ONE_TOKEN)  # type: ignore[arg-type]
+
+
+def run_session(
+    runner: Runner, prepared: tuple[Request, Prompt], path: str | Path, *, save: bool
+) -> int:
+    """Save or load a session, and wait for it; returns the tokens of the prompt.
+
+    Raises:
+        InvalidRequestError: it cannot be saved or loaded.
+    """
+    request, prompt = prepared
+    file = SessionFile(path=str(Path(path).expanduser().absolute()), save=save)
+    for _ in runner.events(request, prompt, file):
+        pass
+    return len(prompt.ids)

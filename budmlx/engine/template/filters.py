@@ -1,0 +1,147 @@
+"""The filters that chat templates are offered: jinja's within limits, without some of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
+from typing import Any, NoReturn
+
+from jinja2.exceptions import SecurityError
+from jinja2.filters import sync_do_join
+from jinja2.nodes import EvalContext
+from jinja2.utils import pass_eval_context
+
+from budmlx.engine.template.limits import (
+    FILTERS,
+    check_format,
+    check_items,
+    check_join,
+    check_size,
+    limits,
+)
+
+REFUSED_FILTERS = frozenset(
+    {
+        "batch",
+        "center",
+        "filesizeformat",
+        "forceescape",
+        "pprint",
+        "slice",
+        "striptags",
+        "urlencode",
+        "urlize",
+        "wordcount",
+        "wordwrap",
+        "xmlattr",
+    }
+)
+"""Those that no chat needs and that make much of little, or take long."""
+
+_OVER_ITEMS = re.compile(
+    "groupby|join|list|map|max|min|reject|rejectattr|select|selectattr|sort|sum|unique"
+)
+"""Filters that take a text for the list of its characters."""
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    check_size(limits().weight(value))
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+    if indent is None and separators is None:
+        return encoder.encode(value)
+    return concat(encoder.iterencode(value))
+
+
+def concat(pieces: Iterable[str]) -> str:
+    """The pieces as one text; there may be any number of them."""
+    texts, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        check_size(size)
+        limits().tick(len(piece))
+        texts.append(piece)
+    return "".join(texts)
+
+
+@pass_eval_context
+def _join(context: EvalContext, value: Any, d: str = "", attribute: Any = None) -> str:
+    items = listed(value)
+    check_join(str(d), items)
+    return sync_do_join(context, items, d, attribute)
+
+
+def listed(items: Any) -> list[Any] | tuple[Any, ...]:
+    """The items, taken out of an iterator if they are in one."""
+    return limits().made(items if isinstance(items, list | tuple) else list(Ticked(items)))
+
+
+class Ticked:
+    """What a loop goes through, with a look at the clock for each item."""
+
+    def __init__(self, items: Iterable[Any]):
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        tick = limits().tick
+        for item in self._items:
+            tick()
+            yield item
+
+    def __len__(self) -> int:
+        return len(self._items)  # type: ignore[arg-type]  # as of any iterable: it may have none
+
+
+def _within_limits(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose argument and result are within limits."""
+    place = int(hasattr(function, "jinja_pass_arg"))  # the context comes before the value
+    check = FILTERS.get(name)
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if _OVER_ITEMS.fullmatch(name) and isinstance(args[place], str):
+            check_items(len(args[place]))
+        if check is not None:
+            check(*args[place:], **kwargs)
+        return limits().made(function(*args, **kwargs))
+
+    return run
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def run(*args: Any, **kwargs: Any) -> NoReturn:
+        raise SecurityError(f"the filter {name} is not offered to chat templates")
+
+    return run
+
+
+def _format(form: Any, *values: Any, **named: Any) -> str:
+    """The filter `format`."""
+    return str(percent(str(form), named or values))
+
+
+def percent(form: str, values: Any) -> Any:
+    """`form % values`. Raises LimitError if it would be large."""
+    check_format(form, values, "%")
+    return form % values
+
+
+def filters(offered: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """The filters by name, made of jinja's."""
+    own: dict[str, Callable[..., Any]] = {
+        **offered,
+        "tojson": _tojson,
+        "join": _join,
+        "format": _format,
+    }
+    within = {name: _within_limits(name, run) for name, run in own.items()}
+    return within | {name: _refused(name) for name in REFUSED_FILTERS}

@@ -1,0 +1,251 @@
+"""Chat templates: what a model's template understands, and what it writes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+
+from budmlx.engine.template.limits import LimitError
+from budmlx.engine.template.sandbox import (
+    TEMPLATE_FAULTS,
+    RaisedError,
+    compiled,
+    environment,
+    render,
+)
+from budmlx.errors import InvalidRequestError, ModelLoadError
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+COMMON_KWARGS = frozenset(
+    {"clear_thinking", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"}
+)
+"""Names that clients send to any model; a template that does not read one ignores it."""
+
+SPECIAL_TOKEN_NAMES = tuple(
+    f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
+"""Variables that hold a tokenizer's special tokens."""
+
+RESERVED_KWARGS = frozenset(
+    {
+        *SPECIAL_TOKEN_NAMES,
+        "messages",
+        "tools",
+        "tokenize",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+    }
+)
+
+PLAIN_TEMPLATE = """\
+{%- for message in messages -%}
+{{ message.role | capitalize }}: {{ message.content | trim }}
+
+{% endfor -%}
+Assistant:"""
+"""For models that bring no template, such as base models."""
+
+_PROBE = "budmlxprobe"
+
+
+class ChatTemplate:
+    """One compiled template and what it understands.
+
+    plain: it stands in for a template that the model lacks. source: its text.
+    reads_tools: it writes tool definitions.
+    names: variables that callers may set through `chat_template_kwargs`.
+    literals: all text that the template itself can write, for searching.
+    takes_text, takes_parts: shapes of message content that it renders.
+    reads_reasoning: it writes the reasoning of earlier replies, from `reasoning_content`,
+    between think tags.
+    takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
+    mark, end: what `marking` and `continuing` make of them; else empty.
+    """
+
+    def __init__(self, source: str | None, special_tokens: Mapping[str, str]):
+        self.plain = source is None
+        self.source = source or PLAIN_TEMPLATE
+        self._special_tokens = dict(special_tokens)
+        self.mark = self._placeholder = self.end = ""
+        try:
+            tree = environment().parse(self.source)
+            self._template = compiled(self.source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelLoadError(
+                f"The model's chat template is not valid (line {error.lineno}): {error.message}"
+            ) from error
+        except RecursionError:
+            raise ModelLoadError("The model's chat template is nested too deeply.") from None
+        read = meta.find_undeclared_variables(tree)
+        self.reads_tools = "tools" in read
+        names = read - _assigned_names(tree)
+        self.names = frozenset(names - environment().globals.keys() - RESERVED_KWARGS)
+        texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+        texts += [c.value for c in tree.find_all(nodes.Const) if isinstance(c.value, str)]
+        self.literals = "\0".join(texts)
+        attributes = [node.attr for node in tree.find_all(nodes.Getattr)]
+        reads = "reasoning_content" in [*attributes, *texts]
+        self.reads_reasoning = reads and "</think>" in self.literals
+        self._roles = _compared_roles(tree)
+        try:
+            self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
+            self.takes_text = self._renders(_PROBE) or not self.takes_parts
+            self.takes_objects = self._renders_call({_PROBE: 1}) or not self._renders_call("{}")
+        except LimitError as error:
+            raise ModelLoadError(
+                f"The model's chat template cannot be used: {error}, for a single word. Take "
+                "another version of the model, or remove the template from its directory."
+            ) from None
+
+    def takes_images(self, placeholder: str) -> bool:
+        """Whether it writes this text for a part of the type `image`."""
+        parts = [{"type": "image"}, {"type": "text", "text": _PROBE}]
+        with suppress(LimitError):
+            return self._renders(parts, also=placeholder)
+        return False
+
+    def marking(self, placeholder: str) -> ChatTemplate:
+        """The same template, which writes `placeholder` wherever messages hold its `mark`.
+
+        Users cannot know the mark, so the placeholder is the template's own text.
+        """
+        marking = copy.copy(self)
+        marking.mark, marking._placeholder = f"\ue000{secrets.token_hex(8)}\ue000", placeholder
+        return marking
+
+    def continuing(self) -> ChatTemplate:
+        """The same template, which writes up to `end`, which the last message holds."""
+        continuing = copy.copy(self)
+        continuing.end = f"\ue001{secrets.token_hex(8)}\ue001"
+        return continuing
+
+    def role(self, role: str) -> str:
+        """The name under which the template knows a role."""
+        if role in self._roles:
+            return role
+        return {"developer": "system", "function": "tool"}.get(role, role)
+
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse names that the template does not read and values that are not JSON.
+
+        Raises:
+            InvalidRequestError: `param` is `chat_template_kwargs.NAME`.
+        """
+        for name, value in kwargs.items():
+            param = f"chat_template_kwargs.{name}"
+            if name not in self.names | COMMON_KWARGS:
+                known = ", ".join(sorted(self.names | COMMON_KWARGS))
+                raise InvalidRequestError(
+                    f"{param} is not a variable of this model's chat template. It knows: {known}.",
+                    param=param,
+                )
+            if not _is_json(value):
+                raise InvalidRequestError(f"{param} must be a JSON value.", param=param)
+
+    def unused_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Accepted names without effect on this model, for the reply's warnings."""
+        return tuple(sorted(kwargs.keys() - self.names))
+
+    def render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
+        """The prompt's text, up to where the assistant begins, or goes on.
+
+        Raises:
+            InvalidRequestError: the template refuses these messages, or fails on them.
+        """
+        try:
+            return self._render(messages, tools, **kwargs)
+        except RaisedError as error:
+            raise InvalidRequestError(
+                f"The model's chat template refuses these messages: {error}", param="messages"
+            ) from None
+        except TEMPLATE_FAULTS as error:
+            logger.debug("Chat template failed: %r", error)
+            raise InvalidRequestError(
+                "The model's chat template cannot render these messages. Check that their "
+                "roles, their order and their tool calls are ones that the model supports.",
+                param="messages",
+            ) from None
+
+    def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
+        variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
+        variables |= {"messages": messages, "add_generation_prompt": not self.end}
+        text = render(self._template, variables)
+        if self.end:
+            text, found, _ = text.partition(self.end)
+            if not found:
+                raise RaisedError("it does not write the message that is to be continued")
+        return text.replace(self.mark, self._placeholder) if self.mark else text
+
+    def _renders(self, content: str | list[Json], *, also: str = "") -> bool:
+        """Whether content of this shape comes out as text, rather than as a printed list.
+
+        Raises:
+            LimitError: the template does too much.
+        """
+        try:
+            text = self._render([{"role": "user", "content": content}])
+        except LimitError:
+            raise
+        except TEMPLATE_FAULTS:
+            return False
+        if also not in text:
+            return False
+        return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
+
+    def _renders_call(self, arguments: str | Json) -> bool:
+        function = {"name": _PROBE, "arguments": arguments}
+        call = {"id": "123456789", "type": "function", "function": function}
+        asked = {"role": "user", "content": _PROBE}
+        try:
+            self._render([asked, {"role": "assistant", "content": "", "tool_calls": [call]}])
+        except LimitError:
+            raise
+        except TEMPLATE_FAULTS:
+            return False
+        return True
+
+
+def _compared_roles(tree: nodes.Template) -> frozenset[str]:
+    """Strings that the template compares a message's role with."""
+    found: set[str] = set()
+    for compare in tree.find_all(nodes.Compare):
+        inside: list[nodes.Node] = [compare.expr, *(operand.expr for operand in compare.ops)]
+        inside += [node for side in inside for node in side.find_all(nodes.Node)]
+        values = [node.value for node in inside if isinstance(node, nodes.Const)]
+        names = [node.attr for node in inside if isinstance(node, nodes.Getattr)]
+        names += [node.name for node in inside if isinstance(node, nodes.Name)]
+        if "role" in [*names, *values]:
+            found.update(value for value in values if isinstance(value, str))
+    return frozenset(found)
+
+
+def _assigned_names(tree: nodes.Template) -> set[str]:
+    """Variables that the template sets itself, unless it looks first whether they are set."""
+    assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    checks: list[nodes.Test | nodes.Filter] = list(tree.find_all((nodes.Test, nodes.Filter)))
+    looked_at = {
+        check.node.name
+        for check in checks
+        if check.name in ("defined", "undefined", "default", "d")
+        and isinstance(check.node, nodes.Name)
+    }
+    return assigned - looked_at
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or type(value) in (str, int, float, bool)

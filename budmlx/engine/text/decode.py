@@ -1,0 +1,268 @@
+"""Token ids to text while they arrive, and where the text ends.
+
+All text that a `TextStream` gives out equals what the tokenizer decodes from all ids at
+once. The one exception: where a model writes characters as single bytes and breaks one
+off, the characters before it stay, whereas decoding at once replaces the whole run.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections import deque
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Protocol
+
+from tokenizers import Tokenizer as Backend
+
+from budmlx.engine.text.tokenizer import Tokenizer
+
+
+class TextStream:
+    """The text of one reply. Each push costs a bounded time.
+
+    stop: strings that end the text. The one that is complete first wins; of several that
+    are complete at the same character, the longest.
+    visible: control tokens that are shown, as parsers need them.
+    stop_after: stop strings count only in the text of later tokens than these.
+    stopped: a stop string was found; the text ends right before it, and later pushes and
+    `finish` give nothing. decoded: characters so far, shown or held back.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        stop_after: int = 0,
+        visible: Collection[str] = (),
+    ):
+        self._early = stop_after
+        self.stopped = False
+        self.decoded = 0
+        self._hidden = tokenizer.hidden_ids
+        if visible:
+            ids = {tokenizer.backend.token_to_id(token) for token in visible}
+            self._hidden = self._hidden - ids
+        self._decoder = _decoder(tokenizer.backend)
+        self._stops = _StopScanner(stop) if stop else None
+
+    def push(self, token_id: int) -> str:
+        """Take one id and return the text that is now safe to show."""
+        early, self._early = self._early > 0, self._early - 1
+        if self.stopped or token_id in self._hidden:
+            return ""
+        text = self._decoder.push(token_id)
+        self.decoded += len(text)
+        return text if early else self._scan(text)
+
+    def finish(self) -> str:
+        """The text held back so far. Call it once, after the last push."""
+        if self.stopped:
+            return ""
+        text = self._decoder.finish()
+        self.decoded += len(text)
+        text = self._scan(text)
+        if self._stops is None or self.stopped:
+            return text
+        return text + self._stops.held
+
+    def _scan(self, text: str) -> str:
+        if self._stops is None or not text:
+            return text
+        safe, self.stopped = self._stops.scan(text)
+        return safe
+
+
+class _StopScanner:
+    """Finds the first of several strings in text that comes in pieces (Aho-Corasick).
+
+    State n stands for the n-th known prefix of a stop string: the longest one that the text
+    now ends with. held: that end of the text, which must not be shown yet.
+    """
+
+    def __init__(self, stops: Collection[str]):
+        self.held = ""
+        self._state = 0
+        self._next: list[dict[str, int]] = [{}]
+        self._depth = [0]
+        self._match = [0]  # Length of the longest stop string that ends in this state.
+        for stop in stops:
+            self._add(stop)
+        self._fall = self._fallbacks()
+
+    def _add(self, stop: str) -> None:
+        state = 0
+        for character in stop:
+            if character not in self._next[state]:
+                self._next[state][character] = len(self._next)
+                self._next.append({})
+                self._depth.append(self._depth[state] + 1)
+                self._match.append(0)
+            state = self._next[state][character]
+        self._match[state] = len(stop)
+
+    def _fallbacks(self) -> list[int]:
+        """For each state the longest proper suffix of it that is a state too."""
+        fall = [0] * len(self._next)
+        queue = deque(self._next[0].values())
+        while queue:
+            state = queue.popleft()
+            for character, child in self._next[state].items():
+                other = fall[state]
+                while other and character not in self._next[other]:
+                    other = fall[other]
+                fall[child] = self._next[other].get(character, 0)
+                self._match[child] = self._match[child] or self._match[fall[child]]
+                queue.append(child)
+        return fall
+
+    def scan(self, text: str) -> tuple[str, bool]:
+        """Text that is safe to show, and whether a stop string ended it."""
+        seen = len(self.held)
+        text = self.held + text
+        state = self._state
+        for position in range(seen, len(text)):
+            character = text[position]
+            while state and character not in self._next[state]:
+                state = self._fall[state]
+            state = self._next[state].get(character, 0)
+            if self._match[state]:
+                self.held = ""
+                return text[: position + 1 - self._match[state]], True
+        self._state = state
+        safe = len(text) - self._depth[state]
+        self.held = text[safe:]
+        return text[:safe], False
+
+
+def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
+    """The UTF-8 bytes that a token alone stands for; a space that words begin with included."""
+    backend = tokenizer.backend
+    token = backend.id_to_token(token_id) or ""
+    if "ByteLevel" in _decoder_kinds(backend):
+        return _token_bytes(token)
+    byte = _fallback_byte(token)
+    return token.replace("\u2581", " ").encode() if byte is None else bytes([byte])
+
+
+class _Decoder(Protocol):
+    def push(self, token_id: int) -> str:
+        """Text that this id completes."""
+
+    def finish(self) -> str:
+        """Text of what was left incomplete."""
+
+
+def _decoder(backend: Backend) -> _Decoder:
+    kinds = _decoder_kinds(backend)
+    return _ByteLevelDecoder(backend) if "ByteLevel" in kinds else _PieceDecoder(backend)
+
+
+def _decoder_kinds(backend: Backend) -> set[str]:
+    if backend.decoder is None:
+        return set()
+    spec = json.loads(backend.decoder.__getstate__())
+    return {part["type"] for part in spec.get("decoders", [spec])}
+
+
+class _ByteLevelDecoder:
+    """For vocabularies in which each character of a token stands for one byte."""
+
+    def __init__(self, backend: Backend):
+        self._token = backend.id_to_token
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        token = self._token(token_id)
+        return "" if token is None else self._utf8.decode(_token_bytes(token))
+
+    def finish(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: visible Latin-1 is itself, the others follow from U+0100 on."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }
+
+
+def _token_bytes(token: str) -> bytes:
+    alphabet = _byte_of_character()
+    try:
+        return bytes([alphabet[character] for character in token])
+    except KeyError:  # An added token in plain text.
+        return token.encode()
+
+
+class _PieceDecoder:
+    """For SentencePiece and other vocabularies, whose tokens are text.
+
+    The library decodes each token after the one before it, which settles the spaces. Bytes
+    such as `<0xE2>` are collected until they are a character.
+    """
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self._before: list[int] = []
+        self._text_before = ""
+        self._bytes = bytearray()
+        letter = backend.token_to_id("<0x41>")
+        self._byte_fallback = letter is not None and self._decode([letter]) == "A"
+        self._letter = letter
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=False))
+
+    def push(self, token_id: int) -> str:
+        token = self._backend.id_to_token(token_id)
+        if token is None:
+            return ""
+        if self._byte_fallback and (byte := _fallback_byte(token)) is not None and byte >= 0x80:
+            return self._push_byte(byte)
+        text = self.finish() + self._decode([*self._before, token_id]).removeprefix(
+            self._text_before
+        )
+        self._set_before(token_id)
+        return text
+
+    def finish(self) -> str:
+        lost = "\ufffd" * len(self._bytes)
+        self._bytes.clear()
+        return lost
+
+    def _set_before(self, token_id: int | None) -> None:
+        self._before = [] if token_id is None else [token_id]
+        self._text_before = self._decode(self._before)
+
+    def _push_byte(self, byte: int) -> str:
+        # Any token that is not the first of the text does for what follows.
+        self._set_before(self._letter)
+        self._bytes.append(byte)
+        lost = ""
+        while self._bytes:
+            try:
+                text = self._bytes.decode()
+            except UnicodeDecodeError as error:
+                if error.end == len(self._bytes) and "unexpected end" in error.reason:
+                    return lost
+                lost += "\ufffd"
+                del self._bytes[0]
+            else:
+                self._bytes.clear()
+                return lost + text
+        return lost
+
+
+def _fallback_byte(token: str) -> int | None:
+    """The byte that a token such as `<0xE2>` stands for."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return int(token[3:5], 16)
+        except ValueError:
+            return None
+    return None

@@ -1,0 +1,141 @@
+"""What the tests of the process host share: requests, a sink, a look at the child."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from budmlx.engine.hosts.process import ProcessHost
+from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
+from tests.models import tiny_model_dir
+
+FATAL_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("fatal_core.py")))
+FATAL_TOKEN = 13
+PATIENCE = 100.0
+
+
+class Rows:
+    """A sink that keeps what every row got, and checks that outcomes are final."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, list[int]] = {}
+        self.outcomes: dict[int, str] = {}
+        self.errors: list[str] = []
+        self.on_frame: Callable[[StepFrame], None] = lambda _frame: None
+        self._changed = threading.Condition()
+
+    def __call__(self, frame: StepFrame) -> None:
+        with self._changed:
+            for token in frame.tokens:
+                self._note(token.id, token.reason)
+                self.texts.setdefault(token.id, []).append(token.token)
+            for failure in frame.failed:
+                self._note(failure.id, failure.code)
+            self._changed.notify_all()
+        self.on_frame(frame)
+
+    def _note(self, row_id: int, outcome: str | None) -> None:
+        if row_id in self.outcomes:
+            self.errors.append(f"row {row_id} got more after {self.outcomes[row_id]}")
+        if outcome is not None:
+            self.outcomes[row_id] = outcome
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), self.outcomes
+
+    def progress(self) -> Callable[[], bool]:
+        """Tells when one more row has completed and three others have gone on."""
+        done = len(self.outcomes)
+        before = {row_id: len(text) for row_id, text in self.texts.items()}
+
+        def condition() -> bool:
+            moved = [n for n, text in self.texts.items() if len(text) > before.get(n, 0) + 8]
+            return len(self.outcomes) > done and len(set(moved) - set(self.outcomes)) >= 3
+
+        return condition
+
+    def wait_for(self, *row_ids: int) -> None:
+        self.wait(lambda: all(row_id in self.outcomes for row_id in row_ids))
+
+    def wait_for_tokens(self, row_id: int, count: int = 1) -> None:
+        self.wait(lambda: len(self.texts.get(row_id, ())) >= count)
+
+
+def row(row_id: int, *, length: int = 40, prompt: int = 0, count: int = 3) -> GenerateRequest:
+    """Even rows are greedy, odd ones are sampled."""
+    return GenerateRequest(
+        id=row_id,
+        prompt_ids=[20 + (prompt or row_id) % 400] * count,
+        temperature=float(row_id % 2),
+        top_p=0.95,
+        top_k=0,
+        min_p=0.0,
+        seed=1000 + row_id,
+        max_tokens=length,
+        stop_ids=[],
+    )
+
+
+def poison(row_id: int) -> GenerateRequest:
+    return GenerateRequest(
+        id=row_id,
+        prompt_ids=[FATAL_TOKEN],
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        seed=row_id,
+        max_tokens=5,
+        stop_ids=[],
+    )
+
+
+def core_settings() -> CoreSettings:
+    # Larger matrices than the default make the greedy texts of this model vary.
+    return CoreSettings(model_path=str(tiny_model_dir(scale=3.0)), model_name="tiny")
+
+
+def core_process(parent: int | None = None) -> psutil.Process:
+    """The one core that `parent`, or this process, runs now."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        children = psutil.Process(parent).children()
+        found[:] = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return len(found) == 1
+
+    eventually(look)
+    return found[0]
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def undisturbed(requests: list[GenerateRequest]) -> dict[int, list[int]]:
+    """What the rows say in a core that nothing happens to."""
+    rows = Rows()
+    host = ProcessHost(core_settings(), rows)
+    try:
+        for request in requests:
+            host.submit(request)
+        rows.wait_for(*(request.id for request in requests))
+    finally:
+        host.close()
+    return rows.texts

@@ -1,0 +1,125 @@
+"""Plugins that hang or crash a real core: they are named and kept out, and no other row suffers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import msgspec
+import psutil
+import pytest
+
+from budmlx.engine.hosts.process import ProcessHost
+from budmlx.errors import PluginError, RequestFailedError
+from budmlx.protocol import GenerateRequest, PluginCall, StepFrame
+from tests.engine.hosts.core_process import Rows, core_settings, row, undisturbed
+
+pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
+
+Start = Callable[..., ProcessHost]
+
+
+def call(name: str, plugin: str, **options: object) -> PluginCall:
+    core = f"tests.engine.hosts.hanging_plugins:{name}"
+    return PluginCall(plugin=plugin, name=name.lower(), core=core, options=options)
+
+
+def choosing(row_id: int, **chosen: object) -> GenerateRequest:
+    return msgspec.structs.replace(row(row_id), **chosen)
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
+@pytest.fixture
+def messages(rows: Rows) -> dict[int, str]:
+    """What is said to the rows that fail."""
+    said: dict[int, str] = {}
+
+    def note(frame: StepFrame) -> None:
+        said.update({failure.id: failure.message for failure in frame.failed})
+
+    rows.on_frame = note
+    return said
+
+
+@pytest.fixture
+def start(rows: Rows) -> Iterator[Start]:
+    files = psutil.Process().num_fds()
+    hosts: list[ProcessHost] = []
+
+    def make(watchdog_seconds: float = 30.0) -> ProcessHost:
+        hosts.append(ProcessHost(core_settings(), rows, watchdog_seconds=watchdog_seconds))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.close()
+    assert rows.errors == []
+    assert psutil.Process().num_fds() <= files
+
+
+def test_a_plugin_that_hangs_is_named_and_kept_out(
+    start: Start, rows: Rows, messages: dict[int, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    neighbours = [row(1, length=300), row(2, length=300)]
+    expected = undisturbed(neighbours)
+    host = start(watchdog_seconds=5.0)
+    for request in neighbours:
+        host.submit(request)
+    rows.wait_for_tokens(1)
+    rows.wait_for_tokens(2)
+    sleeper = call("Sleeper", "sleepy")
+    host.submit(choosing(3, processors=[sleeper]))
+    rows.wait_for(1, 2, 3)
+    assert rows.outcomes == {1: "length", 2: "length", 3: "plugin_error"}
+    assert rows.texts[1] == expected[1] and rows.texts[2] == expected[2]
+    assert "plugin sleepy" in messages[3] and "no step for 5 s" in messages[3]
+    assert "plugin sleepy" in caplog.text
+    with pytest.raises(PluginError, match="plugin sleepy"):
+        host.submit(choosing(4, processors=[sleeper]))
+    host.submit(row(5))
+    rows.wait_for(5)
+    assert rows.outcomes[5] == "length"
+    assert host.status().restarts == 1
+
+
+def test_a_plugin_that_keeps_the_whole_process_from_running_is_named(
+    start: Start, rows: Rows, messages: dict[int, str]
+) -> None:
+    host = start(watchdog_seconds=5.0)
+    host.submit(choosing(1, sampler=call("Holder", "greedy")))
+    rows.wait_for(1)
+    assert rows.outcomes == {1: "plugin_error"}
+    assert "plugin greedy" in messages[1]
+
+
+def test_a_plugin_that_crashes_is_named(start: Start, rows: Rows, messages: dict[int, str]) -> None:
+    host = start()
+    host.submit(row(1, length=300))
+    rows.wait_for_tokens(1)
+    host.submit(choosing(2, sampler=call("Crasher", "wild")))
+    rows.wait_for(1, 2)
+    assert rows.outcomes == {1: "length", 2: "plugin_error"}
+    assert "plugin wild" in messages[2] and "signal 11" in messages[2]
+    with pytest.raises(PluginError, match="plugin wild"):
+        host.submit(choosing(3, sampler=call("Sleeper", "wild")))
+    assert host.status().restarts == 1
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGABRT"])
+def test_an_end_that_may_come_from_elsewhere_is_blamed_on_no_plugin(
+    start: Start, rows: Rows, name: str
+) -> None:
+    host = start()
+    poison = choosing(1, sampler=call("Crasher", "wild", signal=int(getattr(signal, name))))
+    host.submit(poison)
+    rows.wait_for(1)
+    assert rows.outcomes == {1: "request_failed"}
+    with pytest.raises(RequestFailedError, match="crashed twice"):
+        host.submit(msgspec.structs.replace(poison, id=2))
+    host.submit(choosing(3, sampler=call("Crasher", "wild", signal=0)))
+    rows.wait_for(3)
+    assert rows.outcomes[3] == "length"

@@ -1,0 +1,211 @@
+"""Names become checked directories. Downloads come from a stand-in hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from budmlx.engine.load import hub as hub_module
+from budmlx.engine.load.hub import default_model_dir, resolve_model
+from budmlx.errors import ModelLoadError
+from tests.hub_server import Files, Hub
+from tests.safetensors_file import CONFIG, safetensors
+
+MODEL: Files = {
+    "config.json": json.dumps(CONFIG).encode(),
+    "tokenizer.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
+    "model.safetensors": safetensors(fill=1),
+    "modeling_evil.py": b"raise SystemExit",
+    "pytorch_model.bin": b"pickle",
+    "onnx/config.json": b"{}",
+}
+OTHER: Files = {**MODEL, "model.safetensors": safetensors(fill=2)}
+SCRIPT = """
+import sys
+from budmlx.engine.load.hub import resolve_model
+from budmlx.errors import ModelLoadError
+try:
+    print(resolve_model(*sys.argv[1:]))
+except ModelLoadError as error:
+    sys.exit(error.message)
+"""
+
+
+def resolve(
+    hub: Hub, home: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Resolve in a process of its own, because huggingface_hub reads its variables at import."""
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env=hub.environment(home, **environment),
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def test_download_fetches_what_loading_needs_and_shows_progress(tmp_path: Path) -> None:
+    with Hub({"org/model": {"main": MODEL}}) as hub:
+        done = resolve(hub, tmp_path, "org/model")
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    assert {file.name for file in path.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "model.safetensors",
+    }
+    assert (path / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
+    assert "Fetching 4 files: 100%" in done.stderr
+    assert "4/4" in done.stderr
+
+
+def test_second_resolve_downloads_nothing(tmp_path: Path) -> None:
+    with Hub({"org/model": {"main": MODEL}}) as hub:
+        first = resolve(hub, tmp_path, "org/model")
+        hub.seen.clear()
+        second = resolve(hub, tmp_path, "org/model")
+        offline = resolve(hub, tmp_path, "org/model", HF_HUB_OFFLINE="1")
+    assert first.stdout == second.stdout == offline.stdout
+    assert second.stderr == offline.stderr == ""
+    assert not any("/resolve/" in seen.path for seen in hub.seen)
+
+
+def test_dropped_connection_resumes_from_the_last_byte(tmp_path: Path) -> None:
+    # huggingface_hub writes in pieces of 10 MiB; only a larger file has a part to keep.
+    content = safetensors(rows=700_000)
+    files = {**MODEL, "model.safetensors": content}
+    with Hub({"org/model": {"main": files}}, drop={"model.safetensors"}) as hub:
+        done = resolve(hub, tmp_path, "org/model")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip(), "model.safetensors").read_bytes() == content
+    ranges = [seen.range for seen in hub.downloads("model.safetensors")]
+    assert ranges == [None, f"bytes={10 * 2**20}-"]
+
+
+# LIMITS 109
+def test_killed_download_is_never_taken_for_complete_and_keeps_finished_files(
+    tmp_path: Path,
+) -> None:
+    with Hub({"org/model": {"main": MODEL}}, stall={"model.safetensors"}) as hub:
+        child = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, "org/model"],
+            env=hub.environment(tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        assert hub.stalled.wait(60)
+        child.kill()
+        child.wait()
+        offline = resolve(hub, tmp_path, "org/model", HF_HUB_OFFLINE="1")
+        hub.resume.set()
+        kept = {file.name for file in tmp_path.glob("hub/models--org--model/snapshots/*/*")}
+        hub.seen.clear()
+        done = resolve(hub, tmp_path, "org/model")
+    assert offline.returncode == 1
+    assert "HF_HUB_OFFLINE" in offline.stderr
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    assert (path / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
+    assert not any(hub.downloads(name) for name in kept)
+
+
+def test_revision_is_a_branch_or_a_commit(tmp_path: Path) -> None:
+    with Hub({"org/model": {"main": MODEL, "v2": OTHER}}) as hub:
+        branch = resolve(hub, tmp_path, "org/model", "v2")
+        commit = Path(branch.stdout.strip()).name
+        by_commit = resolve(hub, tmp_path, "org/model", commit)
+        missing = resolve(hub, tmp_path, "org/model", "v3")
+    content = Path(branch.stdout.strip(), "model.safetensors").read_bytes()
+    assert content == OTHER["model.safetensors"]
+    assert by_commit.stdout == branch.stdout
+    assert missing.returncode == 1
+    assert "no revision 'v3'" in missing.stderr
+
+
+def test_missing_repository_says_what_to_check(tmp_path: Path) -> None:
+    with Hub({}) as hub:
+        endpoint = f"http://user:hunter2@{hub.netloc}"
+        done = resolve(hub, tmp_path, "org/none", HF_TOKEN="hf_secret", HF_ENDPOINT=endpoint)
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("The hub has no repository org/none, or it is private.")
+    assert "hf_secret" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_unreachable_hub_and_offline_say_so(tmp_path: Path) -> None:
+    with Hub({}) as hub:
+        gone = hub.environment(tmp_path)["HF_ENDPOINT"]
+    online = resolve(hub, tmp_path, "org/model", HF_ENDPOINT=gone)
+    offline = resolve(hub, tmp_path, "org/model", HF_HUB_OFFLINE="1")
+    assert "Check the network and HF_ENDPOINT" in online.stderr
+    assert "HF_HUB_OFFLINE is set" in offline.stderr
+    assert online.returncode == offline.returncode == 1
+
+
+# LIMITS 108
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, "mlx_lm.convert"),
+        ({"model-q4.gguf": b"GGUF"}, "llama.cpp"),
+        ({"README.md": b""}, "has no weights"),
+    ],
+)
+def test_repository_without_safetensors_is_refused(
+    tmp_path: Path, files: Files, reason: str
+) -> None:
+    with Hub({"org/model": {"main": files}}) as hub:
+        done = resolve(hub, tmp_path, "org/model")
+    assert done.returncode == 1
+    assert reason in done.stderr.splitlines()[-1]
+    assert not hub.downloads("pytorch_model.bin")
+
+
+# LIMITS 110
+@pytest.mark.parametrize("name", ["../../../evil.json", "..\\..\\evil.json", "/tmp/evil.json"])
+def test_file_names_of_a_repository_stay_inside(tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    with Hub({"org/model": {"main": {**MODEL, name: b"{}"}}}) as hub:
+        resolve(hub, home, "org/model")
+    outside = [path for path in tmp_path.rglob("*evil*") if home not in path.parents]
+    assert not outside
+    assert not Path("/tmp/evil.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../../nowhere", "nowhere", "a/b/c", "/no/where", "~/nowhere-"])
+def test_names_that_are_neither_directory_nor_repository(name: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"no directory .* named like org/name"):
+        resolve_model(name)
+
+
+def test_directory_is_used_as_it_is(tmp_path: Path) -> None:
+    for name, content in MODEL.items():
+        if "/" not in name:
+            (tmp_path / name).write_bytes(content)
+    assert resolve_model(str(tmp_path)) == tmp_path
+    with pytest.raises(ModelLoadError, match="revision"):
+        resolve_model(str(tmp_path), "v2")
+
+
+def test_file_is_not_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ModelLoadError, match="is a file"):
+        resolve_model(str(file))
+
+
+def test_demo_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SHIPPED_MODEL", tmp_path / "not shipped")
+    monkeypatch.setattr(hub_module, "cache_dir", lambda: tmp_path / "cache")
+    path = default_model_dir()
+    assert resolve_model(str(path)) == path
+    made = (path / "config.json").stat().st_mtime_ns
+    assert default_model_dir() == path
+    assert (path / "config.json").stat().st_mtime_ns == made
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]

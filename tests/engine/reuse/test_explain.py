@@ -1,0 +1,193 @@
+"""Why KV was not reused: what is said must be what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from budmlx import Engine
+from budmlx.engine.asked import Asked, Prompt
+from budmlx.engine.request.python_api import chat_request, prompt_request
+from budmlx.engine.reuse.explain import LEAST, MAX_PROMPTS, STRETCH, History
+from budmlx.engine.reuse.remembered import Remembered
+from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.protocol import Image
+from budmlx.types import CacheExplanation, Finished, Timing, Usage
+from tests.models import tiny_model_dir
+
+STORY = "Once upon a time there was a brown fox who could not jump. " * 6
+SHORT: dict[str, Any] = {"temperature": 0, "max_tokens": 3, "explain_cache": True}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine.load(tiny_model_dir(scale=4.0)) as engine:
+        yield engine
+
+
+def why(engine: Engine, *messages: str | dict[str, str], **options: Any) -> CacheExplanation:
+    turns = [{"role": "user", "content": m} if isinstance(m, str) else m for m in messages]
+    reply = engine.chat(turns, **{**SHORT, **options})
+    told = reply.cache_explanation
+    assert told is not None
+    assert told.matched_tokens == reply.usage.cached_tokens
+    assert told.prompt_tokens == reply.usage.prompt_tokens
+    assert told.tier == ("memory" if told.matched_tokens else "none")
+    return told
+
+
+def test_every_reason(engine: Engine) -> None:
+    first = why(engine, "One: " + STORY)
+    assert (first.reason, first.matched_tokens, first.token) == ("never_seen", 0, 0)
+    again = why(engine, "One: " + STORY)
+    assert (again.reason, again.token, again.message) == ("complete", None, None)
+    other = why(engine, "One: " + STORY + "But then?")
+    ids = engine.apply_template([{"role": "user", "content": "One: " + STORY + "But then?"}]).ids
+    assert (other.reason, other.message) == ("differs", 0)
+    assert other.token == other.matched_tokens
+    assert other.text == engine.detokenize([ids[other.token]])
+    salted = why(engine, "One: " + STORY, cache_salt="x")
+    assert (salted.reason, salted.matched_tokens) == ("other_namespace", 0)
+    rules = {"role": "system", "content": "Speak of foxes. " * 8}
+    why(engine, rules, "Begin.")
+    turned = why(engine, rules, "Go on then.", {"role": "assistant", "content": "Yes."}, "More.")
+    assert (turned.reason, turned.message) == ("differs", 1)
+
+
+def test_short_beginnings_are_not_called_evicted() -> None:
+    with Engine.load(tiny_model_dir(scale=4.0)) as engine:
+        why(engine, "One: " + STORY)
+        told = why(engine, "Two: " + STORY)
+        assert (told.reason, told.matched_tokens, told.text) == ("differs", 0, "T")
+        assert told.token is not None and 0 < told.token < LEAST
+        salted = why(engine, "Three: " + STORY, cache_salt="x")
+        assert (salted.reason, salted.token) == ("never_seen", 0)
+
+
+def test_what_was_evicted() -> None:
+    with Engine.load(tiny_model_dir(scale=4.0), prefix_cache="100KiB") as engine:
+        why(engine, "One: " + STORY)
+        for number in range(3):
+            why(engine, f"{number}: " + STORY)
+        told = why(engine, "One: " + STORY)
+    assert (told.reason, told.matched_tokens) == ("evicted", 0)
+
+
+def test_what_was_on_disk(tmp_path: Path) -> None:
+    tiers = []
+    for _ in range(2):
+        with Engine.load(tiny_model_dir(scale=4.0), kv_store=str(tmp_path)) as engine:
+            for _ in range(2):
+                reply = engine.chat("One: " + STORY * 3, **SHORT)
+                assert reply.cache_explanation is not None
+                tiers.append(reply.cache_explanation.tier)
+    assert tiers == ["none", "memory", "disk", "memory"]
+
+
+def test_nothing_is_kept() -> None:
+    with Engine.load(tiny_model_dir(scale=4.0), prefix_cache="0") as engine:
+        for _ in range(2):
+            assert why(engine, "One: " + STORY).reason == "off"
+
+
+def test_nothing_is_said_unasked_and_a_stream_says_it_last(engine: Engine) -> None:
+    assert engine.chat("Hello", max_tokens=2).cache_explanation is None
+    *_, end = engine.events(chat_request("Hello", SHORT))
+    assert isinstance(end, Finished) and end.cache_explanation is not None
+
+
+def told(
+    history: History, prompt: Prompt, cached: int, *, owner: str = "", since: int | None = None
+) -> tuple[str, int | None]:
+    said = history.explain(owner, owner, prompt, cached=cached, from_disk=0, since=since)
+    return said.reason, said.token
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(tiny_model_dir(scale=4.0))
+
+
+def test_other_owners_are_not_told_of(tokenizer: Tokenizer) -> None:
+    history, prompt = History(tokenizer), Prompt([*range(5, 40)])
+    history.add("alice", "alice", Prompt([*range(5, 50)]))
+    assert told(history, prompt, 0, owner="bob") == ("never_seen", 0)
+    same = history.explain("alice", "alice", prompt, cached=34, from_disk=34)
+    assert (same.reason, same.tier) == ("complete", "disk")
+
+
+def test_the_same_text_in_other_tokens(tokenizer: Tokenizer) -> None:
+    usual = tokenizer.encode("the quick", add_special=False)
+    letters = [id_ for c in "the quick" for id_ in tokenizer.encode(c, add_special=False)]
+    history = History(tokenizer)
+    history.add("", "", Prompt([9, 9]), letters)
+    prompt = Prompt([9, 9, *usual, 7], ends=(1, 9))
+    said = history.explain("", "", prompt, cached=2, from_disk=0)
+    assert (said.reason, said.token, said.message) == ("retokenised", 2, 1)
+    history.add("", "", Prompt([9, 9, *usual]))
+    # All that came before is reused; the last token is computed in any case.
+    assert told(history, Prompt([9, 9, *usual, 7]), 2 + len(usual))[0] == "complete"
+    longer = Prompt([9, 9, *usual, 7, 8, 9])
+    assert told(history, longer, 2 + len(usual)) == ("new", 2 + len(usual))
+    for number in range(MAX_PROMPTS):
+        history.add("", "", Prompt([number + 100]))
+    assert told(history, longer, 0) == ("never_seen", 0)
+    # More is stored than is remembered of it, such as a session.
+    assert told(history, longer, 2) == ("new", 2)
+
+
+def test_what_is_computed_at_the_same_time_was_not_evicted(tokenizer: Tokenizer) -> None:
+    history, prompt = History(tokenizer), Prompt([*range(5, 50)])
+    since = history.count
+    history.add("", "", prompt)
+    assert told(history, prompt, 0, since=since) == ("never_seen", 0)
+    assert told(history, prompt, 20, since=since) == ("new", 20)
+    assert (
+        told(history, Prompt([*prompt.ids[:20], *range(90, 99)]), 20, since=since)[0] == "differs"
+    )
+    assert told(history, prompt, 0, since=history.count) == ("evicted", 0)
+
+
+def test_equal_prompts_at_once(tokenizer: Tokenizer) -> None:
+    remembered = Remembered(tokenizer, 1000, enabled=True)
+    request = prompt_request([*range(5, 50)], {"explain_cache": True})
+    asked = Asked.of(request, Prompt([*range(5, 50)]), shared=False)
+    end = Finished(("stop",), Usage(45, 1), Timing(0, 0, 0))
+    first, second = (remembered.with_own_ids(asked, None) for _ in range(2))
+    remembered.add(first, [[7]])
+    third = remembered.with_own_ids(asked, None)
+    told = [remembered.explained(each, end, 0).cache_explanation for each in (second, third)]
+    assert [each and each.reason for each in told] == ["never_seen", "evicted"]
+
+
+def test_pictures_are_told_apart(tokenizer: Tokenizer) -> None:
+    def shows(*keys: str) -> Prompt:
+        pictures = [
+            Image(plugin="p", start=start, tokens=4, key=key * 64, arrays={})
+            for key, start in zip(keys, (20, 24), strict=True)
+        ]
+        return Prompt([*range(5, 25), *[3] * 8, *range(40, 60)], tuple(pictures))
+
+    history = History(tokenizer)
+    history.add("", "", shows("a", "b"))
+    for keys, place in ((("c", "b"), 20), (("a", "c"), 24)):
+        assert told(history, shows(*keys), place) == ("differs", place)
+    assert told(history, shows("a", "b"), 0) == ("evicted", 0)
+
+
+def test_states_between_which_prompts_differ(tokenizer: Tokenizer) -> None:
+    history, ids = History(tokenizer, states=True), [*range(5, 205)]
+    history.add("", "", Prompt(ids, checkpoints=(30, 100)))
+    parts = {place: Prompt([*ids[:place], *range(300, 310)]) for place in (50, 99, 150, 199)}
+    assert told(history, parts[50], 0) == ("differs", 50)
+    assert told(history, parts[99], 0) == ("differs", 99)
+    assert told(history, parts[150], 0) == ("evicted", 0)
+    assert told(history, parts[150], 100) == ("differs", 150)
+    # A state so soon after one that was reused is not kept.
+    assert told(history, parts[150], 101 - STRETCH) == ("differs", 150)
+    assert told(history, parts[199], 100) == ("evicted", 100)
+    history.add("", "", Prompt(ids[:50]))
+    assert told(history, parts[99], 0) == ("differs", 99)
