@@ -1,1 +1,5 @@
-"""The HTTP server: dialects in, events out."""
+"""The HTTP server: dialects in, events out.
+
+Transport, security, limits and life of the server are here; what a protocol says on the wire
+is in `dialects`, endpoints that belong to none are in `routes`.
+"""

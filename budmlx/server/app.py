@@ -14,13 +14,14 @@ from aiohttp.typedefs import Handler
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
-from budmlx.server.admission import InFlight
-from budmlx.server.agents import understood
+from budmlx.server.dialects.openai import chat, completions, tokens
+from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.errors import failure_of
+from budmlx.server.in_flight import InFlight
 from budmlx.server.paths import not_found, with_aliases
 from budmlx.server.plugin_routes import add_plugin_routes
-from budmlx.server.ratelimit import rate_limits
-from budmlx.server.routes import chat, completions, docs, health, models, tokens
+from budmlx.server.rate_limit import rate_limits
+from budmlx.server.routes import docs, health, models
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
 from budmlx.server.transport import Runner, sign

@@ -9,13 +9,18 @@ import msgspec
 from pydantic.json_schema import models_json_schema
 
 import budmlx
-from budmlx.server.openapi_fields import MESSAGE, NOTES, SCHEMAS, Schema
-from budmlx.server.wire.body import Body
-from budmlx.server.wire.chat import ChatRequest
-from budmlx.server.wire.completions import CompletionRequest
-from budmlx.server.wire.shapes import ChatCompletion, Chunk
-from budmlx.server.wire.text_reply import TextCompletion
-from budmlx.server.wire.tokens import DetokenizeRequest, Text, TokenizeRequest, Tokens
+from budmlx.server.dialects.openai.body import Body
+from budmlx.server.dialects.openai.openapi_fields import MESSAGE, NOTES, SCHEMAS, Schema
+from budmlx.server.dialects.openai.request import ChatRequest
+from budmlx.server.dialects.openai.shapes import ChatCompletion, Chunk
+from budmlx.server.dialects.openai.text_reply import TextCompletion
+from budmlx.server.dialects.openai.text_request import CompletionRequest
+from budmlx.server.dialects.openai.token_shapes import (
+    DetokenizeRequest,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
 
 BODIES: tuple[type[Body], ...] = (
     ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest,

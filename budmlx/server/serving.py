@@ -9,11 +9,11 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from aiohttp import web
 
-from budmlx.server.jsonbody import parse_json, read_body
-from budmlx.server.sse import EventStream
+from budmlx.server.body import parse_json, read_body
+from budmlx.server.dialects.openai.builder import ReplyBuilder
+from budmlx.server.dialects.openai.sampling import GenerationRequest
+from budmlx.server.event_stream import EventStream
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
-from budmlx.server.wire.builder import ReplyBuilder
-from budmlx.server.wire.sampling import GenerationRequest
 from budmlx.types import Event
 
 OFF_LOOP_BYTES = 2**14

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
-from budmlx.server.admission import InFlight
+from budmlx.server.in_flight import InFlight
 
 CONFIG = web.AppKey("config", Config)
 MODELS = web.AppKey("models", ModelSet)

@@ -18,7 +18,8 @@ from budmlx.errors import (
     OverloadedError,
     RequestFailedError,
 )
-from budmlx.server import errors, jsonbody, transport
+from budmlx.server import body as jsonbody
+from budmlx.server import errors, transport
 from budmlx.server.app import HttpServer
 from budmlx.server.errors import failure_of
 from tests.server.conftest import Start

@@ -14,11 +14,11 @@ from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.server.app import HttpServer, create_app
+from budmlx.server.dialects.openai.openapi_fields import NOTES, SCHEMAS
 from budmlx.server.openapi import BODIES, ERRORS, document
-from budmlx.server.openapi_fields import NOTES, SCHEMAS
 from budmlx.server.routes.docs import PAGE
 from tests.server.conftest import Start
-from tests.server.test_tool_calls import FORCED
+from tests.server.dialects.openai.test_tool_calls import FORCED
 from tests.server.tools import body, check_error, events, exchange, get, post
 
 SPEC: dict[str, Any] = json.loads(document(needs_key=False))

@@ -1,1 +1,1 @@
-"""Handlers, one module per group of endpoints."""
+"""Endpoints that belong to no dialect: health, models, documents."""

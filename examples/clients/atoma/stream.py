@@ -3,7 +3,7 @@
 # Wrong in the document for atoma-sdk 0.1.3, the newest that can be installed: it has no RoleSystem,
 # RoleUser and RoleAssistant (the roles are written as text), no `stream` (it is `create_stream`),
 # and none of max_completion_tokens (here max_tokens), parallel_tool_calls, service_tier and
-# top_logprobs, which are left out. tests/server/test_documented.py sends the whole body.
+# top_logprobs, which are left out. tests/server/dialects/openai/test_documented.py sends the whole body.
 
 import atoma_sdk
 from atoma_sdk import AtomaSDK

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.jsonbody import parse_json
+from budmlx.server.body import parse_json
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.server.wire.builder import NewText, ReplyBuilder
-from budmlx.server.wire.completions import CompletionRequest
-from budmlx.server.wire.shapes import TimeInfo, WireUsage
+from budmlx.server.dialects.openai.builder import NewText, ReplyBuilder
+from budmlx.server.dialects.openai.shapes import TimeInfo, WireUsage
+from budmlx.server.dialects.openai.text_request import CompletionRequest
 from budmlx.types import (
     CacheExplanation,
     ChoiceFinished,

@@ -9,8 +9,8 @@ from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
 
 from budmlx.engine.text.encoding import Encoding
-from budmlx.server.wire.body import Body
-from budmlx.server.wire.messages import Int
+from budmlx.server.dialects.openai.body import Body
+from budmlx.server.dialects.openai.messages import Int
 
 
 class TokenizeRequest(Body):

@@ -10,9 +10,9 @@ from pydantic import Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.wire.body import Body
-from budmlx.server.wire.messages import Int, WireModel
-from budmlx.server.wire.params import Extras, beyond
+from budmlx.server.dialects.openai.body import Body
+from budmlx.server.dialects.openai.messages import Int, WireModel
+from budmlx.server.dialects.openai.params import Extras, beyond
 from budmlx.types import MAX_BIAS, MAX_BIASES, RANGES, CachePolicy, PluginChoice, SamplingParams
 
 MAX_STOPS = 16

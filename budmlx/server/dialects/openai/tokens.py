@@ -9,10 +9,15 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct
 
+from budmlx.server.dialects.openai.request import ChatRequest
+from budmlx.server.dialects.openai.token_shapes import (
+    DetokenizeRequest,
+    Text,
+    TokenizeRequest,
+    tokens,
+)
 from budmlx.server.serving import off_loop, parsed
 from budmlx.server.state import CONFIG, MODELS
-from budmlx.server.wire.chat import ChatRequest
-from budmlx.server.wire.tokens import DetokenizeRequest, Text, TokenizeRequest, tokens
 
 routes = web.RouteTableDef()
 

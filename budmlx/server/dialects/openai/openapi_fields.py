@@ -6,8 +6,8 @@ from typing import Any
 
 from budmlx.engine.request.tools import MAX_CHOICES, MAX_TOOLS
 from budmlx.params import MAX_BIAS, MAX_BIASES, MAX_TTL
-from budmlx.server.wire.completions import MAX_PROMPTS
-from budmlx.server.wire.sampling import MAX_STOP_CHARS, MAX_STOPS
+from budmlx.server.dialects.openai.sampling import MAX_STOP_CHARS, MAX_STOPS
+from budmlx.server.dialects.openai.text_request import MAX_PROMPTS
 
 Schema = dict[str, Any]
 

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from budmlx.engine.request.tools import parse_response_format
 from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
-from budmlx.server.wire.messages import Int
-from budmlx.server.wire.sampling import MAX_CHOICES, GenerationRequest
+from budmlx.server.dialects.openai.messages import Int
+from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.types import Choice, Completion, Request
 
 MAX_PROMPTS = 128

@@ -11,10 +11,10 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
 from budmlx.engine.run.many import as_one
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.openai.text_reply import TextReply
+from budmlx.server.dialects.openai.text_request import CompletionRequest
 from budmlx.server.serving import off_loop, parsed, running, stream, wants_stream
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
-from budmlx.server.wire.completions import CompletionRequest
-from budmlx.server.wire.text_reply import TextReply
 from budmlx.types import Request
 
 routes = web.RouteTableDef()

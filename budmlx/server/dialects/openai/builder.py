@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.server.wire.sampling import GenerationRequest
-from budmlx.server.wire.shapes import (
+from budmlx.server.dialects.openai.sampling import GenerationRequest
+from budmlx.server.dialects.openai.shapes import (
     CompletionTokensDetails,
     PromptTokensDetails,
     TimeInfo,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from budmlx.engine.request.tools import parse_tool_choice, parse_tools
-from budmlx.server.wire.params import Extra, beyond, ignored
+from budmlx.server.dialects.openai.params import Extra, beyond, ignored
 from budmlx.types import Tool, ToolChoice
 
 NAME = frozenset({"name"})

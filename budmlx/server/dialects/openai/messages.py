@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from budmlx.server.wire.params import ignored
+from budmlx.server.dialects.openai.params import ignored
 from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
 MAX_PARTS = 2048

@@ -25,7 +25,7 @@ from tests.server.tools import CHAT, body, check_error, endless, events, exchang
 BUD = "bud-sdk-python/0.1.0"
 BEEZY = "speakeasy-sdk/python 0.5.5-alpha.2 2.361.10 0.0.2 beezy-ai"
 ATOMA = "speakeasy-sdk/python 0.1.3 2.506.0 0.1.0 atoma-sdk"
-EXAMPLE = Path(__file__).parents[2] / "examples" / "guardrail"
+EXAMPLE = Path(__file__).parents[4] / "examples" / "guardrail"
 
 
 @pytest.mark.parametrize("stream", [False, True])

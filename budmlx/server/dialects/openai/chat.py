@@ -7,11 +7,11 @@ from dataclasses import replace
 from aiohttp import web
 
 from budmlx.engine.reply.completion import completion
-from budmlx.server.agents import reason_of_filters
+from budmlx.server.dialects.openai.quirks import reason_of_filters
+from budmlx.server.dialects.openai.reply import Reply
+from budmlx.server.dialects.openai.request import ChatRequest
 from budmlx.server.serving import parsed, running, stream, wants_stream
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
-from budmlx.server.wire.chat import ChatRequest
-from budmlx.server.wire.reply import Reply
 
 routes = web.RouteTableDef()
 

@@ -8,9 +8,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.openai.messages import WireModel
+from budmlx.server.dialects.openai.params import Extras, bounded, ignored, review
 from budmlx.server.errors import param_path
-from budmlx.server.wire.messages import WireModel
-from budmlx.server.wire.params import Extras, bounded, ignored, review
 
 
 class Body(WireModel):

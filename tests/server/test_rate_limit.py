@@ -11,7 +11,7 @@ import pytest
 
 from budmlx.server.app import HttpServer
 from budmlx.server.errors import HttpError
-from budmlx.server.ratelimit import RateLimiter
+from budmlx.server.rate_limit import RateLimiter
 from tests.server.conftest import Start
 from tests.server.tools import Answer, body, check_error, endless, exchange, get, post, until
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET
 
-from budmlx.server.wire.builder import NewText, ReplyBuilder
-from budmlx.server.wire.chat import ChatRequest
-from budmlx.server.wire.shapes import (
+from budmlx.server.dialects.openai.builder import NewText, ReplyBuilder
+from budmlx.server.dialects.openai.request import ChatRequest
+from budmlx.server.dialects.openai.shapes import (
     ChatCompletion,
     Choice,
     Chunk,

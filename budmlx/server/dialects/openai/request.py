@@ -10,10 +10,10 @@ from pydantic import Field
 
 from budmlx.engine.request.tools import parse_response_format
 from budmlx.errors import InvalidRequestError
-from budmlx.server.wire.calls import Calls, beyond_calls, parse_calls
-from budmlx.server.wire.messages import ChatMessage, Int, WireModel, with_parts
-from budmlx.server.wire.params import Extras, ignored
-from budmlx.server.wire.sampling import GenerationRequest, within
+from budmlx.server.dialects.openai.messages import ChatMessage, Int, WireModel, with_parts
+from budmlx.server.dialects.openai.params import Extras, ignored
+from budmlx.server.dialects.openai.sampling import GenerationRequest, within
+from budmlx.server.dialects.openai.tools import Calls, beyond_calls, parse_calls
 from budmlx.types import Request, SamplingParams
 
 MAX_MESSAGES = 4096

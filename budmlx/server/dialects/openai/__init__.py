@@ -1,0 +1,1 @@
+"""The protocol of OpenAI: chat completions, completions, and tokens."""
