@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from budmlx.cli.load import Sample, closed_loop, new_session, stream_chat
+from budmlx.benchmark.load import Sample, closed_loop, new_session, stream_chat
 
 # The streams have settled once each brought so many pieces of text.
 SETTLED_CHUNKS = 8
@@ -24,7 +24,7 @@ PAUSE_SECONDS = 0.27
 
 
 async def run_closed_loop(load: dict[str, Any]) -> dict[str, Any]:
-    """Run a closed loop; see `budmlx.cli.load.Load`."""
+    """Run a closed loop; see `budmlx.benchmark.load.Load`."""
     return asdict(await closed_loop(load["url"], load["bodies"], load["users"]))
 
 

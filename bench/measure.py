@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.scenarios import Bodies, ClosedLoop, Scenario, Turns
-from budmlx.cli.load import Load, Sample, first_waits, percentile, problem_of, summarize
+from budmlx.benchmark.load import Load, Sample, first_waits, percentile, problem_of, summarize
 
 CLIENT_SECONDS = 240.0
 

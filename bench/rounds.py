@@ -14,7 +14,7 @@ from typing import Any
 from bench.contestants import OURS, Contestant
 from bench.measure import Metrics, measure
 from bench.scenarios import GREEDY, SAMPLED, Bodies, ClosedLoop, Scenario
-from budmlx.cli.spawn import ServerProcess, SpawnError
+from budmlx.benchmark.server_process import ServerProcess, SpawnError
 
 EMBEDDED_SECONDS = 180.0
 WARM_UP = [

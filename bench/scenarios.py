@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from budmlx.cli.load import WORDS, chat_body, random_prompt
+from budmlx.benchmark.load import WORDS, chat_body, random_prompt
 
 GREEDY = {"temperature": 0.0}
 SAMPLED = {"temperature": 0.8, "top_p": 0.95}

@@ -19,9 +19,9 @@ from bench.model import cache_root
 from bench.rounds import Run, Setting, run_servers
 from bench.scenarios import GREEDY, QUICK, Bodies, ClosedLoop, Join, Turns, scenarios
 from bench.write_model import write_tokenizer
+from budmlx.benchmark.load import Load, Sample, summarize
+from budmlx.benchmark.server_process import ServerProcess, SpawnError
 from budmlx.cli.app import app
-from budmlx.cli.load import Load, Sample, summarize
-from budmlx.cli.spawn import ServerProcess, SpawnError
 from tests.models import tiny_model_dir
 from tests.vision_plugin import write_vision_model
 

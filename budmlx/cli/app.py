@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from budmlx import __version__
-from budmlx.cli.options import DEBUG_OPTION
+from budmlx.cli.debug_option import DEBUG_OPTION
 from budmlx.errors import BudmlxError
 
 # name: ("module:function", summary). The summary repeats the first line of the docstring.
@@ -60,7 +60,7 @@ class LazyGroup(TyperGroup):
             return False
         self._extended = True
         if entry_points(group="budmlx"):
-            added = importlib.import_module("budmlx.cli.extra").commands()
+            added = importlib.import_module("budmlx.cli.plugin_commands").commands()
             for name, (target, summary) in added.items():
                 if name not in COMMANDS:
                     self._targets[name] = target

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from budmlx.benchmark.load import Summary, chat_body, closed_loop, random_prompt, summarize
+from budmlx.benchmark.server_process import ServerProcess, first_model
 from budmlx.cli.flags import CONFIG_OPTION, given, sampling_options, with_options
-from budmlx.cli.load import Summary, chat_body, closed_loop, random_prompt, summarize
-from budmlx.cli.loading import progress, read_config
-from budmlx.cli.spawn import ServerProcess, first_model
+from budmlx.cli.load_model import progress, read_config
 from budmlx.config import Config
 from budmlx.engine.load.hub import resolve_model
 from budmlx.errors import ConfigError

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from budmlx.cli.flags import CONFIG_OPTION
-from budmlx.cli.loading import read_config
+from budmlx.cli.load_model import read_config
 from budmlx.config import kv_directory
 from budmlx.errors import BudmlxError
 

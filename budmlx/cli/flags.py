@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import ByteSize, SecretStr
 
-from budmlx.cli.options import DEBUG_OPTION
+from budmlx.cli.debug_option import DEBUG_OPTION
 from budmlx.config import Config
 from budmlx.types import SamplingParams
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, sampling_options, with_options
-from budmlx.cli.loading import ENGINE_FIELDS, open_engine
+from budmlx.cli.load_model import ENGINE_FIELDS, open_engine
 from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.errors import BudmlxError, InvalidRequestError, ModelLoadError
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from budmlx.cli.flags import CONFIG_OPTION
-from budmlx.cli.loading import read_config
+from budmlx.cli.load_model import read_config
 from budmlx.cli.scaffold import HOOKS, write_package
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import PluginInfo, Plugins

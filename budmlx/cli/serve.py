@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.loading import progress, read_config
+from budmlx.cli.load_model import progress, read_config
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from budmlx.configfile import LoadedConfig
+from budmlx.config.sources import LoadedConfig
 
 
 def to_toml(loaded: LoadedConfig) -> str:

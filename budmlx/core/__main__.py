@@ -1,6 +1,6 @@
 """The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
 
-FD is a connected stream socket that carries the frames of `budmlx.framing`. The process
+FD is a connected stream socket that carries the frames of `budmlx.protocol.channel`. The process
 ends when the other end of the socket does. NOTE_FD is a file for `budmlx.core.plugin_note`.
 """
 
@@ -17,8 +17,8 @@ import traceback
 
 from budmlx.core.loop import CoreLoop
 from budmlx.core.plugin_note import NOTE
-from budmlx.framing import Channel, FrameError
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
+from budmlx.protocol.channel import Channel, FrameError
 
 _PARENT_CHECK_SECONDS = 1.0
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 
-from budmlx.framing import Channel
 from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
+from budmlx.protocol.channel import Channel
 
 KILL_SECONDS = 5.0
 

@@ -14,7 +14,6 @@ from budmlx.engine.hosts.child import KILL_SECONDS, Child, End
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.errors import EngineClosedError, ModelLoadError
-from budmlx.framing import FrameError
 from budmlx.protocol import (
     CoreSettings,
     GenerateRequest,
@@ -24,6 +23,7 @@ from budmlx.protocol import (
     Shutdown,
     StepFrame,
 )
+from budmlx.protocol.channel import FrameError
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from budmlx.engine.asked import Prompt
 from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.events import CacheExplanation, MissReason
+from budmlx.types import CacheExplanation, MissReason
 
 # Prompts, and tokens of prompts, that are remembered.
 MAX_PROMPTS = 256

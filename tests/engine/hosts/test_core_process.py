@@ -15,8 +15,8 @@ import pytest
 
 from budmlx.engine.hosts.process import CORE_COMMAND, ProcessHost
 from budmlx.errors import ModelLoadError
-from budmlx.framing import Channel
 from budmlx.protocol import CoreSettings, FromCore, Hello, LoadFailed
+from budmlx.protocol.channel import Channel
 from tests.engine.hosts.core_process import PATIENCE, Rows, core_settings, eventually, gone
 from tests.models import tiny_model_dir
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from budmlx.engine.request.tools import MAX_CHOICES, MAX_TOOLS
-from budmlx.params import MAX_BIAS, MAX_BIASES, MAX_TTL
 from budmlx.server.dialects.openai.sampling import MAX_STOP_CHARS, MAX_STOPS
 from budmlx.server.dialects.openai.text_request import MAX_PROMPTS
+from budmlx.types import MAX_BIAS, MAX_BIASES, MAX_TTL
 
 Schema = dict[str, Any]
 

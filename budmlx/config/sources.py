@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
-from budmlx.config import ENV_PREFIX, Config, explain
+from budmlx.config.model import ENV_PREFIX, Config, explain
 from budmlx.errors import ConfigError
 
 CONFIG_VARIABLE = "BUDMLX_CONFIG"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from budmlx.configfile import load_config
+from budmlx.config.sources import load_config
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Plugins
 

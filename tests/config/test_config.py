@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config, size_or_share
-from budmlx.configfile import LoadedConfig, load_config
+from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.errors import ConfigError
 
 

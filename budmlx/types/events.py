@@ -1,4 +1,4 @@
-"""What happens to a request, as it is told. `budmlx.types` has these names, too."""
+"""What happens to a request, as it is told."""
 
 from __future__ import annotations
 

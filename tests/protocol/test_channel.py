@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budmlx.framing import MAX_FRAME_BYTES, Channel, FrameError
 from budmlx.protocol import Cancel, FromCore, RowFailed, StepFrame, Submit, ToCore, Token
+from budmlx.protocol.channel import MAX_FRAME_BYTES, Channel, FrameError
 
 NO_TIME = 0.0
 

@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from budmlx.config.keys import keys_in
 from budmlx.errors import ConfigError
-from budmlx.keyfile import keys_in
 
 ENV_PREFIX = "BUDMLX_"
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from budmlx.configfile import LoadedConfig, load_config
+from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL, default_model_dir, resolve_model
 

@@ -1,4 +1,4 @@
-"""The parameters of a request. `budmlx.types` has their names, too."""
+"""The parameters of a request."""
 
 from __future__ import annotations
 

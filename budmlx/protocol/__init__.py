@@ -1,0 +1,52 @@
+"""The messages between the engine and the core, the same for both hosts.
+
+The thread host passes these objects through queues; the process host packs each one as a
+length-prefixed msgpack frame (`channel`). One `StepFrame` carries everything that a scheduler
+turn produced, so that traffic does not grow with the batch. Imports nothing of budmlx but
+errors and types.
+"""
+
+from __future__ import annotations
+
+from budmlx.protocol.frames import (
+    PROTOCOL_VERSION,
+    Cancel,
+    FromCore,
+    Hello,
+    Loaded,
+    LoadFailed,
+    RowErrorCode,
+    RowFailed,
+    Shutdown,
+    StepFrame,
+    Submit,
+    ToCore,
+    Token,
+)
+from budmlx.protocol.rows import GenerateRequest, Grammar, Image, PluginCall, SessionFile, Tensor
+from budmlx.protocol.settings import CoreSettings, KVStoreSettings, Target
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Cancel",
+    "CoreSettings",
+    "FromCore",
+    "GenerateRequest",
+    "Grammar",
+    "Hello",
+    "Image",
+    "KVStoreSettings",
+    "LoadFailed",
+    "Loaded",
+    "PluginCall",
+    "RowErrorCode",
+    "RowFailed",
+    "SessionFile",
+    "Shutdown",
+    "StepFrame",
+    "Submit",
+    "Target",
+    "Tensor",
+    "ToCore",
+    "Token",
+]

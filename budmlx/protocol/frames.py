@@ -1,0 +1,111 @@
+"""The messages between the engine and the core."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from budmlx.protocol.rows import GenerateRequest
+from budmlx.protocol.settings import CoreSettings
+from budmlx.types import ModelInfo
+
+PROTOCOL_VERSION = 1
+
+# Engine to core.
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First message to a core process."""
+
+    version: int
+    settings: CoreSettings
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Queue a row."""
+
+    request: GenerateRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Drop a row wherever it is; unknown ids are ignored. It gets no further message."""
+
+    id: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Drop everything and end."""
+
+
+ToCore = Hello | Submit | Cancel | Shutdown
+
+# Core to engine.
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The model is in memory and requests are taken."""
+
+    info: ModelInfo
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model cannot be used; the core ends."""
+
+    message: str
+
+
+RowErrorCode = Literal[
+    "context_length_exceeded",
+    "request_failed",
+    "engine_unavailable",
+    "non_finite_logits",
+    "plugin_error",
+    "invalid_grammar",
+    "grammar_error",
+    "session_error",
+]
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """One new token of a row. `reason` is set on the row's last token.
+
+    logprob: of the model's own distribution, before any sampling parameter.
+    top: the most likely ids and their logprobs, best first.
+    cached: with the first token, how many tokens of the prompt were not computed.
+    from_disk: how many of them were read from disk for this row.
+    """
+
+    id: int
+    token: int
+    reason: Literal["stop", "length"] | None = None
+    logprob: float | None = None
+    top: list[tuple[int, float]] = []
+    cached: int = 0
+    from_disk: int = 0
+
+
+class RowFailed(msgspec.Struct, frozen=True, array_like=True):
+    """A row that ended without a further token. param: the parameter that is to blame."""
+
+    id: int
+    code: RowErrorCode
+    message: str
+    param: str | None = None
+
+
+class StepFrame(msgspec.Struct, frozen=True, tag="step"):
+    """What one scheduler turn produced. An empty frame is the heartbeat of an idle core.
+
+    started: rows whose prefill began (end of their queue time).
+    """
+
+    tokens: list[Token] = []
+    failed: list[RowFailed] = []
+    started: list[int] = []
+    waiting: int = 0
+    running: int = 0
+    memory: int = 0
+
+
+FromCore = Loaded | LoadFailed | StepFrame

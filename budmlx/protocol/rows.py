@@ -1,0 +1,112 @@
+"""Rows that the core generates: their prompts, parameters, grammars and pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A sampler or logits processor that a row chose.
+
+    core: `package.module:factory`, resolved by the core alone. options: validated, as JSON.
+    """
+
+    plugin: str
+    name: str
+    core: str
+    options: dict[str, Any] = {}
+
+
+class Grammar(msgspec.Struct, frozen=True, kw_only=True):
+    """What a row may write. source: a grammar in one of llguidance's forms.
+
+    param: the parameter that it came from, for errors.
+    """
+
+    source: str
+    param: str
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """An array as bytes. dtype: a name of numpy's."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+class SessionFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file with the KV of a prompt, all but its last token. save: write it, else read it."""
+
+    path: str
+    save: bool
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture in a prompt.
+
+    start: the first of its `tokens` placeholders, which stand next to each other.
+    key: SHA-256, in hexadecimal, of `arrays`, what the encoder of `plugin` gets.
+    """
+
+    plugin: str
+    start: int
+    tokens: int
+    key: str
+    arrays: dict[str, Tensor]
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One row to run. Ids are already checked against the vocabulary.
+
+    emitted_ids: tokens of this row that a former core already delivered; generation
+    continues after them with the random numbers it would have used anyway.
+    seed: always concrete, so that a resumed request draws the same numbers.
+    choice: index among the n choices of one request; each draws other numbers.
+    max_tokens: counts `emitted_ids` too.
+    stop_ids: ids that end the row; the id itself is reported as its last token.
+    min_tokens: no stop id may come before so many tokens.
+    repetition_window: tokens that repetition_penalty looks back on; 0 means all.
+    bias_ids, bias_values: ids and what is added to their logits; -inf bans an id.
+    logprobs: how many alternatives to report with each token; None reports nothing.
+    sampler: draws instead of us. processors: change the logits before, in this order.
+    grammar: what the row may write; it is compiled before the row is queued.
+    fork: rows with the same number here (not 0) have the same prompt and prefill once.
+    namespace: rows reuse KV of rows with the same one only.
+    owner: whose row it is; owners take turns where rows must wait.
+    images: what the prompt shows, in order.
+    checkpoints: places in the prompt up to which others may be the same, ascending.
+    session: a file to read before the prompt is computed, or to write afterwards.
+    """
+
+    id: int
+    prompt_ids: list[int]
+    emitted_ids: list[int] = []
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    choice: int = 0
+    max_tokens: int
+    stop_ids: list[int]
+    min_tokens: int = 0
+    typical_p: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 0
+    bias_ids: list[int] = []
+    bias_values: list[float] = []
+    logprobs: int | None = None
+    sampler: PluginCall | None = None
+    processors: list[PluginCall] = []
+    grammar: Grammar | None = None
+    fork: int = 0
+    namespace: str = ""
+    owner: str = ""
+    images: list[Image] = []
+    checkpoints: list[int] = []
+    session: SessionFile | None = None

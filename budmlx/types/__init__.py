@@ -1,0 +1,71 @@
+"""The values that cross rings: messages, requests, sampling parameters, events, replies.
+
+Everything here is frozen and needs only the standard library, so that the server, the
+engine, the core and plugins share one vocabulary. Imports nothing of budmlx but errors.
+"""
+
+from __future__ import annotations
+
+from budmlx.types.events import (
+    CacheExplanation,
+    ChoiceFinished,
+    Event,
+    Finished,
+    FinishReason,
+    MissReason,
+    PrefixCacheStats,
+    ReasoningDelta,
+    TextDelta,
+    Timing,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from budmlx.types.messages import ImagePart, Message, Part, Role, TextPart, ToolCall
+from budmlx.types.reply import Choice, Completion, ModelInfo
+from budmlx.types.request import Request, ResponseFormat, Tool, ToolChoice
+from budmlx.types.sampling import (
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_TTL,
+    RANGES,
+    CachePolicy,
+    PluginChoice,
+    SamplingParams,
+)
+
+__all__ = [
+    "MAX_BIAS",
+    "MAX_BIASES",
+    "MAX_TTL",
+    "RANGES",
+    "CacheExplanation",
+    "CachePolicy",
+    "Choice",
+    "ChoiceFinished",
+    "Completion",
+    "Event",
+    "FinishReason",
+    "Finished",
+    "ImagePart",
+    "Message",
+    "MissReason",
+    "ModelInfo",
+    "Part",
+    "PluginChoice",
+    "PrefixCacheStats",
+    "ReasoningDelta",
+    "Request",
+    "ResponseFormat",
+    "Role",
+    "SamplingParams",
+    "TextDelta",
+    "TextPart",
+    "Timing",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "Usage",
+]

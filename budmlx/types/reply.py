@@ -1,0 +1,90 @@
+"""Whole replies, and what is known of the model that gave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from budmlx.types.events import CacheExplanation, FinishReason, Timing, TokenLogprob, Usage
+from budmlx.types.messages import ToolCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the engine knows of a loaded model.
+
+    context_length: most tokens a sequence may have, prompt and completion together.
+    vocab_size: width of the logits; a token id outside it must never reach the core.
+    batchable: False when the model's cache cannot be merged, so that it runs row by row.
+    needs_checkpoints: prompts go on only from places where a state was kept.
+    """
+
+    name: str
+    path: str
+    model_type: str
+    context_length: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    batchable: bool
+    fingerprint: str
+    created: int
+    needs_checkpoints: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the answers of a reply.
+
+    parsed: the content as an object, if the request gave a model class for it.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    parsed: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply. `warnings` name parameters, or parts of them, without effect.
+
+    cached, cache_explanation: see `Finished`.
+    """
+
+    choices: tuple[Choice, ...]
+    usage: Usage
+    timing: Timing
+    model: str
+    warnings: tuple[str, ...] = ()
+    cached: bool = False
+    cache_explanation: CacheExplanation | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice."""
+        return self.choices[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first choice ended."""
+        return self.choices[0].finish_reason
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls of the first choice."""
+        return self.choices[0].tool_calls
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning of the first choice."""
+        return self.choices[0].reasoning
+
+    @property
+    def parsed(self) -> Any:
+        """The first choice's content as an object of the class given as `response_format`."""
+        return self.choices[0].parsed
+
+    def __str__(self) -> str:
+        return self.text

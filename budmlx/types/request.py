@@ -1,0 +1,82 @@
+"""A request for one generation, and the tools and forms that it may name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from budmlx.types.messages import Message
+from budmlx.types.sampling import CachePolicy, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. parameters: JSON schema of the object of arguments.
+
+    strict: the arguments must be valid, so that they are constrained while they are written.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model calls tools. name: the one that it must call; mode is `required` then."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """The form that a reply must have; it is enforced while the reply is written.
+
+    value: nothing for `json_object`, a JSON schema, a regular expression, a Lark grammar, or
+    a sequence of texts to choose from. param: where it came from, for errors.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "grammar", "choice"]
+    value: Any = None
+    param: str = "response_format"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One generation. Exactly one of `messages` and `prompt` is given.
+
+    prompt: raw text, or token ids, used as they are without a chat template.
+    n: how many choices to generate; they share one prefill.
+    tools: functions that the model may call. parallel_tool_calls: it may call several.
+    incremental_calls: report the arguments of calls piece by piece.
+    reasoning: report it apart (`parsed`), leave it in the text (`raw`), or drop it (`hidden`).
+    chat_template_kwargs: extra variables for the template; only allow-listed names pass.
+    cache: what the response cache may do; None leaves it to the engine's setting.
+    namespace: whose request it is; kept replies are not shared between namespaces.
+    cache_salt: nothing is reused between requests with other salts.
+    explain_cache: say how much of the prompt's KV was reused, and why not more.
+    """
+
+    messages: tuple[Message, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    incremental_calls: bool = False
+    response_format: ResponseFormat | None = None
+    reasoning: Literal["parsed", "raw", "hidden"] = "parsed"
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    cache: CachePolicy | None = None
+    namespace: str = ""
+    cache_salt: str = ""
+    explain_cache: bool = False
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether there are pictures in the messages."""
+        return any(message.shows_images for message in self.messages or ())
