@@ -19,6 +19,8 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
+from budmlx.server.app import create_app
+from budmlx.server.state import IN_FLIGHT
 from tests.models import tiny_model_dir
 
 TWO = """
@@ -247,3 +249,29 @@ def test_a_server_offers_the_model_under_the_names_of_its_table() -> None:
         assert models.names == (model.name, "mine", "yours")
     finally:
         models.close()
+
+
+def test_the_rows_of_the_table_count_for_the_servers_queue() -> None:
+    with Engine.load(SHIPPED_MODEL) as engine:
+        config = Config.of(models={"a": {"max_rows": 1}}, max_rows=50, max_queue=2)
+        assert create_app(ModelSet(engine, ()), config)[IN_FLIGHT].limit == 3
+
+
+def test_commands_load_the_model_of_a_table_with_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f'[models.mine]\nmodel = "{SHIPPED_MODEL}"\ntool_parser = "nonsense"\n')
+    for command in (["serve", "mine"], ["serve"], ["chat", "mine"], ["bench", "mine"], ["bench"]):
+        result = CliRunner().invoke(app, [*command, "--config", str(file)])
+        assert result.exit_code == 1
+        assert "no plugin knows 'nonsense'" in result.stderr
+
+
+def test_tables_that_are_for_other_models_only_are_reported(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[models.b]\nkv_bits = 8\n")
+    result = CliRunner().invoke(app, ["serve", str(tmp_path), "--config", str(file)])
+    assert f"no table [models.NAME] is for {tmp_path}, only for b" in " ".join(
+        result.stderr.split()
+    )
+    quiet = CliRunner().invoke(app, ["serve", "b", "--config", str(file)])
+    assert "no table" not in quiet.stderr
