@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from budmlx import __version__
 from budmlx.cli.debug_option import DEBUG_OPTION
+from budmlx.cli.help import SectionedCommand
 from budmlx.errors import BudmlxError
 
 # name: ("module:function", summary). The summary repeats the first line of the docstring.
@@ -99,7 +100,7 @@ def load(name: str, target: str = "") -> Any:
     """Import a command and build its parser from its signature. target: if it is not ours."""
     module, _, function = (target or COMMANDS[name][0]).partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command(name)(getattr(importlib.import_module(module), function))
+    single.command(name, cls=SectionedCommand)(getattr(importlib.import_module(module), function))
     return typer.main.get_command(single)
 
 

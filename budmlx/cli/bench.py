@@ -6,7 +6,7 @@ import asyncio
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +20,8 @@ from rich.table import Table
 from budmlx.benchmark.load import Summary, chat_body, closed_loop, random_prompt, summarize
 from budmlx.benchmark.server_process import ServerProcess, first_model
 from budmlx.cli.flags import CONFIG_OPTION, given, sampling_options, with_options
-from budmlx.cli.load_model import progress, read_config
-from budmlx.config import Config
-from budmlx.engine.load.hub import resolve_model
+from budmlx.cli.load_model import for_served, progress, read_config
+from budmlx.config.sources import LoadedConfig
 from budmlx.errors import ConfigError
 
 SAMPLING_OPTIONS = sampling_options()
@@ -58,11 +57,16 @@ def bench(
     """
     if url and model:
         raise ConfigError("Give either a model or --url, not both.")
-    settings = read_config({"model": model}, config).config
-    keys = settings.accepted_keys()
+    loaded = read_config({"model": model}, config)
+    keys = loaded.config.accepted_keys()
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     sampling = {"max_tokens": MAX_TOKENS, **given(options, SAMPLING_OPTIONS)}
-    with _server(settings, url, headers) as (address, name):
+    # The server reads the same settings, so that it finds the same table of the model.
+    command = [sys.executable, "-m", "budmlx", "serve", *filter(None, [model])]
+    if config is not None:
+        command += ["--config", str(config)]
+    server = _started(command, loaded, headers) if url is None else _running(url, headers)
+    with server as (address, name):
         table = Table(*COLUMNS, title=escape(f"{name} at {address}"))
         for count in users or (1, 4, 16):
             bodies = _bodies(name, count * requests, prompt_words, sampling)
@@ -73,21 +77,22 @@ def bench(
 
 
 @contextmanager
-def _server(
-    settings: Config, url: str | None, headers: Mapping[str, str]
+def _running(url: str, headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The address and the model's name of a server that runs already."""
+    address = url.rstrip("/").removesuffix("/v1")
+    try:
+        name = first_model(address, headers)
+    except (URLError, OSError, ValueError, LookupError) as error:
+        raise ConfigError(f"{address} does not answer /v1/models: {error}.") from error
+    yield address, name
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], loaded: LoadedConfig, headers: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """The address and the model's name of a running server, or of one started for this."""
-    if url is not None:
-        address = url.rstrip("/").removesuffix("/v1")
-        try:
-            name = first_model(address, headers)
-        except (URLError, OSError, ValueError, LookupError) as error:
-            raise ConfigError(f"{address} does not answer /v1/models: {error}.") from error
-        yield address, name
-        return
-    command = [sys.executable, "-m", "budmlx", "serve"]
-    if settings.model is not None:
-        command.append(str(resolve_model(settings.model, settings.revision)))
+    """The same of a server that runs as long as the context."""
+    settings = for_served(loaded)
     with tempfile.TemporaryDirectory() as directory:
         with progress(settings.model, settings.revision):
             server = ServerProcess(command, log=Path(directory) / "log", headers=headers)

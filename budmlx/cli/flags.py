@@ -1,4 +1,4 @@
-"""Options generated from the fields of `Config` and `SamplingParams`.
+"""Options generated from the fields of `ModelConfig`, `ServerConfig` and `SamplingParams`.
 
 A field is declared once: its type, default and description become the option's.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from pydantic import ByteSize, SecretStr
+from pydantic import BaseModel, ByteSize, SecretStr
 
 from budmlx.cli.debug_option import DEBUG_OPTION
-from budmlx.config import Config
+from budmlx.config import ModelConfig, ServerConfig
 from budmlx.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ METAVARS = {
     list[str]: "TEXT",
     list[int]: "N",
 }
+CONFIG_PARTS: dict[str, type[BaseModel]] = {
+    "Settings of the model": ModelConfig,
+    "Settings of the server": ServerConfig,
+}
+"""The parts of the configuration, by the headings of their options."""
 CONFIG_OPTION = typer.Option("--config", help="TOML file with settings.", metavar="FILE")
 
 
@@ -54,17 +59,23 @@ def with_options(parameters: Iterable[Parameter]) -> Callable[[Command], Command
 
 
 def config_options(names: Iterable[str] | None = None) -> list[Parameter]:
-    """One option per field of `Config`; None, the default of each, means that it was not given.
+    """One option per setting; None, the default of each, means that it was not given.
 
-    Secrets get none, since other users of a machine can read a command line. The model is an
-    argument of the commands. names: only these fields.
+    Secrets get none, since other users of a machine can read a command line, and tables get
+    none. The model is an argument of the commands. names: only these fields.
     """
-    chosen = set(Config.model_fields if names is None else names) - {"model"}
+    chosen = None if names is None else set(names)
     return [
-        option(name, field.annotation, field.description or "", field.default)
-        for name, field in Config.model_fields.items()
-        if name in chosen and not _is_secret(field.annotation)
+        option(name, field.annotation, field.description or "", field.default, panel)
+        for panel, part in CONFIG_PARTS.items()
+        for name, field in part.model_fields.items()
+        if has_flag(name, field.annotation) and (chosen is None or name in chosen)
     ]
+
+
+def has_flag(name: str, annotation: Any) -> bool:
+    """Whether a setting has an option: not the model, an argument, and no secret."""
+    return name != "model" and not _is_secret(annotation)
 
 
 def sampling_options() -> list[Parameter]:
@@ -90,19 +101,31 @@ def field_helps(cls: type[DataclassInstance]) -> dict[str, str]:
     return {one: text.strip() for names, text in pairs for one in names.split(", ")}
 
 
-def option(name: str, annotation: Any, description: str, default: Any) -> Parameter:
-    """A typer option that is None when not given; its help shows the default."""
+def option(
+    name: str, annotation: Any, description: str, default: Any, panel: str | None = None
+) -> Parameter:
+    """A typer option that is None when not given; its help shows the default.
+
+    panel: the heading under which the help lists it.
+    """
     kind = _flag_type(annotation)
     if kind is None:
         raise TypeError(f"no option can express {name}: {annotation}")
     if typing.get_origin(kind) is list:
         description += " May be repeated."
     if default not in (None, (), False):
-        shown = default.human_readable() if isinstance(default, ByteSize) else default
-        description += f" [default: {shown}]"
+        description += f" [default: {shown_default(default)}]"
     description = description[:1].upper() + description[1:]
-    info = typer.Option(help=description, metavar=METAVARS.get(kind), show_default=False)
+    metavar = METAVARS.get(kind)
+    info = typer.Option(
+        help=description, metavar=metavar, show_default=False, rich_help_panel=panel
+    )
     return _parameter(name, kind | None, info, None)
+
+
+def shown_default(default: Any) -> str:
+    """A default as people write it."""
+    return default.human_readable() if isinstance(default, ByteSize) else str(default)
 
 
 def given(options: Mapping[str, Any], names: Iterable[Parameter]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from budmlx.config import Config
 from budmlx.config.sources import LoadedConfig, load_config
+from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL, default_model_dir, resolve_model
 
@@ -25,6 +27,18 @@ def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
     for name in loaded.unknown_variables:
         Console(stderr=True).print(f"Warning: {name} is not a setting of budmlx.", markup=False)
     return loaded
+
+
+def for_served(loaded: LoadedConfig) -> Config:
+    """`Config.for_model` for the model that is named, and a warning if only others have tables."""
+    config = loaded.config
+    if config.models and table_for(config.models, config.model) is None:
+        names = ", ".join(config.models)
+        Console(stderr=True).print(
+            f"Warning: no table [models.NAME] is for {config.model}, only for {names}.",
+            markup=False,
+        )
+    return config.for_model()
 
 
 @contextmanager
@@ -44,7 +58,7 @@ def progress(model: str | None, revision: str | None) -> Iterator[None]:
 def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:
     """An engine in this process for a command that talks to it itself."""
     own = {"model": model, "engine_host": "thread"}
-    settings = read_config({**flags, **own}, config).config
+    settings = for_served(read_config({**flags, **own}, config))
     with progress(settings.model, settings.revision):
         return Engine.from_config(settings)
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import progress, read_config
+from budmlx.cli.load_model import for_served, progress, read_config
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
@@ -30,7 +30,8 @@ def serve(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Model directory, or hub repository org/name; the demo model if not given.",
+            help="Model directory, hub repository org/name, or a name of [models.NAME] in the "
+            "file; the demo model if nothing names one.",
         ),
     ] = None,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
@@ -42,13 +43,13 @@ def serve(
     """Serve a model over HTTP.
 
     Every option can also be a BUDMLX_* variable or stand in the TOML file; options win, then
-    variables.
+    variables. In the file, a table [models.NAME] has settings of a single model.
     """
     loaded = read_config({**given(options, OPTIONS), "model": model}, config)
     if print_config:
         typer.echo(to_toml(loaded), nl=False)
         return
-    settings = loaded.config
+    settings = for_served(loaded)
     check_bind(settings)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from budmlx.config import ModelConfig, ServerConfig
+from budmlx.config.explain import TABLES, toml_key, toml_string
 from budmlx.config.sources import LoadedConfig
 
 
 def to_toml(loaded: LoadedConfig) -> str:
     """One line per setting with where it comes from; secrets are counted, not shown."""
-    return "\n".join(_lines(loaded)) + "\n"
+    lines = [*_settings(loaded), *_tables(loaded)]
+    return "\n".join(lines) + "\n"
 
 
-def _lines(loaded: LoadedConfig) -> Iterator[str]:
-    for name, field in type(loaded.config).model_fields.items():
+def _settings(loaded: LoadedConfig) -> Iterator[str]:
+    for name, field in (ModelConfig.model_fields | ServerConfig.model_fields).items():
         value = getattr(loaded.config, name)
         place = loaded.places.get(name, "default")
         yield f"# {field.description}"
@@ -30,12 +32,22 @@ def _lines(loaded: LoadedConfig) -> Iterator[str]:
             yield f"{name} = {_toml(value)}  # {place}"
 
 
+def _tables(loaded: LoadedConfig) -> Iterator[str]:
+    """What `Config.models` holds, which must stand behind all that is in no table."""
+    place = loaded.places.get(TABLES, "default")
+    for label, table in loaded.config.models.items():
+        yield f"\n[{toml_key(TABLES, label)}]  # {place}"
+        for name in ModelConfig.model_fields:
+            value = getattr(table, name)
+            if name in table.model_fields_set and value is not None:
+                yield f"{name} = {_toml(value)}"
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | Path):
-        # A JSON string is a TOML string, but TOML wants DEL escaped, too.
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        return toml_string(str(value))
     return "[" + ", ".join(map(_toml, value)) + "]"

@@ -1,11 +1,25 @@
-"""The configuration: one model for flags, `BUDMLX_*` variables and the TOML file.
+"""The configuration: a server part and one for each model, from flags, variables and a TOML file.
 
-`model` has the settings, `sources` where they come from, `keys` reads files of API keys.
-Imports nothing of budmlx but errors.
+`model` and `server` have the settings, `config` both together and the tables of single models,
+`tables` which of these is for a model, `sources` where settings come from, `values` their types,
+`explain` the words for errors, `keys` reads files of API keys. Imports nothing of budmlx but
+errors.
 """
 
 from __future__ import annotations
 
-from budmlx.config.model import ENV_PREFIX, Config, explain, kv_directory, size_or_share
+from budmlx.config.config import ENV_PREFIX, Config
+from budmlx.config.explain import explain
+from budmlx.config.model import ModelConfig
+from budmlx.config.server import ServerConfig
+from budmlx.config.values import kv_directory, size_or_share
 
-__all__ = ["ENV_PREFIX", "Config", "explain", "kv_directory", "size_or_share"]
+__all__ = [
+    "ENV_PREFIX",
+    "Config",
+    "ModelConfig",
+    "ServerConfig",
+    "explain",
+    "kv_directory",
+    "size_or_share",
+]

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource
-
-from budmlx.config.model import ENV_PREFIX, Config, explain
+from budmlx.config.config import ENV_PREFIX, Config, Environment
+from budmlx.config.explain import TABLES
+from budmlx.config.model import ModelConfig
 from budmlx.errors import ConfigError
 
 CONFIG_VARIABLE = "BUDMLX_CONFIG"
 DEBUG_VARIABLE = "BUDMLX_DEBUG"
 DEFAULT_FILE = Path("~/.config/budmlx/config.toml")
+# `model` says which of the models is meant, and nothing about them.
+OVER_TABLES = ModelConfig.model_fields.keys() - {"model"}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
     """A configuration and, for each field that is not at its default, where it was set.
 
+    places: by field; the settings of all tables are in the file that `models` has here.
     unknown_variables: `BUDMLX_*` variables of the environment that no field reads.
     """
 
@@ -35,34 +37,44 @@ class LoadedConfig:
 def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedConfig:
     """Merge flags over `BUDMLX_*` variables over a TOML file over defaults.
 
+    What a flag or a variable says holds for all models: the same setting in a table of the
+    file gives way. Other settings of a table win over those that the file has for all models.
+
     flags: field names and values; None stands for a flag that was not given.
     file: TOML file; without it `BUDMLX_CONFIG`, then `~/.config/budmlx/config.toml`.
 
     Raises:
         ConfigError: the file or a value is wrong; the message names the field and its place.
     """
-    layers: list[tuple[Mapping[str, Any], str]] = []
-    if path := _config_file(file):
-        layers.append((_read_toml(path), str(path)))
-    layers.append((EnvSettingsSource(Config)(), ""))
-    layers.append(({name: value for name, value in flags.items() if value is not None}, "--"))
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
-    for layer, place in layers:
-        for name, value in layer.items():
-            values[name] = value
-            places[name] = _place(name, place)
-    try:
-        config = Config(**values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, places)) from error
-    return LoadedConfig(config, places, _unknown_variables())
+    if path := _config_file(file):
+        values = _read_toml(path)
+        places = dict.fromkeys(values, str(path))
+    over = dict(Environment(Config)())
+    places |= {name: f"{ENV_PREFIX}{name.upper()}" for name in over}
+    given = {name: value for name, value in flags.items() if value is not None}
+    places |= {name: _flag(name) for name in given}
+    over |= given
+    if TABLES in values:
+        values[TABLES] = _without(values[TABLES], OVER_TABLES & over.keys())
+    return LoadedConfig(Config.checked({**values, **over}, places), places, _unknown_variables())
 
 
-def _place(name: str, layer: str) -> str:
-    if layer == "--":
-        return "MODEL argument" if name == "model" else f"--{name.replace('_', '-')}"
-    return layer or f"{ENV_PREFIX}{name.upper()}"
+def _without(tables: Any, names: Collection[str]) -> Any:
+    """The tables less some settings; what is no table is left for validation to refuse."""
+    if not isinstance(tables, dict):
+        return tables
+    return {
+        label: {key: value for key, value in table.items() if key not in names}
+        if isinstance(table, dict)
+        else table
+        for label, table in tables.items()
+    }
+
+
+def _flag(name: str) -> str:
+    return "MODEL argument" if name == "model" else f"--{name.replace('_', '-')}"
 
 
 def _config_file(file: Path | None) -> Path | None:
@@ -88,7 +100,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    known = {ENV_PREFIX + name.upper() for name in Config.model_fields}
+    known = {ENV_PREFIX + name.upper() for name in Config.model_fields.keys() - {TABLES}}
     known |= {CONFIG_VARIABLE, DEBUG_VARIABLE}
     return tuple(
         sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)

@@ -53,7 +53,10 @@ class Engine(TextMethods):
     """
 
     def __init__(self, path: Path, name: str, config: Config, plugins: Plugins | None = None):
-        """Load the directory `path` as `name`; `Engine.load` finds directories."""
+        """Load the directory `path` as `name`; `Engine.load` finds directories.
+
+        config: with the settings of this model in place, see `Config.for_model`.
+        """
         self.plugins = plugins or Plugins.load(config)
         self._tokenizer = Tokenizer.load(path)
         self._filters = self.plugins.added("add_output_filters")
@@ -96,7 +99,11 @@ class Engine(TextMethods):
 
     @classmethod
     def from_config(cls, config: Config, plugins: Sequence[object] = ()) -> Engine:
-        """Load the model that `config` names. plugins: live objects; see `load`."""
+        """Load the model that `config` names, see `Config.for_model`.
+
+        plugins: live objects; see `load`.
+        """
+        config = config.for_model()
         loaded = Plugins.load(config, plugins)
         if config.model is None:
             return cls(default_model_dir(), DEMO_NAME, config, loaded)

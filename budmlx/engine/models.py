@@ -28,6 +28,7 @@ class ModelSet:
         Raises:
             ModelLoadError: the model is missing or cannot be used.
         """
+        config = config.for_model()
         engine = Engine.from_config(config)
         return cls(engine, config.alias, any_name=config.model is None)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from budmlx.config import Config
+from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Candidate:
     version: str = ""
 
 
-def candidates(config: Config, objects: Sequence[object] = ()) -> list[Candidate]:
+def candidates(config: ServerConfig, objects: Sequence[object] = ()) -> list[Candidate]:
     """All plugins that the configuration admits, in order of precedence.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Self
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from budmlx.config import Config
+from budmlx.config import Config, ServerConfig
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
 from budmlx.server.dialects.openai import chat, completions, tokens
@@ -38,7 +38,7 @@ def create_app(model_set: ModelSet, config: Config) -> web.Application:
     )
     app[CONFIG] = config
     app[MODELS] = model_set
-    app[IN_FLIGHT] = InFlight(config.max_rows + config.max_queue)
+    app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
     app.on_response_prepare.append(_on_prepare)
     for routes in ROUTES:
         app.add_routes(with_aliases(routes))
@@ -112,7 +112,7 @@ def _local_url(host: str, port: int) -> str:
     return f"http://{bracketed(reachable)}:{port}"
 
 
-def _cannot_bind(config: Config, exc: OSError) -> ConfigError:
+def _cannot_bind(config: ServerConfig, exc: OSError) -> ConfigError:
     address = f"{config.host}:{config.port}"
     if exc.errno == errno.EADDRINUSE:
         return ConfigError(f"{address} is in use by another program; choose another --port.")

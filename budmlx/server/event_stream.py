@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 from aiohttp import web
 
-from budmlx.config import Config
+from budmlx.config import ServerConfig
 from budmlx.server.errors import failure_of
 
 STALLED_SECONDS = 30.0
@@ -33,7 +33,7 @@ class EventStream:
     opening: the first events, sent when the stream starts.
     """
 
-    def __init__(self, request: web.Request, config: Config, opening: Sequence[bytes]):
+    def __init__(self, request: web.Request, config: ServerConfig, opening: Sequence[bytes]):
         self._request = request
         self._hold = config.hold_seconds
         self._pause = config.keepalive_seconds

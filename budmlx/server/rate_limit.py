@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from budmlx.config import Config
+from budmlx.config import ServerConfig
 from budmlx.server.errors import RETRY_SECONDS, HttpError
 from budmlx.server.state import NAMESPACE
 
@@ -70,7 +70,7 @@ def _refusal(limit: str, wait: int) -> HttpError:
     )
 
 
-def rate_limits(config: Config) -> list[Middleware]:
+def rate_limits(config: ServerConfig) -> list[Middleware]:
     """The middleware that counts POST requests; none where there is no limit.
 
     Without API keys all clients count as one.

@@ -12,7 +12,7 @@ import uuid
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from budmlx.config import Config
+from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
 from budmlx.server.state import NAMESPACE, REQUEST_ID
@@ -26,7 +26,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def check_bind(config: Config) -> None:
+def check_bind(config: ServerConfig) -> None:
     """Refuse, with ConfigError, an address that others can reach while no key is set."""
     if config.accepted_keys() or _is_loopback(config.host):
         return
@@ -54,7 +54,7 @@ def request_id(request: web.BaseRequest) -> str:
     return request[REQUEST_ID]
 
 
-def guard(config: Config) -> Middleware:
+def guard(config: ServerConfig) -> Middleware:
     """The middleware that lets a request pass only with a known Host, Origin and key."""
     named = {bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from budmlx.config import Config
+from budmlx.config import ServerConfig
 from budmlx.engine.models import ModelSet
 from budmlx.server.in_flight import InFlight
 
-CONFIG = web.AppKey("config", Config)
+CONFIG = web.AppKey("config", ServerConfig)
 MODELS = web.AppKey("models", ModelSet)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)

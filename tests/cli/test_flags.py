@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
@@ -20,20 +21,33 @@ def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_serve_has_an_option_for_every_field_but_secrets() -> None:
+# A secret, which other users would see, and what only a table can hold.
+NO_FLAG = {"api_keys", "models"}
+
+
+def test_serve_has_an_option_for_every_field_but_secrets_and_tables() -> None:
     names = {parameter.name for parameter in load("serve").params}
-    assert set(Config.model_fields) - {"api_keys"} <= names
-    assert "api_keys" not in names
+    assert set(Config.model_fields) - NO_FLAG <= names
+    assert not names & NO_FLAG
 
 
 def test_help_shows_description_and_default() -> None:
     shown = " ".join(CliRunner().invoke(app, ["serve", "--help"]).output.split())
     for name, field in Config.model_fields.items():
-        if name not in ("model", "api_keys"):
+        if name not in NO_FLAG | {"model"}:
             assert f"--{name.replace('_', '-')}" in shown
             assert str(field.description) in shown
     assert "[default: 8080]" in shown
     assert "[default: 8.0MiB]" in shown
+
+
+def test_help_lists_the_parts_of_the_configuration_apart() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"]).output
+    options, model, server = re.split("Settings of the model:|Settings of the server:", shown)
+    assert "--print-config" in options and "--help" in options
+    assert "--kv-bits" in model and "--session" in model
+    assert "--port" in server and "--plugin" in server
+    assert set(re.findall("--[a-z-]+", model)).isdisjoint({"--port", "--plugin", "--config"})
 
 
 def test_options_reach_the_configuration() -> None:

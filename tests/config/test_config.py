@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict
 
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config, size_or_share
@@ -193,3 +194,15 @@ def test_the_printed_configuration_reads_back(
     config = Config.of(model=model, alias=alias, port=port, drain_seconds=drain, strict=strict)
     printed = tomllib.loads(to_toml(LoadedConfig(config, {})))
     assert Config.of(**printed) == config
+
+
+class PluginOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = ""
+
+
+def test_a_misspelt_setting_of_a_plugin_is_compared_with_the_plugins_own() -> None:
+    config = Config.of(plugin_option=("mine.pth=x", "other.prt=y"))
+    with pytest.raises(ConfigError, match=r"pth: there is no such setting \(did you mean path\?\)"):
+        config.options_of("mine", PluginOptions)

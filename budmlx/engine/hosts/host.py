@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from budmlx.config import Config
+from budmlx.config import ModelConfig
 from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
 from budmlx.types import ModelInfo
 
@@ -66,7 +66,7 @@ HOSTS = {
 }
 
 
-def open_host(settings: CoreSettings, sink: FrameSink, config: Config) -> Host:
+def open_host(settings: CoreSettings, sink: FrameSink, config: ModelConfig) -> Host:
     """Start the kind of host that the configuration names, and wait until it has loaded."""
     module, _, name = HOSTS[config.engine_host].partition(":")
     host_class = getattr(importlib.import_module(module), name)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from budmlx.config import Config
+from budmlx.config import ModelConfig
 from budmlx.engine.asked import Prompt
 from budmlx.engine.calls.plugin_calls import within_time
 from budmlx.engine.calls.procedures import Procedure, Wait, apart
@@ -57,7 +57,9 @@ class Images:
     target: what makes the model's encoder, if it needs one.
     """
 
-    def __init__(self, plugins: Plugins, tokenizer: Tokenizer, files: ModelFiles, config: Config):
+    def __init__(
+        self, plugins: Plugins, tokenizer: Tokenizer, files: ModelFiles, config: ModelConfig
+    ):
         """Ask the plugins about a model. Raises ConfigError if what they say does not fit."""
         name = config.vision_preprocessor
         self._spec: Owned[VisionPreprocessorSpec] | None = plugins.chosen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from budmlx.config import Config
+from budmlx.config import ModelConfig
 from budmlx.engine.reply.output import OutputReader, Stage
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
@@ -27,7 +27,7 @@ class Parsers:
     reasoning: Owned[ReasoningParserSpec] | None
 
     @classmethod
-    def of(cls, plugins: Plugins, tokenizer: Tokenizer, model: str, config: Config) -> Parsers:
+    def of(cls, plugins: Plugins, tokenizer: Tokenizer, model: str, config: ModelConfig) -> Parsers:
         """Ask the plugins about a model type.
 
         Raises:

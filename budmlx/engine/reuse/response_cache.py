@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from budmlx.config import Config
+from budmlx.config import ModelConfig
 from budmlx.engine.calls.procedures import Procedure, Wait, Worker
 from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
 from budmlx.plugins.guard import FAULTS, whereabouts
@@ -72,7 +72,7 @@ class _Flight:
 class Replies:
     """The kept replies of one engine. Whatever the store does, requests are answered."""
 
-    def __init__(self, store: Owned[ResponseCache] | None, config: Config, salt: str):
+    def __init__(self, store: Owned[ResponseCache] | None, config: ModelConfig, salt: str):
         self.enabled = store is not None and config.cache != "off"
         self._auto = config.cache == "auto"
         self._salt = salt

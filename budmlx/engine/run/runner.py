@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from budmlx.config import Config, size_or_share
+from budmlx.config import ModelConfig, size_or_share
 from budmlx.engine.asked import Asked, Prompt
 from budmlx.engine.calls.plugin_calls import Calls, Containment
 from budmlx.engine.calls.procedures import adrive, drive
@@ -39,7 +39,7 @@ class Runner:
     def __init__(
         self,
         settings: CoreSettings,
-        config: Config,
+        config: ModelConfig,
         tokenizer: Tokenizer,
         plugins: Plugins,
         parsers: Parsers,

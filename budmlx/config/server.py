@@ -1,0 +1,130 @@
+"""The settings that are the server's: one value, however many models are served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+
+from budmlx.config.explain import explain
+from budmlx.config.keys import keys_in
+from budmlx.config.values import KVDirectory, Names, Secrets
+from budmlx.errors import ConfigError
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+class ServerConfig(BaseModel):
+    """Addresses, keys, limits, plugins and what models share.
+
+    Some are here although they act on models: plugins, since a process loads each of them once;
+    `kv_store` and `cache_size`, since they describe one directory and one store, in which every
+    model has entries of its own and one limit holds for all; `incremental_tool_calls`, since it
+    is about what clients expect of a stream.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    api_keys: Secrets = Field(
+        (), description="Accepted bearer keys. Set BUDMLX_API_KEYS; never a flag."
+    )
+    api_key_file: Path | None = Field(
+        None, description="File with one accepted bearer key per line."
+    )
+    allow_host: Names = Field(
+        (), description="Further host name that clients may use in the Host header."
+    )
+    kv_store: KVDirectory | None = Field(
+        None,
+        description="Directory that keeps the KV of prompts over restarts, or auto, which is "
+        "~/.cache/budmlx/kv. It tells what prompts said, so nothing is kept if none is named.",
+    )
+    kv_store_size: ByteSize = Field(
+        ByteSize(10 * 2**30), gt=0, description="Most bytes in that directory, such as 10GiB."
+    )
+    max_queue: int = Field(
+        256, ge=0, description="Most requests of one API key that wait; more get 503."
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Most requests per minute and API key; more get 429."
+    )
+    concurrent_requests: int | None = Field(
+        None, ge=1, description="Most requests at once of one API key; more get 429."
+    )
+    max_body: ByteSize = Field(
+        ByteSize(8 * 2**20), gt=0, description="Largest request body in bytes, such as 8MiB."
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, description="How long running replies may take to finish after SIGTERM."
+    )
+    hold_seconds: float = Field(
+        10.0, ge=0, description="How long a stream's headers wait for its first token."
+    )
+    keepalive_seconds: float = Field(
+        15.0, gt=0, description="Pause after which a silent stream gets a comment line."
+    )
+    cache_size: ByteSize = Field(
+        ByteSize(64 * 2**20),
+        ge=0,
+        description="Bytes of replies that the built-in response cache keeps, such as 64MiB.",
+    )
+    plugin: Names = Field(
+        (),
+        description="Plugin that must load: its name, or package.module, or package.module:object.",
+    )
+    block_plugin: Names = Field((), description="Name of a plugin that must not load.")
+    plugin_autoload: bool = Field(
+        True, description="Load all installed plugins, not only those that --plugin names."
+    )
+    plugin_option: Names = Field((), description="Setting of a plugin, as plugin.setting=value.")
+    incremental_tool_calls: bool = Field(
+        False, description="Stream the arguments of tool calls piece by piece."
+    )
+    strict: bool = Field(False, description="Refuse unknown request fields with 400.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages to log."
+    )
+
+    def accepted_keys(self) -> tuple[str, ...]:
+        """Every accepted bearer key: `api_keys`, then the lines of `api_key_file`.
+
+        Blank lines and lines that begin with `#` are skipped.
+
+        Raises:
+            ConfigError: the file is unreadable or empty, or a key could never be sent.
+        """
+        keys = [(key.get_secret_value(), "api_keys") for key in self.api_keys]
+        if self.api_key_file is not None:
+            keys += keys_in(self.api_key_file)
+        for key, place in keys:
+            if not key or not all("!" <= character <= "~" for character in key):
+                raise ConfigError(
+                    f"{place}: a key must be one word of visible ASCII characters.", param=place
+                )
+        return tuple(dict.fromkeys(key for key, _ in keys))
+
+    def options_of(self, plugin: str, model: type[Options]) -> Options:
+        """What `plugin_option` says about a plugin, validated by the plugin's own model.
+
+        Raises:
+            ConfigError: a setting is unknown to the model or has an unusable value.
+        """
+        values = {}
+        for entry in self.plugin_option:
+            path, separator, value = entry.partition("=")
+            owner, _, name = path.rpartition(".")
+            if not separator or not owner or not name:
+                raise ConfigError(
+                    f"plugin_option: {entry!r} is not of the form plugin.setting=value.",
+                    param="plugin_option",
+                )
+            if owner == plugin:
+                values[name] = value
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            text = explain(error, names=model.model_fields)
+            raise ConfigError(f"Plugin {plugin}: {text}", param="plugin_option") from error

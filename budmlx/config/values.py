@@ -1,0 +1,61 @@
+"""Types of settings that need more than pydantic's own: sizes, shares, lists, directories."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+_SIZE = TypeAdapter(ByteSize)
+
+
+def size_or_share(text: str) -> float:
+    """Bytes, or a share of at most 1, of a text such as `4GiB`, `50%` or `0`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = math.inf
+    if 0 <= share <= 1:
+        return share
+    try:
+        if percent or share < 0:
+            raise ValueError
+        return float(_SIZE.validate_python(text))
+    except ValueError as error:
+        message = "must be a size such as 4GiB, a share such as 50%, or 0"
+        raise PydanticCustomError("size_or_share", message) from error
+
+
+def kv_directory(text: str = "auto") -> str:
+    """The directory that `kv_store` names; `auto` is one in the user's cache."""
+    if text == "auto":
+        text = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "budmlx", "kv")
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _check_size(text: str) -> str:
+    size_or_share(text)
+    return text
+
+
+def _split_commas(value: object) -> object:
+    """A variable of the environment holds a list as one string."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
+KVDirectory = Annotated[str, AfterValidator(kv_directory)]
+# NoDecode: without it pydantic-settings wants JSON in the variable.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

@@ -1,0 +1,41 @@
+"""The page about the configuration is current, and what it shows works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from budmlx.cli.settings_reference import BEGIN, END, with_reference
+from budmlx.config import Config
+from budmlx.config.sources import load_config
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "configuration.md"
+
+
+def test_the_tables_of_settings_are_current() -> None:
+    page = PAGE.read_text("utf-8")
+    assert with_reference(page) == page, (
+        "run: python -m budmlx.cli.settings_reference docs/configuration.md"
+    )
+    assert all(f"| `{name}` |" in page for name in Config.model_fields if name != "models")
+
+
+def test_the_tables_replace_those_of_before() -> None:
+    assert with_reference(f"a\n{BEGIN}\nold\n{END}\nb\n") == with_reference(
+        f"a\n{BEGIN}\n{END}\nb\n"
+    )
+    with pytest.raises(ValueError, match="lacks"):
+        with_reference(f"a\n{BEGIN}\n")
+
+
+def test_the_examples_are_files_that_load(tmp_path: Path) -> None:
+    examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        (tmp_path / "c.toml").write_text(example)
+        config = load_config({}, tmp_path / "c.toml").config
+    assert config.for_model("large").max_rows == 4
+    assert config.for_model("gpt-4o-mini").kv_bits == 8
+    assert config.for_model("gpt-4o-mini").max_rows == 16
