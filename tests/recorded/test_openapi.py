@@ -1,0 +1,103 @@
+"""The OpenAPI document still says what it said when it was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.recorded.exchanges import servers
+from tests.recorded.schemas import flat, normal
+from tests.server.tools import exchange, get
+
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "openapi.json").read_text("utf-8"))
+
+
+async def current() -> dict[str, Any]:
+    async with servers("thread") as running:
+        document: dict[str, Any] = (await exchange(running["tiny"], get("/openapi.json"))).json
+        return document
+
+
+def lines(document: dict[str, Any]) -> set[str]:
+    return set(flat(normal(document)))
+
+
+def test_the_document_means_what_it_meant() -> None:
+    now, then = lines(asyncio.run(current())), lines(RECORDED)
+    assert {"gone": sorted(then - now), "new": sorted(now - then)} == {"gone": [], "new": []}
+
+
+def wrapped(schema: Any) -> dict[str, Any]:
+    components = {
+        "schemas": {
+            "Text": {"title": "Text", "type": "string", "maxLength": 3},
+            "Tree": {"properties": {"left": {"$ref": "#/components/schemas/Tree"}}},
+        }
+    }
+    return {"openapi": "3.1.0", "paths": {"/x": {"schema": schema}}, "components": components}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"$ref": "#/components/schemas/Text"}, {"type": "string", "maxLength": 3}),
+        ({"allOf": [{"$ref": "#/components/schemas/Text"}]}, {"type": "string", "maxLength": 3}),
+        ({"anyOf": [{"type": "string"}]}, {"type": "string", "description": "A text."}),
+        (
+            {"anyOf": [{"type": "string", "minLength": 1}, {"type": "null"}], "default": None},
+            {"type": ["null", "string"], "minLength": 1},
+        ),
+        (
+            {"anyOf": [{"enum": ["a", "b"], "type": "string"}, {"type": "null"}]},
+            {"enum": [None, "b", "a"]},
+        ),
+        ({"const": "a"}, {"enum": ["a"], "type": "string"}),
+        ({"minimum": 0.0, "type": "number"}, {"type": "number", "minimum": 0}),
+        ({"required": ["a", "b"]}, {"required": ["b", "a"], "additionalProperties": True}),
+        (
+            {"anyOf": [{"type": "null"}, {"anyOf": [{"type": "array"}, {"type": "string"}]}]},
+            {"anyOf": [{"type": "string"}, {"type": "array"}, {"type": "null"}]},
+        ),
+        (
+            {"properties": {"title": {"type": "string", "title": "Title"}, "a": {}}},
+            {"properties": {"a": {}, "title": {"type": "string"}}},
+        ),
+    ],
+)
+def test_what_means_the_same_is_the_same(one: Any, other: Any) -> None:
+    assert lines(wrapped(one)) == lines(wrapped(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"$ref": "#/components/schemas/Text"}, {"type": "string", "maxLength": 4}),
+        ({"type": "string"}, {"type": ["string", "null"]}),
+        ({"properties": {"title": {"type": "string"}}}, {"properties": {}}),
+        ({"properties": {"summary": {}}}, {"properties": {"tags": {}}}),
+        ({"enum": ["a", "b"]}, {"enum": ["a"]}),
+        ({"required": ["a"]}, {}),
+        ({"default": 1}, {"default": 2}),
+        ({"additionalProperties": False}, {}),
+        ({"example": {"title": "a"}}, {"example": {"title": "b"}}),
+        ({"minimum": 0}, {"exclusiveMinimum": 0}),
+        ({"anyOf": [{"type": "string"}, {"type": "array"}]}, {"anyOf": [{"type": "string"}]}),
+        ({"$ref": "#/components/schemas/Tree"}, {"properties": {}}),
+    ],
+)
+def test_what_means_something_else_differs(one: Any, other: Any) -> None:
+    assert lines(wrapped(one)) != lines(wrapped(other))
+
+
+def test_a_loss_in_any_schema_is_seen() -> None:
+    whole = normal(RECORDED)
+    for name, schema in RECORDED["components"]["schemas"].items():
+        broken = copy.deepcopy(RECORDED)
+        for field in list(schema.get("properties", {}))[-1:]:
+            del broken["components"]["schemas"][name]["properties"][field]
+            assert normal(broken) != whole, (name, field)
