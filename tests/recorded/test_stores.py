@@ -11,7 +11,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.configfile import load_config
+from budmlx.config.sources import load_config
 from budmlx.errors import InvalidRequestError
 from tests.recorded.stores import (
     CONFIG_FILE,

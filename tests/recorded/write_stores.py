@@ -11,7 +11,7 @@ from typing import Any
 from budmlx import Engine
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
-from budmlx.configfile import LoadedConfig
+from budmlx.config.sources import LoadedConfig
 from tests.recorded.stores import (
     ABOUT,
     BOOK,

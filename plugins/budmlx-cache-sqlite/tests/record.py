@@ -10,7 +10,7 @@ from pathlib import Path
 from budmlx_cache_sqlite import SqliteCache
 
 from budmlx import Engine
-from budmlx.core.tiny_random import write_random_model
+from budmlx.testing.tiny_random import write_random_model
 
 HERE = Path(__file__).parent / "recorded"
 FILE = HERE / "responses.sqlite"
