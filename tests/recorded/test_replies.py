@@ -11,6 +11,9 @@ import pytest
 from tests.recorded.blanks import differs
 from tests.recorded.exchanges import HOSTS, REPLIES, REQUESTS, lines_of, replies
 
+# The first test of a host waits for all its replies.
+pytestmark = pytest.mark.timeout(600)
+
 NAMES = [asked["name"] for asked in lines_of(REQUESTS)]
 RECORDED = {reply["name"]: reply for reply in lines_of(REPLIES)}
 
