@@ -46,13 +46,9 @@ def guides() -> list[Path]:
 
 def pages() -> list[Path]:
     """All pages, those of decisions, plugins and examples included."""
-    others = (DOCS.glob("*/*.md"), *(ROOT.glob(f"{top}/**/*.md") for top in ("plugins", "examples")))
-    found = {path for paths in others for path in paths if not _generated(path)}
-    return [*guides(), ROOT / "CHANGELOG.md", *sorted(found)]
-
-
-def _generated(path: Path) -> bool:
-    return any(part.startswith(".") or part == "node_modules" for part in path.parts)
+    patterns = ("docs/*/*.md", "plugins/*/README.md", "examples/*/README.md", "bench/*.md")
+    others = sorted(page for pattern in patterns for page in ROOT.glob(pattern))
+    return [*guides(), ROOT / "CHANGELOG.md", *others]
 
 
 def name(page: Path) -> str:

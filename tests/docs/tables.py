@@ -87,7 +87,10 @@ def limits() -> str:
         ("Texts in a `choice` format", _bound(chat, "response_format", "maxItems")),
         ("Characters of `cache_salt`", _bound(chat, "cache_salt", "maxLength")),
         ("Images in a request", images.MAX_IMAGES),
-        ("One image file", f"{formats.MAX_BYTES >> 20} MiB, {formats.MAX_PIXELS // 10**6} megapixels"),
+        (
+            "One image file",
+            f"{formats.MAX_BYTES >> 20} MiB, {formats.MAX_PIXELS // 10**6} megapixels",
+        ),
         ("Nesting of JSON", f"{body.MAX_DEPTH} levels"),
         (
             "Time for a request body",
