@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from budmlx import Engine
 from budmlx.config.sources import load_config
 from budmlx.server.dialects.openai.request import ChatRequest
 from tests.docs.conftest import here
@@ -47,6 +48,13 @@ def of(language: str, *notes: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language and block.note in notes]
 
 
+def write_files(page: Path, directory: Path) -> None:
+    """Write what a page shows as files."""
+    for block in BLOCKS:
+        if block.page == page and block.note.startswith("file: "):
+            (directory / block.note.removeprefix("file: ")).write_text(block.text)
+
+
 CURL = [block for block in of("sh", "") if block.text.startswith("curl")]
 
 
@@ -55,15 +63,17 @@ def test_python_code_of(
     page: Path, url: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in BLOCKS:
-        if block.page != page:
-            continue
-        if block.note.startswith("file: "):
-            (workplace / block.note.removeprefix("file: ")).write_text(block.text)
-        elif block.language == "python":
-            # Errors shall name the line of the page.
-            code = "\n" * (block.line - 1) + here(block.text, url)
-            exec(compile(code, str(page), "exec"), names)
+    write_files(page, workplace)
+    try:
+        for block in of("python", ""):
+            if block.page == page:
+                # Errors shall name the line of the page.
+                code = "\n" * (block.line - 1) + here(block.text, url)
+                exec(compile(code, str(page), "exec"), names)
+    finally:
+        for value in names.values():
+            if isinstance(value, Engine):
+                value.close()
     assert capsys.readouterr().out.strip(), "the code of a page shows something"
 
 
@@ -77,9 +87,7 @@ def test_curl(block: Block, url: str) -> None:
 
 @pytest.mark.parametrize("block", of("sh", "run"), ids=str)
 def test_shell_code(block: Block, url: str, workplace: Path, environment: dict[str, str]) -> None:
-    for other in BLOCKS:
-        if other.page == block.page and other.note.startswith("file: "):
-            (workplace / other.note.removeprefix("file: ")).write_text(other.text)
+    write_files(block.page, workplace)
     done = subprocess.run(
         ["bash", "-ec", here(block.text, url)],
         cwd=workplace,
