@@ -9,7 +9,7 @@ FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 pytho
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
 	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
 
-.PHONY: run test test-plugins test-clients check format-check lint types fmt bench soak limits clean
+.PHONY: run test test-plugins test-clients check format-check lint types fmt docs bench soak limits clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -38,6 +38,10 @@ types: $(VENV)/installed-dev
 fmt: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The parts of the documentation that are made from the code; the tests check them.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m tests.docs.generate
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench $(ARGS)

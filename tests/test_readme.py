@@ -1,77 +1,34 @@
-"""The README's examples run, and its lists are complete."""
+"""The README is what a newcomer reads; tests/docs tests its code, commands and links."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from budmlx.config import Config
-from budmlx.server.dialects.openai.request import ChatRequest
+from budmlx import Engine
+from tests.docs.pages import ROOT, blocks
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-ADDRESS = "http://127.0.0.1:8080"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "budmlx", "serve", "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-    assert match is not None
-    yield match[0]
-    process.kill()
-    process.communicate()
+PAGE = ROOT / "README.md"
+README = PAGE.read_text("utf-8").splitlines()
 
 
 def test_the_two_commands_are_on_the_first_screen() -> None:
-    first_screen = README.splitlines()[:24]
-    assert "make run" in "".join(first_screen)
-    assert "make test" in "".join(first_screen)
-    assert "curl" in "".join(first_screen)
+    first_screen = "".join(README[:24])
+    assert "make run" in first_screen
+    assert "make test" in first_screen
+    assert "curl" in first_screen
 
 
-def test_curl_line_gets_an_answer(url: str) -> None:
-    (command,) = [block for block in blocks("sh") if block.startswith("curl")]
-    done = subprocess.run(
-        ["bash", "-c", command.replace(ADDRESS, url)], capture_output=True, text=True, timeout=110
-    )
-    assert '"finish_reason":"' in done.stdout.replace(" ", "")
-    assert '"error"' not in done.stdout
+def test_it_is_short() -> None:
+    assert len(README) <= 130
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_examples_run(url: str, number: int, tmp_path: Path) -> None:
-    code = blocks("python")[number].replace(ADDRESS, url)
-    command = [sys.executable, "-c", code]
-    # What an example writes goes elsewhere.
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-
-
-def test_every_request_parameter_is_listed() -> None:
-    missing = [name for name in ChatRequest.model_fields if f"`{name}`" not in README]
-    assert not missing
-
-
-def test_settings_that_the_readme_names_exist() -> None:
-    flags = re.findall(r"--([a-z][a-z-]+)", README)
-    known = {name.replace("_", "-") for name in Config.model_fields}
-    other = {"strict", "seed", "config", "print-config", "debug", "hf-path", "mlx-path", "help"}
-    other |= {"hook"}
-    assert set(flags) <= known | other
+def test_the_plugin_changes_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [block for block in blocks(PAGE) if block.note.startswith("file: ")]
+    file = tmp_path / block.note.removeprefix("file: ")
+    file.write_text(block.text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert f"--plugin {file.stem}\n" in PAGE.read_text("utf-8")
+    with Engine.load(plugins=[file.stem]) as engine:
+        assert "Answer in one sentence." in engine.apply_template("Hello!").text

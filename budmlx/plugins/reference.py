@@ -1,4 +1,4 @@
-"""The reference of all hooks, made from their specs: `python -m budmlx.plugins.reference`."""
+"""The reference of all hooks, made from their specs; `make docs` writes it to docs/hooks.md."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def reference() -> str:
 def _lines() -> Iterator[str]:
     yield "# Hooks"
     yield ""
-    yield "<!-- Written by `python -m budmlx.plugins.reference > docs/hooks.md`; do not edit. -->"
+    yield "<!-- Written by `make docs`; do not edit. -->"
     yield ""
     # The first line of the docstring is the module's summary, this page has a title.
     yield inspect.cleandoc(hookspecs.__doc__ or "").partition("\n\n")[2]
@@ -77,7 +77,3 @@ def _lines() -> Iterator[str]:
 def _signature(function: object) -> str:
     assert callable(function)
     return str(inspect.signature(function)).replace("'", "")
-
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -1,4 +1,4 @@
-"""Every hook is documented and tested, and the reference is current."""
+"""Every hook is documented and tested."""
 
 from __future__ import annotations
 
@@ -10,15 +10,8 @@ from budmlx.cli.scaffold import HOOKS
 from budmlx.plugins import hookspecs
 from budmlx.plugins.hookspecs import RINGS
 from budmlx.plugins.manager import ADDED
-from budmlx.plugins.reference import reference
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def test_the_reference_is_current() -> None:
-    assert (ROOT / "docs" / "hooks.md").read_text("utf-8") == reference(), (
-        "run: python -m budmlx.plugins.reference > docs/hooks.md"
-    )
 
 
 @pytest.mark.parametrize("hook", RINGS)
