@@ -11,14 +11,18 @@ from __future__ import annotations
 from budmlx.config.config import ENV_PREFIX, Config
 from budmlx.config.explain import explain
 from budmlx.config.model import ModelConfig
-from budmlx.config.server import ServerConfig
-from budmlx.config.values import kv_directory, size_or_share
+from budmlx.config.server import Options, ServerConfig
+from budmlx.config.values import Names, Secrets, SizeOrShare, kv_directory, size_or_share
 
 __all__ = [
     "ENV_PREFIX",
     "Config",
     "ModelConfig",
+    "Names",
+    "Options",
+    "Secrets",
     "ServerConfig",
+    "SizeOrShare",
     "explain",
     "kv_directory",
     "size_or_share",

@@ -1,35 +1,23 @@
-"""The tables of all settings in the documentation, made from the fields.
-
-`python -m budmlx.cli.settings_reference docs/configuration.md` writes them into a page.
-"""
+"""The tables of all settings, made from the fields of the configuration."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from budmlx.cli.flags import CONFIG_PARTS, has_flag, shown_default
 from budmlx.config import ENV_PREFIX
 
-BEGIN = "<!-- Written by `python -m budmlx.cli.settings_reference`; do not edit. -->"
-END = "<!-- End of what is written. -->"
 
-
-def with_reference(page: str) -> str:
-    """A page with the tables of today between its two marks. Raises ValueError without marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"the page lacks {BEGIN} or {END}")
-    return "\n".join([before + BEGIN, *_lines(), END + after])
+def settings() -> str:
+    """A table for each part of the configuration."""
+    return "\n".join(_lines())
 
 
 def _lines() -> Iterator[str]:
     for heading, part in CONFIG_PARTS.items():
-        yield f"\n### {heading}\n"
+        yield f"### {heading}\n"
         yield "| TOML | Flag | Variable | Default | Meaning |"
         yield "|---|---|---|---|---|"
         for name, field in part.model_fields.items():
@@ -37,7 +25,7 @@ def _lines() -> Iterator[str]:
             sentence = re.sub(r"[|*~]", r"\\\g<0>", field.description or "")
             cells = (f"`{name}`", flag, f"`{ENV_PREFIX}{name.upper()}`", _default(field.default))
             yield f"| {' | '.join(cells)} | {sentence} |"
-    yield ""
+        yield ""
 
 
 def _flag(name: str) -> str:
@@ -48,8 +36,3 @@ def _default(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "" if value in (None, ()) else f"`{shown_default(value)}`"
-
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(with_reference(target.read_text("utf-8")), "utf-8")
