@@ -11,6 +11,7 @@ from budmlx.core.model.model import Model, load_model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import CoreSettings, GenerateRequest
+from budmlx.types import SamplingParams
 
 SETTINGS = CoreSettings(model_path="", model_name="bench")
 
@@ -38,10 +39,7 @@ def greedy(row_id: int, ids: list[int], max_tokens: int) -> GenerateRequest:
     return GenerateRequest(
         id=row_id,
         prompt_ids=ids,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
+        sampling=SamplingParams(temperature=0.0),
         seed=row_id,
         max_tokens=max_tokens,
         stop_ids=[],

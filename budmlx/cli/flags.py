@@ -6,24 +6,20 @@ A field is declared once: its type, default and description become the option's.
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel, ByteSize, SecretStr
 
 from budmlx.cli.debug_option import DEBUG_OPTION
 from budmlx.config import ModelConfig, ServerConfig
-from budmlx.types import SamplingParams
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from budmlx.types import PARAMETERS, SamplingParams
 
 Command = Callable[..., None]
 
@@ -84,21 +80,11 @@ def sampling_options() -> list[Parameter]:
     There is none for logprobs: they would have to be shown somewhere.
     """
     hints = typing.get_type_hints(SamplingParams)
-    helps = field_helps(SamplingParams)
     return [
-        option(field.name, hints[field.name], helps.get(field.name, ""), field.default)
+        option(field.name, hints[field.name], PARAMETERS[field.name].sentence, field.default)
         for field in fields(SamplingParams)
         if field.name != "logprobs" and _flag_type(hints[field.name]) is not None
     ]
-
-
-def field_helps(cls: type[DataclassInstance]) -> dict[str, str]:
-    """What a dataclass's docstring says of its fields, as `name: text` or `name, name: text`."""
-    name = "(?:" + "|".join(field.name for field in fields(cls)) + ")"
-    text = " ".join((cls.__doc__ or "").split())
-    _, *parts = re.split(rf"\b({name}(?:, {name})*): ", text)
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return {one: text.strip() for names, text in pairs for one in names.split(", ")}
 
 
 def option(

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from budmlx.types import SamplingParams
+
 
 class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
     """A sampler or logits processor that a row chose.
@@ -63,14 +65,14 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     emitted_ids: tokens of this row that a former core already delivered; generation
     continues after them with the random numbers it would have used anyway.
+    sampling: the request's parameters. Those that the engine has to resolve have their default
+    there, and the result in the fields from `seed` to `processors`.
     seed: always concrete, so that a resumed request draws the same numbers.
     choice: index among the n choices of one request; each draws other numbers.
     max_tokens: counts `emitted_ids` too.
-    stop_ids: ids that end the row; the id itself is reported as its last token.
+    stop_ids: ids that end the row, the model's own included; the id itself is reported as the
+    row's last token.
     min_tokens: no stop id may come before so many tokens.
-    repetition_window: tokens that repetition_penalty looks back on; 0 means all.
-    bias_ids, bias_values: ids and what is added to their logits; -inf bans an id.
-    logprobs: how many alternatives to report with each token; None reports nothing.
     sampler: draws instead of us. processors: change the logits before, in this order.
     grammar: what the row may write; it is compiled before the row is queued.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
@@ -84,23 +86,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     prompt_ids: list[int]
     emitted_ids: list[int] = []
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
+    sampling: SamplingParams
     seed: int
     choice: int = 0
     max_tokens: int
     stop_ids: list[int]
     min_tokens: int = 0
-    typical_p: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repetition_window: int = 0
-    bias_ids: list[int] = []
-    bias_values: list[float] = []
-    logprobs: int | None = None
     sampler: PluginCall | None = None
     processors: list[PluginCall] = []
     grammar: Grammar | None = None

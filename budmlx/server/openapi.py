@@ -191,14 +191,16 @@ def _request(model: str, schema: Schema) -> Schema:
     body = model in {body.__name__ for body in BODIES}
     for name, given in properties.items():
         field = _standard(given)
-        default = field.pop("default", None)
+        default, sentence = field.pop("default", None), field.pop("description", None)
         if body:
             field = SCHEMAS.get(name, field)
         if name not in schema.get("required", ()) and {"type": "null"} not in field.get(
             "anyOf", ()
         ):
             field = {"anyOf": [field, {"type": "null"}]}
-        notes = {"description": NOTES[name]} if body and name in NOTES else {}
+        if body and sentence is None:
+            sentence = NOTES.get(name)
+        notes = {} if sentence is None else {"description": sentence}
         extra = {} if default is None else {"default": default}
         properties[name] = {**notes, **field, **extra}
     return {key: value for key, value in schema.items() if key != "title"}

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, get_args, get_type_hints
 
 from budmlx.errors import InvalidRequestError
-
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "top_k": (0, 2**31 - 1),
-    "min_p": (0, 1),
-    "typical_p": (0, 1),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "repetition_penalty": (0.01, 100),
-    "repetition_window": (0, 2**31 - 1),
-    "seed": (-(2**63), 2**63 - 1),
-    "max_tokens": (1, 2**63 - 1),
-    "min_tokens": (-1, 2**63 - 1),
-    "logprobs": (0, 20),
-}
-"""Inclusive bounds of the numeric sampling parameters."""
 
 MAX_BIASES = 1024
 MAX_BIAS = 100.0
 MAX_TTL = 2.0**31
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """The declaration of a sampling parameter, beside its type and default.
+
+    sentence: what it does, for help texts and documentation. low, high: inclusive bounds of a
+    number.
+    """
+
+    sentence: str
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +38,113 @@ class PluginChoice:
 class SamplingParams:
     """How tokens are chosen and when generation ends.
 
-    temperature: 0 is greedy; 0 to 2. Filters look at the distribution before temperature.
-    top_p: nucleus mass; 1 keeps everything. top_k: most likely tokens kept; 0 keeps all.
-    min_p: drop tokens below this share of the most likely one; 0 keeps all.
-    typical_p: mass of the locally typical set; 1 keeps everything.
-    frequency_penalty, presence_penalty: taken off the logits of generated tokens, per
-    occurrence and once; -2 to 2. repetition_penalty: divides the positive and multiplies
-    the negative logits of prompt and generated tokens; 1 changes nothing.
-    repetition_window: how many last tokens that penalty looks at; 0 is all.
-    logit_bias: pairs of token id and value, -100 (ban) to 100.
-    seed: 64-bit; the same seed draws the same random numbers whatever shares the batch.
-    max_tokens: None means up to the context; larger values are clamped to the context.
-    min_tokens: neither end of sequence nor stops come before so many; -1: the context's end.
-    stop: strings that end the text; they are not part of it.
-    stop_token_ids: ids that end generation like the model's own end-of-sequence ids.
-    ignore_eos: the model's own end-of-sequence ids do not end generation.
-    logprobs: report the logprob of each token and of so many most likely ones; None: don't.
-    sampler: draws the tokens instead of us, from what temperature and filters left.
-    logits_processors: change the logits before that, in this order.
+    A field is the only place that says what a parameter takes: wire models, the OpenAPI
+    document, command-line flags and the documentation read its declaration.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repetition_window: int = 0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    sampler: PluginChoice | None = None
-    logits_processors: tuple[PluginChoice, ...] = ()
+    temperature: Annotated[
+        float,
+        Param(
+            "How random the choice of tokens is; 0 always takes the most likely one. The filters "
+            "look at the distribution before temperature.",
+            0,
+            2,
+        ),
+    ] = 1.0
+    top_p: Annotated[
+        float,
+        Param("Keep the most likely tokens of this total probability; 1 keeps all.", 0, 1),
+    ] = 1.0
+    top_k: Annotated[
+        int,
+        Param("Keep this many of the most likely tokens; 0 keeps all.", 0, 2**31 - 1),
+    ] = 0
+    min_p: Annotated[
+        float,
+        Param("Drop tokens below this share of the most likely one; 0 keeps all.", 0, 1),
+    ] = 0.0
+    typical_p: Annotated[
+        float,
+        Param("Keep the locally typical tokens of this total probability; 1 keeps all.", 0, 1),
+    ] = 1.0
+    frequency_penalty: Annotated[
+        float,
+        Param("Taken off a token's logit for each time it was generated.", -2, 2),
+    ] = 0.0
+    presence_penalty: Annotated[
+        float,
+        Param("Taken off a token's logit once it was generated.", -2, 2),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        Param(
+            "Divides the positive and multiplies the negative logits of the tokens of prompt and "
+            "reply; 1 changes nothing.",
+            0.01,
+            100,
+        ),
+    ] = 1.0
+    repetition_window: Annotated[
+        int,
+        Param("How many of the last tokens the repetition penalty looks at; 0: all.", 0, 2**31 - 1),
+    ] = 0
+    logit_bias: Annotated[
+        tuple[tuple[int, float], ...],
+        Param(
+            "Values that are added to the logits of token ids; -100 bans a token, 100 all others."
+        ),
+    ] = ()
+    seed: Annotated[
+        int | None,
+        Param(
+            "The same seed draws the same random numbers, whatever else is running.",
+            -(2**63),
+            2**63 - 1,
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        Param("Most tokens of a reply; clamped to the context.", 1, 2**63 - 1),
+    ] = None
+    min_tokens: Annotated[
+        int,
+        Param(
+            "Neither the model's end of sequence nor a stop comes before this many tokens; -1: "
+            "the context's end.",
+            -1,
+            2**63 - 1,
+        ),
+    ] = 0
+    stop: Annotated[
+        tuple[str, ...],
+        Param("Texts that end a reply and are not part of it."),
+    ] = ()
+    stop_token_ids: Annotated[
+        tuple[int, ...],
+        Param("Token ids that end a reply as the model's own end-of-sequence ids do."),
+    ] = ()
+    ignore_eos: Annotated[
+        bool,
+        Param("The model's own end-of-sequence ids do not end a reply."),
+    ] = False
+    logprobs: Annotated[
+        int | None,
+        Param(
+            "Report the log probability of each token, and of this many of the most likely ones.",
+            0,
+            20,
+        ),
+    ] = None
+    sampler: Annotated[
+        PluginChoice | None,
+        Param("A plugin's sampler, which draws from what temperature and filters left."),
+    ] = None
+    logits_processors: Annotated[
+        tuple[PluginChoice, ...],
+        Param(
+            "Logits processors of plugins, which change the logits before sampling, in this order."
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Raise InvalidRequestError, naming the parameter, when one is out of range."""
@@ -96,13 +160,33 @@ class SamplingParams:
             -MAX_BIAS <= value <= MAX_BIAS for _, value in self.logit_bias
         ):
             raise InvalidRequestError(
-                f"logit_bias takes up to {MAX_BIASES} values between -100 and 100.",
+                f"logit_bias takes up to {MAX_BIASES} values between {-MAX_BIAS:g} and "
+                f"{MAX_BIAS:g}.",
                 param="logit_bias",
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 "min_tokens must not be larger than max_tokens.", param="min_tokens"
             )
+
+
+def _declarations() -> dict[str, Param]:
+    hints = get_type_hints(SamplingParams, include_extras=True)
+    found = {}
+    for each in fields(SamplingParams):
+        _, found[each.name] = get_args(hints[each.name])
+    return found
+
+
+PARAMETERS: Mapping[str, Param] = _declarations()
+"""What the fields of `SamplingParams` declare, by name."""
+
+RANGES: dict[str, tuple[float, float]] = {
+    name: (param.low, param.high)
+    for name, param in PARAMETERS.items()
+    if param.low is not None and param.high is not None
+}
+"""Inclusive bounds of the numeric sampling parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app, load
-from budmlx.cli.flags import config_options, field_helps, option, sampling_options
+from budmlx.cli.flags import config_options, option, sampling_options
 from budmlx.config import Config
-from budmlx.types import SamplingParams
+from budmlx.types import PARAMETERS, SamplingParams
 
 
 @pytest.fixture(autouse=True)
@@ -78,25 +78,12 @@ def test_sampling_parameters_that_a_flag_can_express_have_one() -> None:
     assert names <= {field.name for field in dataclasses.fields(SamplingParams)}
 
 
-def test_every_sampling_option_has_a_help_text() -> None:
-    helps = field_helps(SamplingParams)
-    assert all(helps.get(parameter.name) for parameter in sampling_options())
-
-
-def test_helps_are_read_from_a_docstring() -> None:
-    @dataclasses.dataclass
-    class Example:
-        """Summary: one.
-
-        a: first; b is
-        not it. b, c: both.
-        """
-
-        a: int
-        b: int
-        c: int
-
-    assert field_helps(Example) == {"a": "first; b is not it.", "b": "both.", "c": "both."}
+def test_a_sampling_option_says_what_the_declaration_says() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["generate", "--help"]).output.split())
+    for parameter in sampling_options():
+        assert f"--{parameter.name.replace('_', '-')}" in shown
+        assert PARAMETERS[parameter.name].sentence in shown
+    assert "--temperature X" in shown and "[default: 1.0]" in shown
 
 
 def test_an_inexpressible_field_is_noticed() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from budmlx.core.model.model import Model, load_model
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
+from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
 
 
@@ -17,17 +19,14 @@ def load(path: object = None, **settings: object) -> Model:
 
 
 def request(row_id: int, prompt: Iterable[int], **changes: object) -> GenerateRequest:
-    """A greedy row unless changed."""
-    fields: dict[str, object] = {
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "seed": 1,
-        "max_tokens": 16,
-        "stop_ids": [],
-    }
-    return GenerateRequest(id=row_id, prompt_ids=list(prompt), **{**fields, **changes})
+    """A greedy row unless changed. changes: fields of the row, or of its sampling parameters."""
+    own = changes.keys() & set(GenerateRequest.__struct_fields__)
+    fields: dict[str, Any] = {"seed": 1, "max_tokens": 16, "stop_ids": []}
+    params: dict[str, Any] = {"temperature": 0.0}
+    for name, value in changes.items():
+        (fields if name in own else params)[name] = value
+    sampling = SamplingParams(**params)
+    return GenerateRequest(id=row_id, prompt_ids=list(prompt), sampling=sampling, **fields)
 
 
 class Driver:

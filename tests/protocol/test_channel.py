@@ -5,14 +5,25 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import fields
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budmlx.protocol import Cancel, FromCore, RowFailed, StepFrame, Submit, ToCore, Token
+from budmlx.protocol import (
+    Cancel,
+    FromCore,
+    GenerateRequest,
+    RowFailed,
+    StepFrame,
+    Submit,
+    ToCore,
+    Token,
+)
 from budmlx.protocol.channel import MAX_FRAME_BYTES, Channel, FrameError
+from budmlx.types import PluginChoice, SamplingParams
 
 NO_TIME = 0.0
 
@@ -85,6 +96,32 @@ def test_both_ways() -> None:
         engine.receive()
     with pytest.raises(OSError):
         engine.send(Cancel(1))
+    engine.close()
+
+
+def test_a_row_crosses_with_every_sampling_parameter() -> None:
+    sampling = SamplingParams(
+        temperature=0.3, top_p=0.9, top_k=7, min_p=0.01, typical_p=0.5, frequency_penalty=-2.0,
+        presence_penalty=1.5, repetition_penalty=1.1, repetition_window=64,
+        logit_bias=((5, -100.0), (6, 0.1)), seed=-(2**63), max_tokens=2**63 - 1, min_tokens=-1,
+        stop=("a", "b"), stop_token_ids=(1, 2), ignore_eos=True, logprobs=0,
+        sampler=PluginChoice("one", {"a": 1}), logits_processors=(PluginChoice("two"),),
+    )  # fmt: skip
+    assert not [
+        field.name for field in fields(sampling) if getattr(sampling, field.name) == field.default
+    ]
+    left, right = socket.socketpair()
+    core: Channel[ToCore] = Channel(left, ToCore)
+    engine: Channel[FromCore] = Channel(right, FromCore)
+    for params in (sampling, SamplingParams()):
+        sent = Submit(
+            GenerateRequest(
+                id=1, prompt_ids=[3], sampling=params, seed=4, max_tokens=5, stop_ids=[6]
+            )
+        )
+        engine.send(sent)
+        assert core.receive() == sent
+    core.close()
     engine.close()
 
 

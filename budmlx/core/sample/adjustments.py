@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.row import Row
+from budmlx.types import MAX_BIAS
 
 
 class Adjustment(Protocol):
@@ -21,7 +23,7 @@ class Adjustment(Protocol):
 def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
     """The changes that these rows need, in mlx-lm's order; empty when nobody asked."""
     wanted: list[Adjustment] = []
-    if any(row.request.bias_ids for row in rows):
+    if any(row.request.sampling.logit_bias for row in rows):
         wanted.append(Bias(rows))
     penalised = [i for i, row in enumerate(rows) if _is_penalised(row)]
     if penalised:
@@ -32,17 +34,19 @@ def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
 
 
 def _is_penalised(row: Row) -> bool:
-    r = row.request
-    return bool(r.frequency_penalty or r.presence_penalty) or r.repetition_penalty != 1
+    p = row.request.sampling
+    return bool(p.frequency_penalty or p.presence_penalty) or p.repetition_penalty != 1
 
 
 class Bias:
-    """Adds the given values to the logits of the given ids."""
+    """Adds the given values to the logits of the given ids; the lowest value bans its id."""
 
     def __init__(self, rows: Sequence[Row]):
-        self._rows = mx.array([i for i, row in enumerate(rows) for _ in row.request.bias_ids])
-        self._ids = mx.array([token for row in rows for token in row.request.bias_ids])
-        self._values = mx.array([value for row in rows for value in row.request.bias_values])
+        biases = [row.request.sampling.logit_bias for row in rows]
+        self._rows = mx.array([i for i, bias in enumerate(biases) for _ in bias])
+        self._ids = mx.array([token for bias in biases for token, _ in bias])
+        values = [value for bias in biases for _, value in bias]
+        self._values = mx.array([-math.inf if v <= -MAX_BIAS else v for v in values])
 
     def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
         """See `Adjustment`."""
@@ -82,15 +86,15 @@ class Penalties:
         self._rows = [rows[i] for i in indices]
         self._all = len(indices) == len(rows)
         self._indices = mx.array(indices)
-        requests = [row.request for row in self._rows]
-        self._frequency = _column([r.frequency_penalty for r in requests])
-        self._presence = _column([r.presence_penalty for r in requests])
-        self._repetition = _column([r.repetition_penalty for r in requests])
-        self._subtracts = any(r.frequency_penalty or r.presence_penalty for r in requests)
-        self._divides = any(r.repetition_penalty != 1 for r in requests)
+        params = [row.request.sampling for row in self._rows]
+        self._frequency = _column([p.frequency_penalty for p in params])
+        self._presence = _column([p.presence_penalty for p in params])
+        self._repetition = _column([p.repetition_penalty for p in params])
+        self._subtracts = any(p.frequency_penalty or p.presence_penalty for p in params)
+        self._divides = any(p.repetition_penalty != 1 for p in params)
         generated = [row.ids[len(row.request.prompt_ids) :] for row in self._rows]
         self._generated = _counts(generated, vocab) if self._subtracts else None
-        windows = [row.ids[-row.request.repetition_window :] for row in self._rows]
+        windows = [row.ids[-row.request.sampling.repetition_window :] for row in self._rows]
         self._seen = _counts(windows, vocab) if self._divides else None
 
     def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
@@ -129,7 +133,7 @@ class Penalties:
 
 def _leaving(row: Row) -> int | None:
     """The token that a row's repetition window drops when one more comes in."""
-    window = row.request.repetition_window
+    window = row.request.sampling.repetition_window
     return row.ids[-window] if 0 < window <= len(row.ids) else None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from budmlx.core.sample.filters import Filters, by_rank
-from budmlx.protocol import GenerateRequest
+from budmlx.types import SamplingParams
 
 _categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
 _uniform = mx.vmap(lambda key: mx.random.uniform(key=key))
@@ -23,14 +23,14 @@ class Draws:
     indices: which ones; those whose temperature is 0 count as if it were 1.
     """
 
-    def __init__(self, requests: Sequence[GenerateRequest], indices: Sequence[int]):
-        ranked = [i for i in indices if by_rank(requests[i])]
-        whole = [i for i in indices if not by_rank(requests[i])]
+    def __init__(self, params: Sequence[SamplingParams], indices: Sequence[int]):
+        ranked = [i for i in indices if by_rank(params[i])]
+        whole = [i for i in indices if not by_rank(params[i])]
         self._parts: list[_Ranked | _Whole] = []
         if ranked:
-            self._parts.append(_Ranked(requests, ranked))
+            self._parts.append(_Ranked(params, ranked))
         if whole:
-            self._parts.append(_Whole(requests, whole))
+            self._parts.append(_Whole(params, whole))
 
     def draw(self, logits: mx.array, keys: mx.array, tokens: mx.array) -> mx.array:
         """`tokens`, uint32 [rows], with those of the drawn rows replaced.
@@ -70,10 +70,10 @@ class _Rows:
 class _Part:
     """Rows that are drawn in the same way."""
 
-    def __init__(self, requests: Sequence[GenerateRequest], indices: Sequence[int]):
-        chosen = [requests[i] for i in indices]
-        self.rows = _Rows(None if len(chosen) == len(requests) else mx.array(list(indices)))
-        self._inverse = mx.array([1 / (r.temperature or 1) for r in chosen])[:, None]
+    def __init__(self, params: Sequence[SamplingParams], indices: Sequence[int]):
+        chosen = [params[i] for i in indices]
+        self.rows = _Rows(None if len(chosen) == len(params) else mx.array(list(indices)))
+        self._inverse = mx.array([1 / (p.temperature or 1) for p in chosen])[:, None]
         self._filters = Filters(chosen)
 
 

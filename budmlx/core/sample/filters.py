@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from budmlx.protocol import GenerateRequest
+from budmlx.types import SamplingParams
 
 # On the CPU, top_p and top_k look among this many most likely tokens first, then among more.
 CANDIDATES = 512
 _EVERY = 2**31 - 1
 
 
-def by_rank(request: GenerateRequest) -> bool:
+def by_rank(params: SamplingParams) -> bool:
     """Whether a row's tokens must be put in order to know which of them may be drawn."""
-    return request.top_p < 1 or request.top_k > 0
+    return params.top_p < 1 or params.top_k > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Ranked:
 class Filters:
     """The filter parameters of some rows, as arrays. A filter nobody uses costs nothing."""
 
-    def __init__(self, requests: Sequence[GenerateRequest]):
-        self._requests = requests
-        top_p = np.array([r.top_p for r in requests], dtype=np.float32)
-        top_k = np.array([r.top_k for r in requests], dtype=np.int32)
-        min_p = np.array([r.min_p for r in requests], dtype=np.float32)
-        typical = np.array([r.typical_p for r in requests], dtype=np.float32)
+    def __init__(self, params: Sequence[SamplingParams]):
+        self._params = params
+        top_p = np.array([p.top_p for p in params], dtype=np.float32)
+        top_k = np.array([p.top_k for p in params], dtype=np.int32)
+        min_p = np.array([p.min_p for p in params], dtype=np.float32)
+        typical = np.array([p.typical_p for p in params], dtype=np.float32)
         top_k = np.where(top_k > 0, top_k, _EVERY).astype(np.int32)
         self._top_p = mx.array(np.where(top_p < 1, top_p, np.inf))[:, None]
         self._top_k = mx.array(top_k)[:, None]
@@ -74,7 +74,7 @@ class Filters:
         sorts row by row.
         """
         logits = self._keep_typical(logits)
-        total = _logsumexp(logits) if self._uses_top_p else mx.zeros((len(self._requests), 1))
+        total = _logsumexp(logits) if self._uses_top_p else mx.zeros((len(self._params), 1))
         filters, rows, count = self, None, CANDIDATES
         while mx.default_device() == mx.cpu and 4 * count <= logits.shape[-1]:
             ids, values = _most_likely(logits, count)
@@ -85,7 +85,7 @@ class Filters:
             rest = np.flatnonzero(~np.array(covered))
             if not rest.size:
                 return
-            filters = Filters([filters._requests[i] for i in rest.tolist()])
+            filters = Filters([filters._params[i] for i in rest.tolist()])
             chosen = mx.array(rest)
             logits, total, count = logits[chosen], total[chosen], 4 * count
             rows = chosen if rows is None else rows[chosen]

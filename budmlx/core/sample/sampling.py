@@ -111,15 +111,18 @@ class RowSampling:
 
     def __init__(self, rows: Sequence[Row], vocab: int):
         requests = [row.request for row in rows]
+        params = [r.sampling for r in requests]
         chosen = [i for i, r in enumerate(requests) if r.sampler is not None]
-        drawn = [i for i, r in enumerate(requests) if r.sampler is None and r.temperature > 0]
+        drawn = [
+            i for i, r in enumerate(requests) if r.sampler is None and r.sampling.temperature > 0
+        ]
         self._rows = list(rows)
         self._seeds = np.array([r.seed % 2**64 for r in requests], dtype=np.uint64)
         self._choices = np.array([r.choice for r in requests], dtype=np.uint64)
-        self._draws = Draws(requests, drawn) if drawn else None
-        self._shown = Draws(requests, chosen) if chosen else None
+        self._draws = Draws(params, drawn) if drawn else None
+        self._shown = Draws(params, chosen) if chosen else None
         self._adjustments = adjustments(rows, vocab)
-        self._counts = [r.logprobs for r in requests]
+        self._counts = [p.logprobs for p in params]
         self._processors, self._samplers = plugged(rows)
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)

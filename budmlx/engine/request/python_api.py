@@ -1,27 +1,19 @@
-"""From what callers pass to what the core takes."""
+"""Requests from the arguments of the Python API."""
 
 from __future__ import annotations
 
-import math
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
-import msgspec
-
-from budmlx.engine.asked import Prompt
 from budmlx.engine.request.messages import parse_messages
 from budmlx.engine.request.plugin_choices import choice_of
 from budmlx.engine.request.tools import parse_response_format, parse_tool_choice, parse_tools
 from budmlx.errors import InvalidRequestError
-from budmlx.protocol import GenerateRequest, Grammar
-from budmlx.types import MAX_BIAS, CachePolicy, Message, Request, SamplingParams
+from budmlx.types import CachePolicy, Message, Request, SamplingParams
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
-# Larger than any context; the core clamps it.
-UNLIMITED = 2**62
 REQUEST_OPTIONS = frozenset(
     {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
     | {"incremental_calls", "response_format", "reasoning", "cache_salt", "explain_cache"}
@@ -75,71 +67,3 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
             for i, choice in enumerate(given["logits_processors"])
         )
     return Request(sampling=SamplingParams(**given), **extras, **source)
-
-
-def core_requests(
-    row_ids: Sequence[int],
-    prompt: Prompt,
-    request: Request,
-    eos_ids: Sequence[int],
-    grammar: Grammar | None = None,
-) -> list[GenerateRequest]:
-    """The core's view of a request: one row for each choice. A seed is drawn if none is given.
-
-    eos_ids: the model's end-of-sequence ids.
-    """
-    sampling = request.sampling
-    if grammar is not None and sampling.ignore_eos:
-        raise InvalidRequestError(
-            "ignore_eos cannot be combined with a form that the reply must have: it says where "
-            "the reply ends.",
-            param="ignore_eos",
-        )
-    stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
-    first = GenerateRequest(
-        id=row_ids[0],
-        prompt_ids=prompt.ids,
-        images=list(prompt.images),
-        checkpoints=list(prompt.checkpoints),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        typical_p=sampling.typical_p,
-        frequency_penalty=sampling.frequency_penalty,
-        presence_penalty=sampling.presence_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        repetition_window=sampling.repetition_window,
-        bias_ids=[token for token, _ in sampling.logit_bias],
-        bias_values=[-math.inf if v <= -MAX_BIAS else v for _, v in sampling.logit_bias],
-        seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
-        max_tokens=sampling.max_tokens or UNLIMITED,
-        min_tokens=UNLIMITED if sampling.min_tokens < 0 else sampling.min_tokens,
-        stop_ids=sorted(stops),
-        logprobs=sampling.logprobs,
-        grammar=grammar,
-        fork=row_ids[0] if len(row_ids) > 1 else 0,
-        namespace=request.namespace,
-    )
-    return [
-        msgspec.structs.replace(first, id=row_id, choice=choice)
-        for choice, row_id in enumerate(row_ids)
-    ]
-
-
-def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingParams, list[str]]:
-    """Drop what names token ids outside the vocabulary; they must never reach the core.
-
-    Returns the parameters and a warning for each that lost something: documented client
-    code sends such ids, so they are not an error.
-    """
-    warnings = []
-    bias = tuple((token, value) for token, value in sampling.logit_bias if 0 <= token < vocab)
-    if lost := len(sampling.logit_bias) - len(bias):
-        warnings.append(f"logit_bias: {lost} token ids outside the vocabulary were ignored.")
-    stops = tuple(token for token in sampling.stop_token_ids if 0 <= token < vocab)
-    if lost := len(sampling.stop_token_ids) - len(stops):
-        warnings.append(f"stop_token_ids: {lost} ids outside the vocabulary were ignored.")
-    if not warnings:
-        return sampling, []
-    return replace(sampling, logit_bias=bias, stop_token_ids=stops), warnings

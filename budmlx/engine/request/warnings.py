@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from budmlx.engine.request.python_api import without_unknown_ids
+from budmlx.engine.request.core_requests import without_unknown_ids
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.types import Request
 

@@ -19,9 +19,9 @@ from budmlx.engine.reply.generation import Generation, RowText
 from budmlx.engine.reply.mailbox import LoopMailbox, Mailbox, ThreadMailbox, Update
 from budmlx.engine.reply.parsers import Parsers
 from budmlx.engine.reply.plugin_filters import FilterChain
+from budmlx.engine.request.core_requests import core_requests, without_unknown_ids
 from budmlx.engine.request.grammars import grammar_of
 from budmlx.engine.request.plugin_choices import Choices
-from budmlx.engine.request.python_api import core_requests, without_unknown_ids
 from budmlx.engine.reuse.remembered import Remembered
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader

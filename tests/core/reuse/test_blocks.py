@@ -330,7 +330,7 @@ def test_prompts_that_leave_before_their_turn_hold_nothing(model: Model) -> None
 
 def test_rows_that_fail_are_not_stored(model: Model) -> None:
     driver = Reusing(model)
-    banned = request(1, words(1, 5), bias_ids=list(range(512)), bias_values=[float("-inf")] * 512)
+    banned = request(1, words(1, 5), logit_bias=tuple((i, -100.0) for i in range(512)))
     driver.once(banned)
     assert driver.failed[1].code == "non_finite_logits"
     assert driver.once(request(2, words(1, 5))) == cold(model, request(2, words(1, 5)))[2]

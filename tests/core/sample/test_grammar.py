@@ -190,7 +190,7 @@ def test_a_grammar_that_breaks_late_says_what_to_do(model: Model, tokenizer: Tok
     rules = {"lark_grammar": 'start: "a" | "b" @document'}
     source = json.dumps({"grammars": [rules, {"name": "document", "json_schema": WIDE}]})
     ids = [i for i in range(model.info.vocab_size) if tokenizer.decode([i])[:1] == "a"]
-    banned = {"bias_ids": ids, "bias_values": [float("-inf")] * len(ids)}
+    banned = {"logit_bias": tuple((i, -100.0) for i in ids)}
     driver = Driver(model)
     driver.submit(constrained(2, source, model, **banned))
     driver.run()
@@ -245,7 +245,7 @@ def test_plugins_cannot_leave_the_grammar(model: Model, tokenizer: Tokenizer) ->
     # A ban of everything the grammar wants leaves no token to draw, and only that row fails.
     ids = [i for i in range(model.info.vocab_size) if tokenizer.decode([i])[:1] in ("y", "n")]
     driver = Driver(model)
-    banned = {"bias_ids": ids, "bias_values": [float("-inf")] * len(ids)}
+    banned = {"logit_bias": tuple((i, -100.0) for i in ids)}
     driver.submit(constrained(1, 'start: "yes" | "no"', model, **banned))
     driver.submit(constrained(2, 'start: "yes" | "no"', model))
     driver.run()

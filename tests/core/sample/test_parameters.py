@@ -31,15 +31,14 @@ def raw_logits(model: Model, ids: list[int]) -> np.ndarray:
 
 def adjusted(row: GenerateRequest, ids: list[int], logits: np.ndarray) -> np.ndarray:
     """Bias, repetition, presence and frequency, minimum length: as defined, one by one."""
-    x, generated = logits.copy(), ids[len(row.prompt_ids) :]
-    for token, value in zip(row.bias_ids, row.bias_values, strict=True):
-        x[token] += value
-    for token in set(ids[-row.repetition_window :]):
-        x[token] = (
-            x[token] * row.repetition_penalty if x[token] < 0 else x[token] / row.repetition_penalty
-        )
+    x, generated, params = logits.copy(), ids[len(row.prompt_ids) :], row.sampling
+    for token, value in params.logit_bias:
+        x[token] += -np.inf if value == -100 else value
+    for token in set(ids[-params.repetition_window :]):
+        penalty = params.repetition_penalty
+        x[token] = x[token] * penalty if x[token] < 0 else x[token] / penalty
     for token in set(generated):
-        x[token] -= row.presence_penalty + row.frequency_penalty * generated.count(token)
+        x[token] -= params.presence_penalty + params.frequency_penalty * generated.count(token)
     if len(generated) < row.min_tokens:
         x[row.stop_ids] = -np.inf
     return x
@@ -61,8 +60,10 @@ def parameters(rng: random.Random) -> dict[str, Any]:
         "presence_penalty": rng.choice([0.0, 1.5, -1.1]),
         "repetition_penalty": rng.choice([1.0, 1.3, 0.8]),
         "repetition_window": rng.choice([0, 1, 5, 12]),
-        "bias_ids": (ids := rng.sample(range(512), rng.choice([0, 3, 40]))),
-        "bias_values": [rng.choice([-3.0, 4.0, -np.inf]) for _ in ids],
+        "logit_bias": tuple(
+            (token, rng.choice([-3.0, 4.0, -100.0]))
+            for token in rng.sample(range(512), rng.choice([0, 3, 40]))
+        ),
         "min_tokens": rng.choice([0, 6, LENGTH]),
         "stop_ids": rng.sample(range(512), 60),
         "max_tokens": LENGTH,
@@ -92,7 +93,7 @@ def test_penalties_are_those_of_mlx_lm(model: Model) -> None:
     """Our reference above, held against mlx-lm's own processors."""
     ids = [5, 9, 9, 40, 7, 7, 7]
     row = request(1, [], repetition_penalty=1.4, presence_penalty=0.5, frequency_penalty=0.25,
-                  bias_ids=[3, 7], bias_values=[2.0, -1.0])  # fmt: skip
+                  logit_bias=((3, 2.0), (7, -1.0)))  # fmt: skip
     logits = raw_logits(model, ids)
     want = mx.array(logits[None].astype(np.float32))
     processors = make_logits_processors({3: 2.0, 7: -1.0}, 1.4, 20, 0.5, 20, 0.25, 20)
@@ -106,9 +107,8 @@ def test_logprobs_are_of_the_raw_distribution(model: Model) -> None:
         request(1, [5, 6], temperature=0.0, logprobs=0),
         request(2, [7, 8, 9], temperature=1.5, top_k=20, seed=3, logprobs=5),
         request(3, [7, 8], temperature=0.0),
-        request(4, [4], temperature=0.0, frequency_penalty=2.0, logprobs=20, bias_ids=[11],
-                bias_values=[30.0]),
-    ]  # fmt: skip
+        request(4, [4], frequency_penalty=2.0, logprobs=20, logit_bias=((11, 30.0),)),
+    ]
     driver = Driver(model)
     driver.submit(*rows)
     driver.run()
@@ -118,11 +118,11 @@ def test_logprobs_are_of_the_raw_distribution(model: Model) -> None:
         for token in (t for t in reported if t.id == row.id):
             x = raw_logits(model, ids)
             logprobs = x - np.log(np.exp(x - x.max()).sum()) - x.max()
-            if row.logprobs is None:
+            if row.sampling.logprobs is None:
                 assert token.logprob is None and token.top == []
             else:
                 assert token.logprob == pytest.approx(logprobs[token.token], abs=1e-4)
-                best = np.sort(logprobs)[::-1][: row.logprobs]
+                best = np.sort(logprobs)[::-1][: row.sampling.logprobs]
                 assert [value for _, value in token.top] == pytest.approx(best, abs=1e-4)
                 assert all(logprobs[i] == pytest.approx(v, abs=1e-4) for i, v in token.top)
             ids.append(token.token)
@@ -131,7 +131,7 @@ def test_logprobs_are_of_the_raw_distribution(model: Model) -> None:
 def test_a_row_without_a_token_to_draw_fails_alone(model: Model) -> None:
     want = greedy(model, request(1, [5, 6, 7], max_tokens=LENGTH))
     driver = Driver(model)
-    everything = {"bias_ids": list(range(512)), "bias_values": [-np.inf] * 512}
+    everything = {"logit_bias": tuple((token, -100.0) for token in range(512))}
     driver.submit(
         request(1, [5, 6, 7], max_tokens=LENGTH),
         request(2, [5, 6], **everything),

@@ -21,7 +21,8 @@ from tests.core.driver import request
 
 def kept(rows: list[GenerateRequest], logits: mx.array) -> np.ndarray:
     """Which tokens each row may still draw."""
-    return np.array(Draws(rows, range(len(rows))).allowed(logits)) > -np.inf
+    params = [row.sampling for row in rows]
+    return np.array(Draws(params, range(len(rows))).allowed(logits)) > -np.inf
 
 
 def sample(requests: list[GenerateRequest], logits: mx.array) -> Drawn:
@@ -33,13 +34,13 @@ def sample(requests: list[GenerateRequest], logits: mx.array) -> Drawn:
 
 def reference(row: GenerateRequest, logits: mx.array) -> np.ndarray:
     """mlx-lm's chain for one row, [vocab]."""
-    x = logits - mx.logsumexp(logits, keepdims=True)
-    if 0 < row.top_p < 1:
-        x = apply_top_p(x[None], row.top_p)[0]
-    if row.min_p:
-        x = apply_min_p(x[None], row.min_p)[0]
-    if 0 < row.top_k < x.size:
-        x = apply_top_k(x[None], row.top_k)[0]
+    params, x = row.sampling, logits - mx.logsumexp(logits, keepdims=True)
+    if 0 < params.top_p < 1:
+        x = apply_top_p(x[None], params.top_p)[0]
+    if params.min_p:
+        x = apply_min_p(x[None], params.min_p)[0]
+    if 0 < params.top_k < x.size:
+        x = apply_top_k(x[None], params.top_k)[0]
     return np.array(x) > -np.inf
 
 
@@ -71,7 +72,7 @@ def test_each_row_keeps_what_mlx_lm_keeps(
         want = reference(row, logits[index])
         # A cumulative sum over another number of terms rounds differently, so that a token
         # exactly on the edge of the nucleus may fall on either side.
-        assert (mine[index] != want).sum() <= (1 if row.top_p < 1 else 0)
+        assert (mine[index] != want).sum() <= (1 if row.sampling.top_p < 1 else 0)
 
 
 @pytest.mark.parametrize("vocab", [12, 2100])
@@ -136,5 +137,6 @@ def test_typical_p_keeps_the_locally_typical_set_of_its_rows_alone() -> None:
         x = np.array(logits[index]).astype(np.float64)
         p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
         order = np.argsort(np.abs(-np.log(p) - (p * -np.log(p)).sum()))
-        count = 700 if row.typical_p == 1 else (np.cumsum(p[order]) < row.typical_p).sum() + 1
+        mass = row.sampling.typical_p
+        count = 700 if mass == 1 else (np.cumsum(p[order]) < mass).sum() + 1
         assert set(np.flatnonzero(mine[index])) == set(order[:count])

@@ -12,6 +12,7 @@ import psutil
 
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
+from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
 
 FATAL_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("fatal_core.py")))
@@ -72,10 +73,7 @@ def row(row_id: int, *, length: int = 40, prompt: int = 0, count: int = 3) -> Ge
     return GenerateRequest(
         id=row_id,
         prompt_ids=[20 + (prompt or row_id) % 400] * count,
-        temperature=float(row_id % 2),
-        top_p=0.95,
-        top_k=0,
-        min_p=0.0,
+        sampling=SamplingParams(temperature=float(row_id % 2), top_p=0.95),
         seed=1000 + row_id,
         max_tokens=length,
         stop_ids=[],
@@ -86,10 +84,7 @@ def poison(row_id: int) -> GenerateRequest:
     return GenerateRequest(
         id=row_id,
         prompt_ids=[FATAL_TOKEN],
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
+        sampling=SamplingParams(temperature=0.0),
         seed=row_id,
         max_tokens=5,
         stop_ids=[],

@@ -17,6 +17,7 @@ from budmlx.protocol import (
     ToCore,
     Token,
 )
+from budmlx.types import SamplingParams
 
 POLICY = RecoveryPolicy()
 STOP = 7
@@ -36,10 +37,7 @@ def request(
     return GenerateRequest(
         id=row_id,
         prompt_ids=[prompt or row_id],
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
+        sampling=SamplingParams(),
         seed=seed,
         max_tokens=length,
         stop_ids=[STOP] if stop else [],

@@ -67,12 +67,13 @@ SCRIPT = """
     sys.path.append({root!r})
     from budmlx.engine.hosts.process import ProcessHost
     from budmlx.protocol import CoreSettings, GenerateRequest
+    from budmlx.types import SamplingParams
 
     print("imported", flush=True)
     seen = threading.Event()
     settings = CoreSettings(model_path={model!r}, model_name="tiny")
     host = ProcessHost(settings, lambda frame: frame.tokens and seen.set())
-    host.submit(GenerateRequest(id=1, prompt_ids=[1], temperature=0, top_p=1, top_k=0, min_p=0,
+    host.submit(GenerateRequest(id=1, prompt_ids=[1], sampling=SamplingParams(temperature=0),
                                 seed=1, max_tokens=8000, stop_ids=[]))
     assert seen.wait(60)
 """

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from budmlx.engine.request.tools import MAX_CHOICES, MAX_TOOLS
-from budmlx.server.dialects.openai.sampling import MAX_STOP_CHARS, MAX_STOPS
 from budmlx.server.dialects.openai.text_request import MAX_PROMPTS
-from budmlx.types import MAX_BIAS, MAX_BIASES, MAX_TTL
+from budmlx.types import MAX_TTL
 
 Schema = dict[str, Any]
 
@@ -66,22 +65,6 @@ SCHEMAS: dict[str, Schema] = {
         ]
     },
     "tokens": {"type": "array", "items": IDS["items"]},
-    "stop": {
-        "anyOf": [
-            {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS},
-            {
-                "type": "array",
-                "maxItems": MAX_STOPS,
-                "items": {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS},
-            },
-        ]
-    },
-    "logit_bias": {
-        "type": "object",
-        "maxProperties": MAX_BIASES,
-        "propertyNames": {"pattern": "^-?[0-9]{1,19}$"},
-        "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
-    },
     "cache": {
         "anyOf": [
             {"type": "boolean"},
@@ -168,29 +151,12 @@ NOTES: dict[str, str] = {
     "add_special_tokens": "Begin with what the model expects there, such as `<s>`.",
     "stream": "Answer with server-sent events; absent, the Accept header decides.",
     "stream_options": "How a stream tells its usage and its tool calls.",
-    "max_tokens": "Most tokens of a reply; clamped to the context.",
     "max_completion_tokens": "The same as `max_tokens`, and goes before it.",
-    "min_tokens": "Neither the model's end nor a stop comes before; -1: the context's end.",
     "min_completion_tokens": "The same as `min_tokens`, and goes before it.",
-    "temperature": "0 is greedy.",
-    "top_p": "Keep the most likely tokens of this total probability.",
-    "top_k": "Keep so many of the most likely tokens; 0 or -1: all.",
-    "min_p": "Drop tokens below this share of the most likely one.",
-    "typical_p": "Keep the locally typical tokens of this total probability.",
-    "frequency_penalty": "Taken off a token's logit for each time it was generated.",
-    "presence_penalty": "Taken off a token's logit once it was generated.",
-    "repetition_penalty": "Makes tokens of prompt and reply less likely; 1 changes nothing.",
-    "repetition_window": "How many last tokens that penalty looks at; 0: all.",
-    "logit_bias": "Token id to a value that is added to its logit; -100 bans, 100 is exclusive. "
-    "Ids outside the vocabulary are ignored and listed in `warnings`.",
-    "seed": "The same seed draws the same random numbers, whatever else is running.",
     "random_seed": "Another name of `seed`, which goes before it.",
     "n": "How many choices; they share one prefill.",
     "best_of": "Generate so many and return the `n` most likely; not for streams.",
     "echo": "Begin each choice with its prompt; not with `logprobs`.",
-    "stop": "Texts that end a reply and are not part of it.",
-    "stop_token_ids": "Ids that end a reply like the model's own end does.",
-    "ignore_eos": "The model's own end does not end a reply.",
     "logprobs": "Report log probabilities of the tokens of the reply.",
     "top_logprobs": "So many of the most likely tokens at each place; implies `logprobs`.",
     "tools": "Functions that the model may call.",
@@ -205,8 +171,6 @@ NOTES: dict[str, str] = {
     "disable_reasoning": "For the chat template: no reasoning.",
     "clear_thinking": "For the chat template: leave out the reasoning of former turns.",
     "chat_template_kwargs": "Further variables for the chat template.",
-    "sampler": "A sampler that a plugin brings, with its options.",
-    "logits_processors": "Processors that plugins bring, with their options, in order.",
     "cache": "Keep the reply and answer the same request from it; `bypass` computes anew.",
     "cache_salt": "Kept replies and reused prompts are shared only where this is the same.",
     "explain_cache": "Say how much of the prompt's KV was reused, and why not more.",

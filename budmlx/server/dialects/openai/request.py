@@ -10,9 +10,10 @@ from pydantic import Field
 
 from budmlx.engine.request.tools import parse_response_format
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.openai.declared import within
 from budmlx.server.dialects.openai.messages import ChatMessage, Int, WireModel, with_parts
 from budmlx.server.dialects.openai.params import Extras, ignored
-from budmlx.server.dialects.openai.sampling import GenerationRequest, within
+from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.dialects.openai.tools import Calls, beyond_calls, parse_calls
 from budmlx.types import Request, SamplingParams
 

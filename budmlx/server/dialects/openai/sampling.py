@@ -6,31 +6,32 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, field_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.openai.body import Body
+from budmlx.server.dialects.openai.declared import SCALARS, described, with_scalars, within
 from budmlx.server.dialects.openai.messages import Int, WireModel
 from budmlx.server.dialects.openai.params import Extras, beyond
-from budmlx.types import MAX_BIAS, MAX_BIASES, RANGES, CachePolicy, PluginChoice, SamplingParams
+from budmlx.types import (
+    MAX_BIAS,
+    MAX_BIASES,
+    CachePolicy,
+    PluginChoice,
+    SamplingParams,
+)
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_CHOICES = 16
 MAX_PROCESSORS = 16
 
-DEFAULTS = SamplingParams()
+OUTSIDE = "Ids outside the vocabulary are ignored and listed in `warnings`."
 
 TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
 Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
-
-
-def within(name: str) -> Any:
-    """The range of a sampling parameter."""
-    low, high = RANGES[name]
-    return Field(ge=low, le=high)
 
 
 def _cache(value: Any) -> CachePolicy:
@@ -42,6 +43,24 @@ def _cache(value: Any) -> CachePolicy:
 
 
 CacheOption = Annotated[CachePolicy, PlainValidator(_cache)]
+
+STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+Stops = Annotated[
+    list[str],
+    WithJsonSchema({"anyOf": [STOP, {"type": "array", "maxItems": MAX_STOPS, "items": STOP}]}),
+]
+Biases = Annotated[
+    dict[str, Bias],
+    Field(max_length=MAX_BIASES),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MAX_BIASES,
+            "propertyNames": {"pattern": "^-?[0-9]{1,19}$"},
+            "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+        }
+    ),
+]
 
 
 class NamedChoice(WireModel):
@@ -61,31 +80,34 @@ class StreamOptions(WireModel):
     incremental_tool_calls: bool | None = None
 
 
-class GenerationRequest(Body):
-    """The fields of every body that asks for generated text."""
+@with_scalars
+class Scalars(Body):
+    """The sampling parameters that have the same form on the wire as in `SamplingParams`."""
+
+
+class GenerationRequest(Scalars):
+    """The fields of every body that asks for generated text.
+
+    Sampling parameters stand here where the wire has another form or range for them.
+    """
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[Int, Field(ge=1)] | None = None
-    temperature: Annotated[float, within("temperature")] = DEFAULTS.temperature
-    top_p: Annotated[float, within("top_p")] = DEFAULTS.top_p
-    top_k: Annotated[Int, Field(ge=-1, lt=2**31)] = DEFAULTS.top_k
-    min_p: Annotated[float, within("min_p")] = DEFAULTS.min_p
-    typical_p: Annotated[float, within("typical_p")] = DEFAULTS.typical_p
-    frequency_penalty: Annotated[float, within("frequency_penalty")] = 0.0
-    presence_penalty: Annotated[float, within("presence_penalty")] = 0.0
-    repetition_penalty: Annotated[float, within("repetition_penalty")] = 1.0
-    repetition_window: Annotated[Int, within("repetition_window")] = 0
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] = {}
-    seed: Int64 | None = None
+    max_tokens: Annotated[Annotated[Int, Field(ge=1)] | None, described("max_tokens")] = None
+    top_k: Annotated[Int, Field(ge=-1, lt=2**31), described("top_k", "-1 is the same as 0.")] = 0
+    logit_bias: Annotated[Biases, described("logit_bias", OUTSIDE)] = {}
+    seed: Annotated[Int64 | None, described("seed")] = None
     random_seed: Int64 | None = None
     n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = 1
-    stop: list[str] = []
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] = []
-    ignore_eos: bool = False
-    min_tokens: Annotated[Int, within("min_tokens")] = 0
-    sampler: NamedChoice | None = None
-    logits_processors: Annotated[list[NamedChoice], Field(max_length=MAX_PROCESSORS)] = []
+    stop: Annotated[Stops, described("stop")] = []
+    stop_token_ids: Annotated[
+        list[TokenId], Field(max_length=MAX_STOPS), described("stop_token_ids")
+    ] = []
+    min_tokens: Annotated[Int, within("min_tokens"), described("min_tokens")] = 0
+    sampler: Annotated[NamedChoice | None, described("sampler")] = None
+    logits_processors: Annotated[
+        list[NamedChoice], Field(max_length=MAX_PROCESSORS), described("logits_processors")
+    ] = []
     response_format: Any = None
     service_tier: str | None = None
     cache: CacheOption | None = None
@@ -146,26 +168,21 @@ class GenerationRequest(Body):
 
         Raises InvalidRequestError for combinations.
         """
+        scalars = {name: getattr(self, name) for name in SCALARS}
+        scalars |= {
+            "top_k": max(self.top_k, 0),
+            "seed": self.seed if self.seed is not None else self.random_seed,
+            "max_tokens": max_tokens,
+            "min_tokens": min_tokens,
+            "logprobs": logprobs,
+        }
         return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=max(self.top_k, 0),
-            min_p=self.min_p,
-            typical_p=self.typical_p,
-            frequency_penalty=self.frequency_penalty,
-            presence_penalty=self.presence_penalty,
-            repetition_penalty=self.repetition_penalty,
-            repetition_window=self.repetition_window,
+            **scalars,
             logit_bias=tuple((int(token), v) for token, v in self.logit_bias.items()),
-            seed=self.seed if self.seed is not None else self.random_seed,
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
             stop=tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids),
-            ignore_eos=self.ignore_eos,
             sampler=None if self.sampler is None else self.sampler.to_choice(),
             logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
-            logprobs=logprobs,
         )
 
 

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from budmlx.engine.request.tools import parse_response_format
 from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.openai.declared import described
 from budmlx.server.dialects.openai.messages import Int
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.types import Choice, Completion, Request
@@ -52,7 +53,7 @@ class CompletionRequest(GenerationRequest):
     """The body. Several prompts are answered as if they were one: choices are numbered through."""
 
     prompt: Annotated[Prompt | list[Prompt], BeforeValidator(_check_prompt)]
-    max_tokens: Annotated[Int, Field(ge=1)] = DEFAULT_MAX_TOKENS
+    max_tokens: Annotated[Int, Field(ge=1), described("max_tokens")] = DEFAULT_MAX_TOKENS
     best_of: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: bool = False
     logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

@@ -1,0 +1,65 @@
+"""The table of sampling parameters in docs/parameters.md, made from their declarations.
+
+`python -m tests.docs.parameters` writes it into the page.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from budmlx.types import MAX_BIAS, PARAMETERS, RANGES, PluginChoice, SamplingParams
+
+PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
+
+LARGE = 2**31 - 1
+"""A bound from here on says nothing but that there is one."""
+
+VALUES: dict[Any, str] = {
+    bool: "`true`, `false`",
+    tuple[str, ...]: "strings",
+    tuple[int, ...]: "token ids",
+    tuple[
+        tuple[int, float], ...
+    ]: f"token ids, each with a value from {-MAX_BIAS:g} to {MAX_BIAS:g}",
+    PluginChoice | None: "an object: `name`, and the plugin's options",
+    tuple[PluginChoice, ...]: "a list of such objects",
+}
+"""What stands for the range of a parameter that is no number."""
+
+_PART = re.compile(r"(<!-- generated: parameters -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def parameters() -> str:
+    """The table."""
+    lines = ["| Parameter | Values | Default | Meaning |", "| --- | --- | --- | --- |"]
+    hints = get_type_hints(SamplingParams)
+    for field in fields(SamplingParams):
+        values = _range(field.name) if field.name in RANGES else VALUES[hints[field.name]]
+        sentence = PARAMETERS[field.name].sentence
+        lines.append(f"| `{field.name}` | {values} | {_default(field.default)} | {sentence} |")
+    return "\n".join(lines) + "\n"
+
+
+def current(page: str) -> str:
+    """The page's text with today's table."""
+    return _PART.sub(lambda match: f"{match[1]}\n{parameters()}\n{match[3]}", page)
+
+
+def _range(name: str) -> str:
+    low, high = RANGES[name]
+    if low <= -LARGE:
+        return "64-bit integers"
+    return f"{low:g} or more" if high >= LARGE else f"{low:g} to {high:g}"
+
+
+def _default(value: Any) -> str:
+    if value in (None, ()):
+        return "none"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"{value:g}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(current(PAGE.read_text("utf-8")), "utf-8")

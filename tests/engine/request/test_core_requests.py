@@ -1,0 +1,64 @@
+"""Rows for the core: what of the parameters is resolved, and what crosses as it was asked."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import msgspec
+import pytest
+
+from budmlx.engine.asked import Prompt
+from budmlx.engine.request.core_requests import UNLIMITED, core_requests
+from budmlx.errors import InvalidRequestError
+from budmlx.protocol import GenerateRequest, Grammar
+from budmlx.types import PluginChoice, Request, SamplingParams
+
+EOS = [2, 9]
+
+
+def row(**params: object) -> GenerateRequest:
+    request = Request(prompt="", sampling=SamplingParams(**params))  # type: ignore[arg-type]
+    (made,) = core_requests([1], Prompt([3, 4]), request, EOS)
+    return made
+
+
+def test_what_the_engine_leaves_open_is_resolved() -> None:
+    made = row()
+    assert (made.max_tokens, made.min_tokens, made.stop_ids) == (UNLIMITED, 0, EOS)
+    assert row().seed != made.seed
+    made = row(max_tokens=7, min_tokens=5, stop_token_ids=(5, 2), seed=11)
+    assert (made.max_tokens, made.min_tokens, made.stop_ids, made.seed) == (7, 5, [2, 5, 9], 11)
+    assert row(min_tokens=-1).min_tokens == UNLIMITED
+    assert row(stop_token_ids=(5,), ignore_eos=True).stop_ids == [5]
+
+
+def test_all_other_parameters_cross_as_they_are() -> None:
+    resolved = {
+        "seed": 1, "max_tokens": 9, "min_tokens": 1, "stop": ("x",), "stop_token_ids": (5,),
+        "ignore_eos": True, "sampler": PluginChoice("a", {"b": object()}),
+        "logits_processors": (PluginChoice("c"),),
+    }  # fmt: skip
+    asked = {
+        "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "typical_p": 0.5,
+        "frequency_penalty": 0.5, "presence_penalty": 0.5, "repetition_penalty": 1.5,
+        "repetition_window": 5, "logit_bias": ((3, -100.0),), "logprobs": 3,
+    }  # fmt: skip
+    assert resolved.keys() | asked.keys() == {field.name for field in fields(SamplingParams)}
+    made = row(**resolved, **asked)
+    assert made.sampling == SamplingParams(**asked)  # type: ignore[arg-type]
+    # What stays behind need not be encodable.
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=GenerateRequest)
+    assert decoded == made
+
+
+def test_choices_differ_by_id_and_choice_alone() -> None:
+    first, second = core_requests([7, 8], Prompt([3]), Request(prompt="", n=2), EOS)
+    assert (first.id, first.choice, first.fork) == (7, 0, 7)
+    assert second == msgspec.structs.replace(first, id=8, choice=1)
+
+
+def test_a_form_must_be_able_to_end() -> None:
+    request = Request(prompt="", sampling=SamplingParams(ignore_eos=True))
+    with pytest.raises(InvalidRequestError) as caught:
+        core_requests([1], Prompt([3]), request, EOS, Grammar(source="", param="x"))
+    assert caught.value.param == "ignore_eos"
