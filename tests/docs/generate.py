@@ -13,6 +13,7 @@ from pathlib import Path
 from budmlx.plugins.reference import reference
 from tests.docs import tables
 from tests.docs.pages import DOCS, guides, name
+from tests.docs.parameters import parameters
 from tests.docs.settings import settings
 
 WHOLE: Mapping[Path, Callable[[], str]] = {DOCS / "hooks.md": reference}
@@ -23,6 +24,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "errors": tables.errors,
     "hooks": tables.hooks,
     "limits": tables.limits,
+    "parameters": parameters,
     "settings": settings,
     "statuses": tables.statuses,
 }

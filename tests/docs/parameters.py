@@ -1,18 +1,11 @@
-"""The table of sampling parameters in docs/parameters.md, made from their declarations.
-
-`python -m tests.docs.parameters` writes it into the page.
-"""
+"""The table of sampling parameters, made from their declarations."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from budmlx.types import MAX_BIAS, PARAMETERS, RANGES, PluginChoice, SamplingParams
-
-PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
 
 LARGE = 2**31 - 1
 """A bound from here on says nothing but that there is one."""
@@ -29,8 +22,6 @@ VALUES: dict[Any, str] = {
 }
 """What stands for the range of a parameter that is no number."""
 
-_PART = re.compile(r"(<!-- generated: parameters -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-
 
 def parameters() -> str:
     """The table."""
@@ -40,12 +31,7 @@ def parameters() -> str:
         values = _range(field.name) if field.name in RANGES else VALUES[hints[field.name]]
         sentence = PARAMETERS[field.name].sentence
         lines.append(f"| `{field.name}` | {values} | {_default(field.default)} | {sentence} |")
-    return "\n".join(lines) + "\n"
-
-
-def current(page: str) -> str:
-    """The page's text with today's table."""
-    return _PART.sub(lambda match: f"{match[1]}\n{parameters()}\n{match[3]}", page)
+    return "\n".join(lines)
 
 
 def _range(name: str) -> str:
@@ -59,7 +45,3 @@ def _default(value: Any) -> str:
     if value in (None, ()):
         return "none"
     return f"`{str(value).lower()}`" if isinstance(value, bool) else f"{value:g}"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(current(PAGE.read_text("utf-8")), "utf-8")
