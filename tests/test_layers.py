@@ -55,7 +55,7 @@ LATE = {
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
 # plugins by name.
 IMPORTLIB = LATE.keys() | {
-    "budmlx.core.plugin_target",
+    "budmlx.core.plugin_calls",
     "budmlx.testing.tiny_random",
     "budmlx.engine.text.tokenizer",
 }
@@ -85,8 +85,7 @@ ROOMS = {
 # Modules between the folders that all of a ring may import.
 SHARED = {
     "budmlx.core.row",
-    "budmlx.core.plugin_target",
-    "budmlx.core.plugin_note",
+    "budmlx.core.plugin_calls",
     "budmlx.engine.asked",
 }
 

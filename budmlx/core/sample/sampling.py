@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.plugin_target import PluginFault
+from budmlx.core.plugin_calls import PluginFault
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.adjustments import adjustments
 from budmlx.core.sample.draw import Draws
