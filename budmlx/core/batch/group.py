@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from budmlx.core.batch.placement import Placement
+from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.slots import Slots
 from budmlx.core.model.model import Model
@@ -57,44 +57,23 @@ class Group:
         return cls(model, [row for prompt in prompts for row in prompt.rows], caches)
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens that each row's cache holds after the step in flight."""
-        return [len(row.ids) + 1 for row in self.rows]
+    def state(self) -> GroupState:
+        """What the scheduler needs to know."""
+        slots = self._slots
+        return GroupState([row.id for row in self.rows], slots.width, slots.span, slots.empty)
 
     @property
-    def occupied(self) -> list[int]:
-        """Tokens that the caches have room for, by slot: what the group takes in memory."""
-        lengths = self.lengths
-        return [max(*lengths, self._slots.span + 1)] * self._slots.width
-
-    def tidy(self) -> bool:
-        """Give up memory that no row needs; whether there was any."""
-        return self._slots.tidy(self._longest)
+    def empty(self) -> bool:
+        """Whether a cache still has no content."""
+        return self._slots.empty
 
     @property
     def _longest(self) -> int:
         return max(row.held for row in self.rows)
 
-    @property
-    def solo(self) -> bool:
-        """Whether nobody may join."""
-        return any(row.solo for row in self.rows)
-
-    @property
-    def joinable(self) -> bool:
-        """Whether these rows may share a batch with others."""
-        return self._model.info.batchable and not self.solo and not self.empty
-
-    def best_of(self, groups: Sequence[Group], placement: Placement) -> Group | None:
-        """The group that these rows should join; None: they had better stay on their own."""
-        joinable = [group for group in groups if group.joinable] if self.joinable else []
-        index = placement.choose(self.lengths, [group.lengths for group in joinable])
-        return None if index is None else joinable[index]
-
-    @property
-    def empty(self) -> bool:
-        """Whether a cache still has no content; such groups are not merged."""
-        return self._slots.empty
+    def compact(self) -> None:
+        """Give up vacant slots and needless padding."""
+        self._slots.compact(self._longest)
 
     def absorb(self, other: Group, expected: int) -> None:
         """Take over all rows of `other`; both must be between steps.
@@ -161,7 +140,7 @@ class Group:
         self._feed = drawn.tokens
         self._in_flight = [(drawn, self.rows)]
         for row in self.rows:
-            row.sampled += 1
+            row.advance()
         mx.async_eval(*drawn.arrays)
         return drawn.faults
 
@@ -176,7 +155,7 @@ class Group:
         }
 
     def pause(self) -> None:
-        """Take no step in this turn; what the last one drew is due all the same."""
+        """Take no step this time; what the last one drew is due all the same."""
         self._due, self._in_flight = self._in_flight, []
 
     def collect(self) -> Iterator[tuple[Row, Outcome]]:
@@ -187,10 +166,3 @@ class Group:
             for row, outcome in zip(rows, drawn.read(), strict=True):
                 if row in here:
                     yield row, outcome
-
-
-def best_pair(groups: Sequence[Group], placement: Placement) -> tuple[Group, Group] | None:
-    """Two groups that had better be one."""
-    joinable = [group for group in groups if group.joinable]
-    pair = placement.merge([group.lengths for group in joinable])
-    return None if pair is None else (joinable[pair[0]], joinable[pair[1]])

@@ -81,7 +81,7 @@ class Slots:
         Returns in which order the rows are now: indices of those here, followed by the others.
         """
         count, size = len(other.places), other.caches[0].size()
-        other.tidy()
+        other.compact()
         self._merge()
         if not self._lasting:
             other._merge()
@@ -126,7 +126,7 @@ class Slots:
         elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
             self._rebuild(len(self.places) + wanted, spare)
 
-    def tidy(self, longest: int | None = None) -> bool:
+    def compact(self, longest: int | None = None) -> bool:
         """Give up vacant slots and needless padding; whether there were any.
 
         longest: tokens of the longest row; None leaves the padding.

@@ -26,7 +26,7 @@ def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
     penalised = [i for i, row in enumerate(rows) if _is_penalised(row)]
     if penalised:
         wanted.append(Penalties(rows, penalised, vocab))
-    if any(row.sampled < row.request.min_tokens for row in rows):
+    if any(row.position < row.request.min_tokens for row in rows):
         wanted.append(EarlyStops(rows))
     return wanted
 
@@ -60,7 +60,7 @@ class EarlyStops:
         banned = [
             (i, token)
             for i, row in enumerate(self._rows)
-            if row.sampled < row.request.min_tokens
+            if row.position < row.request.min_tokens
             for token in row.request.stop_ids
         ]
         if not banned:
@@ -88,7 +88,7 @@ class Penalties:
         self._repetition = _column([r.repetition_penalty for r in requests])
         self._subtracts = any(r.frequency_penalty or r.presence_penalty for r in requests)
         self._divides = any(r.repetition_penalty != 1 for r in requests)
-        generated = [row.ids[len(row.request.prompt_ids) :] for row in self._rows]
+        generated = [row.generated() for row in self._rows]
         self._generated = _counts(generated, vocab) if self._subtracts else None
         windows = [row.ids[-row.request.repetition_window :] for row in self._rows]
         self._seen = _counts(windows, vocab) if self._divides else None
@@ -112,7 +112,7 @@ class Penalties:
 
     def _advance(self, feed: mx.array) -> None:
         """Count the tokens fed to this step and forget those that leave a window."""
-        fresh = [float(row.sampled > row.produced) for row in self._rows]
+        fresh = [float(row.unread > 0) for row in self._rows]
         entering, numbers = mx.array(fresh), mx.arange(len(self._rows))
         if self._generated is not None:
             self._generated = self._generated.at[numbers, feed].add(entering)

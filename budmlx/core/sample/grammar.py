@@ -138,21 +138,16 @@ class RowGrammar:
 
     def __init__(self, matcher: LLMatcher):
         self.matcher = matcher
-        self._consumed = 0
+        self.consumed = 0
 
     def reset(self) -> None:
         """Go back to the beginning; the row's tokens are followed anew."""
         self.matcher.reset()
-        self._consumed = 0
+        self.consumed = 0
 
-    def follow(self, row: Row, unread: int | None) -> str:
-        """Take in the row's tokens, and one that is not in `row.ids` yet.
-
-        Returns what is wrong, if anything.
-        """
-        begin = len(row.request.prompt_ids) + self._consumed
-        tokens = [*row.ids[begin:], *(() if unread is None else (unread,))]
-        self._consumed += len(tokens)
+    def follow(self, tokens: list[int]) -> str:
+        """Consume further tokens. Returns what is wrong, if anything."""
+        self.consumed += len(tokens)
         if tokens and not self.matcher.consume_tokens(tokens):
             return problem_of(self.matcher)
         return ""
@@ -205,7 +200,8 @@ class Constraints:
             if token in row.request.stop_ids or row in faults:
                 continue  # Its step comes too late to matter.
             assert row.grammar is not None
-            if problem := row.grammar.follow(row, token):
+            tokens = row.generated(row.grammar.consumed)
+            if problem := row.grammar.follow(tokens if token is None else [*tokens, token]):
                 faults[row] = _fault(row, problem)
                 continue
             finished[i] = row.grammar.matcher.is_stopped()

@@ -86,8 +86,7 @@ class Plugged:
 
     def _context(self, feed: mx.array) -> RowContext:
         # Copies: a plugin that changes what it gets must not change the rows.
-        ends = [None if row.sampled > row.produced else -1 for row in self.rows]
-        history = [row.ids[:end] for row, end in zip(self.rows, ends, strict=True)]
+        history = [row.history() for row in self.rows]
         return RowContext(history=history, last=mx.array(feed[self.indices]))
 
     def _method(self, name: str, *arguments: Any) -> Any:

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.plugin_calls import PluginFault
+from budmlx.core.plugin_calls import PluginFault, fault
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.adjustments import adjustments
 from budmlx.core.sample.draw import Draws
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.plugins import Plugged, plugged
+
+NOTHING_DRAWN = (
+    "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
+)
 
 
 def random_keys(seeds: np.ndarray, choices: np.ndarray, positions: np.ndarray) -> mx.array:
@@ -44,8 +48,16 @@ def _blaming(each: Plugged, faults: dict[Row, RowFault]) -> Iterator[None]:
     """Note what a plugin does wrong against the rows that chose it."""
     try:
         yield
-    except PluginFault as fault:
-        faults.update(dict.fromkeys(each.rows, ("plugin_error", str(fault))))
+    except PluginFault as error:
+        faults.update(dict.fromkeys(each.rows, (error.code, str(error))))
+
+
+def nothing_drawn(row: Row) -> RowFault:
+    """Why a row ends for which there was no token to draw."""
+    if (sampler := row.request.sampler) is not None:
+        what = f"{sampler.name} drew no token of the vocabulary"
+        return "plugin_error", str(fault(sampler.plugin, what))
+    return "non_finite_logits", NOTHING_DRAWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +163,7 @@ class RowSampling:
         tokens = mx.argmax(logits, axis=-1)
         finite = mx.isfinite(mx.max(logits, axis=-1))
         if self._draws is not None or self._shown is not None:
-            positions = np.array([row.sampled for row in self._rows], dtype=np.uint64)
+            positions = np.array([row.position for row in self._rows], dtype=np.uint64)
             keys = random_keys(self._seeds, self._choices, positions)
             logits = logits.astype(mx.float32)
             if self._draws is not None:

@@ -1,4 +1,4 @@
-"""Who runs next: rows that wait, in one line for each owner."""
+"""Fair queue: rows that wait, in one line for each owner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self._front = deque[Row]()  # sent back; they go before everybody
+        self._front = deque[Row]()  # requeued; they come before all others
         self._lines: dict[str, deque[Row]] = {}  # none empty, the longest without a turn first
 
     def __len__(self) -> int:
@@ -68,8 +68,8 @@ class FairQueue:
         if not line:
             del self._lines[owner]
 
-    def to_give_way(self, rows: Iterable[Row]) -> Row:
-        """The row that shall be sent back first: the youngest of the owner with most at work.
+    def to_preempt(self, rows: Iterable[Row]) -> Row:
+        """The row to preempt first: the youngest of the owner with most rows at work.
 
         rows: all there are, the oldest first; at least one of them does not wait.
         """
