@@ -17,7 +17,7 @@ from budmlx.core.model.model import DeviceLostError, Model
 from budmlx.core.reuse.blocks import Reuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import Row, RowError, RowFault
-from budmlx.core.sample.sampling import nothing_drawn
+from budmlx.core.sample.sampling import Outcome, nothing_drawn
 from budmlx.protocol import RowFailed, Token
 
 log = logging.getLogger(__name__)
@@ -210,16 +210,21 @@ class Executor:
             self._progress.fail([row], fault)
 
     def _collect(self, group: Group) -> None:
-        for row, drawn in group.collect():
-            if row in self._progress.out:
-                continue
+        for row, outcomes in group.collect():
+            if row not in self._progress.out:
+                self._commit(row, outcomes)
+
+    def _commit(self, row: Row, outcomes: Sequence[Outcome]) -> None:
+        for drawn in outcomes:
             if not drawn.finite:
                 self._progress.fail([row], nothing_drawn(row))
-                continue
+                return
             reason = row.commit([drawn.token])
             more = (drawn.logprob, drawn.top, row.cached, row.from_disk)
             self._progress.tokens.append(Token(row.id, drawn.token, reason, *more))
             row.cached = row.from_disk = 0
+            if reason is not None:
+                return
 
     def _guard(self, rows: Iterable[Row], action: Callable[..., None], *arguments: Any) -> None:
         """Call `action`; if it raises, these rows take no further part in the plan."""

@@ -22,8 +22,8 @@ class Group:
 
     caches: one entry per layer. A group of one keeps mlx-lm's single-row cache, which needs
     no mask; caches are merged when there are more. Rows are in the order of their slots.
-    `_feed` holds the next input token of each row: for a row that has just joined the last
-    prompt token, otherwise one that is still being computed.
+    `_feed`, [rows, 1], holds the next input token of each row: for a row that has just joined
+    the last prompt token, otherwise one that is still being computed.
     `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for;
     None for those that have left.
     """
@@ -32,7 +32,7 @@ class Group:
         self.rows = rows
         self._model = model
         self._slots = Slots(caches, len(rows))
-        self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
+        self._feed = mx.array([row.ids[-1:] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
         self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
@@ -130,8 +130,8 @@ class Group:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         self._slots.before_step(self._longest, expected)
         tokens = self._slots.spread(self._feed)
-        logits = self._slots.gather(self._model(tokens[:, None], self._slots.caches)[:, -1, :])
-        unread: dict[Row, int] = {}
+        logits = self._slots.gather(self._model(tokens, self._slots.caches))
+        unread: dict[Row, list[int]] = {}
         if self._sampling.constrained:
             # The device works while the tokens before are read and masks are made of them.
             mx.async_eval(logits)
@@ -144,13 +144,13 @@ class Group:
         mx.async_eval(*drawn.arrays)
         return drawn.faults
 
-    def _unread(self) -> dict[Row, int]:
+    def _unread(self) -> dict[Row, list[int]]:
         """What rows drew in the step that is due."""
         here = set(self.rows)
         return {
-            row: token
+            row: tokens
             for drawn, rows in self._due
-            for row, token in zip(rows, drawn.tokens.tolist(), strict=True)
+            for row, tokens in zip(rows, drawn.tokens.tolist(), strict=True)
             if row in here
         }
 
@@ -158,11 +158,11 @@ class Group:
         """Take no step this time; what the last one drew is due all the same."""
         self._due, self._in_flight = self._in_flight, []
 
-    def collect(self) -> Iterator[tuple[Row, Outcome]]:
-        """Wait for what the step before the last `dispatch` drew."""
+    def collect(self) -> Iterator[tuple[Row, list[Outcome]]]:
+        """Wait for what the step before the last `dispatch` drew, for each row in its order."""
         due, self._due = self._due, []
         here = set(self.rows)
         for drawn, rows in due:
-            for row, outcome in zip(rows, drawn.read(), strict=True):
+            for row, outcomes in zip(rows, drawn.read(), strict=True):
                 if row in here:
-                    yield row, outcome
+                    yield row, outcomes

@@ -99,10 +99,10 @@ class Slots:
         return sorted(range(len(places)), key=places.__getitem__)
 
     def spread(self, values: mx.array) -> mx.array:
-        """Values [rows] as values [slots]."""
+        """Values [rows, ...] as values [slots, ...]."""
         if not self.vacant:
             return values
-        spread = mx.zeros(self.width, values.dtype)
+        spread = mx.zeros((self.width, *values.shape[1:]), values.dtype)
         spread[mx.array(self.places)] = values
         return spread
 

@@ -14,8 +14,11 @@ from budmlx.core.row import Row
 class Adjustment(Protocol):
     """One kind of change, for the rows of a group that asked for it."""
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
-        """New logits [rows, vocab]. feed: the token ids [rows] that led to them."""
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
+        """New logits [rows, vocab]. feed: the token ids [rows] that led to them.
+
+        place: of the tokens drawn from them, counted from each row's position.
+        """
 
 
 def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
@@ -44,7 +47,7 @@ class Bias:
         self._ids = mx.array([token for row in rows for token in row.request.bias_ids])
         self._values = mx.array([value for row in rows for value in row.request.bias_values])
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         return logits.at[self._rows, self._ids].add(self._values)
 
@@ -55,12 +58,12 @@ class EarlyStops:
     def __init__(self, rows: Sequence[Row]):
         self._rows = rows
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         banned = [
             (i, token)
             for i, row in enumerate(self._rows)
-            if row.position < row.request.min_tokens
+            if row.position + place < row.request.min_tokens
             for token in row.request.stop_ids
         ]
         if not banned:
@@ -93,7 +96,7 @@ class Penalties:
         windows = [row.ids[-row.request.repetition_window :] for row in self._rows]
         self._seen = _counts(windows, vocab) if self._divides else None
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         self._advance(feed if self._all else feed[self._indices])
         x = logits if self._all else logits[self._indices]
