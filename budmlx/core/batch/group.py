@@ -1,4 +1,4 @@
-"""A sub-batch: rows of similar length that share one forward pass per step."""
+"""Group: rows of similar length that share one forward pass per step."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Group:
         self._slots.compact(self._longest)
 
     def absorb(self, other: Group, expected: int) -> None:
-        """Take over all rows of `other`; both must be between steps.
+        """Add all rows of `other`, which then has none; both must be between steps.
 
         expected: further rows that may join soon.
         """

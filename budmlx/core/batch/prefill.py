@@ -1,4 +1,4 @@
-"""Prompts on their way into caches, for the rows that will continue them."""
+"""Prefill: prompts on their way into caches, for the rows that will continue them."""
 
 from __future__ import annotations
 

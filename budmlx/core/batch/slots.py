@@ -1,4 +1,4 @@
-"""Where the rows of a group have their KV."""
+"""Slots: where the rows of a group have their KV."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Slots:
             self.places = list(range(self.width))
 
     def add(self, other: Slots, expected: int) -> list[int]:
-        """Take over the rows of `other`.
+        """Add the rows of `other`, which must not be used any more.
 
         expected: rows that may want slots soon.
         Returns in which order the rows are now: indices of those here, followed by the others.

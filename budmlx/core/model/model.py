@@ -1,4 +1,4 @@
-"""A loaded model: mlx-lm's module plus what the scheduler needs to know of it."""
+"""A loaded model: mlx-lm's module plus what the core needs to know of it."""
 
 from __future__ import annotations
 

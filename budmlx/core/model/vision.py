@@ -1,4 +1,4 @@
-"""Pictures in prompts: encoded once each, and put in the place of their placeholders."""
+"""Vision: pictures in prompts, encoded once each, and put in the place of their placeholders."""
 
 from __future__ import annotations
 

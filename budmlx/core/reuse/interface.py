@@ -1,4 +1,4 @@
-"""What the executor needs of a place where states of former prompts are kept."""
+"""Reusing: what the executor needs of a place where states of former prompts are kept."""
 
 from __future__ import annotations
 

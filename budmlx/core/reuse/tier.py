@@ -1,5 +1,5 @@
-"""Moves blocks between the tree of prefixes and the disk. MLX is used on the caller's thread only;
-what goes to disk is copied here, and written by a thread of the store's.
+"""KV tier: moves blocks between the tree of prefixes and the disk. MLX is used on the caller's
+thread only; what goes to disk is copied here, and written by a thread of the store's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What changes logits before anything is drawn: bias, penalties, stops that come too early."""
+"""Adjustments: what changes logits before anything is drawn, such as bias and penalties."""
 
 from __future__ import annotations
 

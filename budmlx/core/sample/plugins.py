@@ -1,5 +1,5 @@
-"""Samplers and logits processors that plugins bring: called once per step for all rows that
-chose them, with a state for each row that is taken apart and put together as rows come and go.
+"""Plugged: samplers and logits processors that plugins bring, called once per step for all rows
+that chose them, with a state for each row that is taken apart and put together as rows come and go.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One vectorised sampling call for all rows of a group, each with its own parameters.
+"""Sampling: one vectorised call for all rows of a group, each with its own parameters.
 
 A feature that no row uses costs nothing.
 """

@@ -23,11 +23,11 @@ class Admission:
     reserved: bytes of it that cannot go.
     """
 
-    def __init__(self, info: ModelInfo, memory: MemoryModel, placement: Placement, chunk: int):
+    def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int):
         self.reserved = 0
         self._batchable = info.batchable
         self._memory = memory
-        self._placement = placement
+        self._placement = Placement(memory.weights, memory.rectangle)
         self._chunk = chunk
         self._longest = memory.longest_row(info.context_length, chunk)
 

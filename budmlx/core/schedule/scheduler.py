@@ -12,13 +12,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from budmlx.core.batch.executor import Executor
-from budmlx.core.batch.placement import Placement
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import Compiling, Grammars
 from budmlx.core.schedule.admission import Admission
 from budmlx.core.schedule.pace import DiskPace, Pace
-from budmlx.core.schedule.passes import PassChoice
 from budmlx.core.schedule.queue import FairQueue
 from budmlx.core.schedule.report import Report
 from budmlx.core.schedule.view import GroupView, View
@@ -61,12 +59,10 @@ class Scheduler:
     """
 
     def __init__(self, executor: Executor, *, max_rows: int, prefill_chunk: int):
-        placement = Placement(executor.memory.weights, executor.memory.rectangle)
         self._executor = executor
         self._max_rows = max_rows
-        self._view = View(placement, batchable=executor.info.batchable)
-        self._admission = Admission(executor.info, executor.memory, placement, prefill_chunk)
-        self._passes = PassChoice(paddable=executor.paddable, reuses=executor.reuses)
+        self._view = View(executor)
+        self._admission = Admission(executor.info, executor.memory, prefill_chunk)
         self._pace = Pace(prefill_chunk)
         self._disk = DiskPace()
         self._rows: dict[int, Row] = {}
@@ -190,8 +186,7 @@ class Scheduler:
         """
         done, merges = 0, Merges()
         oldest = self._steps % OLDEST_EVERY == 0
-        while done < budget and (ready := [p for p in self._view.prompts if not p.restoring]):
-            chosen = self._passes.next(ready, budget - done, oldest=oldest)
+        while done < budget and (chosen := self._view.next_pass(budget - done, oldest=oldest)):
             done += chosen.tokens
             rows = set(chosen.rows)
             yield Plan(merge=merges, room=self._draft.pop_room(), prefill=chosen.prefill)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.placement import Placement
 from budmlx.core.batch.plan import GroupState, PromptState
 from budmlx.core.row import Row
-from budmlx.core.schedule.passes import PromptView
+from budmlx.core.schedule.passes import PassChoice, PrefillPass, PromptView
 
 
 @dataclass(eq=False, slots=True)
@@ -45,16 +46,14 @@ class GroupView:
 
 
 class View:
-    """The prompts and groups of the executor, the oldest first, and where rows should decode.
+    """The prompts and groups of the executor, the oldest first, and what should run together."""
 
-    batchable: rows can share a batch.
-    """
-
-    def __init__(self, placement: Placement, *, batchable: bool):
+    def __init__(self, executor: Executor):
         self.prompts: list[PromptView] = []
         self.groups: list[GroupView] = []
-        self._placement = placement
-        self._batchable = batchable
+        self._placement = Placement(executor.memory.weights, executor.memory.rectangle)
+        self._passes = PassChoice(paddable=executor.paddable, reuses=executor.reuses)
+        self._batchable = executor.info.batchable
 
     def update(
         self,
@@ -105,7 +104,15 @@ class View:
         prompts = [[prompt.length] * len(prompt.rows) for prompt in self.prompts]
         return [*(group.occupied for group in self.groups), *prompts]
 
-    # Placement
+    # What runs together
+
+    def next_pass(self, budget: int, *, oldest: bool) -> PrefillPass | None:
+        """What the next forward pass over prompts computes; None if none is ready.
+
+        budget: see `PassChoice.next`, as for `oldest`.
+        """
+        ready = [prompt for prompt in self.prompts if not prompt.restoring]
+        return self._passes.next(ready, budget, oldest=oldest) if ready else None
 
     def join(self, prefilled: Collection[Row]) -> list[tuple[int, int]]:
         """Let prefilled rows decode where it costs least: with others, or on their own.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from budmlx.core.batch.placement import Placement
 from budmlx.core.reuse.blocks import Reuse
 from budmlx.core.reuse.tree import Match
 from budmlx.core.schedule.admission import Admission
@@ -26,7 +25,7 @@ def test_rows_wait_for_what_a_session_leaves(tmp_path: Path) -> None:
     lengths = [[700]] * 3
     needed = model.memory.total(lengths, 64)
     tight = replace(model, memory=replace(model.memory, limit=needed + 1000))
-    admission = Admission(tight.info, tight.memory, Placement(0, tight.memory.rectangle), 64)
+    admission = Admission(tight.info, tight.memory, 64)
     assert admission.fits(lengths)
     reuse = Reuse(tight, 2**28)
     driver = Driver(tight, max_rows=8, reuse=reuse)
