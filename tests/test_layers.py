@@ -55,7 +55,7 @@ LATE = {
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
 # plugins by name.
 IMPORTLIB = LATE.keys() | {
-    "budmlx.core.plugin_target",
+    "budmlx.core.plugin_calls",
     "budmlx.testing.tiny_random",
     "budmlx.engine.text.tokenizer",
 }
@@ -82,11 +82,14 @@ ROOMS = {
     "budmlx.server.dialects.openai": (),
     "budmlx.server.routes": (),
 }
+# The folder that says what runs next; what is computed and measured, it hears of.
+DECIDES = {"budmlx.core.schedule"}
+# Who looks at a model's caches, or at what it refuses, and computes nothing.
+PROBES = ("model.model", "model.quantized_kv", "reuse.disk.identity")
 # Modules between the folders that all of a ring may import.
 SHARED = {
     "budmlx.core.row",
-    "budmlx.core.plugin_target",
-    "budmlx.core.plugin_note",
+    "budmlx.core.plugin_calls",
     "budmlx.engine.asked",
 }
 
@@ -176,6 +179,28 @@ def test_folders_import_in_one_order(module: str) -> None:
     assert not others
     # The server's own modules serve all of its folders; elsewhere few are shared.
     assert ring == "budmlx.server" or {name for name in own if not room(name)} <= SHARED
+
+
+def _calls_a_model(node: ast.AST) -> bool:
+    """Whether this is `model(...)`, `self._model(...)`, or the same of its module."""
+    if not isinstance(node, ast.Call):
+        return False
+    called = ast.unparse(node.func)
+    return re.fullmatch(r"(\w+\.)*_?(model|module)(\.module)?", called) is not None
+
+
+def test_only_the_executor_and_what_it_hands_the_model_to_call_it() -> None:
+    calling = {name for name, tree in TREES.items() if any(map(_calls_a_model, ast.walk(tree)))}
+    probes = {f"budmlx.core.{name}" for name in PROBES}
+    assert calling <= {"budmlx.core.batch.group", "budmlx.core.batch.prefill"} | probes
+    assert "budmlx.core.batch.prefill" in calling, "the test recognises no call"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room(name) in DECIDES])
+def test_who_decides_has_neither_model_nor_arrays_nor_a_clock(module: str) -> None:
+    own = imports(module)
+    assert "budmlx.core.model.model" not in own
+    assert not {name.partition(".")[0] for name in own} & {"mlx", "mlx_lm", "numpy", "time"}
 
 
 def test_there_are_no_cycles() -> None:

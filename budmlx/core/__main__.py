@@ -1,7 +1,7 @@
 """The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
 
 FD is a connected stream socket that carries the frames of `budmlx.protocol.channel`. The process
-ends when the other end of the socket does. NOTE_FD is a file for `budmlx.core.plugin_note`.
+ends when the other end of the socket does. NOTE_FD is a file for `budmlx.core.plugin_calls`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import traceback
 
 from budmlx.core.loop import CoreLoop
-from budmlx.core.plugin_note import NOTE
+from budmlx.core.plugin_calls import NOTE
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
 from budmlx.protocol.channel import Channel, FrameError
 

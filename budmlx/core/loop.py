@@ -1,4 +1,4 @@
-"""The core's one thread: take messages, run turns, emit frames."""
+"""The core's one thread: take messages, run steps, emit frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
+from budmlx.core.batch.executor import Executor
 from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
@@ -68,16 +69,13 @@ class CoreLoop:
             if problem := reuse.open_session(SessionFile(path=path, save=False)):
                 self._emit(LoadFailed(f"The session cannot be used: {problem}"))
                 return
-        scheduler = Scheduler(
-            model,
-            max_rows=self._settings.max_rows,
-            prefill_chunk=self._settings.prefill_chunk,
-            reuse=reuse,
-        )
+        executor = Executor(model, reuse)
+        chunk = self._settings.prefill_chunk
+        scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
         self._emit(Loaded(model.info))
         while self._receive(scheduler):
-            self._emit(scheduler.turn(self._emit) if scheduler.busy else StepFrame())
-        reuse.close(CLOSE_SECONDS)
+            self._emit(scheduler.step(self._emit) if scheduler.busy else StepFrame())
+        executor.close(CLOSE_SECONDS)
 
     def _receive(self, scheduler: Scheduler) -> bool:
         """Pass on all messages that are there; wait for one if there is nothing to do."""

@@ -1,15 +1,16 @@
-"""One running request: the single mutable record that the scheduler and the groups share."""
+"""Row: one running request, the record that the scheduler and the executor share.
+
+The executor moves a row on, since whatever runs the same plans must move it in the same way;
+the scheduler reads it, and decides when it runs alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from budmlx.protocol import GenerateRequest, Image, RowErrorCode
-
-if TYPE_CHECKING:
-    from budmlx.core.sample.grammar import RowGrammar
 
 RowFault = tuple[RowErrorCode, str]
 """Why a row must end: the code of the error and its message."""
@@ -21,20 +22,33 @@ class RowError(Exception):
     code: RowErrorCode
 
 
+class GrammarState(Protocol):
+    """How far a row has come in its grammar. matcher: llguidance's. consumed: tokens so far."""
+
+    matcher: Any
+    consumed: int
+
+    def follow(self, tokens: list[int]) -> str:
+        """Consume further tokens. Returns what is wrong, if anything."""
+
+    def reset(self) -> None:
+        """Go back to the beginning; the row's tokens are followed anew."""
+
+
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
 
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """A row's tokens.
+    """A row's tokens, and where it is in them.
 
     ids: prompt and every generated token that has been read.
     keys: the same for comparing prompts: what stands for a picture differs by picture.
-    sampled: generated tokens, the one that is still being computed included.
+    unread: tokens that have been drawn, or are being drawn, and are not in `ids` yet.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
-    cached: prompt tokens that came from the tree of prefixes, until its first token tells.
+    cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: how far it has come in its grammar, if it has one.
@@ -43,20 +57,24 @@ class Row:
     request: GenerateRequest
     ids: list[int]
     keys: list[int]
-    sampled: int
+    unread: int = 0
     solo_until: int | None = None
     started: bool = False
     cached: int = 0
     from_disk: int = 0
     states: dict[int, Any] = field(default_factory=dict)
-    grammar: RowGrammar | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def of(cls, request: GenerateRequest) -> Row:
         """A row that continues after `request.emitted_ids`."""
         ids = [*request.prompt_ids, *request.emitted_ids]
-        keys = with_image_keys(ids, request.images) if request.images else ids
-        return cls(request=request, ids=ids, keys=keys, sampled=len(request.emitted_ids))
+        return cls(request, ids, with_image_keys(ids, request.images) if request.images else ids)
+
+    @property
+    def id(self) -> int:
+        """The number by which plans and messages name the row."""
+        return self.request.id
 
     @property
     def produced(self) -> int:
@@ -64,32 +82,70 @@ class Row:
         return len(self.ids) - len(self.request.prompt_ids)
 
     @property
+    def position(self) -> int:
+        """Place of the next token to be drawn among the generated ones, from 0 on."""
+        return self.produced + self.unread
+
+    @property
     def held(self) -> int:
-        """Tokens that the row's cache holds after the step in flight."""
-        return len(self.request.prompt_ids) + self.sampled - 1
+        """Tokens that the row's cache holds after the step in flight: all but the next one fed."""
+        return len(self.ids) + self.unread - 1
+
+    @property
+    def room(self) -> int:
+        """Tokens that the row's cache must have room for in the next step."""
+        return len(self.ids) + 1
+
+    @property
+    def last_step(self) -> bool:
+        """Whether the last token by length is being drawn already."""
+        return self.position >= self.request.max_tokens
+
+    @property
+    def fresh(self) -> bool:
+        """Whether none of its tokens has been read by this core."""
+        return self.produced == len(self.request.emitted_ids)
 
     @property
     def solo(self) -> bool:
         """Whether the row must not share a batch now."""
         return self.solo_until is not None and self.produced < self.solo_until
 
-    @property
-    def last_step(self) -> bool:
-        """Whether the token that is being computed is the last by length."""
-        return self.sampled >= self.request.max_tokens
+    def history(self) -> list[int]:
+        """A copy of the ids before the token that is fed next, as far as they have been read."""
+        return self.ids[: self.held]
 
-    def take(self, token: int) -> Literal["stop", "length"] | None:
-        """Append a token that was read. Returns why the row ends with it, if it does."""
-        self.ids.append(token)
-        if self.keys is not self.ids:
-            self.keys.append(token)
-        if token in self.request.stop_ids:
-            return "stop"
-        return "length" if self.produced >= self.request.max_tokens else None
+    def generated(self, begin: int = 0) -> list[int]:
+        """A copy of the generated tokens that have been read, from place `begin` on."""
+        return self.ids[len(self.request.prompt_ids) + begin :]
+
+    def advance(self, count: int = 1) -> None:
+        """Note that so many further tokens are being drawn."""
+        self.unread += count
+
+    def commit(self, tokens: Sequence[int]) -> Literal["stop", "length"] | None:
+        """Append tokens that were read. Returns why the row ends, if it does.
+
+        Those that were drawn beyond its end are left out.
+        """
+        for token in tokens:
+            self.unread -= 1
+            self.ids.append(token)
+            if self.keys is not self.ids:
+                self.keys.append(token)
+            if token in self.request.stop_ids:
+                return "stop"
+            if self.produced >= self.request.max_tokens:
+                return "length"
+        return None
+
+    def rewind(self, count: int) -> None:
+        """Forget the last `count` tokens that were drawn and not read."""
+        self.unread -= count
 
     def reset(self) -> None:
-        """Forget what is being computed, so that the row can be prefilled again."""
-        self.sampled = self.produced
+        """Forget everything that is not in `ids`, so that the row can be prefilled again."""
+        self.rewind(self.unread)
         self.states.clear()
         if self.grammar is not None:
             self.grammar.reset()

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from budmlx.core.batch.executor import Executor
 from budmlx.core.model.model import Model, load_model
+from budmlx.core.reuse.interface import Reusing
+from budmlx.core.schedule.passes import PromptView
 from budmlx.core.schedule.scheduler import Scheduler
+from budmlx.core.schedule.view import GroupView
 from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
 from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
@@ -32,12 +36,28 @@ def request(row_id: int, prompt: Iterable[int], **changes: object) -> GenerateRe
 class Driver:
     """Collects what a scheduler says of each row."""
 
-    def __init__(self, model: Model, *, max_rows: int = 64, prefill_chunk: int = 64):
-        self.scheduler = Scheduler(model, max_rows=max_rows, prefill_chunk=prefill_chunk)
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_rows: int = 64,
+        prefill_chunk: int = 64,
+        reuse: Reusing | None = None,
+    ):
+        self.executor = Executor(model, reuse)
+        self.scheduler = Scheduler(self.executor, max_rows=max_rows, prefill_chunk=prefill_chunk)
         self.tokens: dict[int, list[int]] = {}
         self.reasons: dict[int, str] = {}
         self.failed: dict[int, RowFailed] = {}
         self.frames: list[StepFrame] = []
+
+    @property
+    def prompts(self) -> list[PromptView]:
+        return self.scheduler._view.prompts
+
+    @property
+    def groups(self) -> list[GroupView]:
+        return self.scheduler._view.groups
 
     def submit(self, *requests: GenerateRequest) -> None:
         for item in requests:
@@ -45,7 +65,7 @@ class Driver:
             self.scheduler.submit(item)
 
     def turn(self) -> StepFrame:
-        frame = self.scheduler.turn()
+        frame = self.scheduler.step()
         self.frames.append(frame)
         for token in frame.tokens:
             assert token.id not in self.reasons, "a row spoke after its end"

@@ -1,4 +1,4 @@
-"""A sub-batch: rows of similar length that share one forward pass per step."""
+"""Group: rows of similar length that share one forward pass per step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from budmlx.core.batch.placement import Placement
+from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.slots import Slots
 from budmlx.core.model.model import Model
@@ -22,8 +22,8 @@ class Group:
 
     caches: one entry per layer. A group of one keeps mlx-lm's single-row cache, which needs
     no mask; caches are merged when there are more. Rows are in the order of their slots.
-    `_feed` holds the next input token of each row: for a row that has just joined the last
-    prompt token, otherwise one that is still being computed.
+    `_feed`, [rows, 1], holds the next input token of each row: for a row that has just joined
+    the last prompt token, otherwise one that is still being computed.
     `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for;
     None for those that have left.
     """
@@ -32,7 +32,7 @@ class Group:
         self.rows = rows
         self._model = model
         self._slots = Slots(caches, len(rows))
-        self._feed = mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)
+        self._feed = mx.array([row.ids[-1:] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
         self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
@@ -57,47 +57,26 @@ class Group:
         return cls(model, [row for prompt in prompts for row in prompt.rows], caches)
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens that each row's cache holds after the step in flight."""
-        return [len(row.ids) + 1 for row in self.rows]
+    def state(self) -> GroupState:
+        """What the scheduler needs to know."""
+        slots = self._slots
+        return GroupState([row.id for row in self.rows], slots.width, slots.span, slots.empty)
 
     @property
-    def occupied(self) -> list[int]:
-        """Tokens that the caches have room for, by slot: what the group takes in memory."""
-        lengths = self.lengths
-        return [max(*lengths, self._slots.span + 1)] * self._slots.width
-
-    def tidy(self) -> bool:
-        """Give up memory that no row needs; whether there was any."""
-        return self._slots.tidy(self._longest)
+    def empty(self) -> bool:
+        """Whether a cache still has no content."""
+        return self._slots.empty
 
     @property
     def _longest(self) -> int:
         return max(row.held for row in self.rows)
 
-    @property
-    def solo(self) -> bool:
-        """Whether nobody may join."""
-        return any(row.solo for row in self.rows)
-
-    @property
-    def joinable(self) -> bool:
-        """Whether these rows may share a batch with others."""
-        return self._model.info.batchable and not self.solo and not self.empty
-
-    def best_of(self, groups: Sequence[Group], placement: Placement) -> Group | None:
-        """The group that these rows should join; None: they had better stay on their own."""
-        joinable = [group for group in groups if group.joinable] if self.joinable else []
-        index = placement.choose(self.lengths, [group.lengths for group in joinable])
-        return None if index is None else joinable[index]
-
-    @property
-    def empty(self) -> bool:
-        """Whether a cache still has no content; such groups are not merged."""
-        return self._slots.empty
+    def compact(self) -> None:
+        """Give up vacant slots and needless padding."""
+        self._slots.compact(self._longest)
 
     def absorb(self, other: Group, expected: int) -> None:
-        """Take over all rows of `other`; both must be between steps.
+        """Add all rows of `other`, which then has none; both must be between steps.
 
         expected: further rows that may join soon.
         """
@@ -151,8 +130,8 @@ class Group:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         self._slots.before_step(self._longest, expected)
         tokens = self._slots.spread(self._feed)
-        logits = self._slots.gather(self._model(tokens[:, None], self._slots.caches)[:, -1, :])
-        unread: dict[Row, int] = {}
+        logits = self._slots.gather(self._model(tokens, self._slots.caches))
+        unread: dict[Row, list[int]] = {}
         if self._sampling.constrained:
             # The device works while the tokens before are read and masks are made of them.
             mx.async_eval(logits)
@@ -161,36 +140,29 @@ class Group:
         self._feed = drawn.tokens
         self._in_flight = [(drawn, self.rows)]
         for row in self.rows:
-            row.sampled += 1
+            row.advance()
         mx.async_eval(*drawn.arrays)
         return drawn.faults
 
-    def _unread(self) -> dict[Row, int]:
+    def _unread(self) -> dict[Row, list[int]]:
         """What rows drew in the step that is due."""
         here = set(self.rows)
         return {
-            row: token
+            row: tokens
             for drawn, rows in self._due
-            for row, token in zip(rows, drawn.tokens.tolist(), strict=True)
+            for row, tokens in zip(rows, drawn.tokens.tolist(), strict=True)
             if row in here
         }
 
     def pause(self) -> None:
-        """Take no step in this turn; what the last one drew is due all the same."""
+        """Take no step this time; what the last one drew is due all the same."""
         self._due, self._in_flight = self._in_flight, []
 
-    def collect(self) -> Iterator[tuple[Row, Outcome]]:
-        """Wait for what the step before the last `dispatch` drew."""
+    def collect(self) -> Iterator[tuple[Row, list[Outcome]]]:
+        """Wait for what the step before the last `dispatch` drew, for each row in its order."""
         due, self._due = self._due, []
         here = set(self.rows)
         for drawn, rows in due:
-            for row, outcome in zip(rows, drawn.read(), strict=True):
+            for row, outcomes in zip(rows, drawn.read(), strict=True):
                 if row in here:
-                    yield row, outcome
-
-
-def best_pair(groups: Sequence[Group], placement: Placement) -> tuple[Group, Group] | None:
-    """Two groups that had better be one."""
-    joinable = [group for group in groups if group.joinable]
-    pair = placement.merge([group.lengths for group in joinable])
-    return None if pair is None else (joinable[pair[0]], joinable[pair[1]])
+                    yield row, outcomes

@@ -1,5 +1,5 @@
-"""Which rows share a batch. mlx-lm's batch caches are rectangles padded to the longest row,
-so every step costs a group its rectangle plus one more reading of the weights.
+"""Placement: which rows share a batch. mlx-lm's batch caches are rectangles padded to the longest
+row, so every step costs a group its rectangle plus one more reading of the weights.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Placement:
         return None
 
     def heavy(self, groups: Sequence[Sequence[int]]) -> list[bool]:
-        """Which groups take a step only every other turn, so that a row of great length does
-        not halve the pace of many short ones.
+        """Which groups should decode only in every other step, so that a row of great length
+        does not halve the pace of many short ones.
         """
         costs = [self.cost(lengths) / len(lengths) for lengths in groups]
         least = min(costs, default=0)

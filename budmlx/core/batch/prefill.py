@@ -1,4 +1,4 @@
-"""Prompts on their way into caches, for the rows that will continue them."""
+"""Prefill: prompts on their way into caches, for the rows that will continue them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from budmlx.core.batch.plan import PromptState
 from budmlx.core.model.kv_arrays import row_of
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.interface import Found, Reusing, Taken
+from budmlx.core.reuse.interface import Allowance, Found, Reusing, Taken
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row
 
-# Prompts that differ by so few tokens are alike even if one is many times longer.
-SLACK = 16
 # A state is not kept after fewer tokens than this: the pass that ends there has its cost.
 LEAST_STRETCH = 64
 
@@ -29,7 +28,7 @@ class Prompt:
 
     rows: the choices that fork from it; all have the same ids.
     cache: one entry per layer, a single row's. computed: how many ids it holds.
-    match: a stored prefix that is longer; it is copied when the prompt's turn comes.
+    match: a stored prefix that is longer; it is copied before the next pass.
     reused: prompt tokens that came out of the tree. seen: the tree that was looked at.
     restoring: more of it is on disk, and worth waiting for.
     in_memory: tokens that could be reused before anything was read from there.
@@ -43,6 +42,13 @@ class Prompt:
     seen: int = -1
     restoring: bool = False
     in_memory: int = 0
+
+    @property
+    def state(self) -> PromptState:
+        """What the scheduler needs to know."""
+        rows = [row.id for row in self.rows]
+        left, place = self.remaining, self.next_checkpoint
+        return PromptState(rows, self.computed, left, place, self.restoring)
 
     @property
     def ids(self) -> list[int]:
@@ -125,21 +131,25 @@ class Prompt:
         self.computed = end
 
     def finish(self) -> None:
-        """Tell rows that are about to begin how much of their prompt was reused."""
+        """Note with rows that are about to begin how much of their prompt was reused."""
         for row in self.rows:
-            if row.produced == len(row.request.emitted_ids):
+            if row.fresh:
                 row.cached = self.reused
                 row.from_disk = max(self.reused - self.in_memory, 0)
 
 
-def look(prompts: Sequence[Prompt], reuse: Reusing) -> None:
-    """Find what is stored of each prompt, if more may be there than at its last look."""
+def look(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -> None:
+    """Find what is stored of each prompt, if more may be there than at its last look.
+
+    allowed: what may be read from disk, for prompts that are new or wait for more of it.
+    """
     for prompt in prompts:
-        if reuse.enabled and (prompt.seen != reuse.version or prompt.restoring):
+        reads = allowed.tokens is not None and (prompt.seen < 0 or prompt.restoring)
+        if reuse.enabled and (prompt.seen != reuse.version or reads):
             if prompt.seen < 0:
                 prompt.in_memory = reuse.in_memory(prompt.namespace, prompt.keys[:-1])
-            if prompt.seen < 0 or prompt.restoring:
-                prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1])
+            if reads:
+                prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1], allowed)
             prompt.release()
             prompt.seen = reuse.version
             prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)
@@ -179,53 +189,3 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
 def extract(caches: Sequence[Any], index: int) -> list[Any]:
     """One row's own cache out of batch caches, to be looked at before they change."""
     return [row_of(entry, index) for entry in caches]
-
-
-def next_batch(
-    prompts: Sequence[Prompt], budget: int, *, oldest: bool, paddable: bool
-) -> list[Prompt]:
-    """The prompts to compute next: several short ones together, or one of any length.
-
-    budget: tokens, padding included, of the forward pass. oldest: the first prompt goes now,
-    else the one with the least to do.
-    """
-    first = prompts[0] if oldest else min(prompts, key=lambda prompt: prompt.remaining)
-    batch = [first]
-    if not (paddable and _is_whole(first) and first.remaining <= budget):
-        return batch
-    others = (prompt for prompt in prompts if prompt is not first and _is_whole(prompt))
-    longest = first.remaining
-    for prompt in sorted(others, key=lambda prompt: prompt.remaining):
-        longest = max(longest, prompt.remaining)
-        # Padding is computed like tokens, so prompts of one pass must be alike.
-        alike = _alike(first.remaining, prompt.remaining)
-        if not alike or longest * (len(batch) + 1) > budget:
-            break
-        # Their caches are padded to the longest, what was reused included.
-        if _alike(len(first.ids), len(prompt.ids)) and not _repeats(prompt, batch):
-            batch.append(prompt)
-    return batch
-
-
-def _repeats(prompt: Prompt, batch: Sequence[Prompt]) -> bool:
-    """Whether one of the batch computes most of what this prompt needs and can have from there."""
-    if prompt.seen < 0 or prompt.remaining < 2 * SLACK:
-        return False
-    most = len(prompt.ids) - 1 - prompt.remaining // 2
-    return any(
-        prompt.namespace == other.namespace and prompt.keys[:most] == other.keys[:most]
-        for other in batch
-    )
-
-
-def _alike(a: int, b: int) -> bool:
-    return max(a, b) <= 2 * min(a, b) + SLACK
-
-
-def _is_whole(prompt: Prompt) -> bool:
-    """Whether a prompt may share its only forward pass. One token cannot be padded."""
-    row = prompt.rows[0]
-    special = row.request.images or row.request.session
-    alone = len(prompt.rows) == 1 and not row.solo and not special
-    whole = prompt.computed == 0 and prompt.next_checkpoint is None
-    return alone and whole and prompt.remaining > 1

@@ -1,4 +1,4 @@
-"""Where the rows of a group have their KV."""
+"""Slots: where the rows of a group have their KV."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class Slots:
             self.places = list(range(self.width))
 
     def add(self, other: Slots, expected: int) -> list[int]:
-        """Take over the rows of `other`.
+        """Add the rows of `other`, which must not be used any more.
 
         expected: rows that may want slots soon.
         Returns in which order the rows are now: indices of those here, followed by the others.
         """
         count, size = len(other.places), other.caches[0].size()
-        other.tidy()
+        other.compact()
         self._merge()
         if not self._lasting:
             other._merge()
@@ -99,10 +99,10 @@ class Slots:
         return sorted(range(len(places)), key=places.__getitem__)
 
     def spread(self, values: mx.array) -> mx.array:
-        """Values [rows] as values [slots]."""
+        """Values [rows, ...] as values [slots, ...]."""
         if not self.vacant:
             return values
-        spread = mx.zeros(self.width, values.dtype)
+        spread = mx.zeros((self.width, *values.shape[1:]), values.dtype)
         spread[mx.array(self.places)] = values
         return spread
 
@@ -126,7 +126,7 @@ class Slots:
         elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
             self._rebuild(len(self.places) + wanted, spare)
 
-    def tidy(self, longest: int | None = None) -> bool:
+    def compact(self, longest: int | None = None) -> bool:
         """Give up vacant slots and needless padding; whether there were any.
 
         longest: tokens of the longest row; None leaves the padding.

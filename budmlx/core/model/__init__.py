@@ -1,4 +1,4 @@
 """The loaded model: mlx-lm's module, its KV cache classes, and what they cost in memory.
 
-Imports nothing of the core but `plugin_target` and `plugin_note`.
+Imports nothing of the core but `plugin_calls`.
 """

@@ -1,4 +1,4 @@
-"""What rows cost in memory, projected before anything is allocated."""
+"""Memory model: what rows cost, projected before anything is allocated."""
 
 from __future__ import annotations
 

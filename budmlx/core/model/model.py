@@ -1,4 +1,4 @@
-"""A loaded model: mlx-lm's module plus what the scheduler needs to know of it."""
+"""A loaded model: mlx-lm's module plus what the core needs to know of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 from budmlx.core.model.memory import MemoryModel, Shape, device_memory_limit, probe_layers
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
 from budmlx.core.model.vision import Vision
-from budmlx.core.plugin_target import resolve
+from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
 from budmlx.plugins.guard import FAULTS
 from budmlx.protocol import CoreSettings, Target

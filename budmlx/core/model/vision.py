@@ -1,4 +1,4 @@
-"""Pictures in prompts: encoded once each, and put in the place of their placeholders."""
+"""Vision: pictures in prompts, encoded once each, and put in the place of their placeholders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.plugin_note import NOTE
-from budmlx.core.plugin_target import PluginFault, resolve
+from budmlx.core.plugin_calls import calling, fault, resolve
 from budmlx.errors import ModelLoadError
 from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.vision import ModelFiles, VisionEncoder
@@ -23,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Bytes of embeddings that are kept; a picture of 576 tokens takes 5 MB in a model of 7 B.
 KEPT = 256 * 2**20
+ENCODER = "its vision encoder"
 
 
 class Vision:
@@ -96,17 +96,14 @@ class Vision:
             self._kept.move_to_end(image.key)
             return self._kept[image.key]
         arrays = {name: mx.array(as_numpy(tensor)) for name, tensor in image.arrays.items()}
-        try:
-            with NOTE.calling(self._plugin):
-                picture = self._encoder.encode(arrays)
-                # Errors of the device belong to this picture.
-                mx.eval(picture)
-        except FAULTS as error:
-            log.exception("plugin %s failed to encode a picture", self._plugin)
-            raise self._fault("raised an error") from error
+        with calling(self._plugin, ENCODER):
+            picture = self._encoder.encode(arrays)
+            # Errors of the device belong to this picture.
+            mx.eval(picture)
         wanted = (image.tokens, hidden)
         if not isinstance(picture, mx.array) or picture.shape != wanted:
-            raise self._fault(f"did not return an array of shape {list(wanted)}")
+            what = f"{ENCODER} did not return an array of shape {list(wanted)}"
+            raise fault(self._plugin, what)
         self.encoded += 1
         self._keep(image.key, picture)
         return picture
@@ -117,10 +114,6 @@ class Vision:
         while self._nbytes > self._limit:
             _, oldest = self._kept.popitem(last=False)
             self._nbytes -= oldest.nbytes
-
-    def _fault(self, what: str) -> PluginFault:
-        log.error("plugin %s: its vision encoder %s", self._plugin, what)
-        return PluginFault(f"The plugin {self._plugin} failed: its vision encoder {what}.")
 
 
 def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:

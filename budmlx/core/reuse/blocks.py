@@ -16,9 +16,9 @@ from budmlx.core.model.kv_arrays import arrays_of, fill
 from budmlx.core.model.memory import CACHE_STEP
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.checkpoints import CheckpointReuse
-from budmlx.core.reuse.interface import Reusing
+from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.reuse.session import Session, SessionError, load_session
-from budmlx.core.reuse.tier import Allowance, KVTier
+from budmlx.core.reuse.tier import KVTier
 from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
 from budmlx.protocol import KVStoreSettings, SessionFile
 
@@ -66,7 +66,6 @@ class Reuse:
         self._least = least
         self._limit = limit
         self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
-        self._allowed = Allowance.of(alone=True, per_token=None)
         self._sessions: dict[tuple[int, ...], Session] = {}
         self.tree = self._new_tree(limit, block)
 
@@ -141,29 +140,23 @@ class Reuse:
         """Whether something waits to be saved while nothing else is to do."""
         return self.tier is not None and self.tier.pending
 
-    def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
-        """Begin a turn of the scheduler.
-
-        idle: it has nothing to do, so one block is saved. alone: nobody generates. per_token:
-        seconds that computing a token of a prompt takes.
-        """
+    def save(self) -> None:
+        """Hand one block to the disk."""
         if self.tier is not None:
-            self._allowed = Allowance.of(alone=alone, per_token=per_token)
-            if idle:
-                self.tier.save()
+            self.tier.save()
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
         """How many tokens of `ids` need no disk: all, where there is none."""
         return self.tree.match(namespace, ids).length if self.tier is not None else len(ids)
 
-    def restore(self, namespace: str, ids: Sequence[int]) -> bool:
-        """Read what the disk has of `ids` into the tree, as much as a turn allows.
+    def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
+        """Read what the disk has of `ids` into the tree, as much as is allowed.
 
-        Returns whether more is to come in the next turns.
+        Returns whether more is to come with the next allowance.
         """
         if self.tier is None:
             return False
-        return self.tier.restore(self.tree, namespace, ids, self._least, self._allowed)
+        return self.tier.restore(self.tree, namespace, ids, self._least, allowed)
 
     def close(self, seconds: float) -> None:
         """Save what can be saved in so much time."""

@@ -18,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from budmlx.core.reuse.interface import Allowance
 from budmlx.protocol import SessionFile
 
 Key = tuple[str, bytes]
@@ -160,14 +161,14 @@ class CheckpointReuse:
         """Forget everything."""
         self._kept.clear()
 
-    def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
+    def save(self) -> None:
         """Nothing to do: states are not written to disk."""
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
         """There is no disk."""
         return len(ids)
 
-    def restore(self, namespace: str, ids: Sequence[int]) -> bool:
+    def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
         """Nothing comes from disk."""
         return False
 

@@ -1,8 +1,9 @@
-"""What the scheduler needs of a place where states of former prompts are kept."""
+"""Reusing: what the executor needs of a place where states of former prompts are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -30,6 +31,26 @@ class Taken(Protocol):
     @property
     def arrays(self) -> list[mx.array]:
         """Everything that must be evaluated before it may be stored."""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What may be read from disk now, and what was.
+
+    tokens: one block may be read, and more until so many tokens were. 0: reading does not pay.
+    None: nothing may be read. read: tokens. declined: blocks that were not read, since reading
+    does not pay. seconds: how long reading took.
+    """
+
+    tokens: int | None
+    read: int = 0
+    declined: int = 0
+    seconds: float = 0.0
+
+    @property
+    def spent(self) -> bool:
+        """Whether the rest must wait for the next allowance."""
+        return self.tokens is None or (self.read > 0 and self.read >= self.tokens)
 
 
 class Reusing(Protocol):
@@ -60,18 +81,14 @@ class Reusing(Protocol):
     def clear(self) -> None:
         """Forget everything."""
 
-    def turn(self, *, idle: bool, alone: bool, per_token: float | None) -> None:
-        """Begin a turn of the scheduler.
-
-        idle: it has nothing to do. alone: nobody generates. per_token: seconds that computing
-        a token of a prompt takes.
-        """
+    def save(self) -> None:
+        """Hand one piece of what waits to be saved to the disk."""
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
         """How many tokens of `ids` need no disk: all, where there is none."""
 
-    def restore(self, namespace: str, ids: Sequence[int]) -> bool:
-        """Read what the disk has of `ids`; whether more is to come in the next turns."""
+    def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
+        """Read what the disk has of `ids`; whether more is to come with the next allowance."""
 
     def close(self, seconds: float) -> None:
         """Save what can be saved in so much time."""

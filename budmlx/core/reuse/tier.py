@@ -1,5 +1,5 @@
-"""Moves blocks between the tree of prefixes and the disk. MLX is used on the caller's thread only;
-what goes to disk is copied here, and written by a thread of the store's.
+"""KV tier: moves blocks between the tree of prefixes and the disk. MLX is used on the caller's
+thread only; what goes to disk is copied here, and written by a thread of the store's.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,40 +17,11 @@ from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import Layout
 from budmlx.core.reuse.disk.identity import NUMBERS, layout_of, model_digest, name_of
 from budmlx.core.reuse.disk.store import Counters, KVStore, chain, chains
+from budmlx.core.reuse.interface import Allowance
 from budmlx.core.reuse.tree import Block, PrefixTree
 from budmlx.protocol import KVStoreSettings
 
 log = logging.getLogger(__name__)
-
-# Seconds of a turn for reading, while others generate and while nobody does.
-SHORT_READ = 0.02
-LONG_READ = 0.25
-# Weight of the newest measurement of the disk.
-NEWEST = 0.3
-# What a block that is computed because the disk was slow takes off the memory of that.
-FORGIVENESS = 0.95
-
-
-@dataclass(slots=True)
-class Allowance:
-    """What a turn may read: one block, and more until a point of `time.perf_counter`.
-
-    per_token: seconds that computing a token takes; None if that is not known. blocks: read.
-    """
-
-    until: float
-    per_token: float | None
-    blocks: int = 0
-
-    @property
-    def spent(self) -> bool:
-        """Whether the rest must wait for the next turn."""
-        return self.blocks > 0 and time.perf_counter() >= self.until
-
-    @classmethod
-    def of(cls, *, alone: bool, per_token: float | None) -> Allowance:
-        """Of a turn that begins now. alone: nobody generates meanwhile."""
-        return cls(time.perf_counter() + (LONG_READ if alone else SHORT_READ), per_token)
 
 
 class KVTier:
@@ -61,8 +31,6 @@ class KVTier:
         self._store = store
         self._layout = layout
         self._unsaved: OrderedDict[Block, None] = OrderedDict()
-        self._read_seconds = 0.0
-        self._read_bytes = 0.0
 
     @classmethod
     def open(cls, model: Model, settings: KVStoreSettings, block: int) -> KVTier | None:
@@ -167,15 +135,18 @@ class KVTier:
             self.counters.misses += not ahead
             return False
         for key, tokens in ahead:
-            if self._is_slower(tokens, allowed.per_token):
+            if allowed.tokens == 0:
                 self.counters.slower += 1
+                allowed.declined += 1
                 return False
             if allowed.spent:
                 return True
-            allowed.blocks += 1
+            begin = time.perf_counter()
             path.append(key)
             if not self._load(tree, namespace, ids[: start + tokens], start, path):
                 return False
+            allowed.seconds += time.perf_counter() - begin
+            allowed.read += tokens
             start += tokens
         self._store.use(path)
         return False
@@ -195,15 +166,6 @@ class KVTier:
         tail = next((each for each in chains(parent, rest) if each[0] in self._store), None)
         return found if tail is None else [*found, tail]
 
-    def _is_slower(self, tokens: int, per_token: float | None) -> bool:
-        if not self._read_bytes or per_token is None:
-            return False
-        reading = self._read_seconds / self._read_bytes * self._nbytes(tokens)
-        if reading <= per_token * tokens:
-            return False
-        self._read_seconds *= FORGIVENESS
-        return True
-
     def _nbytes(self, tokens: int) -> int:
         return sum(spec.nbytes(tokens) for spec in self._layout)
 
@@ -215,7 +177,6 @@ class KVTier:
         nbytes = self._nbytes(tokens)
         if tree.pinned + nbytes > tree.limit:
             return False
-        begin = time.perf_counter()
         buffers = self._store.load(path[-1], tokens)
         if buffers is None:
             return False
@@ -224,9 +185,6 @@ class KVTier:
         except RuntimeError:  # no memory, most likely: rows wait for it, too
             log.exception("a block of KV could not be taken from disk")
             return False
-        # Sums, not a mean of ratios: a short block takes as long to open.
-        self._read_seconds = (1 - NEWEST) * self._read_seconds + time.perf_counter() - begin
-        self._read_bytes = (1 - NEWEST) * self._read_bytes + nbytes
         new = tree.insert(namespace, ids, start, [(arrays, nbytes)])
         for block in new:
             block.key = path[-1]

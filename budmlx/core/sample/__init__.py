@@ -1,4 +1,4 @@
 """Logits to tokens: bias, penalties, grammars, filters, plugins and the draw itself.
 
-Imports nothing of the core but the row, `plugin_target` and `plugin_note`.
+Imports nothing of the core but the row, `plugin_calls`.
 """

@@ -1,4 +1,4 @@
-"""What changes logits before anything is drawn: bias, penalties, stops that come too early."""
+"""Adjustments: what changes logits before anything is drawn, such as bias and penalties."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from budmlx.types import MAX_BIAS
 class Adjustment(Protocol):
     """One kind of change, for the rows of a group that asked for it."""
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
-        """New logits [rows, vocab]. feed: the token ids [rows] that led to them."""
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
+        """New logits [rows, vocab]. feed: the token ids [rows] that led to them.
+
+        place: of the tokens drawn from them, counted from each row's position.
+        """
 
 
 def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
@@ -28,7 +31,7 @@ def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
     penalised = [i for i, row in enumerate(rows) if _is_penalised(row)]
     if penalised:
         wanted.append(Penalties(rows, penalised, vocab))
-    if any(row.sampled < row.request.min_tokens for row in rows):
+    if any(row.position < row.request.min_tokens for row in rows):
         wanted.append(EarlyStops(rows))
     return wanted
 
@@ -48,7 +51,7 @@ class Bias:
         values = [value for bias in biases for _, value in bias]
         self._values = mx.array([-math.inf if v <= -MAX_BIAS else v for v in values])
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         return logits.at[self._rows, self._ids].add(self._values)
 
@@ -59,12 +62,12 @@ class EarlyStops:
     def __init__(self, rows: Sequence[Row]):
         self._rows = rows
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         banned = [
             (i, token)
             for i, row in enumerate(self._rows)
-            if row.sampled < row.request.min_tokens
+            if row.position + place < row.request.min_tokens
             for token in row.request.stop_ids
         ]
         if not banned:
@@ -92,12 +95,12 @@ class Penalties:
         self._repetition = _column([p.repetition_penalty for p in params])
         self._subtracts = any(p.frequency_penalty or p.presence_penalty for p in params)
         self._divides = any(p.repetition_penalty != 1 for p in params)
-        generated = [row.ids[len(row.request.prompt_ids) :] for row in self._rows]
+        generated = [row.generated() for row in self._rows]
         self._generated = _counts(generated, vocab) if self._subtracts else None
         windows = [row.ids[-row.request.sampling.repetition_window :] for row in self._rows]
         self._seen = _counts(windows, vocab) if self._divides else None
 
-    def apply(self, logits: mx.array, feed: mx.array) -> mx.array:
+    def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         self._advance(feed if self._all else feed[self._indices])
         x = logits if self._all else logits[self._indices]
@@ -116,7 +119,7 @@ class Penalties:
 
     def _advance(self, feed: mx.array) -> None:
         """Count the tokens fed to this step and forget those that leave a window."""
-        fresh = [float(row.sampled > row.produced) for row in self._rows]
+        fresh = [float(row.unread > 0) for row in self._rows]
         entering, numbers = mx.array(fresh), mx.arange(len(self._rows))
         if self._generated is not None:
             self._generated = self._generated.at[numbers, feed].add(entering)

@@ -1,4 +1,4 @@
-"""Which tokens may be drawn: top_k, top_p, min_p and typical_p, each row with its own.
+"""Filters: which tokens may be drawn by top_k, top_p, min_p and typical_p, each row with its own.
 
 The filters look at the distribution before temperature, as mlx-lm's do. typical_p comes first;
 the others keep a prefix of the tokens in descending order.

@@ -138,21 +138,16 @@ class RowGrammar:
 
     def __init__(self, matcher: LLMatcher):
         self.matcher = matcher
-        self._consumed = 0
+        self.consumed = 0
 
     def reset(self) -> None:
         """Go back to the beginning; the row's tokens are followed anew."""
         self.matcher.reset()
-        self._consumed = 0
+        self.consumed = 0
 
-    def follow(self, row: Row, unread: int | None) -> str:
-        """Take in the row's tokens, and one that is not in `row.ids` yet.
-
-        Returns what is wrong, if anything.
-        """
-        begin = len(row.request.prompt_ids) + self._consumed
-        tokens = [*row.ids[begin:], *(() if unread is None else (unread,))]
-        self._consumed += len(tokens)
+    def follow(self, tokens: list[int]) -> str:
+        """Consume further tokens. Returns what is wrong, if anything."""
+        self.consumed += len(tokens)
         if tokens and not self.matcher.consume_tokens(tokens):
             return problem_of(self.matcher)
         return ""
@@ -174,7 +169,7 @@ class Constraints:
         self._masks = allocate_token_bitmask(len(self._rows), vocab)
 
     def apply(
-        self, logits: mx.array, unread: Mapping[Row, int], faults: dict[Row, RowFault]
+        self, logits: mx.array, unread: Mapping[Row, list[int]], faults: dict[Row, RowFault]
     ) -> mx.array:
         """The logits [rows, vocab] with -inf where a row's grammar allows no token.
 
@@ -195,17 +190,18 @@ class Constraints:
         constrained[mx.array(self._indices)] = x
         return constrained
 
-    def _follow(self, unread: Mapping[Row, int], faults: dict[Row, RowFault]) -> list[bool]:
+    def _follow(self, unread: Mapping[Row, list[int]], faults: dict[Row, RowFault]) -> list[bool]:
         """Fill the masks; whether each row's text is complete."""
         self._masks[:] = -1
         wanted: list[tuple[LLMatcher, int]] = []
         finished = [False] * len(self._rows)
         for i, row in enumerate(self._rows):
-            token = unread.get(row)
-            if token in row.request.stop_ids or row in faults:
+            ahead = unread.get(row, [])
+            if row in faults or any(token in row.request.stop_ids for token in ahead):
                 continue  # Its step comes too late to matter.
             assert row.grammar is not None
-            if problem := row.grammar.follow(row, token):
+            tokens = row.generated(row.grammar.consumed)
+            if problem := row.grammar.follow([*tokens, *ahead]):
                 faults[row] = _fault(row, problem)
                 continue
             finished[i] = row.grammar.matcher.is_stopped()

@@ -1,4 +1,5 @@
-"""What llguidance cannot follow: found out before anybody generates, and told in plain words.
+"""Probe of grammars: what llguidance cannot follow is found before anybody generates, and
+explained in plain words.
 
 It bounds the work of one step, so that a grammar may compile and yet break later, where a reply
 can go on in too many ways at once.

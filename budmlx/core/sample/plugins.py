@@ -1,24 +1,19 @@
-"""Samplers and logits processors that plugins bring: called once per step for all rows that
-chose them, with a state for each row that is taken apart and put together as rows come and go.
+"""Plugged: samplers and logits processors that plugins bring, called once per step for all rows
+that chose them, with a state for each row that is taken apart and put together as rows come and go.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-from budmlx.core.plugin_note import NOTE
-from budmlx.core.plugin_target import PluginFault, resolve
+from budmlx.core.plugin_calls import PluginFault, calling, fault, resolve
 from budmlx.core.row import Row
-from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
-
-log = logging.getLogger(__name__)
 
 _instances: dict[str, Any] = {}
 
@@ -91,8 +86,7 @@ class Plugged:
 
     def _context(self, feed: mx.array) -> RowContext:
         # Copies: a plugin that changes what it gets must not change the rows.
-        ends = [None if row.sampled > row.produced else -1 for row in self.rows]
-        history = [row.ids[:end] for row, end in zip(self.rows, ends, strict=True)]
+        history = [row.history() for row in self.rows]
         return RowContext(history=history, last=mx.array(feed[self.indices]))
 
     def _method(self, name: str, *arguments: Any) -> Any:
@@ -114,16 +108,11 @@ class Plugged:
                 raise self._fault(f"keeps a state without a first axis of {rows} rows")
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            with NOTE.calling(self._call.plugin):
-                return function(*arguments)
-        except FAULTS as error:
-            log.exception("plugin %s failed in %s", self._call.plugin, self._call.name)
-            raise self._fault("raised an error") from error
+        with calling(self._call.plugin, self._call.name):
+            return function(*arguments)
 
     def _fault(self, what: str) -> PluginFault:
-        log.error("plugin %s: %s %s", self._call.plugin, self._call.name, what)
-        return PluginFault(f"The plugin {self._call.plugin} failed: {self._call.name} {what}.")
+        return fault(self._call.plugin, f"{self._call.name} {what}")
 
 
 def plugged(rows: Sequence[Row]) -> tuple[list[Plugged], list[Plugged]]:

@@ -1,4 +1,4 @@
-"""One vectorised sampling call for all rows of a group, each with its own parameters.
+"""Sampling: one vectorised call for all rows of a group, each with its own parameters.
 
 A feature that no row uses costs nothing.
 """
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.plugin_target import PluginFault
+from budmlx.core.plugin_calls import PluginFault, fault
 from budmlx.core.row import Row, RowFault
-from budmlx.core.sample.adjustments import adjustments
+from budmlx.core.sample.adjustments import Penalties, adjustments
 from budmlx.core.sample.draw import Draws
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.plugins import Plugged, plugged
+
+NOTHING_DRAWN = (
+    "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
+)
 
 
 def random_keys(seeds: np.ndarray, choices: np.ndarray, positions: np.ndarray) -> mx.array:
@@ -44,8 +48,16 @@ def _blaming(each: Plugged, faults: dict[Row, RowFault]) -> Iterator[None]:
     """Note what a plugin does wrong against the rows that chose it."""
     try:
         yield
-    except PluginFault as fault:
-        faults.update(dict.fromkeys(each.rows, ("plugin_error", str(fault))))
+    except PluginFault as error:
+        faults.update(dict.fromkeys(each.rows, (error.code, str(error))))
+
+
+def nothing_drawn(row: Row) -> RowFault:
+    """Why a row ends for which there was no token to draw."""
+    if (sampler := row.request.sampler) is not None:
+        what = f"{sampler.name} drew no token of the vocabulary"
+        return "plugin_error", str(fault(sampler.plugin, what))
+    return "non_finite_logits", NOTHING_DRAWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +72,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What was drawn for all rows, still being computed.
+    """What was drawn for all rows at k places each, still being computed.
 
-    tokens: uint32 [rows]. finite: bool [rows], False where no token can be drawn.
+    tokens: uint32 [rows, k]. finite: bool [rows, k], False where no token can be drawn.
+    counts: how many alternatives each row wants to know, or None.
     faults: rows whose plugin or grammar failed, and why. states: what plugins keep.
-    logprobs: float32 [rows]; top_ids, top_logprobs: [rows, count]; None if nobody asked.
+    logprobs: float32 [rows, k]; top_ids, top_logprobs: [rows, k, count]; None if nobody asked.
     """
 
     tokens: mx.array
@@ -82,24 +95,35 @@ class Drawn:
         extra = (self.logprobs, self.top_ids, self.top_logprobs)
         return [self.tokens, self.finite, *self.states, *(x for x in extra if x is not None)]
 
-    def read(self) -> list[Outcome]:
-        """Wait for the results."""
+    def read(self) -> list[list[Outcome]]:
+        """Wait for the results: of every row, those of its places."""
         tokens, finite = self.tokens.tolist(), self.finite.tolist()
         if self.logprobs is None:
-            return [Outcome(t, f, None, []) for t, f in zip(tokens, finite, strict=True)]
-        logprobs = self.logprobs.tolist()
-        tops: list[list[tuple[int, float]]] = [[] for _ in tokens]
-        if self.top_ids is not None and self.top_logprobs is not None:
-            values, ids = np.array(self.top_logprobs), np.array(self.top_ids)
-            order = np.argsort(-values, axis=-1, kind="stable")
-            for i, count in enumerate(self.counts):
-                best = order[i, : count or 0]
-                tops[i] = list(zip(ids[i, best].tolist(), values[i, best].tolist(), strict=True))
+            return [
+                [Outcome(token, ok, None, []) for token, ok in zip(*row, strict=True)]
+                for row in zip(tokens, finite, strict=True)
+            ]
+        logprobs, tops = self.logprobs.tolist(), self._tops()
         return [
-            Outcome(token, ok, None if count is None else logprob, top)
-            for token, ok, count, logprob, top in zip(
-                tokens, finite, self.counts, logprobs, tops, strict=True
-            )
+            [
+                Outcome(token, ok, None if count is None else logprob, top[: count or 0])
+                for token, ok, logprob, top in zip(*row, strict=True)
+            ]
+            for count, *row in zip(self.counts, tokens, finite, logprobs, tops, strict=True)
+        ]
+
+    def _tops(self) -> list[list[list[tuple[int, float]]]]:
+        """The most likely ids and their logprobs, best first, of every row and place."""
+        if self.top_ids is None or self.top_logprobs is None:
+            rows, places = self.tokens.shape
+            return [[[] for _ in range(places)] for _ in range(rows)]
+        values, ids = np.array(self.top_logprobs), np.array(self.top_ids)
+        order = np.argsort(-values, axis=-1, kind="stable")
+        ids = np.take_along_axis(ids, order, axis=-1)
+        values = np.take_along_axis(values, order, axis=-1)
+        return [
+            [list(zip(*place, strict=True)) for place in zip(*row, strict=True)]
+            for row in zip(ids.tolist(), values.tolist(), strict=True)
         ]
 
 
@@ -127,6 +151,8 @@ class RowSampling:
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None
+        penalised = any(isinstance(each, Penalties) for each in self._adjustments)
+        self._follows = penalised or self.constrained or bool(self._processors or self._samplers)
 
     def release(self) -> None:
         """Give the rows back what plugins keep for them, before rows come or go."""
@@ -135,26 +161,52 @@ class RowSampling:
                 each.release()
 
     def sample(
-        self, raw: mx.array, feed: mx.array, unread: Mapping[Row, int] | None = None
+        self, raw: mx.array, fed: mx.array, unread: Mapping[Row, list[int]] | None = None
     ) -> Drawn:
-        """Draw a token for every row, without waiting.
+        """Draw a token for every row at each of k places, without waiting.
 
-        raw: logits [rows, vocab]. feed: the token ids [rows] that led to them.
-        unread: those of them that are not in the rows' ids yet; needed if `constrained`.
+        raw: logits [rows, k, vocab]. fed: the token ids [rows, k] that led to them.
+        unread: tokens that were drawn and are not in the rows' ids yet; needed if `constrained`.
+
+        Raises:
+            ValueError: k is more than 1, and what is drawn depends on the tokens in between.
         """
+        places = raw.shape[1]
+        if places > 1 and self._follows:
+            raise ValueError("these rows are drawn one token at a time")
         faults: dict[Row, RowFault] = {}
+        drawn = [
+            self._draw(raw[:, place], fed[:, place], place, unread or {}, faults)
+            for place in range(places)
+        ]
+        extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
+        tokens, finite, *logprobs = (_side_by_side(arrays) for arrays in zip(*drawn, strict=True))
+        return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)
+
+    def _draw(
+        self,
+        raw: mx.array,
+        feed: mx.array,
+        place: int,
+        unread: Mapping[Row, list[int]],
+        faults: dict[Row, RowFault],
+    ) -> list[mx.array]:
+        """Tokens [rows], whether they are finite, and logprobs, if anybody asked for them.
+
+        raw: logits [rows, vocab] at one place. feed: the token ids [rows] that led to them.
+        """
         logits = raw
         for adjustment in self._adjustments:
-            logits = adjustment.apply(logits, feed)
+            logits = adjustment.apply(logits, feed, place)
         if self._processors or self._samplers:
             self._prepare(faults)
             logits = self._process(logits, feed, faults)
         if self._constraints is not None:
-            logits = self._constraints.apply(logits, unread or {}, faults)
+            logits = self._constraints.apply(logits, unread, faults)
         tokens = mx.argmax(logits, axis=-1)
         finite = mx.isfinite(mx.max(logits, axis=-1))
         if self._draws is not None or self._shown is not None:
-            positions = np.array([row.sampled for row in self._rows], dtype=np.uint64)
+            positions = np.array([row.position + place for row in self._rows], dtype=np.uint64)
             keys = random_keys(self._seeds, self._choices, positions)
             logits = logits.astype(mx.float32)
             if self._draws is not None:
@@ -162,9 +214,7 @@ class RowSampling:
             if self._shown is not None:
                 allowed = self._shown.allowed(logits)
                 tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
-        extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
-        logprobs = self._logprobs(raw, tokens)
-        return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)
+        return [tokens, finite, *self._logprobs(raw, tokens)]
 
     def _prepare(self, faults: dict[Row, RowFault]) -> None:
         if not self._prepared:
@@ -218,3 +268,8 @@ class RowSampling:
             return [chosen]
         ids = mx.argpartition(raw, kth=-most, axis=-1)[:, -most:]
         return [chosen, ids, mx.take_along_axis(raw, ids, axis=-1) - normalizer]
+
+
+def _side_by_side(arrays: Sequence[mx.array]) -> mx.array:
+    """Arrays [rows, ...], one for each of k places, as [rows, k, ...]."""
+    return arrays[0][:, None] if len(arrays) == 1 else mx.stack(list(arrays), axis=1)

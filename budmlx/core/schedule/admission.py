@@ -1,4 +1,4 @@
-"""Whether rows fit into memory together, before they are let in and while they grow."""
+"""Admission: whether rows fit into memory together, before they start and while they grow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from budmlx.core.batch.placement import Placement
-from budmlx.core.model.memory import CACHE_STEP
-from budmlx.core.model.model import Model
+from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.row import Row
 from budmlx.protocol import GenerateRequest
+from budmlx.types import ModelInfo
 
 Lengths = Sequence[Sequence[int]]
 """Tokens of each row, by group."""
@@ -23,13 +23,13 @@ class Admission:
     reserved: bytes of it that cannot go.
     """
 
-    def __init__(self, model: Model, placement: Placement, chunk: int):
+    def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int):
         self.reserved = 0
-        self._batchable = model.info.batchable
-        self._memory = model.memory
-        self._placement = placement
+        self._batchable = info.batchable
+        self._memory = memory
+        self._placement = Placement(memory.weights, memory.rectangle)
         self._chunk = chunk
-        self._longest = model.memory.longest_row(model.info.context_length, chunk)
+        self._longest = memory.longest_row(info.context_length, chunk)
 
     @property
     def longest(self) -> int:
@@ -43,9 +43,9 @@ class Admission:
             return None
         return msgspec.structs.replace(request, max_tokens=min(request.max_tokens, room))
 
-    def plan(self, groups: Lengths, rows: Iterable[Row]) -> list[list[int]]:
-        """Lengths a cache step from now, when `rows` have joined the groups."""
-        plan = _a_step_on(groups)
+    def joined(self, groups: Lengths, rows: Iterable[Row]) -> list[list[int]]:
+        """Lengths when caches have grown by a cache step and `rows` have joined the groups."""
+        plan = _grown(groups)
         for row in rows:
             room = min(CACHE_STEP, row.request.max_tokens - row.produced)
             length = len(row.ids) + room
@@ -64,8 +64,8 @@ class Admission:
 
     def spare(self, groups: Lengths) -> int:
         """Bytes of the limit that these rows leave, even if their caches grow now."""
-        return self._memory.limit - self._memory.total(_a_step_on(groups), self._chunk)
+        return self._memory.limit - self._memory.total(_grown(groups), self._chunk)
 
 
-def _a_step_on(groups: Lengths) -> list[list[int]]:
+def _grown(groups: Lengths) -> list[list[int]]:
     return [[n + CACHE_STEP for n in group] for group in groups]

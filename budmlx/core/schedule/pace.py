@@ -1,13 +1,12 @@
-"""How many prompt tokens a turn may compute, so that running rows keep streaming."""
+"""Pace: how many prompt tokens a step may compute, and how many it may read from disk, so that
+running rows keep streaming. It learns from what plans took, and reads no clock.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from budmlx.core.batch.plan import DiskRead
 
-# Prefill may lengthen a turn by this share of a quiet one, or, where many wait, by more: rows
+# Prefill may lengthen a step by this share of a quiet one, or, where many wait, by more: rows
 # that wait for their prompt count so many times against those that decode, since small passes
 # waste most of their time on reading the weights ...
 SLOWDOWN = 1.2
@@ -18,24 +17,24 @@ LARGEST_SLOWDOWN = 8.0
 NEWEST = 0.2
 SMALLEST_CHUNK = 8
 # What is left of a prompt is computed at once if it is no longer than this: every pass reads
-# the weights, and a newcomer with a short prompt should join in one turn.
+# the weights, and a newcomer with a short prompt should join in one step.
 WHOLE = 64
-
-
-@dataclass(slots=True)
-class Turn:
-    """One measured turn; `prefilled` is set by its end."""
-
-    prefilled: int = 0
+# Seconds of a step for reading from disk, while others generate and while nobody does.
+SHORT_READ = 0.02
+LONG_READ = 0.25
+# Weight of the newest measurement of the disk.
+NEWEST_READ = 0.3
+# What a block that is computed because the disk was slow takes off the memory of that.
+FORGIVENESS = 0.95
 
 
 class Pace:
-    """Learns what decoding and prefilling cost from the turns themselves.
+    """Learns what decoding and prefilling cost from the steps themselves.
 
     A forward pass has a fixed cost beside that of its tokens, and both grow with the prompt,
     so the cost of a token is that of the last passes: their size settles where it should be.
 
-    chunk: most prompt tokens of any turn.
+    chunk: most prompt tokens of any step.
     """
 
     def __init__(self, chunk: int):
@@ -51,7 +50,7 @@ class Pace:
         return self._per_token
 
     def budget(self, decoding: int, waiting: int) -> int:
-        """Prompt tokens that this turn may compute.
+        """Prompt tokens that this step may compute.
 
         decoding: rows that generate. waiting: rows whose prompt is not computed yet.
         """
@@ -64,25 +63,51 @@ class Pace:
         affordable = int(share * self._quiet / per_token)
         return min(self._chunk, max(SMALLEST_CHUNK, affordable))
 
-    @contextmanager
-    def turn(self, *, decoding: bool) -> Iterator[Turn]:
-        """Measure one turn. The device works asynchronously, so only whole turns tell."""
-        turn = Turn()
-        begin = time.perf_counter()
-        yield turn
-        seconds = time.perf_counter() - begin
-        if turn.prefilled:
+    def learn(self, seconds: float, *, prefilled: int, decoding: bool) -> None:
+        """Take in one step. The device works asynchronously, so only whole steps tell.
+
+        prefilled: prompt tokens. decoding: there were rows that generated before it.
+        """
+        if prefilled:
             quiet = (self._quiet or 0.0) if decoding else 0.0
             # Sums, not a mean of ratios: the last few tokens of a prompt cost a whole pass.
             self._prefill_seconds = _decayed(self._prefill_seconds, max(seconds - quiet, 0.0))
-            self._prefill_tokens = _decayed(self._prefill_tokens, turn.prefilled)
-            if turn.prefilled >= WHOLE:
-                cost = max(seconds - quiet, 0.0) / turn.prefilled
+            self._prefill_tokens = _decayed(self._prefill_tokens, prefilled)
+            if prefilled >= WHOLE:
+                cost = max(seconds - quiet, 0.0) / prefilled
                 old = cost if self._per_token is None else self._per_token
                 self._per_token = (1 - NEWEST) * old + NEWEST * cost
         elif decoding:
             old = seconds if self._quiet is None else self._quiet
             self._quiet = (1 - NEWEST) * old + NEWEST * seconds
+
+
+class DiskPace:
+    """Learns what reading KV from disk costs from what was read."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._tokens = 0.0
+
+    def allowance(self, *, alone: bool, per_token: float | None) -> int:
+        """Tokens that this step may read; 0 where computing them is faster.
+
+        alone: nobody generates. per_token: seconds that computing a token takes, if known.
+        """
+        if not self._tokens:
+            return 1
+        cost = self._seconds / self._tokens
+        if per_token is not None and cost > per_token:
+            return 0
+        return max(1, int((LONG_READ if alone else SHORT_READ) / max(cost, 1e-9)))
+
+    def learn(self, disk: DiskRead) -> None:
+        """Take in what one plan read."""
+        self._seconds *= FORGIVENESS**disk.declined
+        if disk.tokens:
+            # Sums, not a mean of ratios: a short block takes as long to open.
+            self._seconds = (1 - NEWEST_READ) * self._seconds + disk.seconds
+            self._tokens = (1 - NEWEST_READ) * self._tokens + disk.tokens
 
 
 def _decayed(total: float, new: float) -> float:

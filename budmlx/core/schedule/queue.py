@@ -1,4 +1,4 @@
-"""Who runs next: rows that wait, in one line for each owner."""
+"""Fair queue: rows that wait, in one line for each owner."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class FairQueue:
     """Rows that wait. Within a line they go in the order in which they came.
 
     The next row is one of the owner with the fewest rows at work; of several such owners it is
-    the one who has waited longest since its last turn or its arrival. An owner without rows at
-    work therefore waits for at most one turn of every other owner, whatever they send.
+    the one who has waited longest since its last start or its arrival. An owner without rows at
+    work therefore waits for at most one start of every other owner, whatever they send.
     """
 
     def __init__(self) -> None:
-        self._front = deque[Row]()  # sent back; they go before everybody
-        self._lines: dict[str, deque[Row]] = {}  # none empty, the longest without a turn first
+        self._front = deque[Row]()  # requeued; they come before all others
+        self._lines: dict[str, deque[Row]] = {}  # none empty, the longest without a start first
 
     def __len__(self) -> int:
         return len(self._front) + sum(map(len, self._lines.values()))
@@ -49,7 +49,7 @@ class FairQueue:
         return [row for row in near if row is leader or row.prefills_with(leader)]
 
     def take(self, rows: Sequence[Row]) -> None:
-        """Take out rows of one owner that begin now; that was its turn."""
+        """Take out rows of one owner that start now; it goes behind the other owners."""
         for row in rows:
             self.remove(row)
         owner = rows[0].request.owner
@@ -68,8 +68,8 @@ class FairQueue:
         if not line:
             del self._lines[owner]
 
-    def to_give_way(self, rows: Iterable[Row]) -> Row:
-        """The row that shall be sent back first: the youngest of the owner with most at work.
+    def to_preempt(self, rows: Iterable[Row]) -> Row:
+        """The row to preempt first: the youngest of the owner with most rows at work.
 
         rows: all there are, the oldest first; at least one of them does not wait.
         """

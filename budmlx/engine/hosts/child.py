@@ -114,7 +114,7 @@ class Child:
 
 
 def _open_note() -> FileIO:
-    """A file for `budmlx.core.plugin_note`, in memory where the system has such files."""
+    """A file for `budmlx.core.plugin_calls`, in memory where the system has such files."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("budmlx-note")
     else:

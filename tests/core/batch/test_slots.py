@@ -124,7 +124,7 @@ OPERATIONS = st.one_of(
         st.just("join"), st.lists(st.integers(1, 90), min_size=1, max_size=3), st.integers(0, 3)
     ),
     st.tuples(st.just("leave"), st.sets(st.integers(0, 5), min_size=1), st.just(0)),
-    st.tuples(st.just("tidy"), st.just(0), st.just(0)),
+    st.tuples(st.just("compact"), st.just(0), st.just(0)),
 )
 
 
@@ -141,7 +141,7 @@ def test_rows_keep_their_own(kind: str, first: int, operations: list[tuple[str, 
             rows.join(value, expected)
         elif name == "leave" and len(rows.held) > len(value):
             rows.leave(*(index % len(rows.held) for index in value))
-        elif name == "tidy" and rows.slots.tidy(rows.longest):
+        elif name == "compact" and rows.slots.compact(rows.longest):
             assert not rows.slots.vacant and rows.slots.span == rows.longest
         rows.check()
 

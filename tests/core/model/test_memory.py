@@ -24,8 +24,8 @@ def test_peak_memory_stays_within_the_projection(lengths: list[int]) -> None:
     projected = 0
     while driver.scheduler.busy:
         driver.turn()
-        groups = [group.lengths for group in driver.scheduler._groups]
-        groups += [[len(prompt.ids)] for prompt in driver.scheduler._prompts]
+        groups = [group.lengths for group in driver.groups]
+        groups += [[prompt.length] for prompt in driver.prompts]
         projected = max(projected, model.memory.total(groups, 256))
     assert mx.get_peak_memory() - base <= projected
 

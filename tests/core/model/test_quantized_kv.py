@@ -189,7 +189,7 @@ def test_prefix_hits_change_nothing(name: str, bits: int) -> None:
             gone.add(row.id)
             driver.scheduler.cancel(row.id)
         if rng.random() < 0.2:
-            driver.scheduler._requeue([r for p in driver.scheduler._prompts for r in p.rows][:1])
+            driver.scheduler._requeue([r for p in driver.prompts for r in p.rows][:1])
     driver.run()
     for key, tokens in driver.tokens.items():
         assert tokens == (want[key][: len(tokens)] if key in gone else want[key])

@@ -14,7 +14,6 @@ from budmlx.core.model.model import Model, load_model
 from budmlx.core.model.vision import Vision
 from budmlx.core.reuse.blocks import Reuse
 from budmlx.core.row import with_image_keys
-from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import CoreSettings, Image, Target, Tensor
 from tests.core.driver import Driver, request
@@ -55,8 +54,7 @@ def showing(row_id: int, *seeds: int, **changes: Any) -> Any:
 
 
 def run(model: Model, *requests: Any, chunk: int = 64, reuse: Reuse | None = None) -> Driver:
-    driver = Driver(model)
-    driver.scheduler = Scheduler(model, max_rows=64, prefill_chunk=chunk, reuse=reuse)
+    driver = Driver(model, prefill_chunk=chunk, reuse=reuse)
     driver.submit(*requests)
     driver.run()
     return driver

@@ -6,7 +6,6 @@ import pytest
 
 from budmlx.core.reuse.blocks import Reuse
 from budmlx.core.reuse.checkpoints import CheckpointReuse
-from budmlx.core.schedule.scheduler import Scheduler
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import Driver, request
 from tests.core.reuse.test_blocks import cold, plain, replace_id, words
@@ -31,8 +30,7 @@ def test_tokens_do_not_depend_on_what_is_reused(name: str) -> None:
     reuse: Reuse | CheckpointReuse = Reuse(model, 2**28, block=8, least=1)
     if model.info.needs_checkpoints:
         reuse = CheckpointReuse(2**28)
-    driver = Driver(model)
-    driver.scheduler = Scheduler(model, max_rows=8, prefill_chunk=64, reuse=reuse)
+    driver = Driver(model, max_rows=8, reuse=reuse)
     cached = []
     for item in asked:
         driver.submit(item)

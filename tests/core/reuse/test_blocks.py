@@ -13,7 +13,6 @@ import pytest
 
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import Reuse
-from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import GenerateRequest, Grammar, KVStoreSettings, StepFrame
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.core.driver import Driver, load, request
@@ -39,11 +38,8 @@ class Reusing(Driver):
         prefill_chunk: int = 64,
         kv_store: KVStoreSettings | None = None,
     ):
-        super().__init__(model, max_rows=max_rows, prefill_chunk=prefill_chunk)
         self.reuse = Reuse(model, limit, block=block, least=least, kv_store=kv_store)
-        self.scheduler = Scheduler(
-            model, max_rows=max_rows, prefill_chunk=prefill_chunk, reuse=self.reuse
-        )
+        super().__init__(model, max_rows=max_rows, prefill_chunk=prefill_chunk, reuse=self.reuse)
         self.cached: dict[int, int] = {}
 
     def turn(self) -> StepFrame:
@@ -216,7 +212,7 @@ def test_rows_with_hits_are_prefilled_together(name: str) -> None:
     driver.once(request(100, stem, max_tokens=1))
     driver.submit(*rows)
     driver.turn()
-    groups = sorted(len(group.rows) for group in driver.scheduler._groups)
+    groups = sorted(len(group.rows) for group in driver.groups)
     assert groups == ([10] if model.paddable else [1] * 10)
     driver.run()
     del driver.tokens[100]
@@ -281,7 +277,7 @@ def test_after_a_fault_nothing_is_taken_from_the_tree(model: Model) -> None:
     once = want[2][3]
     driver = Reusing(replace(model, module=Faulty(model.module, once, times=1)))
     driver.submit(*requests.values())
-    while driver.scheduler._model.module.times:  # type: ignore[attr-defined]
+    while driver.executor._model.module.times:  # type: ignore[attr-defined]
         driver.turn()
     driver.run()
     assert driver.tokens == want and not driver.failed
@@ -318,7 +314,7 @@ def test_prompts_that_leave_before_their_turn_hold_nothing(model: Model) -> None
     driver.once(request(1, stem, max_tokens=1))
     driver.submit(*(request(key, [*stem, *words(key, 30)]) for key in range(2, 6)))
     driver.turn()
-    waiting = [prompt for prompt in driver.scheduler._prompts if prompt.match is not None]
+    waiting = [prompt for prompt in driver.executor.prompts if prompt.match is not None]
     assert len(waiting) >= 2 and driver.reuse.tree.pinned
     driver.scheduler._requeue(waiting[0].rows)
     driver.scheduler.cancel(waiting[1].rows[0].request.id)

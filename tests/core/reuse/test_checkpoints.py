@@ -14,7 +14,6 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import Reuse, open_reuse
 from budmlx.core.reuse.checkpoints import Checkpoint, CheckpointReuse, Checkpoints
-from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import GenerateRequest, StepFrame
 from tests.core.driver import Driver, request
 from tests.core.reuse.test_blocks import at_rest_memory, cold, plain, words
@@ -27,11 +26,8 @@ class Resuming(Driver):
     """A driver that notes what each row reused."""
 
     def __init__(self, model: Model, *, limit: int = 2**30, prefill_chunk: int = 64):
-        super().__init__(model, prefill_chunk=prefill_chunk)
         self.reuse = CheckpointReuse(limit)
-        self.scheduler = Scheduler(
-            model, max_rows=64, prefill_chunk=prefill_chunk, reuse=self.reuse
-        )
+        super().__init__(model, prefill_chunk=prefill_chunk, reuse=self.reuse)
         self.cached: dict[int, int] = {}
 
     def turn(self) -> StepFrame:

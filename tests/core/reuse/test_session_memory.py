@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from budmlx.core.batch.placement import Placement
 from budmlx.core.reuse.blocks import Reuse
 from budmlx.core.reuse.tree import Match
 from budmlx.core.schedule.admission import Admission
-from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import SessionFile
 from tests.core.driver import Driver, load, request
 from tests.core.reuse.test_blocks import BLOCK, Reusing, cold, words
@@ -27,11 +25,10 @@ def test_rows_wait_for_what_a_session_leaves(tmp_path: Path) -> None:
     lengths = [[700]] * 3
     needed = model.memory.total(lengths, 64)
     tight = replace(model, memory=replace(model.memory, limit=needed + 1000))
-    admission = Admission(tight, Placement(0, tight.memory.rectangle), 64)
+    admission = Admission(tight.info, tight.memory, 64)
     assert admission.fits(lengths)
     reuse = Reuse(tight, 2**28)
-    driver = Driver(tight)
-    driver.scheduler = Scheduler(tight, max_rows=8, prefill_chunk=64, reuse=reuse)
+    driver = Driver(tight, max_rows=8, reuse=reuse)
     driver.submit(request(0, [5], max_tokens=1, session=SessionFile(path=path, save=False)))
     driver.run()
     assert reuse.reserved == sum(

@@ -15,12 +15,12 @@ import mlx.core as mx
 import pytest
 
 from budmlx.core.model.model import Model
-from budmlx.core.reuse import tier as kv_tier
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.disk.identity import model_digest
+from budmlx.core.schedule import pace
 from budmlx.protocol import KVStoreSettings
 from tests.core.architectures import ARCHITECTURES
-from tests.core.driver import load, request
+from tests.core.driver import Driver, load, request
 from tests.core.reuse.test_blocks import BLOCK, PLAIN, Reusing, cold, plain, words
 from tests.core.reuse.test_contamination import FIRST_MARKER, Witness
 from tests.core.schedule.test_scheduler import Faulty
@@ -205,7 +205,7 @@ def test_others_go_on_while_a_prompt_is_read(
     prompt = words(1, 20 * BLOCK)
     with life(model, tmp_path) as driver:
         driver.once(request(1, prompt, max_tokens=1))
-    monkeypatch.setattr(kv_tier, "SHORT_READ", 0.0)  # one block each turn
+    monkeypatch.setattr(pace, "SHORT_READ", 0.0)  # one block each turn
     items = [request(2, words(2, 9), max_tokens=40), request(3, [*prompt, 5], max_tokens=5)]
     with life(model, tmp_path) as driver:
         driver.submit(items[0])
@@ -226,11 +226,11 @@ def test_a_prompt_that_leaves_while_it_is_read_holds_nothing(
 ) -> None:
     with life(model, tmp_path) as driver:
         driver.once(request(1, words(1, 9 * BLOCK), max_tokens=1))
-    monkeypatch.setattr(kv_tier, "LONG_READ", 0.0)
+    monkeypatch.setattr(pace, "LONG_READ", 0.0)
     with life(model, tmp_path) as driver:
         driver.submit(request(2, words(1, 9 * BLOCK)))
         driver.turn()
-        [prompt] = driver.scheduler._prompts
+        [prompt] = driver.executor.prompts
         assert prompt.restoring and prompt.match is not None
         driver.scheduler.cancel(2)
         driver.run()
@@ -243,12 +243,13 @@ def test_blocks_are_computed_if_that_is_faster(model: Model, tmp_path: Path) -> 
     with life(model, tmp_path) as driver:
         tier = driver.reuse.tier
         assert tier is not None
-        tier._read_seconds, tier._read_bytes = 10.0, 1.0
+        disk = driver.scheduler._disk
+        disk._seconds, disk._tokens = 10.0, 1.0
         driver.scheduler._pace._per_token = 1e-9
         item = request(2, [*prompt, 3], max_tokens=4)
         assert driver.once(item) == cold(model, item)[2]
         assert (driver.cached[2], tier.counters.hits, tier.counters.slower) == (0, 0, 1)
-        assert tier._read_seconds < 10.0, "it would never be tried again"
+        assert disk._seconds < 10.0, "it would never be tried again"
         driver.reuse.clear()
         driver.scheduler._pace._per_token = 1e9
         driver.once(request(3, [*prompt, 4], max_tokens=1))
@@ -260,7 +261,7 @@ def test_what_a_fault_left_in_doubt_is_not_written(model: Model, tmp_path: Path)
     once = cold(model, item)[1][3]
     with life(replace(model, module=Faulty(model.module, once, times=1)), tmp_path) as driver:
         driver.submit(item)
-        while driver.scheduler._model.module.times:  # type: ignore[attr-defined]
+        while driver.executor._model.module.times:  # type: ignore[attr-defined]
             driver.turn()
         assert driver.reuse.tier is not None and not driver.reuse.tier._unsaved
         driver.run()
@@ -307,8 +308,8 @@ def test_without_a_tree_there_is_no_disk(
     store = KVStoreSettings(directory=str(tmp_path), limit=2**30)
     with caplog.at_level(logging.WARNING):
         for name, size in (("mamba", 0.5), ("llama", 0.0)):
-            driver = Reusing(plain(name))
-            driver.scheduler._reuse = open_reuse(plain(name), size, store)
-            driver.once(request(1, words(1, 300), max_tokens=1))
-            assert not driver.scheduler._reuse.pending
+            driver = Driver(plain(name), reuse=open_reuse(plain(name), size, store))
+            driver.submit(request(1, words(1, 300), max_tokens=1))
+            driver.run()
+            assert not driver.executor.pending
     assert caplog.text.count("no KV is kept on disk") == 2 and not files(tmp_path)

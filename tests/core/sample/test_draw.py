@@ -159,7 +159,8 @@ def test_a_plugin_sampler_sees_what_its_row_may_draw_by_temperature() -> None:
     logits = mx.random.normal((len(requests), VOCAB))
     rows = [Row.of(item) for item in requests]
     sampling = RowSampling(rows, VOCAB)
-    tokens = sampling.sample(logits, mx.ones((len(rows),), dtype=mx.int32)).tokens.tolist()
+    drawn_tokens = sampling.sample(logits[:, None], mx.ones((len(rows), 1), dtype=mx.int32)).tokens
+    tokens = drawn_tokens[:, 0].tolist()
     sampling.release()
     for i, row in enumerate(requests):
         if row.sampler is None:

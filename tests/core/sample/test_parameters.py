@@ -161,8 +161,8 @@ def test_choices_fork_from_one_prefill(name: str, prompt: list[int]) -> None:
     driver.turns(8)
     driver.submit(*(request(c, prompt, choice=c, fork=1, **sampling) for c in range(4)))
     driver.turn()
-    assert sum(len(p.rows) for p in driver.scheduler._prompts) in (0, 4)
-    assert len(driver.scheduler._prompts) <= 1
+    assert sum(len(p.rows) for p in driver.prompts) in (0, 4)
+    assert len(driver.prompts) <= 1
     driver.scheduler.cancel(2)
     driver.run()
     assert [driver.tokens[c] for c in (0, 1, 3)] == [want[0], want[1], want[3]]

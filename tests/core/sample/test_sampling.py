@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -26,10 +27,11 @@ def kept(rows: list[GenerateRequest], logits: mx.array) -> np.ndarray:
 
 
 def sample(requests: list[GenerateRequest], logits: mx.array) -> Drawn:
-    """One step of rows whose prompt is token 1."""
+    """One step of rows whose prompt is token 1; `tokens` and `finite` are [rows]."""
     rows = [Row.of(item) for item in requests]
-    feed = mx.array([row.ids[-1] for row in rows])
-    return RowSampling(rows, logits.shape[-1]).sample(logits, feed)
+    feed = mx.array([row.ids[-1:] for row in rows])
+    drawn = RowSampling(rows, logits.shape[-1]).sample(logits[:, None], feed)
+    return replace(drawn, tokens=drawn.tokens[:, 0], finite=drawn.finite[:, 0])
 
 
 def reference(row: GenerateRequest, logits: mx.array) -> np.ndarray:
@@ -140,3 +142,33 @@ def test_typical_p_keeps_the_locally_typical_set_of_its_rows_alone() -> None:
         mass = row.sampling.typical_p
         count = 700 if mass == 1 else (np.cumsum(p[order]) < mass).sum() + 1
         assert set(np.flatnonzero(mine[index])) == set(order[:count])
+
+
+MANY_PLACES = [
+    {"temperature": 0.0},
+    {"temperature": 1.3, "seed": 5, "logprobs": 2},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 6, "logprobs": 0},
+    {"temperature": 0.8, "top_k": 7, "min_tokens": 3, "stop_ids": [3, 4, 5]},
+    {"temperature": 1.0, "logit_bias": ((9, 4.0),)},
+]
+
+
+def test_several_places_draw_what_as_many_steps_do() -> None:
+    logits = mx.random.normal((len(MANY_PLACES), 4, 64)) * 2
+    requests = [request(i, [1], **changes) for i, changes in enumerate(MANY_PLACES)]
+    rows = [Row.of(item) for item in requests]
+    fed = mx.ones((len(rows), 4), dtype=mx.uint32)
+    together = RowSampling(rows, 64).sample(logits, fed).read()
+    for place in range(4):
+        single = RowSampling(rows, 64).sample(logits[:, place : place + 1], fed[:, :1]).read()
+        assert [outcomes[place] for outcomes in together] == [one for [one] in single]
+        for row in rows:
+            row.advance()
+            row.commit([7])
+
+
+@pytest.mark.parametrize("changes", [{"frequency_penalty": 1.0}, {"repetition_penalty": 1.1}])
+def test_rows_that_look_back_draw_one_token_at_a_time(changes: dict[str, float]) -> None:
+    rows = [Row.of(request(1, [1], **changes))]
+    with pytest.raises(ValueError, match="one token at a time"):
+        RowSampling(rows, 64).sample(mx.zeros((1, 2, 64)), mx.ones((1, 2), dtype=mx.uint32))

@@ -67,8 +67,8 @@ def test_choices_of_one_request_prefill_together() -> None:
 def test_the_owner_with_most_gives_way() -> None:
     rows = [row(1), row(2, "b"), row(3), row(4, "b"), row(5), row(6, "c"), row(7)]
     queue = queue_of(rows[-1])
-    assert queue.to_give_way(rows) is rows[4]
-    assert queue.to_give_way(rows[3:]) is rows[5]
+    assert queue.to_preempt(rows) is rows[4]
+    assert queue.to_preempt(rows[3:]) is rows[5]
 
 
 class Rows:

@@ -120,9 +120,9 @@ def test_rows_of_very_different_length_run_in_their_own_groups(model: Model) -> 
     driver.submit(*(request(k, [k] * 20, max_tokens=30) for k in range(1, 9)))
     while len(driver.reasons) < 8:
         driver.turn()
-        lengths = [sorted(group.lengths) for group in driver.scheduler._groups]
+        lengths = [sorted(group.lengths) for group in driver.groups]
         assert all(group[-1] < 2 * group[0] or group[-1] < 200 for group in lengths)
-    assert max(len(group.rows) for group in driver.scheduler._groups) == 1
+    assert max(len(group.rows) for group in driver.groups) == 1
     driver.run()
 
 
@@ -205,16 +205,17 @@ def test_a_lost_device_ends_the_core(model: Model) -> None:
 
 def test_who_begins_is_told_before_prompts_are_computed(model: Model) -> None:
     seen: list[tuple[list[int], int]] = []
-    scheduler = Driver(model).scheduler
+    driver = Driver(model)
+    scheduler = driver.scheduler
 
     def told(frame: StepFrame) -> None:
-        computed = sum(prompt.computed for prompt in scheduler._prompts)
+        computed = sum(prompt.computed for prompt in driver.prompts)
         seen.append((frame.started, computed))
 
     scheduler.submit(request(1, [5] * 20))
-    frame = scheduler.turn(told)
+    frame = scheduler.step(told)
     assert seen == [([1], 0)]
     assert frame.started == [] and frame.running == 1
     while scheduler.busy:
-        scheduler.turn(told)
+        scheduler.step(told)
     assert len(seen) == 1

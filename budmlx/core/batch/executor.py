@@ -1,0 +1,260 @@
+"""Executor: runs plans. It alone calls the model; what is on the device belongs to it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+
+from budmlx.core.batch.group import Group
+from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
+from budmlx.core.batch.prefill import Prompt, look
+from budmlx.core.model.model import DeviceLostError, Model
+from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.interface import Allowance, Reusing
+from budmlx.core.row import Row, RowError, RowFault
+from budmlx.core.sample.sampling import Outcome, nothing_drawn
+from budmlx.protocol import RowFailed, Token
+
+log = logging.getLogger(__name__)
+
+# Plans between returning MLX's unused buffers to the system.
+CLEAR_EVERY = 256
+
+
+class Executor:
+    """The prompts that are being prefilled and the groups that decode, on one model.
+
+    Executors of the same model that are told the same rows and run the same plans have the same
+    prompts, groups and stored prefixes, and draw the same tokens: no clock and no chance takes
+    part. Not thread-safe: everything happens on the core's thread.
+
+    reuse: where KV of former prompts and replies is kept; without it, none is.
+    prompts, groups: the oldest first; for others to read.
+    """
+
+    def __init__(self, model: Model, reuse: Reusing | None = None):
+        self.info = model.info
+        self.memory = model.memory
+        self.paddable = model.paddable
+        self.prompts: list[Prompt] = []
+        self.groups: list[Group] = []
+        self._model = model
+        self._reuse = reuse or Reuse(model, 0)
+        self._rows: dict[int, Row] = {}
+        self._runs = 0
+        self._progress = _Progress()
+
+    @property
+    def reuses(self) -> bool:
+        """Whether anything is ever stored for reuse."""
+        return self._reuse.enabled
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are kept for reuse whatever rows need."""
+        return self._reuse.reserved
+
+    @property
+    def pending(self) -> bool:
+        """Whether a plan that says `save` would have something to do."""
+        return self._reuse.pending
+
+    def add(self, row: Row) -> str:
+        """Take in a row that plans will name, with its grammar ready to be followed.
+
+        Returns why it cannot run, or nothing.
+        """
+        if not (problem := self._reuse.open_session(row.request.session)):
+            self._rows[row.id] = row
+        return problem
+
+    def run(self, plan: Plan) -> Result:
+        """Do what a plan says, each step as soon as the one before is on its way.
+
+        A fault ends the action that raised and nothing else; see `Result.faults`.
+
+        Raises:
+            DeviceLostError: the device refuses all further work.
+        """
+        begin = time.perf_counter()
+        self._progress = _Progress()
+        self._runs += 1
+        allowed = Allowance(plan.restore)
+        self._rearrange(plan)
+        look(self.prompts, self._reuse, allowed)
+        if plan.room is not None:
+            self._reuse.resize(plan.room)
+        if plan.save:
+            self._reuse.save()
+        if plan.prefill is not None:
+            self._prefill(plan.prefill)
+            # What was stored may serve other prompts.
+            look(self.prompts, self._reuse, Allowance(None))
+        if plan.decode or plan.pause:
+            self._decode(plan)
+        if self._runs % CLEAR_EVERY == 0:
+            mx.clear_cache()
+        return Result(
+            tokens=self._progress.tokens,
+            failed=self._progress.failed,
+            faults=self._progress.faults,
+            prompts=[prompt.state for prompt in self.prompts],
+            groups=[group.state for group in self.groups],
+            seconds=time.perf_counter() - begin,
+            disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
+            memory=mx.get_active_memory(),
+        )
+
+    def close(self, seconds: float) -> None:
+        """Save what can be saved in so much time."""
+        self._reuse.close(seconds)
+
+    # Rows that come and go
+
+    def _rearrange(self, plan: Plan) -> None:
+        if plan.forget:
+            self._reuse.clear()
+        for row_id in plan.keep:
+            self._keep(self._rows[row_id])
+        left = [self._rows.pop(row_id) for row_id in plan.leave if row_id in self._rows]
+        requeued = [self._rows[row_id] for row_id in plan.requeue if row_id in self._rows]
+        self._withdraw([*left, *requeued])
+        for row in requeued:
+            row.reset()
+        for row_id in plan.compact:
+            self._group(row_id).compact()
+        for first, second in plan.merge:
+            self._merge(self._group(first), self._group(second))
+        for ids in plan.admit:
+            rows = [self._rows[row_id] for row_id in ids]
+            self.prompts.append(Prompt(rows, self._model.new_cache()))
+
+    def _keep(self, row: Row) -> None:
+        """Store what a row computed that is about to leave."""
+        group = next((group for group in self.groups if row in group.rows), None)
+        if group is not None and not group.empty:
+            cache = partial(group.cache_of, row)
+            self._guard((), self._reuse.keep, row.request.namespace, row.keys, row.held, cache)
+
+    def _withdraw(self, rows: Sequence[Row]) -> None:
+        """Take rows out of prompts and groups."""
+        if not rows:
+            return
+        gone = set(rows)
+        for prompt in self.prompts:
+            prompt.drop(gone)
+        self.prompts = [prompt for prompt in self.prompts if prompt.rows]
+        for group in self.groups:
+            group.keep([row for row in group.rows if row not in gone])
+        self.groups = [group for group in self.groups if group.rows]
+
+    def _group(self, row_id: int) -> Group:
+        row = self._rows[row_id]
+        return next(group for group in self.groups if row in group.rows)
+
+    def _merge(self, group: Group, other: Group) -> None:
+        self.groups.remove(other)
+        self._guard([*group.rows, *other.rows], group.absorb, other, self._expected)
+
+    @property
+    def _expected(self) -> int:
+        """Rows that may want a slot soon."""
+        return sum(len(prompt.rows) for prompt in self.prompts)
+
+    # Forward passes
+
+    def _prefill(self, prefill: Prefill) -> None:
+        leaders = [self._rows[row_id] for row_id in prefill.prompts]
+        batch = [prompt for prompt in self.prompts if prompt.rows[0] in leaders]
+        batch.sort(key=lambda prompt: leaders.index(prompt.rows[0]))
+        rows = [row for prompt in batch for row in prompt.rows]
+        if len(batch) > 1:
+            self._guard(rows, self._prefill_together, batch)
+        else:
+            self._guard(rows, self._prefill_one, batch[0], prefill.tokens)
+
+    def _prefill_together(self, batch: Sequence[Prompt]) -> None:
+        group = Group.together(self._model, self._reuse, batch)
+        self.prompts = [prompt for prompt in self.prompts if prompt not in batch]
+        self.groups.append(group)
+
+    def _prefill_one(self, prompt: Prompt, count: int) -> None:
+        try:
+            prompt.compute(self._model, self._reuse, count)
+        except RowError as error:
+            self._progress.fail(prompt.rows, (error.code, str(error)))
+            return
+        if not prompt.remaining:
+            self.prompts.remove(prompt)
+            self.groups += Group.of(self._model, prompt)
+
+    def _decode(self, plan: Plan) -> None:
+        groups = {row.id: group for group in self.groups for row in group.rows}
+        for row_id in plan.pause:
+            groups[row_id].pause()
+        for row_id in plan.decode:
+            # A merge of this plan may have failed.
+            if self._progress.goes_on(groups[row_id].rows):
+                self._guard(groups[row_id].rows, self._dispatch, groups[row_id])
+        for group in self.groups:
+            if self._progress.goes_on(group.rows):
+                self._guard(group.rows, self._collect, group)
+
+    def _dispatch(self, group: Group) -> None:
+        for row, fault in group.dispatch(self._expected).items():
+            self._progress.fail([row], fault)
+
+    def _collect(self, group: Group) -> None:
+        for row, outcomes in group.collect():
+            if row not in self._progress.out:
+                self._commit(row, outcomes)
+
+    def _commit(self, row: Row, outcomes: Sequence[Outcome]) -> None:
+        for drawn in outcomes:
+            if not drawn.finite:
+                self._progress.fail([row], nothing_drawn(row))
+                return
+            reason = row.commit([drawn.token])
+            more = (drawn.logprob, drawn.top, row.cached, row.from_disk)
+            self._progress.tokens.append(Token(row.id, drawn.token, reason, *more))
+            row.cached = row.from_disk = 0
+            if reason is not None:
+                return
+
+    def _guard(self, rows: Iterable[Row], action: Callable[..., None], *arguments: Any) -> None:
+        """Call `action`; if it raises, these rows take no further part in the plan."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            rows = list(rows)
+            log.exception("a step of %d rows failed", len(rows))
+            if "SubmissionsIgnored" in str(error):
+                raise DeviceLostError(str(error)) from error
+            mx.clear_cache()
+            self._progress.faults.append([row.id for row in rows])
+            self._progress.out.update(rows)
+
+
+class _Progress:
+    """What came of a plan so far. out: rows that take no further part in it."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Token] = []
+        self.failed: list[RowFailed] = []
+        self.faults: list[list[int]] = []
+        self.out: set[Row] = set()
+
+    def fail(self, rows: Iterable[Row], fault: RowFault) -> None:
+        """End rows through a fault of their own."""
+        for row in rows:
+            self.failed.append(RowFailed(row.id, *fault))
+            self.out.add(row)
+
+    def goes_on(self, rows: Iterable[Row]) -> bool:
+        """Whether any of these rows still takes part."""
+        return not self.out.issuperset(rows)

@@ -1,0 +1,113 @@
+"""Plan and Result: what the scheduler tells the executor to do, and what it hears back.
+
+Both are data of numbers and ids, fit for a socket. A plan says everything that is not the same
+for whoever ran the same plans before: what came in, what a clock or a disk decided.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from budmlx.protocol import RowFailed, Token
+
+
+class Prefill(msgspec.Struct, frozen=True, array_like=True):
+    """One forward pass over prompts, each named by its first row.
+
+    tokens: how many are computed of the only prompt; several are computed whole, padded.
+    """
+
+    prompts: list[int]
+    tokens: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What to do next, in the order of the fields. Rows are named by their ids.
+
+    forget: drop what is stored for reuse, since a fault left it in doubt.
+    keep: rows that are about to leave, whose KV is stored. leave: rows that are done with.
+    requeue: rows that leave, and come back later to be prefilled from their tokens.
+    compact: groups that give up vacant slots and padding.
+    merge: pairs of groups, the second of which joins the first.
+    admit: rows whose prefill begins, one list for the choices that share a prompt.
+    restore: tokens that may be read from disk for prompts, one block in any case; 0: reading
+    does not pay. None: nothing is read.
+    room: bytes that may be kept for reuse from now on; None for as many as before.
+    save: one block is written to disk.
+    prefill: the forward pass over prompts, if there is one; those that it completes become a
+    group, the last one. decode: groups that take a step. pause: groups that do not, and whose
+    last step is read all the same. Groups are named by any of their rows.
+    """
+
+    forget: bool = False
+    keep: list[int] = []
+    leave: list[int] = []
+    requeue: list[int] = []
+    compact: list[int] = []
+    merge: list[tuple[int, int]] = []
+    admit: list[list[int]] = []
+    restore: int | None = None
+    room: int | None = None
+    save: bool = False
+    prefill: Prefill | None = None
+    decode: list[int] = []
+    pause: list[int] = []
+
+
+class PromptState(msgspec.Struct, frozen=True, array_like=True):
+    """A prompt that is not computed yet.
+
+    rows: the choices that fork from it. computed: tokens that its cache holds.
+    remaining: tokens to compute; what is stored of the prompt is not among them.
+    checkpoint: tokens up to the next place where its state is kept, if any.
+    restoring: more of it is on disk, and worth waiting for.
+    """
+
+    rows: list[int]
+    computed: int
+    remaining: int
+    checkpoint: int | None = None
+    restoring: bool = False
+
+
+class GroupState(msgspec.Struct, frozen=True, array_like=True):
+    """A group, and what it takes.
+
+    width: slots, the vacant ones included. span: tokens that every slot takes, padding
+    included; 0 where no slot can stay vacant. empty: a cache has no content, so that the group
+    cannot merge.
+    """
+
+    rows: list[int]
+    width: int
+    span: int
+    empty: bool
+
+
+class DiskRead(msgspec.Struct, frozen=True, array_like=True):
+    """What was read from disk. declined: blocks that were not, since reading does not pay."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    declined: int = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of a plan.
+
+    tokens: those that were read, each row's in their order.
+    failed: rows that ended through a fault of their own; a later plan must let them leave.
+    faults: rows of each action that raised. They took no further part, and a later plan must
+    requeue them or let them leave, and forget what is stored.
+    prompts, groups: all there are now, the oldest first.
+    seconds: how long the plan took. memory: bytes that MLX has in use.
+    """
+
+    tokens: list[Token]
+    failed: list[RowFailed]
+    faults: list[list[int]]
+    prompts: list[PromptState]
+    groups: list[GroupState]
+    seconds: float
+    disk: DiskRead
+    memory: int

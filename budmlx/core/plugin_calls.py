@@ -1,0 +1,79 @@
+"""Plugin calls in the core: what plugins name is imported here and in no other process, a call
+that fails becomes a `PluginFault`, and a note says which plugin the core's thread is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from budmlx.core.row import RowError
+from budmlx.plugins.guard import FAULTS
+
+log = logging.getLogger(__name__)
+
+
+class PluginFault(RowError):
+    """A plugin raised or returned nonsense. what: its part and what that did, for the client."""
+
+    code = "plugin_error"
+
+    def __init__(self, plugin: str, what: str):
+        super().__init__(f"The plugin {plugin} failed: {what}.")
+
+
+def resolve(target: str) -> Any:
+    """The object that `package.module:attribute` names. Raises whatever the import raises."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@contextlib.contextmanager
+def calling(plugin: str, part: str) -> Iterator[None]:
+    """Call a plugin inside, with a note of it. part: what is called, such as `its encoder`.
+
+    Raises:
+        PluginFault: the plugin raised an error, which is logged.
+    """
+    NOTE.write(plugin)
+    try:
+        yield
+    except FAULTS as error:
+        log.exception("plugin %s failed in %s", plugin, part)
+        raise fault(plugin, f"{part} raised an error") from error
+    finally:
+        NOTE.write("")
+
+
+def fault(plugin: str, what: str) -> PluginFault:
+    """The fault of a plugin, which is logged. what: its part and what that did."""
+    log.error("plugin %s: %s", plugin, what)
+    return PluginFault(plugin, what)
+
+
+class Note:
+    """The plugin that is being called, in a file that outlives this process.
+
+    The parent of a core that never returns reads it. A plugin that waits for the device is
+    named for what the device does meanwhile.
+
+    descriptor: of the file; None, as in a thread of the parent's own, keeps no note.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor: int | None = None
+
+    def write(self, plugin: str) -> None:
+        """Replace the note; an empty name clears it."""
+        if self.descriptor is not None:
+            # A plain write, since it fails where a write to mapped memory would end the process.
+            with contextlib.suppress(OSError):
+                os.pwrite(self.descriptor, plugin.encode() + b"\0", 0)
+
+
+NOTE = Note()
+"""The note of this process."""
