@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from budmlx.config import Config
-from budmlx.server.dialects.openai.request import ChatRequest
+from budmlx.server.dialects.openai.chat_request import ChatRequest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

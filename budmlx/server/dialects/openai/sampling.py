@@ -1,19 +1,30 @@
-"""What requests for chats and for completions have in common."""
+"""The fields that requests for chats and for completions have in common."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, field_validator
+from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.body import Body
-from budmlx.server.dialects.openai.messages import Int, WireModel
-from budmlx.server.dialects.openai.params import Extras, beyond
-from budmlx.types import MAX_BIAS, MAX_BIASES, RANGES, CachePolicy, PluginChoice, SamplingParams
+from budmlx.server.dialects.openai.openapi_fields import describe
+from budmlx.server.dialects.openai.response_format import WireFormat
+from budmlx.server.dialects.openai.unknown_fields import Extra, Loc
+from budmlx.server.dialects.openai.wire_model import Body, Int, Says, WireModel
+from budmlx.types import (
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_TTL,
+    RANGES,
+    CachePolicy,
+    PluginChoice,
+    ResponseFormat,
+    SamplingParams,
+)
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
@@ -24,6 +35,9 @@ DEFAULTS = SamplingParams()
 
 TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+Biases = Annotated[
+    dict[str, Bias], Field(json_schema_extra={"propertyNames": {"pattern": "^-?[0-9]{1,19}$"}})
+]
 Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -41,7 +55,37 @@ def _cache(value: Any) -> CachePolicy:
         raise PydanticCustomError("cache", expected) from None
 
 
-CacheOption = Annotated[CachePolicy, PlainValidator(_cache)]
+CacheOption = Annotated[
+    CachePolicy,
+    PlainValidator(_cache),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"const": "bypass"},
+                {
+                    "type": "object",
+                    "required": ["ttl"],
+                    "properties": {
+                        "ttl": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL}
+                    },
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
+    AfterValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+    Says(
+        f"Input should be a string or up to {MAX_STOPS} strings, "
+        f"each of 1 to {MAX_STOP_CHARS} characters",
+        kind="stop",
+    ),
+]
 
 
 class NamedChoice(WireModel):
@@ -52,6 +96,10 @@ class NamedChoice(WireModel):
     def to_choice(self) -> PluginChoice:
         """The same choice as a plain value."""
         return PluginChoice(self.name, dict(self.model_extra or {}))
+
+    def extras(self, loc: Loc = ()) -> Iterator[Extra]:
+        """None: every further field is an option."""
+        return iter(())
 
 
 class StreamOptions(WireModel):
@@ -64,8 +112,14 @@ class StreamOptions(WireModel):
 class GenerationRequest(Body):
     """The fields of every body that asks for generated text."""
 
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    model_config = ConfigDict(json_schema_extra=describe)
+
+    stream: bool | None = Field(
+        None, description="Answer with server-sent events; absent, the Accept header decides."
+    )
+    stream_options: StreamOptions | None = Field(
+        None, description="How a stream tells its usage and its tool calls."
+    )
     max_tokens: Annotated[Int, Field(ge=1)] | None = None
     temperature: Annotated[float, within("temperature")] = DEFAULTS.temperature
     top_p: Annotated[float, within("top_p")] = DEFAULTS.top_p
@@ -76,21 +130,41 @@ class GenerationRequest(Body):
     presence_penalty: Annotated[float, within("presence_penalty")] = 0.0
     repetition_penalty: Annotated[float, within("repetition_penalty")] = 1.0
     repetition_window: Annotated[Int, within("repetition_window")] = 0
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] = {}
+    logit_bias: Annotated[Biases, Field(max_length=MAX_BIASES)] = {}
     seed: Int64 | None = None
     random_seed: Int64 | None = None
     n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = 1
-    stop: list[str] = []
+    stop: Stops = Field([], description="Texts that end a reply and are not part of it.")
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] = []
     ignore_eos: bool = False
     min_tokens: Annotated[Int, within("min_tokens")] = 0
-    sampler: NamedChoice | None = None
-    logits_processors: Annotated[list[NamedChoice], Field(max_length=MAX_PROCESSORS)] = []
-    response_format: Any = None
-    service_tier: str | None = None
-    cache: CacheOption | None = None
-    cache_salt: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
-    explain_cache: bool = False
+    sampler: NamedChoice | None = Field(
+        None, description="A sampler that a plugin brings, with its options."
+    )
+    logits_processors: list[NamedChoice] = Field(
+        [],
+        max_length=MAX_PROCESSORS,
+        description="Processors that plugins bring, with their options, in order.",
+    )
+    response_format: WireFormat | None = Field(
+        None,
+        description="The form of the content, enforced while it is written. No effect on a "
+        "forced call.",
+    )
+    service_tier: str | None = Field(None, description="Any text; changes nothing.")
+    cache: CacheOption | None = Field(
+        None,
+        description="Keep the reply and answer the same request from it; `bypass` computes anew.",
+    )
+    cache_salt: str = Field(
+        "",
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Kept replies and reused prompts are shared only where this is the same.",
+    )
+    explain_cache: bool = Field(
+        False, description="Say how much of the prompt's KV was reused, and why not more."
+    )
 
     @field_validator("logit_bias")
     @classmethod
@@ -99,29 +173,6 @@ class GenerationRequest(Body):
         if not all(re.fullmatch(r"-?[0-9]{1,19}", token) for token in bias):
             raise PydanticCustomError("token_id", "Keys should be token ids")
         return bias
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _check_stop(cls, stop: Any) -> list[str]:
-        stops = [stop] if isinstance(stop, str) else stop
-        if (
-            not isinstance(stops, list)
-            or len(stops) > MAX_STOPS
-            or not all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS for text in stops)
-        ):
-            raise PydanticCustomError(
-                "stop",
-                f"Input should be a string or up to {MAX_STOPS} strings, "
-                f"each of 1 to {MAX_STOP_CHARS} characters",
-            )
-        return stops
-
-    def extras(self) -> Extras:
-        """The fields that nothing here knows, with their places."""
-        found = [*super().extras()]
-        if self.stream_options is not None and self.stream_options.model_extra:
-            found.append((("stream_options",), self.stream_options.model_extra))
-        return [*found, *_beyond_format(self.response_format)]
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one goes before, if they differ."""
@@ -133,6 +184,17 @@ class GenerationRequest(Body):
         if self.stream_options is not None and not streaming:
             warnings.append("`stream_options` has no effect without `stream`.")
         return warnings
+
+    def wants_stream(self, headers: Mapping[str, str]) -> bool:
+        """Whether to answer with a stream. Some clients ask for it by the Accept header alone."""
+        if self.stream is not None:
+            return self.stream
+        return "text/event-stream" in headers.get("Accept", "").lower()
+
+    @property
+    def format(self) -> ResponseFormat | None:
+        """The form that the reply must have; None for any text."""
+        return None if self.response_format is None else self.response_format.to_format()
 
     @property
     def include_usage(self) -> bool:
@@ -167,14 +229,3 @@ class GenerationRequest(Body):
             logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
             logprobs=logprobs,
         )
-
-
-def _beyond_format(raw: Any) -> Extras:
-    """The fields of a response format that its type does not have."""
-    kind = raw.get("type") if isinstance(raw, dict) else None
-    own = kind if kind in ("json_schema", "regex", "grammar", "choice") else "type"
-    found = [*beyond(raw, {"type", own}, "response_format")]
-    if kind == "json_schema":
-        known = {"name", "schema", "strict"}
-        found += beyond(raw.get("json_schema"), known, "response_format", "json_schema")
-    return found
