@@ -41,12 +41,16 @@ async def streamed(
                 await sender.send(encoder.chunks(event))
     except ConnectionError:
         raise
-    except Exception as exc:  # A boundary: the response has begun, no middleware can answer.
+    except Exception as exc:  # A boundary: the response has begun, so no middleware can answer.
         if sender.response is None:
             raise
-        return await sender.fail(encoder.failure(failure_of(exc)))
+        sender.close()
+        await sender.send(encoder.failure(failure_of(exc)))
+        return sender.response
     await sender.start()
-    return await sender.end(encoder.end())
+    await sender.send(encoder.end())
+    assert sender.response is not None
+    return sender.response
 
 
 @asynccontextmanager

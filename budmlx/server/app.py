@@ -15,7 +15,8 @@ from aiohttp.typedefs import Handler
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
-from budmlx.server.dialects.registry import DIALECTS as SPOKEN
+from budmlx.server.dialects.base import Dialects
+from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.errors import failure_of
 from budmlx.server.in_flight import InFlight
 from budmlx.server.plugin_routes import add_plugin_routes
@@ -29,7 +30,9 @@ ROUTES = (models.endpoints, health.endpoints, docs.endpoints)
 BACKLOG = 1024
 
 
-def create_app(model_set: ModelSet, config: Config) -> web.Application:
+def create_app(
+    model_set: ModelSet, config: Config, dialects: Dialects = REGISTERED
+) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
     app = web.Application(
         middlewares=[answer_errors, guard(config), *rate_limits(config)],
@@ -37,11 +40,11 @@ def create_app(model_set: ModelSet, config: Config) -> web.Application:
     )
     app[CONFIG] = config
     app[MODELS] = model_set
-    app[DIALECTS] = SPOKEN
+    app[DIALECTS] = dialects
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(config.max_rows + config.max_queue)
     app.on_response_prepare.append(_on_prepare)
-    for endpoint in chain(others, *(dialect.endpoints for dialect in SPOKEN)):
+    for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, model_set.engine.plugins)
     return app

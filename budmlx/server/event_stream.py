@@ -50,41 +50,36 @@ class EventStream:
         if not self._keeper.cancelled():
             self._keeper.exception()  # The client is gone, which cancels the handler, too.
 
-    async def start(self) -> web.StreamResponse:
-        """Send the headers and the opening, unless they have been sent."""
+    async def start(self) -> None:
+        """Send the headers and the opening, unless they have been sent.
+
+        Raises ConnectionError when the client is gone or does not read, as all that follows.
+        """
         async with self._lock:
             if self.response is None:
                 kind = {"Content-Type": self._encoder.stream_type}
                 response = web.StreamResponse(headers={**HEADERS, **kind, **self._encoder.headers})
                 await response.prepare(self._request)
                 self.response = response
-                await self._write(response, self._encoder.opening())
-            return self.response
+                await self._write(self._encoder.opening())
 
     async def send(self, data: bytes) -> None:
-        """Send events. Raises ConnectionError when the client is gone or does not read."""
-        response = await self.start()
+        """Send events of a stream that has started."""
         if data:
-            await self._write(response, data)
+            await self._write(data)
 
-    async def end(self, data: bytes) -> web.StreamResponse:
-        """Send what a complete stream ends with and return the response."""
-        await self.send(data)
-        return await self.start()
+    def close(self) -> None:
+        """Let the connection end with the stream, which has started."""
+        assert self.response is not None
+        self.response.force_close()
 
-    async def fail(self, data: bytes) -> web.StreamResponse:
-        """Send an error as the last event, close the connection and return the response."""
-        response = await self.start()
-        response.force_close()
-        await self._write(response, data)
-        return response
-
-    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+    async def _write(self, data: bytes) -> None:
         """Write and wait while the client's buffers are full."""
+        assert self.response is not None
         self._last_write = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(STALLED_SECONDS):
-                await response.write(data)
+                await self.response.write(data)
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()
@@ -92,11 +87,11 @@ class EventStream:
 
     async def _keep_alive(self) -> None:
         await asyncio.sleep(self._hold)
-        response = await self.start()
+        await self.start()
         loop = asyncio.get_running_loop()
         while True:
             silence = loop.time() - self._last_write
             if silence >= self._pause:
-                await self._write(response, self._encoder.keep_alive())
+                await self._write(self._encoder.keep_alive())
             else:
                 await asyncio.sleep(self._pause - silence)

@@ -1,4 +1,4 @@
-"""Below the handlers: aiohttp's connections with our errors, log and limits."""
+"""Connections: aiohttp's, with our errors, access log and limits."""
 
 from __future__ import annotations
 

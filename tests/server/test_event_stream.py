@@ -133,6 +133,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         assert transport is not None
         try:
             async with EventStream(request, Config(), Silence()) as events:
+                await events.start()
                 while True:
                     await events.send(b'data: "' + b"x" * 50_000 + b'"\n\n')
                     buffered = max(buffered, transport.get_write_buffer_size())

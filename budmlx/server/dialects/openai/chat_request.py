@@ -34,10 +34,10 @@ class ChatRequest(GenerationRequest):
         Field(min_length=1, max_length=MAX_MESSAGES, description="The conversation so far."),
     ]
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = Field(
-        None, description="The same as `max_tokens`, and goes before it."
+        None, description="The same as `max_tokens`, over which it takes precedence."
     )
     min_completion_tokens: Annotated[Int, within("min_tokens")] | None = Field(
-        None, description="The same as `min_tokens`, and goes before it."
+        None, description="The same as `min_tokens`, over which it takes precedence."
     )
     logprobs: bool = Field(
         False, description="Report log probabilities of the tokens of the reply."
@@ -72,7 +72,7 @@ class ChatRequest(GenerationRequest):
     )
 
     def overridden(self) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         yield from super().overridden()
         yield from self.other_name("max_tokens", "max_completion_tokens")
         yield from self.other_name("min_tokens", "min_completion_tokens")
@@ -99,7 +99,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
-        """Variables for the chat template. What is given there goes before its shorthands."""
+        """Variables for the chat template. They take precedence over their shorthands."""
         short = {variable: value for variable, (_, value) in self._short.items()}
         return {**short, **self.chat_template_kwargs}
 

@@ -180,7 +180,7 @@ class ChatMessage(WireModel):
         return content
 
     def overridden(self, place: str) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         calls, old, newer = self.tool_calls, self.function_call, self.reasoning_content
         if calls and old is not None and old != calls[0].function:
             yield ignored(f"{place}.function_call", f"{place}.tool_calls")

@@ -38,7 +38,7 @@ ChunkChoice = TypeVar("ChunkChoice", bound=Struct)
 
 
 class PromptTokensDetails(Struct, frozen=True):
-    """How the prompt's tokens were come by."""
+    """Where the prompt's tokens came from."""
 
     cached_tokens: int
     audio_tokens: int = 0
@@ -165,7 +165,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         return _framed(msgspec.json.encode(self._chunk_of(choices, **fields)))
 
     def _cached(self, cached: bool) -> bool | UnsetType:
-        """Whether the reply was kept, for those who asked and where it was."""
+        """Whether the reply came from the cache; only if it did, or if the client asks for it."""
         return cached if cached or self._asks_cache else UNSET
 
     # What differs between endpoints. fields: those that all shapes have.

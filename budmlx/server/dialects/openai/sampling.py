@@ -154,13 +154,13 @@ class GenerationRequest(Body):
     service_tier: str | None = Field(None, description="Any text; changes nothing.")
     cache: CacheOption | None = Field(
         None,
-        description="Keep the reply and answer the same request from it; `bypass` computes anew.",
+        description="Cache the reply and answer the same request from it; `bypass` computes anew.",
     )
     cache_salt: str = Field(
         "",
         max_length=256,
         pattern=r"^[^\x00-\x1f\x7f]*$",
-        description="Kept replies and reused prompts are shared only where this is the same.",
+        description="Cached replies and reused prompts are shared only where this is the same.",
     )
     explain_cache: bool = Field(
         False, description="Say how much of the prompt's KV was reused, and why not more."
@@ -175,11 +175,14 @@ class GenerationRequest(Body):
         return bias
 
     def overridden(self) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         return self.other_name("random_seed", "seed")
 
     def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
-        """Warnings about what has no effect. Raises InvalidRequestError, see `params.review`."""
+        """Warnings about what has no effect.
+
+        Raises InvalidRequestError, see `unknown_fields.review`.
+        """
         warnings = super().review(strict=strict)
         if self.stream_options is not None and not streaming:
             warnings.append("`stream_options` has no effect without `stream`.")

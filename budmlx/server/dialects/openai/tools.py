@@ -11,7 +11,7 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from budmlx.engine.request import tools as checks
 from budmlx.server.dialects.openai.unknown_fields import ignored
-from budmlx.server.dialects.openai.wire_model import AnyOf, SaidObject, Says, WireModel, an_object
+from budmlx.server.dialects.openai.wire_model import AnyOf, SaidObject, Says, an_object
 from budmlx.types import Tool, ToolChoice
 
 Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{checks.NAME}$"})]
@@ -100,7 +100,7 @@ class NamedFunction(SaidObject):
     name: Annotated[Name, Says("must be the name of a tool")]
 
 
-class NamedTool(WireModel):
+class NamedTool(SaidObject):
     """The tool to call."""
 
     type: Annotated[Any, WithJsonSchema({"const": "function"})] = None  # It is never read.

@@ -63,7 +63,7 @@ def review(extras: Extras, *, strict: bool) -> list[str]:
 
 
 def ignored(name: str, winner: str) -> str:
-    """The warning about a field that has no effect because another one goes before it."""
+    """The warning about a field that has no effect because another one overrides it."""
     return f"`{name}` was ignored: `{winner}` goes before it."
 
 

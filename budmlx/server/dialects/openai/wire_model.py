@@ -163,7 +163,7 @@ class Body(WireModel):
         return bounded([*review(self.extras(), strict=strict), *self.overridden()])
 
     def overridden(self) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         return iter(())
 
     def other_name(self, name: str, winner: str) -> Iterator[str]:
