@@ -5,30 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from msgspec import Struct
 from pydantic import BaseModel
 
-ALWAYS = {
+ERRORS = {
     400: "The request is wrong; `error.param` says where.",
     401: "The API key is missing or wrong.",
     403: "The Host is not served here, or the request comes from a foreign web page.",
-    417: "Only `Expect: 100-continue` is understood.",
-    500: "This request failed; it would fail again.",
-}
-"""Sentences on the error statuses that every endpoint may have."""
-
-WITH_BODY = {
     404: "Nothing answers to this model name, or there is no such path.",
     408: "The body arrived too slowly.",
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8, or its compression is unknown.",
+    417: "Only `Expect: 100-continue` is understood.",
     429: "The API key made too many requests.",
+    500: "This request failed; it would fail again.",
     503: "Too many requests, or the model is not available now.",
 }
-"""Sentences on those that endpoints with a body may have, too."""
+"""A sentence on each status that is an error."""
+
+ALWAYS = (400, 401, 403, 417, 500)
+"""What every endpoint may answer."""
+
+WITH_BODY = (404, 408, 413, 415, 429, 503)
+"""What endpoints with a body may answer, too."""
+
+Decorator = Callable[[Handler], Handler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,12 @@ class EndpointTable:
 
     prefix: paths that begin with it answer without it, and with it twice, too: some clients
     append it to the address that they are given and others do not.
-    body_errors: sentences on statuses that only endpoints with a body have.
+    body_errors: sentences on statuses that only endpoints with a body have, here alone.
     """
 
     def __init__(self, prefix: str = "", body_errors: Mapping[int, str] | None = None):
         self._prefix = prefix
-        self._body_errors = WITH_BODY | dict(body_errors or {})
+        self._body_errors = body_errors or {}
         self._endpoints: list[Endpoint] = []
 
     def __iter__(self) -> Iterator[Endpoint]:
@@ -96,27 +101,19 @@ class EndpointTable:
         reply: type[Struct] | None = None,
         *,
         content_type: str | None = None,
-        errors: Mapping[int, str] | None = None,
+        errors: tuple[int, ...] = (),
         parameters: Mapping[str, str] | None = None,
-    ) -> Callable[[Handler], Handler]:
-        """Serve `GET path`. See `Endpoint`."""
-
-        def add(handler: Handler) -> Handler:
-            self._endpoints.append(
-                Endpoint(
-                    "GET",
-                    spellings(path, self._prefix),
-                    handler,
-                    summary,
-                    reply=reply,
-                    content_type="application/json" if reply else content_type,
-                    errors=ALWAYS | dict(errors or {}),
-                    parameters=parameters or {},
-                )
-            )
-            return handler
-
-        return add
+    ) -> Decorator:
+        """Serve `GET path`. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
+        return self._adding(
+            "GET",
+            path,
+            summary=summary,
+            reply=reply,
+            content_type="application/json" if reply else content_type,
+            errors={status: ERRORS[status] for status in (*ALWAYS, *errors)},
+            parameters=parameters or {},
+        )
 
     def post(
         self,
@@ -125,23 +122,24 @@ class EndpointTable:
         body: type[BaseModel],
         reply: type[Struct],
         streamed: Streamed | None = None,
-    ) -> Callable[[Handler], Handler]:
+    ) -> Decorator:
         """Serve `POST path`. See `Endpoint`."""
+        errors = {status: ERRORS[status] for status in (*ALWAYS, *WITH_BODY)}
+        return self._adding(
+            "POST",
+            path,
+            summary=summary,
+            body=body,
+            reply=reply,
+            content_type="application/json",
+            streamed=streamed,
+            errors={**errors, **self._body_errors},
+        )
 
+    def _adding(self, method: str, path: str, **entry: Any) -> Decorator:
         def add(handler: Handler) -> Handler:
-            self._endpoints.append(
-                Endpoint(
-                    "POST",
-                    spellings(path, self._prefix),
-                    handler,
-                    summary,
-                    body=body,
-                    reply=reply,
-                    content_type="application/json",
-                    streamed=streamed,
-                    errors=ALWAYS | self._body_errors,
-                )
-            )
+            paths = spellings(path, self._prefix)
+            self._endpoints.append(Endpoint(method, paths, handler, **entry))
             return handler
 
         return add

@@ -32,12 +32,7 @@ async def tcp_warming(request: web.Request) -> web.Response:
     return web.Response()
 
 
-@endpoints.get(
-    "/ready",
-    "The model makes progress",
-    Health,
-    errors={503: "Too many requests, or the model is not available now."},
-)
+@endpoints.get("/ready", "The model makes progress", Health, errors=(503,))
 async def ready(request: web.Request) -> web.Response:
     """Answer when every model makes progress; raise EngineUnavailableError saying why not."""
     if request.app[IN_FLIGHT].draining:

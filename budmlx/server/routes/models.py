@@ -41,7 +41,7 @@ async def list_models(request: web.Request) -> web.Response:
     "/v1/models/{id:.+}",
     "Describe one name",
     Model,
-    errors={404: "Nothing answers to this model name, or there is no such path."},
+    errors=(404,),
     parameters={"id": "It may hold slashes, escaped or not."},
 )
 async def get_model(request: web.Request) -> web.Response:

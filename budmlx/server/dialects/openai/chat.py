@@ -12,12 +12,12 @@ from budmlx.server import answer
 from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
 from budmlx.server.dialects.openai.chat_request import ChatRequest
-from budmlx.server.dialects.openai.quirks import reason_of_filters
+from budmlx.server.dialects.openai.quirks import ERRORS, reason_of_filters
 from budmlx.server.dialects.openai.reply import server_sent
-from budmlx.server.dialects.openai.table import table
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 
-endpoints = table()
+endpoints = EndpointTable("/v1", ERRORS)
 
 
 @endpoints.post(

@@ -15,12 +15,13 @@ from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.completions_reply import TextCompletion, TextReply
 from budmlx.server.dialects.openai.completions_request import CompletionRequest
+from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
-from budmlx.server.dialects.openai.table import table
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
 from budmlx.types import Completion, Event, Request
 
-endpoints = table()
+endpoints = EndpointTable("/v1", ERRORS)
 
 
 @endpoints.post(

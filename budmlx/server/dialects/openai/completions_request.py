@@ -11,7 +11,7 @@ from pydantic import Field
 from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
-from budmlx.server.dialects.openai.wire_model import Int, PromptId, Says
+from budmlx.server.dialects.openai.wire_model import ErrorMessage, Int, PromptId
 from budmlx.types import Choice, Completion, Request
 
 MAX_PROMPTS = 128
@@ -22,7 +22,7 @@ _Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
 _Ids = Annotated[list[PromptId], Field(min_length=1)]
 Prompt = _Text | _Ids
 Prompts = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
-_EXPECTED = Says(
+_EXPECTED = ErrorMessage(
     f"Input should be a string, a list of token ids, or a list of up to {MAX_PROMPTS} of either",
     kind="prompt",
 )

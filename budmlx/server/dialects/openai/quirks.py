@@ -9,6 +9,9 @@ from aiohttp import web
 
 from budmlx.server.errors import Failure
 
+ERRORS = {422: "The same as 400, for bud-sdk, which shows no reason for that."}
+"""Sentences on statuses that only some clients get."""
+
 
 def understood(request: web.BaseRequest, failure: Failure) -> Failure:
     """The failure with a status that the client handles.

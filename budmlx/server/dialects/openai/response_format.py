@@ -8,9 +8,10 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from budmlx.engine.request.tools import FORMATS, MAX_CHOICES
 from budmlx.server.dialects.openai.wire_model import (
+    MUST,
     AnyOf,
-    SaidObject,
-    Says,
+    ErrorMessage,
+    UniformErrors,
     UnreadFlag,
     UnreadText,
     WireModel,
@@ -35,15 +36,15 @@ class Schema(WireModel):
 
     name: UnreadText = None
     schema_: Annotated[
-        dict[str, Any] | bool | None, Field(alias="schema"), Says("must be a JSON schema")
+        dict[str, Any] | bool | None, Field(alias="schema"), ErrorMessage("must be a JSON schema")
     ] = None
     strict: UnreadFlag = None
 
 
-class TextFormat(SaidObject):
+class TextFormat(UniformErrors):
     """Any text."""
 
-    type: Annotated[Literal["text"], Says(f"must be one of {', '.join(FORMATS)}")]
+    type: Annotated[Literal["text"], ErrorMessage(f"must be one of {', '.join(FORMATS)}")]
 
     def to_format(self) -> ResponseFormat | None:
         """The same form as a plain value; None for any text."""
@@ -60,7 +61,7 @@ class JsonObjectFormat(WireModel):
         return ResponseFormat("json_object", param=PLACE)
 
 
-class JsonSchemaFormat(SaidObject):
+class JsonSchemaFormat(UniformErrors):
     """JSON that fits a schema."""
 
     type: Literal["json_schema"]
@@ -74,36 +75,36 @@ class JsonSchemaFormat(SaidObject):
         return ResponseFormat("json_schema", schema, f"{place}.schema")
 
 
-class RegexFormat(SaidObject):
+class RegexFormat(UniformErrors):
     """Text that a regular expression matches as a whole."""
 
     type: Literal["regex"]
-    regex: Annotated[Text, Says("must be a text")]
+    regex: Annotated[Text, ErrorMessage("must be a text")]
 
     def to_format(self) -> ResponseFormat | None:
         """The same form as a plain value; None for any text."""
         return ResponseFormat("regex", self.regex, f"{PLACE}.regex")
 
 
-class GrammarFormat(SaidObject):
+class GrammarFormat(UniformErrors):
     """Text of a language that a Lark grammar describes."""
 
     type: Literal["grammar"]
-    grammar: Annotated[Text, Says("must be a text")]
+    grammar: Annotated[Text, ErrorMessage("must be a text")]
 
     def to_format(self) -> ResponseFormat | None:
         """The same form as a plain value; None for any text."""
         return ResponseFormat("grammar", self.grammar, f"{PLACE}.grammar")
 
 
-class ChoiceFormat(SaidObject):
+class ChoiceFormat(UniformErrors):
     """One of several texts."""
 
     type: Literal["choice"]
     choice: Annotated[
         list[Text],
         Field(min_length=1, max_length=MAX_CHOICES),
-        Says(f"must be a list of 1 to {MAX_CHOICES} texts"),
+        ErrorMessage(f"must be a list of 1 to {MAX_CHOICES} texts"),
     ]
 
     def to_format(self) -> ResponseFormat | None:
@@ -127,7 +128,7 @@ WireFormat = Annotated[
     | Annotated[GrammarFormat, Tag("<grammar>")]
     | Annotated[ChoiceFormat, Tag("<choice>")],
     Discriminator(
-        _tag, custom_error_type="must", custom_error_message="must be an object with a type"
+        _tag, custom_error_type=MUST, custom_error_message="must be an object with a type"
     ),
     AnyOf(),
 ]

@@ -14,7 +14,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.openai.openapi_fields import describe
 from budmlx.server.dialects.openai.response_format import WireFormat
 from budmlx.server.dialects.openai.unknown_fields import Extra, Loc
-from budmlx.server.dialects.openai.wire_model import Body, Int, Says, WireModel
+from budmlx.server.dialects.openai.wire_model import Body, ErrorMessage, Int, WireModel
 from budmlx.types import (
     MAX_BIAS,
     MAX_BIASES,
@@ -80,7 +80,7 @@ _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[
     _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
     AfterValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
-    Says(
+    ErrorMessage(
         f"Input should be a string or up to {MAX_STOPS} strings, "
         f"each of 1 to {MAX_STOP_CHARS} characters",
         kind="stop",

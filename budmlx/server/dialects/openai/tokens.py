@@ -14,11 +14,12 @@ from pydantic import Field
 from budmlx.engine.text.encoding import Encoding
 from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.chat_request import ChatRequest
-from budmlx.server.dialects.openai.table import table
+from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.wire_model import Body, PromptId
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, MODELS
 
-endpoints = table()
+endpoints = EndpointTable("/v1", ERRORS)
 
 
 class TokenizeRequest(Body):

@@ -11,27 +11,33 @@ from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from budmlx.engine.request import tools as checks
 from budmlx.server.dialects.openai.unknown_fields import ignored
-from budmlx.server.dialects.openai.wire_model import AnyOf, SaidObject, Says, an_object
+from budmlx.server.dialects.openai.wire_model import (
+    MUST,
+    AnyOf,
+    ErrorMessage,
+    UniformErrors,
+    an_object,
+)
 from budmlx.types import Tool, ToolChoice
 
 Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{checks.NAME}$"})]
 Kind = Literal["function"]
 
 
-class Function(SaidObject):
+class Function(UniformErrors):
     """A function that the model may call. An empty value is the same as an absent one."""
 
-    name: Annotated[Name, Says(checks.NAME_PROBLEM)]
-    description: Annotated[str | None, Says("must be a string")] = None
+    name: Annotated[Name, ErrorMessage(checks.NAME_PROBLEM)]
+    description: Annotated[str | None, ErrorMessage("must be a string")] = None
     parameters: Annotated[
         dict[str, Any] | None,
         Field(description='JSON schema of the arguments, of type "object"; {} allows any object.'),
-        Says(checks.PARAMETERS_PROBLEM),
+        ErrorMessage(checks.PARAMETERS_PROBLEM),
     ] = None
     strict: Annotated[
         bool | None,
         Field(description="Constrain the arguments to the schema while they are written."),
-        Says("must be true or false"),
+        ErrorMessage("must be true or false"),
     ] = None
 
     @model_validator(mode="before")
@@ -52,10 +58,10 @@ class Function(SaidObject):
 FIELDS = Function.model_fields.keys()
 
 
-class FunctionTool(SaidObject):
+class FunctionTool(UniformErrors):
     """A tool: so far all of them are functions."""
 
-    type: Annotated[Kind, Says('must be "function"')]
+    type: Annotated[Kind, ErrorMessage('must be "function"')]
     function: Annotated[Function, an_object("must be an object")]
 
     @model_validator(mode="before")
@@ -76,7 +82,7 @@ def _tool_tag(item: Any) -> str | None:
 
 _BY_TAG = Discriminator(
     _tool_tag,
-    custom_error_type="must",
+    custom_error_type=MUST,
     custom_error_message="must be an object with a function",
 )
 AnyTool = Annotated[
@@ -94,13 +100,13 @@ Tools = Annotated[list[AnyTool], MOST_TOOLS]
 Functions = Annotated[list[OldTool], MOST_TOOLS]
 
 
-class NamedFunction(SaidObject):
+class NamedFunction(UniformErrors):
     """The function to call."""
 
-    name: Annotated[Name, Says("must be the name of a tool")]
+    name: Annotated[Name, ErrorMessage("must be the name of a tool")]
 
 
-class NamedTool(SaidObject):
+class NamedTool(UniformErrors):
     """The tool to call."""
 
     type: Annotated[Any, WithJsonSchema({"const": "function"})] = None  # It is never read.
@@ -114,7 +120,7 @@ class TypedFunction(NamedFunction):
 
 
 Mode = Literal["none", "auto", "required", "any"]
-_MODE = Says(checks.CHOICE_PROBLEM)
+_MODE = ErrorMessage(checks.CHOICE_PROBLEM)
 
 
 def _choice_tag(choice: Any) -> str:

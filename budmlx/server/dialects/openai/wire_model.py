@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, cast
+from functools import cached_property
+from typing import Annotated, Any, LiteralString, Self
 
 from pydantic import (
     BaseModel,
@@ -35,16 +36,20 @@ PromptId = Annotated[Int, Field(json_schema_extra={"minimum": 0})]
 """A token id, whose range is checked against the vocabulary."""
 
 
-@dataclass(frozen=True, slots=True)
-class Says:
-    """An annotation: the one thing to say of any value that the type does not take.
+MUST: LiteralString = "must"
+"""The type of errors whose message follows the name of the parameter."""
 
-    problem: goes on after the name of the parameter, unless `kind` is another one than `MUST`;
-    then it is a sentence about the input, as pydantic writes them.
+
+@dataclass(frozen=True, slots=True)
+class ErrorMessage:
+    """An annotation: the message of every error of a type, in place of pydantic's.
+
+    problem: follows the name of the parameter ("must be a text"). With another kind than `MUST`
+    it is a sentence about the input, as pydantic's are.
     """
 
     problem: str
-    kind: str = "must"
+    kind: str = MUST
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -66,12 +71,12 @@ class AnyOf:
         return {"anyOf": found.pop("oneOf"), **found}
 
 
-def an_object(problem: str) -> BeforeValidator:
-    """Says that a field must be an object, and leaves what is in it to the model."""
+def an_object(problem: LiteralString) -> BeforeValidator:
+    """A validator with a message for what is no object; what is in one is left to its model."""
 
     def check(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise PydanticCustomError("must", cast("Any", problem))
+            raise PydanticCustomError(MUST, problem)
         return value
 
     return BeforeValidator(check)
@@ -125,8 +130,8 @@ MISSING = object()
 """Stands for a required field that is missing, and is of no type."""
 
 
-class SaidObject(WireModel):
-    """An object whose required fields `Says` the same when they are missing as when wrong."""
+class UniformErrors(WireModel):
+    """A wire model whose required fields have the same `ErrorMessage`, missing or wrong."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,16 +156,24 @@ class Body(WireModel):
     def parse(cls, body: Mapping[str, Any]) -> Self:
         """Validate a body. Raises InvalidRequestError naming the first wrong parameter."""
         try:
-            return cls.model_validate(body)
+            parsed = cls.model_validate(body)
         except ValidationError as exc:
             raise _invalid(exc) from None
+        # What takes time with many messages is done here, which may be in a thread.
+        _ = parsed.unknown
+        return parsed
+
+    @cached_property
+    def unknown(self) -> list[Extra]:
+        """All of `extras`."""
+        return list(self.extras())
 
     def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
         """Warnings about what has no effect.
 
         Raises InvalidRequestError, see `unknown_fields.review`.
         """
-        return bounded([*review(self.extras(), strict=strict), *self.overridden()])
+        return bounded([*review(self.unknown, strict=strict), *self.overridden()])
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""
@@ -178,7 +191,7 @@ def _invalid(exc: ValidationError) -> InvalidRequestError:
     # Tags of unions are steps of pydantic's location, not of the client's.
     loc = [step for step in first["loc"] if not str(step).startswith("<")]
     param = param_path(loc)
-    if first["type"] == "must":
+    if first["type"] == MUST:
         return InvalidRequestError(f"{param} {first['msg']}.", param=param)
     if first["type"] == "model_type":
         message = "input should be an object"
