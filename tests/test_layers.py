@@ -79,7 +79,7 @@ ROOMS = {
     "budmlx.engine.hosts": ("budmlx.engine.calls",),
     "budmlx.engine.load": ("budmlx.engine.images",),
     "budmlx.engine.run": ("budmlx.engine.request", "budmlx.engine.reuse", "budmlx.engine.hosts"),
-    "budmlx.server.dialects.openai": (),
+    "budmlx.server.dialects": (),
     "budmlx.server.routes": (),
 }
 # The folder that says what runs next; what is computed and measured, it hears of.
@@ -92,6 +92,12 @@ SHARED = {
     "budmlx.core.plugin_calls",
     "budmlx.engine.asked",
 }
+
+
+# What the server asks of dialects, and the only module that imports them all.
+DIALECTS = "budmlx.server.dialects"
+DIALECT_BASE = f"{DIALECTS}.base"
+DIALECT_REGISTRY = f"{DIALECTS}.registry"
 
 
 def _name(path: Path) -> str:
@@ -201,6 +207,20 @@ def test_who_decides_has_neither_model_nor_arrays_nor_a_clock(module: str) -> No
     own = imports(module)
     assert "budmlx.core.model.model" not in own
     assert not {name.partition(".")[0] for name in own} & {"mlx", "mlx_lm", "numpy", "time"}
+
+
+def dialect(module: str) -> str:
+    """What holds a dialect: the folder that a module is in; empty for all other modules."""
+    if module in (DIALECT_BASE, DIALECT_REGISTRY) or not module.startswith(f"{DIALECTS}."):
+        return ""
+    return module.removeprefix(f"{DIALECTS}.").partition(".")[0]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) == "server"])
+def test_dialects_are_known_to_the_registry_alone(module: str) -> None:
+    others = {dialect(name) for name in imports(module)} - {"", dialect(module)}
+    assert not others or module == DIALECT_REGISTRY
+    assert DIALECT_REGISTRY not in imports(module) or module == "budmlx.server.app"
 
 
 def test_there_are_no_cycles() -> None:

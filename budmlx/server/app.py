@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 from collections.abc import Callable
+from itertools import chain
 from typing import Self
 
 from aiohttp import web
@@ -14,23 +15,24 @@ from aiohttp.typedefs import Handler
 from budmlx.config import Config, ServerConfig
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
-from budmlx.server.dialects.openai import chat, completions, tokens
-from budmlx.server.dialects.openai.quirks import understood
+from budmlx.server.dialects.base import Dialects
+from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.errors import failure_of
 from budmlx.server.in_flight import InFlight
-from budmlx.server.paths import not_found, with_aliases
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
 from budmlx.server.routes import docs, health, models
 from budmlx.server.security import bracketed, check_bind, guard
-from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS
+from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, MODELS
 from budmlx.server.transport import Runner, sign
 
-ROUTES = (health.routes, models.routes, chat.routes, completions.routes, tokens.routes, docs.routes)
+ROUTES = (models.endpoints, health.endpoints, docs.endpoints)
 BACKLOG = 1024
 
 
-def create_app(model_set: ModelSet, config: Config) -> web.Application:
+def create_app(
+    model_set: ModelSet, config: Config, dialects: Dialects = REGISTERED
+) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
     app = web.Application(
         middlewares=[answer_errors, guard(config), *rate_limits(config)],
@@ -38,26 +40,29 @@ def create_app(model_set: ModelSet, config: Config) -> web.Application:
     )
     app[CONFIG] = config
     app[MODELS] = model_set
+    app[DIALECTS] = dialects
+    app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
     app.on_response_prepare.append(_on_prepare)
-    for routes in ROUTES:
-        app.add_routes(with_aliases(routes))
+    for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
+        app.add_routes(endpoint.routes())
     add_plugin_routes(app, model_set.engine.plugins)
     return app
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception into the common error body."""
+    """Turn every exception into an error of the dialect that the path speaks."""
+    dialect = request.app[DIALECTS].of(request.path)
     try:
         return await handler(request)
     except ConnectionError:
         raise
     except web.HTTPNotFound as exc:
-        failure = failure_of(not_found(request.path) or exc)
+        failure = dialect.not_found(request.path) or failure_of(exc)
     except Exception as exc:  # The outermost boundary of a request.
         failure = failure_of(exc)
-    return understood(request, failure).response()
+    return dialect.error(request, failure)
 
 
 async def _on_prepare(request: web.Request, response: web.StreamResponse) -> None:

@@ -11,13 +11,15 @@ import asyncio
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from aiohttp import web
 
 from budmlx.errors import InvalidRequestError
 from budmlx.server.errors import HttpError, param_path
+from budmlx.server.state import CONFIG
 
 MAX_DEPTH = 64
 MAX_DIGITS = 64
@@ -25,6 +27,34 @@ BODY_IDLE_SECONDS = 15.0
 BODY_TOTAL_SECONDS = 60.0
 ENCODINGS = frozenset({"identity", "gzip", "deflate"})
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+OFF_LOOP_BYTES = 2**14
+"""Work on bodies larger than this is done in a thread, so that other streams go on."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+async def parsed(
+    request: web.Request, parse: Callable[[dict[str, Any]], Result]
+) -> tuple[Result, int]:
+    """The body as `parse` understands it, and its length in bytes.
+
+    Raises HttpError and InvalidRequestError, see `read_body` and `parse_json`.
+    """
+    raw = await read_body(request, request.app[CONFIG].max_body)
+    return await off_loop(len(raw), lambda: parse(parse_json(raw))), len(raw)
+
+
+async def off_loop(
+    size: int,
+    work: Callable[Arguments, Result],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Result:
+    """Do what takes time for a body of `size` bytes, in a thread if it is large."""
+    if size > OFF_LOOP_BYTES:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

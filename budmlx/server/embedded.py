@@ -19,15 +19,15 @@ from budmlx.server.app import HttpServer
 class EmbeddedServer:
     """Serves an engine on a free port of 127.0.0.1, in a thread, until it is closed.
 
-    Only who has `key`, which is new each time, gets answers. The engine answers to every model
-    name and stays open. No setting is read from the environment.
+    Only requests with `key`, which is new each time, are answered. The engine answers to every
+    model name and stays open. No setting is read from the environment.
     """
 
     def __init__(self, engine: Engine):
         self.key = secrets.token_urlsafe(32)
         config = Config.model_construct(port=0, api_keys=(SecretStr(self.key),), drain_seconds=1.0)
         started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        # A daemon, lest a client that nobody closes keeps the program from ending.
+        # A daemon, so that a client that nobody closes does not keep the program from ending.
         self._thread = threading.Thread(
             target=lambda: asyncio.run(_serve(engine, config, started)),
             name="budmlx-embedded-server",

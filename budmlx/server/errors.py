@@ -1,4 +1,4 @@
-"""From exceptions to HTTP: one table of statuses, one error body."""
+"""From exceptions to HTTP: what a failure is, before a dialect says it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from budmlx.errors import (
@@ -39,11 +37,9 @@ STATUS: dict[type[BudmlxError], int] = {
 }
 """The status of an error is that of its nearest listed ancestor, else 500."""
 
-TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
 MESSAGES = {
     400: "The request is not valid HTTP.",
-    404: "There is no such endpoint; try POST /v1/chat/completions or GET /v1/models.",
+    404: "There is no such endpoint.",
     405: "This endpoint does not take that method; the Allow header lists those it takes.",
     413: "The request body is too large.",
     417: "Only 'Expect: 100-continue' is understood.",
@@ -65,44 +61,13 @@ class HttpError(BudmlxError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a client is told of an exception."""
+    """An exception as clients may see it, in no protocol yet."""
 
     status: int
     message: str
     param: str | None = None
     code: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-
-    def body(self) -> dict[str, Any]:
-        """The error body: `error` for most clients, the other keys for some that need them."""
-        kind = TYPES.get(self.status)
-        if kind is None:
-            kind = "invalid_request_error" if self.status < 500 else "server_error"
-        body: dict[str, Any] = {
-            "error": {
-                "message": self.message,
-                "type": kind,
-                "param": self.param,
-                "code": self.code,
-            },
-            "message": self.message,
-            "description": self.message,
-            "extras": {},
-            "key": None,
-            "status_code": self.status,
-        }
-        if self.status == 422:
-            body["errors"] = [{"param": self.param, "message": self.message}]
-        return body
-
-    def response(self) -> web.Response:
-        """The failure as a JSON response."""
-        return web.Response(
-            status=self.status,
-            body=msgspec.json.encode(self.body()),
-            content_type="application/json",
-            headers=self.headers,
-        )
 
 
 def failure_of(exc: BaseException) -> Failure:

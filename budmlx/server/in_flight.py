@@ -1,4 +1,4 @@
-"""How many requests are in flight, and how they end when the server drains."""
+"""Places for the requests in flight, and how these end when the server drains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much one API key may ask for: requests per minute, and at once."""
+"""Rate limits: how many requests an API key may make per minute, and at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may talk to the server: addresses, Host and Origin headers, bearer keys."""
+"""Who may talk to the server: addresses, Host and Origin headers, API keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
-from budmlx.server.state import NAMESPACE, REQUEST_ID
+from budmlx.server.state import DIALECTS, NAMESPACE, REQUEST_ID
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 """Routes that answer without a key. The documents hold nothing that is not public."""
@@ -116,19 +116,21 @@ def _is_open(request: web.Request) -> bool:
 
 
 def _check_key(request: web.Request, digests: list[bytes]) -> None:
-    given = request.headers.getall("Authorization", [])
-    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    digest = _digest(key.strip())
-    # Every key is compared, so that the time says nothing about which one came close.
-    matches = [hmac.compare_digest(digest, known) for known in digests]
-    if scheme.lower() != "bearer" or not any(matches):
+    dialects = request.app[DIALECTS]
+    given = [_digest(key) for key in dialects.keys(request.path, request.headers)]
+    # Every pair is compared, so that the time says nothing about which one came close.
+    matches = [
+        (hmac.compare_digest(one, known), one) for one in given for known in digests
+    ]  # fmt: skip
+    accepted = [one for same, one in matches if same]
+    if not accepted:
         raise HttpError(
             401,
-            "Send a valid API key as 'Authorization: Bearer KEY'.",
+            dialects.of(request.path).key_help,
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    request[NAMESPACE] = digest.hex()
+    request[NAMESPACE] = accepted[0].hex()
 
 
 def _digest(key: str) -> bytes:

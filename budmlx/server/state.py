@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import web
 
 from budmlx.config import ServerConfig
 from budmlx.engine.models import ModelSet
+from budmlx.server.dialects.base import Dialects
+from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
 
 CONFIG = web.AppKey("config", ServerConfig)
 MODELS = web.AppKey("models", ModelSet)
+DIALECTS = web.AppKey("dialects", Dialects)
+ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")
+"""Those of no dialect; each dialect has its own."""
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
 NAMESPACE = web.RequestKey("namespace", str)

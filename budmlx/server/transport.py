@@ -1,4 +1,4 @@
-"""Below the handlers: aiohttp's connections with our error body, log and limits."""
+"""Connections: aiohttp's, with our errors, access log and limits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import LineTooLong
 
+from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.security import request_id
+from budmlx.server.state import DIALECTS
 
 log = logging.getLogger("budmlx.access")
 
@@ -26,10 +28,14 @@ class Connection(web.RequestHandler):
     """One client connection.
 
     aiohttp answers what it cannot parse, and what its routes do not expect, in plain text
-    that quotes the input; here both get the common error body.
+    that quotes the input; here both get an error of the dialect that the path speaks.
     """
 
-    __slots__ = ("_first_request_timer",)
+    __slots__ = ("_dialects", "_first_request_timer")
+
+    def __init__(self, manager: web.Server, dialects: Dialects, **options: Any):
+        super().__init__(manager, **options)
+        self._dialects = dialects
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request, or hang up when there are too many."""
@@ -65,7 +71,7 @@ class Connection(web.RequestHandler):
             failure = Failure(400, "The request line or a header is too long.")
         else:
             failure = failure_of(web.HTTPBadRequest())
-        response = failure.response()
+        response = self._dialects.of(request.path).error(request, failure)
         sign(request, response)
         response.force_close()
         return response
@@ -75,24 +81,25 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response; an exception raised outside the middlewares is turned into one."""
         if isinstance(resp, web.HTTPException):
-            resp = failure_of(resp).response()
+            resp = self._dialects.of(request.path).error(request, failure_of(resp))
         return await super().finish_response(request, resp, start_time)
 
 
 class Listener(web.Server):
     """Makes a `Connection` for every client."""
 
-    def __init__(self, app_server: web.Server, **options: Any):
+    def __init__(self, app_server: web.Server, dialects: Dialects, **options: Any):
         super().__init__(
             app_server.request_handler,
             request_factory=app_server.request_factory,
             handler_cancellation=True,
         )
+        self._dialects = dialects
         self._options = options
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
-        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+        return Connection(self, self._dialects, loop=asyncio.get_running_loop(), **self._options)
 
 
 class Runner(web.AppRunner):
@@ -104,6 +111,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         return Listener(
             await super()._make_server(),
+            self.app[DIALECTS],
             access_log=log,
             access_log_class=AccessLog,
             keepalive_timeout=KEEPALIVE_SECONDS,

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import budmlx.errors
@@ -15,6 +16,8 @@ from budmlx.errors import BudmlxError, ConfigError, ModelLoadError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.hookspecs import RINGS
 from budmlx.server import body, event_stream, transport
+from budmlx.server.app import ROUTES
+from budmlx.server.dialects.registry import DIALECTS
 from budmlx.server.errors import failure_of
 from budmlx.server.openapi import document
 
@@ -103,7 +106,7 @@ def limits() -> str:
 
 
 def _document() -> Any:
-    return json.loads(document(needs_key=True))
+    return json.loads(document(DIALECTS, tuple(chain(*ROUTES)), needs_key=True))
 
 
 def _bound(schema: Any, field: str, keyword: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -117,14 +118,24 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sse, "STALLED_SECONDS", 0.2)  # LIMITS 92
     ended: asyncio.Future[tuple[int, BaseException]] = asyncio.get_running_loop().create_future()
 
+    class Silence:
+        headers: Mapping[str, str] = {}
+        stream_type = "text/event-stream"
+
+        def opening(self) -> bytes:
+            return b"data: {}\n\n"
+
+        keep_alive = opening
+
     async def flood(request: web.Request) -> web.StreamResponse:
         buffered = 0
         transport = request.transport
         assert transport is not None
         try:
-            async with EventStream(request, Config(), [b"{}"]) as events:
+            async with EventStream(request, Config(), Silence()) as events:
+                await events.start()
                 while True:
-                    await events.send(b'"' + b"x" * 50_000 + b'"')
+                    await events.send(b'data: "' + b"x" * 50_000 + b'"\n\n')
                     buffered = max(buffered, transport.get_write_buffer_size())
         except ConnectionError as exc:
             ended.set_result((buffered, exc))

@@ -1,6 +1,7 @@
-"""Tools, tool choices and response formats, from what callers write to values.
+"""Tools, tool choices and response formats: what they mean, and how the Python API writes them.
 
-The server and the Python API take the same shapes, those of the chat-completions protocol.
+The Python API takes the shapes of the chat-completions protocol. The server has shapes of its
+own and shares the checks of what they mean.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,12 +20,80 @@ from budmlx.types import ResponseFormat, Tool, ToolChoice
 MAX_TOOLS = 128
 MAX_TOOL_CHARACTERS = 256 * 2**10
 MAX_CHOICES = 1024
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
-_PLAIN_FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "choice")
+NAME = "[a-zA-Z0-9_.-]{1,128}"
+FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "choice")
+
+NAME_PROBLEM = "must be 1 to 128 letters, digits, '_', '.' and '-'"
+PARAMETERS_PROBLEM = 'must be a JSON schema of type "object"'
+CHOICE_PROBLEM = 'must be "none", "auto", "required" or name a function'
 
 
 def _error(param: str, problem: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param} {problem}.", param=param)
+
+
+# What tools and choices mean, for all who speak of them.
+
+
+def check_count(tools: Sequence[Any], param: str = "tools") -> None:
+    """Raise InvalidRequestError if there are too many tools."""
+    if len(tools) > MAX_TOOLS:
+        raise _error(param, f"holds {len(tools)} tools; at most {MAX_TOOLS} are taken")
+
+
+def check_names(tools: Sequence[Tool], param: str = "tools") -> None:
+    """Raise InvalidRequestError if two tools have the same name."""
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        if tool.name in names:
+            raise _error(f"{param}[{index}]", f"has the name of another tool, {tool.name}")
+        names.add(tool.name)
+
+
+def checked_tool(tool: Tool, param: str) -> Tool:
+    """The tool, its parameters with a type. param: where it stands, for errors.
+
+    Raises:
+        InvalidRequestError: the name or the schema cannot be used, or the tool is too long.
+    """
+    if not re.fullmatch(NAME, tool.name):
+        raise _error(f"{param}.name", NAME_PROBLEM)
+    parameters = tool.parameters
+    if parameters.get("type", "object") != "object":
+        raise _error(f"{param}.parameters", PARAMETERS_PROBLEM)
+    size = len(tool.description) + len(_dumped(parameters, f"{param}.parameters"))
+    if size > MAX_TOOL_CHARACTERS:
+        raise _error(param, f"is longer than {MAX_TOOL_CHARACTERS} characters")
+    if "type" not in parameters:
+        return replace(tool, parameters={"type": "object", **parameters})
+    return tool
+
+
+def choice_of_mode(mode: str, tools: Sequence[Tool], param: str = "tool_choice") -> ToolChoice:
+    """A choice from `none`, `auto`, `required`, or `any`, which means the same.
+
+    Raises:
+        InvalidRequestError: a call is required, but there are no tools.
+    """
+    if mode not in ("required", "any"):
+        return ToolChoice("none" if mode == "none" else "auto")
+    if not tools:
+        raise _error(param, "requires a call, but there are no tools")
+    return ToolChoice("required")
+
+
+def choice_of_name(name: str, tools: Sequence[Tool], param: str = "tool_choice") -> ToolChoice:
+    """The choice of one tool.
+
+    Raises:
+        InvalidRequestError: there is none of that name.
+    """
+    if all(name != tool.name for tool in tools):
+        raise _error(f"{param}.function.name", f"names {name[:128]!r}, which is not in tools")
+    return ToolChoice("required", name)
+
+
+# How callers of the Python API write them.
 
 
 def parse_tools(raw: Any, param: str = "tools") -> tuple[Tool, ...]:
@@ -34,15 +104,10 @@ def parse_tools(raw: Any, param: str = "tools") -> tuple[Tool, ...]:
     """
     if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
         raise _error(param, "must be a list of tools")
-    if len(raw) > MAX_TOOLS:
-        raise _error(param, f"holds {len(raw)} tools; at most {MAX_TOOLS} are taken")
-    tools: list[Tool] = []
-    for index, item in enumerate(raw):
-        tool = _tool(item, f"{param}[{index}]")
-        if any(tool.name == other.name for other in tools):
-            raise _error(f"{param}[{index}]", f"has the name of another tool, {tool.name}")
-        tools.append(tool)
-    return tuple(tools)
+    check_count(raw, param)
+    tools = tuple(_tool(item, f"{param}[{index}]") for index, item in enumerate(raw))
+    check_names(tools, param)
+    return tools
 
 
 def _tool(item: Any, param: str) -> Tool:
@@ -58,22 +123,17 @@ def _tool(item: Any, param: str) -> Tool:
     if not isinstance(function, Mapping):
         raise _error(param, "must be an object")
     name, description = function.get("name"), function.get("description") or ""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _error(f"{param}.name", "must be 1 to 128 letters, digits, '_', '.' and '-'")
+    if not isinstance(name, str):
+        raise _error(f"{param}.name", NAME_PROBLEM)
     if not isinstance(description, str):
         raise _error(f"{param}.description", "must be a string")
     parameters = function.get("parameters") or {}
-    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
-        raise _error(f"{param}.parameters", 'must be a JSON schema of type "object"')
-    size = len(description) + len(_dumped(parameters, f"{param}.parameters"))
-    if size > MAX_TOOL_CHARACTERS:
-        raise _error(param, f"is longer than {MAX_TOOL_CHARACTERS} characters")
+    if not isinstance(parameters, Mapping):
+        raise _error(f"{param}.parameters", PARAMETERS_PROBLEM)
     strict = function.get("strict") or False
     if not isinstance(strict, bool):
         raise _error(f"{param}.strict", "must be true or false")
-    if "type" not in parameters:
-        parameters = {"type": "object", **parameters}
-    return Tool(name, description, parameters, strict)
+    return checked_tool(Tool(name, description, parameters, strict), param)
 
 
 def _dumped(value: Any, param: str) -> str:
@@ -84,29 +144,22 @@ def _dumped(value: Any, param: str) -> str:
 
 
 def parse_tool_choice(raw: Any, tools: Sequence[Tool], param: str = "tool_choice") -> ToolChoice:
-    """A choice from `none`, `auto`, `required` (or `any`), or the name of a function.
+    """A choice from `none`, `auto`, `required` (or `any`), or from an object with a name.
 
     Raises:
         InvalidRequestError: it is something else, or names none of the tools.
     """
     if raw is None or isinstance(raw, ToolChoice):
         return raw or ToolChoice()
-    name = None
     if isinstance(raw, Mapping):
         function = raw.get("function", raw)
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str):
             raise _error(f"{param}.function.name", "must be the name of a tool")
-        if all(name != tool.name for tool in tools):
-            raise _error(f"{param}.function.name", f"names {name[:128]!r}, which is not in tools")
-        return ToolChoice("required", name)
+        return choice_of_name(name, tools, param)
     if raw not in ("none", "auto", "required", "any"):
-        raise _error(param, 'must be "none", "auto", "required" or name a function')
-    if raw in ("required", "any"):
-        if not tools:
-            raise _error(param, "requires a call, but there are no tools")
-        return ToolChoice("required")
-    return ToolChoice(raw)
+        raise _error(param, CHOICE_PROBLEM)
+    return choice_of_mode(raw, tools, param)
 
 
 def parse_response_format(raw: Any, param: str = "response_format") -> ResponseFormat | None:
@@ -125,8 +178,8 @@ def parse_response_format(raw: Any, param: str = "response_format") -> ResponseF
     if not isinstance(raw, Mapping):
         raise _error(param, "must be an object with a type")
     kind = raw.get("type")
-    if kind not in _PLAIN_FORMATS:
-        raise _error(f"{param}.type", f"must be one of {', '.join(_PLAIN_FORMATS)}")
+    if kind not in FORMATS:
+        raise _error(f"{param}.type", f"must be one of {', '.join(FORMATS)}")
     if kind == "text":
         return None
     if kind == "json_object":

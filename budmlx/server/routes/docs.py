@@ -7,10 +7,11 @@ from pathlib import Path
 
 from aiohttp import web
 
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.openapi import document
-from budmlx.server.state import CONFIG
+from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS
 
-routes = web.RouteTableDef()
+endpoints = EndpointTable()
 
 PAGE = Path(__file__).parents[2] / "assets" / "docs.html"
 POLICY = (
@@ -19,14 +20,16 @@ POLICY = (
 )
 
 
-@routes.get("/openapi.json")
+@endpoints.get("/openapi.json", "This document", content_type="application/json")
 async def openapi(request: web.Request) -> web.Response:
     """What the server's own endpoints take and answer."""
-    body = document(needs_key=bool(request.app[CONFIG].accepted_keys()))
+    app = request.app
+    needs_key = bool(app[CONFIG].accepted_keys())
+    body = document(app[DIALECTS], app[ENDPOINTS], needs_key=needs_key)
     return web.Response(body=body, content_type="application/json")
 
 
-@routes.get("/docs")
+@endpoints.get("/docs", "A page that shows it", content_type="text/html")
 async def docs(request: web.Request) -> web.Response:
     """A page that shows it, which loads nothing else."""
     headers = {"Content-Security-Policy": POLICY}

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from budmlx.errors import EngineUnavailableError
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import IN_FLIGHT, MODELS
 
-routes = web.RouteTableDef()
+endpoints = EndpointTable("/v1")
 
 
-@routes.get("/health")
+class Health(Struct, frozen=True):
+    """All is well."""
+
+    message: str
+    status: str
+
+
+@endpoints.get("/health", "The process lives", Health)
 async def health(request: web.Request) -> web.Response:
     """Answer as long as the event loop turns."""
-    return web.json_response({"message": "ok", "status": "ok"})
+    return _well("ok")
 
 
-@routes.get("/v1/tcp_warming")
+@endpoints.get("/v1/tcp_warming", "Open a connection; the answer is empty")
 async def tcp_warming(request: web.Request) -> web.Response:
     """Answer at once: some clients open their connection with this and wait for it."""
     return web.Response()
 
 
-@routes.get("/ready")
+@endpoints.get("/ready", "The model makes progress", Health, errors=(503,))
 async def ready(request: web.Request) -> web.Response:
     """Answer when every model makes progress; raise EngineUnavailableError saying why not."""
     if request.app[IN_FLIGHT].draining:
@@ -32,4 +42,8 @@ async def ready(request: web.Request) -> web.Response:
         status = engine.status()
         if not status.ready:
             raise EngineUnavailableError(status.reason or "The model makes no progress.")
-    return web.json_response({"message": "ok", "status": "ready"})
+    return _well("ready")
+
+
+def _well(status: str) -> web.Response:
+    return web.json_response(msgspec.to_builtins(Health("ok", status)))

@@ -1,27 +1,37 @@
-"""`POST /v1/chat/completions`."""
+"""`POST /v1/chat/completions`: answers a conversation."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from aiohttp import web
 
 from budmlx.engine.reply.completion import completion
-from budmlx.server.dialects.openai.quirks import reason_of_filters
-from budmlx.server.dialects.openai.reply import Reply
-from budmlx.server.dialects.openai.request import ChatRequest
-from budmlx.server.serving import parsed, running, stream, wants_stream
+from budmlx.server import answer
+from budmlx.server.body import parsed
+from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
+from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.quirks import ERRORS, reason_of_filters
+from budmlx.server.dialects.openai.reply import server_sent
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 
-routes = web.RouteTableDef()
+endpoints = EndpointTable("/v1", ERRORS)
 
 
-@routes.post("/v1/chat/completions")
+@endpoints.post(
+    "/v1/chat/completions",
+    "Answer a conversation",
+    ChatRequest,
+    reply=ChatCompletion,
+    streamed=server_sent(Chunk),
+)
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, as JSON or as a stream of events."""
     config = request.app[CONFIG]
     chat, _ = await parsed(request, ChatRequest.parse)
-    streaming = wants_stream(request, chat)
+    streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     engine = request.app[MODELS].resolve(chat.model)
     asked = replace(
@@ -29,10 +39,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         namespace=request.get(NAMESPACE, ""),
     )
     warnings += engine.warnings(asked)
-    reply = Reply(chat, engine.info.fingerprint, warnings, reason_of_filters(request))
-    run = running(request, engine.aevents(asked))
+    reply = ChatReply(chat, engine.info.fingerprint, warnings, reason_of_filters(request))
+    events = engine.aevents(asked)
     if streaming:
-        return await stream(request, reply, run)
-    async with run as events:
-        done = completion(engine.info.name, warnings, [event async for event in events])
-    return web.Response(body=reply.whole(done), content_type="application/json")
+        return await answer.streamed(request, reply, events)
+    collect = partial(completion, engine.info.name, warnings)
+    return await answer.whole(request, reply, events, collect)

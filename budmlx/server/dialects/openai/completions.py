@@ -11,20 +11,30 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
 from budmlx.engine.run.many import as_one
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.text_reply import TextReply
-from budmlx.server.dialects.openai.text_request import CompletionRequest
-from budmlx.server.serving import off_loop, parsed, running, stream, wants_stream
+from budmlx.server import answer
+from budmlx.server.body import off_loop, parsed
+from budmlx.server.dialects.openai.completions_reply import TextCompletion, TextReply
+from budmlx.server.dialects.openai.completions_request import CompletionRequest
+from budmlx.server.dialects.openai.quirks import ERRORS
+from budmlx.server.dialects.openai.reply import server_sent
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
-from budmlx.types import Request
+from budmlx.types import Completion, Event, Request
 
-routes = web.RouteTableDef()
+endpoints = EndpointTable("/v1", ERRORS)
 
 
-@routes.post("/v1/completions")
+@endpoints.post(
+    "/v1/completions",
+    "Continue raw text",
+    CompletionRequest,
+    reply=TextCompletion,
+    streamed=server_sent(TextCompletion),
+)
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue one prompt or several, as JSON or as a stream of events."""
     asked, size = await parsed(request, CompletionRequest.parse)
-    streaming = wants_stream(request, asked)
+    streaming = asked.wants_stream(request.headers)
     warnings = asked.review(streaming=streaming, strict=request.app[CONFIG].strict)
     engine = request.app[MODELS].resolve(asked.model)
     asked.check(streaming=streaming, vocab_size=engine.info.vocab_size)
@@ -36,13 +46,14 @@ async def completions(request: web.Request) -> web.StreamResponse:
     echoes = await off_loop(size, _echoes, asked, engine)
     reply = TextReply(asked, engine.info.fingerprint, warnings, echoes)
     parts = [(each.n, engine.aevents(each)) for each in requests]
-    run = running(request, as_one(parts), places=len(parts))
+    events = as_one(parts)
     if streaming:
-        return await stream(request, reply, run)
-    async with run as events:
-        done = completion(engine.info.name, warnings, [event async for event in events])
-    body = reply.whole(asked.chosen(done))
-    return web.Response(body=body, content_type="application/json")
+        return await answer.streamed(request, reply, events, places=len(parts))
+
+    def collect(events: Sequence[Event]) -> Completion:
+        return asked.chosen(completion(engine.info.name, warnings, events))
+
+    return await answer.whole(request, reply, events, collect, places=len(parts))
 
 
 def _check_places(asked: CompletionRequest, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""The messages of a request, and what all wire models have in common."""
+"""The messages of a request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -14,39 +13,19 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from budmlx.server.dialects.openai.params import ignored
+from budmlx.server.dialects.openai.unknown_fields import ignored
+from budmlx.server.dialects.openai.wire_model import Int, WireModel
 from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
 MAX_PARTS = 2048
 
 
-def _integral(value: Any) -> Any:
-    """JSON has one kind of number: 1.0 is an integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Int = Annotated[int, BeforeValidator(_integral)]
-
-
 def _in_object(url: Any) -> Any:
     return {"url": url} if isinstance(url, str) else url
-
-
-class WireModel(BaseModel):
-    """Strict types; an explicit null means absent; unknown fields are kept for `review`."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
 
 
 class TextContent(WireModel):
@@ -139,8 +118,45 @@ Text = Annotated[Annotated[str, Tag("<text>")] | Annotated[Texts, Tag("<parts>")
 Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")], _BY_TAG]
 
 
+_NO_IMAGES: JsonDict = {
+    "type": ["string", "array", "null"],
+    "items": {"properties": {"type": {"const": "text"}}},
+}
+CONTENT_RULES: JsonDict = {
+    "anyOf": [
+        {
+            "required": ["content"],
+            "properties": {"role": {"const": "user"}, "content": {"type": ["string", "array"]}},
+        },
+        {
+            "required": ["content"],
+            "properties": {"content": {**_NO_IMAGES, "type": ["string", "array"]}},
+        },
+        {
+            "required": ["tool_calls"],
+            "properties": {
+                "role": {"const": "assistant"},
+                "content": _NO_IMAGES,
+                "tool_calls": {"type": "array", "minItems": 1},
+            },
+        },
+        {
+            "required": ["function_call"],
+            "properties": {
+                "role": {"const": "assistant"},
+                "content": _NO_IMAGES,
+                "function_call": {"type": "object"},
+            },
+        },
+    ]
+}
+"""Only calls stand in for the content of a message; only a user's holds images."""
+
+
 class ChatMessage(WireModel):
     """One message of the conversation."""
+
+    model_config = ConfigDict(json_schema_extra=CONTENT_RULES)
 
     role: Role
     name: str | None = None
@@ -164,7 +180,7 @@ class ChatMessage(WireModel):
         return content
 
     def overridden(self, place: str) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         calls, old, newer = self.tool_calls, self.function_call, self.reasoning_content
         if calls and old is not None and old != calls[0].function:
             yield ignored(f"{place}.function_call", f"{place}.tool_calls")
@@ -192,18 +208,3 @@ class ChatMessage(WireModel):
             tool_call_id=self.tool_call_id,
             prefix=self.prefix,
         )
-
-
-def with_parts(
-    loc: tuple[str | int, ...], message: ChatMessage
-) -> Iterator[tuple[tuple[str | int, ...], WireModel]]:
-    """A message and the models within it, with their places."""
-    yield loc, message
-    if isinstance(message.content, list):
-        for index, part in enumerate(message.content):
-            yield (*loc, "content", index), part
-            if isinstance(part, ImageContent):
-                yield (*loc, "content", index, "image_url"), part.image_url
-    for index, call in enumerate(message.tool_calls):
-        yield (*loc, "tool_calls", index), call
-        yield (*loc, "tool_calls", index, "function"), call.function

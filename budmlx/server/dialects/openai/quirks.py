@@ -1,4 +1,4 @@
-"""Clients, told by their User-Agent, that need something otherwise than all the rest."""
+"""Replies to clients that need others than the rest, recognised by their User-Agent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from aiohttp import web
 
 from budmlx.server.errors import Failure
 
+ERRORS = {422: "The same as 400, for bud-sdk, which shows no reason for that."}
+"""Sentences on statuses that only some clients get."""
+
 
 def understood(request: web.BaseRequest, failure: Failure) -> Failure:
-    """The failure as the client understands it.
+    """The failure with a status that the client handles.
 
     bud-sdk repeats a request after 400 and then says nothing of why; 422 it shows at once.
     """

@@ -1,125 +1,204 @@
-"""The responses of `POST /v1/chat/completions`: whole, and in chunks."""
+"""What all replies have in common, and how events become chunks of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from msgspec import UNSET
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.server.dialects.openai.builder import NewText, ReplyBuilder
-from budmlx.server.dialects.openai.request import ChatRequest
-from budmlx.server.dialects.openai.shapes import (
-    ChatCompletion,
-    Choice,
-    Chunk,
-    ChunkChoice,
-    ContentLogprob,
-    Delta,
-    ReplyMessage,
-    TopLogprob,
-    WireFunction,
-    WireLogprobs,
-    WireReason,
-    WireToolCall,
-)
-from budmlx.types import Choice as Answer
+from budmlx.server.dialects.openai.errors import StreamError
+from budmlx.server.dialects.openai.sampling import GenerationRequest
+from budmlx.server.endpoints import Streamed
+from budmlx.server.errors import Failure
 from budmlx.types import (
     ChoiceFinished,
     Completion,
-    FinishReason,
+    Event,
+    Finished,
     ReasoningDelta,
     TextDelta,
-    TokenLogprob,
-    ToolCall,
+    Timing,
     ToolCallDelta,
+    Usage,
 )
 
+EVENTS = (
+    "Server-sent events: `data:` lines, each the JSON of a {name}, then `data: [DONE]`. Lines that "
+    "begin with a colon keep the connection alive. An error after the first event is the last "
+    'one: `{{"error": ..., "status_code": ...}}`.'
+)
 
-class Reply(ReplyBuilder[ChunkChoice]):
-    """Builds the responses to one chat. filtered: the finish reason of what a filter ended."""
+NewText = TextDelta | ReasoningDelta | ToolCallDelta
+ChunkChoice = TypeVar("ChunkChoice", bound=Struct)
+
+
+class PromptTokensDetails(Struct, frozen=True):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(Struct, frozen=True):
+    """What the completion's tokens are. Some clients need all of these fields."""
+
+    reasoning_tokens: int
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class WireUsage(Struct, frozen=True):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class TimeInfo(Struct, frozen=True):
+    """Where the time went, in seconds; `created` is the wall clock at the end."""
+
+    queue_time: float
+    prompt_time: float
+    completion_time: float
+    total_time: float
+    created: float
+
+
+def server_sent(chunk: type[Struct]) -> Streamed:
+    """How a stream of such chunks is described."""
+    return Streamed("text/event-stream", EVENTS.format(name=chunk.__name__), chunk)
+
+
+class ReplyBuilder(ABC, Generic[ChunkChoice]):
+    """Encodes the reply to one request, all of it with the same id, time and model.
+
+    They echo the model's name as the client wrote it. A stream's usage is in its last
+    finish chunk or, if the client asked for it, in a chunk of its own without choices.
+    """
+
+    headers: Mapping[str, str] = {}
+    stream_type = "text/event-stream"
 
     def __init__(
-        self,
-        chat: ChatRequest,
-        fingerprint: str,
-        warnings: Sequence[str],
-        filtered: Literal["content_filter", "error"] = "content_filter",
+        self, asked: GenerationRequest, prefix: str, fingerprint: str, warnings: Sequence[str]
     ):
-        super().__init__(chat, "chatcmpl", fingerprint, warnings)
-        self._filtered = filtered
-        self._n = chat.n
-        self._logprobs = chat.wants_logprobs
-        self._legacy = chat.uses_functions
+        self._common = {
+            "id": f"{prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": asked.model,
+            "system_fingerprint": fingerprint,
+            "service_tier": UNSET if asked.service_tier is None else "default",
+        }
+        self._warnings = warnings or UNSET
+        self._include_usage = asked.include_usage
+        self._asks_cache = asked.cache is not None
+        self._ended: ChoiceFinished | None = None
 
-    def opening(self) -> list[bytes]:
-        """The chunks that say who speaks, one for each choice."""
-        delta = Delta(role="assistant", content="")
-        return [self._chunk(ChunkChoice(number, delta)) for number in range(self._n)]
-
-    def _whole(self, done: Completion, **fields: Any) -> ChatCompletion:
-        choices = tuple(
-            Choice(
-                number,
-                self._message(choice),
-                self._reason(choice.finish_reason),
-                self._wire_logprobs(choice.logprobs),
-            )
-            for number, choice in enumerate(done.choices)
+    def whole(self, done: Completion) -> bytes:
+        """The JSON of a whole reply."""
+        reply = self._whole(
+            done,
+            **self._common,
+            usage=_usage(done.usage),
+            time_info=_time_info(done.timing),
+            warnings=self._warnings,
+            cached=self._cached(done.cached),
+            cache_explanation=done.cache_explanation or UNSET,
         )
-        return ChatCompletion(object="chat.completion", choices=choices, **fields)
+        return msgspec.json.encode(reply)
 
-    def _message(self, choice: Answer) -> ReplyMessage:
-        calls = choice.tool_calls
-        return ReplyMessage(
-            "assistant",
-            choice.text,
-            reasoning=choice.reasoning or UNSET,
-            reasoning_content=choice.reasoning or UNSET,
-            tool_calls=tuple(map(_call, calls)) if calls and not self._legacy else UNSET,
-            function_call=_call(calls[0]).function if calls and self._legacy else UNSET,
-        )
+    def opening(self) -> bytes:
+        """The chunks with which a stream begins."""
+        return b"".join(self._chunk(choice) for choice in self._first())
 
-    def _chunk_of(self, choices: tuple[ChunkChoice, ...], **fields: Any) -> Chunk:
-        return Chunk(object="chat.completion.chunk", choices=choices, **fields)
+    def keep_alive(self) -> bytes:
+        """A comment."""
+        return b": ping\n\n"
 
-    def _delta(self, event: NewText) -> ChunkChoice:
-        if isinstance(event, TextDelta):
-            logprobs = self._wire_logprobs(event.logprobs)
-            return ChunkChoice(event.choice, Delta(content=event.text), None, logprobs)
-        if isinstance(event, ReasoningDelta):
-            delta = Delta(reasoning=event.text, reasoning_content=event.text)
-            return ChunkChoice(event.choice, delta)
-        return ChunkChoice(event.choice, self._call_delta(event))
+    def end(self) -> bytes:
+        """The mark of a complete stream."""
+        return b"data: [DONE]\n\n"
 
-    def _call_delta(self, event: ToolCallDelta) -> Delta:
-        function = WireFunction(event.arguments, event.name or UNSET)
-        if self._legacy:
-            return Delta(function_call=function)
-        if not event.id:
-            return Delta(tool_calls=(WireToolCall(function, event.index),))
-        return Delta(tool_calls=(WireToolCall(function, event.index, event.id, "function"),))
+    def failure(self, failure: Failure) -> bytes:
+        """An error as an event."""
+        return _framed(msgspec.json.encode(StreamError.of(failure)))
 
-    def _end(self, event: ChoiceFinished) -> ChunkChoice:
-        return ChunkChoice(event.choice, Delta(), self._reason(event.reason))
+    def chunks(self, event: Event) -> bytes:
+        """The chunks for one event of the engine."""
+        chunks = []
+        if self._ended is not None and not isinstance(event, Finished):
+            # Held back in case it is the last: that one carries the usage.
+            chunks.append(self._chunk(self._end(self._ended)))
+            self._ended = None
+        if isinstance(event, ChoiceFinished):
+            self._ended = event
+        elif isinstance(event, Finished):
+            chunks += self._last_chunks(event)
+        else:
+            chunks.append(self._chunk(self._delta(event)))
+        return b"".join(chunks)
 
-    def _reason(self, reason: FinishReason) -> WireReason:
-        return self._filtered if reason == "content_filter" else reason
+    def _last_chunks(self, event: Finished) -> list[bytes]:
+        assert self._ended is not None
+        last, usage, times = self._end(self._ended), _usage(event.usage), _time_info(event.timing)
+        notes = {
+            "warnings": self._warnings,
+            "cached": self._cached(event.cached),
+            "cache_explanation": event.cache_explanation or UNSET,
+        }
+        if not self._include_usage:
+            return [self._chunk(last, usage=usage, time_info=times, **notes)]
+        return [self._chunk(last, **notes), self._chunk(usage=usage, time_info=times)]
 
-    def _wire_logprobs(self, entries: Sequence[TokenLogprob]) -> WireLogprobs | None:
-        if not self._logprobs:
-            return None
-        content = (
-            ContentLogprob(
-                entry.text,
-                entry.logprob,
-                tuple(entry.bytes),
-                tuple(TopLogprob(t.text, t.logprob, tuple(t.bytes)) for t in entry.top),
-            )
-            for entry in entries
-        )
-        return WireLogprobs(tuple(content))
+    def _chunk(self, *choices: ChunkChoice, **fields: Any) -> bytes:
+        no_usage = None if self._include_usage else UNSET
+        fields = {**self._common, "usage": no_usage, **fields}
+        return _framed(msgspec.json.encode(self._chunk_of(choices, **fields)))
+
+    def _cached(self, cached: bool) -> bool | UnsetType:
+        """Whether the reply came from the cache; only if it did, or if the client asks for it."""
+        return cached if cached or self._asks_cache else UNSET
+
+    # What differs between endpoints. fields: those that all shapes have.
+
+    @abstractmethod
+    def _first(self) -> Iterable[ChunkChoice]: ...
+
+    @abstractmethod
+    def _whole(self, done: Completion, **fields: Any) -> Struct: ...
+
+    @abstractmethod
+    def _chunk_of(self, choices: tuple[ChunkChoice, ...], **fields: Any) -> Struct: ...
+
+    @abstractmethod
+    def _delta(self, event: NewText) -> ChunkChoice: ...
+
+    @abstractmethod
+    def _end(self, event: ChoiceFinished) -> ChunkChoice: ...
 
 
-def _call(call: ToolCall) -> WireToolCall:
-    return WireToolCall(WireFunction(call.arguments, call.name), id=call.id, type="function")
+def _framed(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+def _usage(usage: Usage) -> WireUsage:
+    return WireUsage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        PromptTokensDetails(usage.cached_tokens),
+        CompletionTokensDetails(usage.reasoning_tokens),
+    )
+
+
+def _time_info(timing: Timing) -> TimeInfo:
+    return TimeInfo(timing.queue, timing.prompt, timing.completion, timing.total, time.time())

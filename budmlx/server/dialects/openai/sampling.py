@@ -1,24 +1,27 @@
-"""What requests for chats and for completions have in common."""
+"""The fields that requests for chats and for completions have in common."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, PlainValidator, field_validator
+from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.body import Body
 from budmlx.server.dialects.openai.declared import SCALARS, described, with_scalars, within
-from budmlx.server.dialects.openai.messages import Int, WireModel
-from budmlx.server.dialects.openai.params import Extras, beyond
+from budmlx.server.dialects.openai.response_format import WireFormat
+from budmlx.server.dialects.openai.unknown_fields import Extra, Loc
+from budmlx.server.dialects.openai.wire_model import Body, ErrorMessage, Int, WireModel
 from budmlx.types import (
     MAX_BIAS,
     MAX_BIASES,
+    MAX_TTL,
     CachePolicy,
     PluginChoice,
+    ResponseFormat,
     SamplingParams,
 )
 
@@ -31,6 +34,13 @@ OUTSIDE = "Ids outside the vocabulary are ignored and listed in `warnings`."
 
 TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
+Biases = Annotated[
+    dict[str, Bias],
+    Field(
+        max_length=MAX_BIASES,
+        json_schema_extra={"propertyNames": {"pattern": "^-?[0-9]{1,19}$"}},
+    ),
+]
 Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -42,23 +52,35 @@ def _cache(value: Any) -> CachePolicy:
         raise PydanticCustomError("cache", expected) from None
 
 
-CacheOption = Annotated[CachePolicy, PlainValidator(_cache)]
-
-STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
-Stops = Annotated[
-    list[str],
-    WithJsonSchema({"anyOf": [STOP, {"type": "array", "maxItems": MAX_STOPS, "items": STOP}]}),
-]
-Biases = Annotated[
-    dict[str, Bias],
-    Field(max_length=MAX_BIASES),
+CacheOption = Annotated[
+    CachePolicy,
+    PlainValidator(_cache),
     WithJsonSchema(
         {
-            "type": "object",
-            "maxProperties": MAX_BIASES,
-            "propertyNames": {"pattern": "^-?[0-9]{1,19}$"},
-            "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+            "anyOf": [
+                {"type": "boolean"},
+                {"const": "bypass"},
+                {
+                    "type": "object",
+                    "required": ["ttl"],
+                    "properties": {
+                        "ttl": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL}
+                    },
+                    "additionalProperties": False,
+                },
+            ]
         }
+    ),
+]
+
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[
+    _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
+    AfterValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+    ErrorMessage(
+        f"Input should be a string or up to {MAX_STOPS} strings, "
+        f"each of 1 to {MAX_STOP_CHARS} characters",
+        kind="stop",
     ),
 ]
 
@@ -71,6 +93,10 @@ class NamedChoice(WireModel):
     def to_choice(self) -> PluginChoice:
         """The same choice as a plain value."""
         return PluginChoice(self.name, dict(self.model_extra or {}))
+
+    def extras(self, loc: Loc = ()) -> Iterator[Extra]:
+        """None: every further field is an option."""
+        return iter(())
 
 
 class StreamOptions(WireModel):
@@ -91,14 +117,22 @@ class GenerationRequest(Scalars):
     Sampling parameters stand here where the wire has another form or range for them.
     """
 
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream: bool | None = Field(
+        None, description="Answer with server-sent events; absent, the Accept header decides."
+    )
+    stream_options: StreamOptions | None = Field(
+        None, description="How a stream tells its usage and its tool calls."
+    )
     max_tokens: Annotated[Annotated[Int, Field(ge=1)] | None, described("max_tokens")] = None
     top_k: Annotated[Int, Field(ge=-1, lt=2**31), described("top_k", "-1 is the same as 0.")] = 0
     logit_bias: Annotated[Biases, described("logit_bias", OUTSIDE)] = {}
     seed: Annotated[Int64 | None, described("seed")] = None
-    random_seed: Int64 | None = None
-    n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = 1
+    random_seed: Int64 | None = Field(
+        None, description="Another name of `seed`, which takes precedence."
+    )
+    n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = Field(
+        1, description="How many choices; they share one prefill."
+    )
     stop: Annotated[Stops, described("stop")] = []
     stop_token_ids: Annotated[
         list[TokenId], Field(max_length=MAX_STOPS), described("stop_token_ids")
@@ -108,11 +142,25 @@ class GenerationRequest(Scalars):
     logits_processors: Annotated[
         list[NamedChoice], Field(max_length=MAX_PROCESSORS), described("logits_processors")
     ] = []
-    response_format: Any = None
-    service_tier: str | None = None
-    cache: CacheOption | None = None
-    cache_salt: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
-    explain_cache: bool = False
+    response_format: WireFormat | None = Field(
+        None,
+        description="The form of the content, enforced while it is written. No effect on a "
+        "forced call.",
+    )
+    service_tier: str | None = Field(None, description="Any text; changes nothing.")
+    cache: CacheOption | None = Field(
+        None,
+        description="Cache the reply and answer the same request from it; `bypass` computes anew.",
+    )
+    cache_salt: str = Field(
+        "",
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Cached replies and reused prompts are shared only where this is the same.",
+    )
+    explain_cache: bool = Field(
+        False, description="Say how much of the prompt's KV was reused, and why not more."
+    )
 
     @field_validator("logit_bias")
     @classmethod
@@ -122,39 +170,30 @@ class GenerationRequest(Scalars):
             raise PydanticCustomError("token_id", "Keys should be token ids")
         return bias
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _check_stop(cls, stop: Any) -> list[str]:
-        stops = [stop] if isinstance(stop, str) else stop
-        if (
-            not isinstance(stops, list)
-            or len(stops) > MAX_STOPS
-            or not all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_CHARS for text in stops)
-        ):
-            raise PydanticCustomError(
-                "stop",
-                f"Input should be a string or up to {MAX_STOPS} strings, "
-                f"each of 1 to {MAX_STOP_CHARS} characters",
-            )
-        return stops
-
-    def extras(self) -> Extras:
-        """The fields that nothing here knows, with their places."""
-        found = [*super().extras()]
-        if self.stream_options is not None and self.stream_options.model_extra:
-            found.append((("stream_options",), self.stream_options.model_extra))
-        return [*found, *_beyond_format(self.response_format)]
-
     def overridden(self) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         return self.other_name("random_seed", "seed")
 
     def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
-        """Warnings about what has no effect. Raises InvalidRequestError, see `params.review`."""
+        """Warnings about what has no effect.
+
+        Raises InvalidRequestError, see `unknown_fields.review`.
+        """
         warnings = super().review(strict=strict)
         if self.stream_options is not None and not streaming:
             warnings.append("`stream_options` has no effect without `stream`.")
         return warnings
+
+    def wants_stream(self, headers: Mapping[str, str]) -> bool:
+        """Whether to answer with a stream. Some clients ask for it by the Accept header alone."""
+        if self.stream is not None:
+            return self.stream
+        return "text/event-stream" in headers.get("Accept", "").lower()
+
+    @property
+    def format(self) -> ResponseFormat | None:
+        """The form that the reply must have; None for any text."""
+        return None if self.response_format is None else self.response_format.to_format()
 
     @property
     def include_usage(self) -> bool:
@@ -184,14 +223,3 @@ class GenerationRequest(Scalars):
             sampler=None if self.sampler is None else self.sampler.to_choice(),
             logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
         )
-
-
-def _beyond_format(raw: Any) -> Extras:
-    """The fields of a response format that its type does not have."""
-    kind = raw.get("type") if isinstance(raw, dict) else None
-    own = kind if kind in ("json_schema", "regex", "grammar", "choice") else "type"
-    found = [*beyond(raw, {"type", own}, "response_format")]
-    if kind == "json_schema":
-        known = {"name", "schema", "strict"}
-        found += beyond(raw.get("json_schema"), known, "response_format", "json_schema")
-    return found

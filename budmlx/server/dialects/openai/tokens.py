@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
+from pydantic import Field
 
-from budmlx.server.dialects.openai.request import ChatRequest
-from budmlx.server.dialects.openai.token_shapes import (
-    DetokenizeRequest,
-    Text,
-    TokenizeRequest,
-    tokens,
-)
-from budmlx.server.serving import off_loop, parsed
+from budmlx.engine.text.encoding import Encoding
+from budmlx.server.body import off_loop, parsed
+from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.quirks import ERRORS
+from budmlx.server.dialects.openai.wire_model import Body, PromptId
+from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, MODELS
 
-routes = web.RouteTableDef()
+endpoints = EndpointTable("/v1", ERRORS)
 
 
-@routes.post("/v1/tokenize")
+class TokenizeRequest(Body):
+    """Raw text. add_special_tokens: begin with what the model expects there, such as `<s>`."""
+
+    prompt: str = Field(description="Text, which may be empty.")
+    add_special_tokens: bool = Field(
+        True, description="Begin with what the model expects there, such as `<s>`."
+    )
+
+
+class DetokenizeRequest(Body):
+    """Token ids."""
+
+    tokens: Annotated[list[PromptId], Field(strict=True, description="Token ids.")]
+
+
+class Tokens(Struct, frozen=True):
+    """Token ids, the text that each stands for, and what the model takes at most.
+
+    prompt: the text of all of them, where the request did not bring it.
+    """
+
+    tokens: tuple[int, ...]
+    token_strs: tuple[str, ...]
+    count: int
+    max_model_len: int
+    prompt: str | UnsetType = UNSET
+    warnings: Sequence[str] | UnsetType = UNSET
+
+
+class Text(Struct, frozen=True):
+    """Text of token ids, control tokens included."""
+
+    prompt: str
+    warnings: Sequence[str] | UnsetType = UNSET
+
+
+@endpoints.post("/v1/tokenize", "Token ids of raw text", TokenizeRequest, Tokens)
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of raw text, and what each stands for."""
     asked, size = await parsed(request, TokenizeRequest.parse)
@@ -31,12 +67,12 @@ async def tokenize(request: web.Request) -> web.Response:
 
     def work() -> Struct:
         found = engine.tokenize(asked.prompt, add_special=asked.add_special_tokens)
-        return tokens(found, engine.info.context_length, warnings, with_text=False)
+        return _tokens(found, engine.info.context_length, warnings, with_text=False)
 
     return await off_loop(size, _answer, work)
 
 
-@routes.post("/v1/detokenize")
+@endpoints.post("/v1/detokenize", "Text of token ids", DetokenizeRequest, Text)
 async def detokenize(request: web.Request) -> web.Response:
     """Text of token ids."""
     asked, size = await parsed(request, DetokenizeRequest.parse)
@@ -49,7 +85,9 @@ async def detokenize(request: web.Request) -> web.Response:
     return await off_loop(size, _answer, work)
 
 
-@routes.post("/v1/apply_template")
+@endpoints.post(
+    "/v1/apply_template", "The prompt that the body of a chat becomes", ChatRequest, Tokens
+)
 async def apply_template(request: web.Request) -> web.Response:
     """The prompt that the model would get for the body of a chat, as text and as ids."""
     asked, _ = await parsed(request, ChatRequest.parse)
@@ -60,7 +98,7 @@ async def apply_template(request: web.Request) -> web.Response:
         chat = asked.to_request()
         found = engine.apply_template(chat)
         notes = [*warnings, *engine.warnings(chat)]
-        return tokens(found, engine.info.context_length, notes, with_text=True)
+        return _tokens(found, engine.info.context_length, notes, with_text=True)
 
     # Message transforms of plugins may take their time.
     return await asyncio.to_thread(_answer, work)
@@ -68,3 +106,17 @@ async def apply_template(request: web.Request) -> web.Response:
 
 def _answer(work: Callable[[], Struct]) -> web.Response:
     return web.Response(body=msgspec.json.encode(work()), content_type="application/json")
+
+
+def _tokens(
+    found: Encoding, context_length: int, warnings: Sequence[str], *, with_text: bool
+) -> Tokens:
+    """The response for an encoding."""
+    return Tokens(
+        found.ids,
+        found.pieces,
+        len(found.ids),
+        context_length,
+        found.text if with_text else UNSET,
+        warnings or UNSET,
+    )

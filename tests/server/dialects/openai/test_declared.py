@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.completions_request import CompletionRequest
 from budmlx.server.dialects.openai.declared import DEFAULTS, SCALARS
-from budmlx.server.dialects.openai.request import ChatRequest
-from budmlx.server.dialects.openai.text_request import CompletionRequest
 from budmlx.types import PARAMETERS, RANGES, SamplingParams
 from tests.server.tools import body
 

@@ -1,4 +1,4 @@
-"""What happens to parameters that are known but have no effect here, and to unknown ones.
+"""Fields that no wire model has: refused, or reported in `warnings`.
 
 A parameter is honoured, refused with 400, or reported in `warnings`. Honoured ones are
 fields of the wire models; this module decides about the rest.
@@ -7,7 +7,7 @@ fields of the wire models; this module decides about the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from budmlx.errors import InvalidRequestError
@@ -62,16 +62,8 @@ def review(extras: Extras, *, strict: bool) -> list[str]:
     return warnings
 
 
-def beyond(raw: Any, known: Set[str], *loc: str | int) -> Iterator[Extra]:
-    """The fields of an object that are not known; null is absent. loc: its place."""
-    if isinstance(raw, Mapping):
-        more = {k: v for k, v in raw.items() if k not in known and v is not None}
-        if more:
-            yield loc, more
-
-
 def ignored(name: str, winner: str) -> str:
-    """The warning about a field that has no effect because another one goes before it."""
+    """The warning about a field that has no effect because another one overrides it."""
     return f"`{name}` was ignored: `{winner}` goes before it."
 
 

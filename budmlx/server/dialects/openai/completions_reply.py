@@ -1,16 +1,15 @@
-"""The responses of `POST /v1/completions`: whole, and in chunks of the same shape."""
+"""The replies of `POST /v1/completions`: whole, and in chunks of the same shape."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.server.dialects.openai.builder import NewText, ReplyBuilder
-from budmlx.server.dialects.openai.shapes import TimeInfo, WireUsage
-from budmlx.server.dialects.openai.text_request import CompletionRequest
+from budmlx.server.dialects.openai.completions_request import CompletionRequest
+from budmlx.server.dialects.openai.reply import NewText, ReplyBuilder, TimeInfo, WireUsage
 from budmlx.types import (
     CacheExplanation,
     ChoiceFinished,
@@ -60,7 +59,7 @@ class TextCompletion(Struct, frozen=True):
 
 
 class TextReply(ReplyBuilder[TextChoice]):
-    """Builds the responses to one request for completions.
+    """Encodes the reply to one request for completions.
 
     echoes: texts of the prompts, if they are to precede the completions.
     """
@@ -78,13 +77,13 @@ class TextReply(ReplyBuilder[TextChoice]):
         self._logprobs = asked.logprobs is not None
         self._offsets: dict[int, _Offsets] = {}
 
-    def opening(self) -> list[bytes]:
+    def _first(self) -> Iterable[TextChoice]:
         """The prompts, if they are to be echoed: a chunk for each choice."""
-        return [
-            self._chunk(TextChoice(prompt * self._n + number, echo))
+        return (
+            TextChoice(prompt * self._n + number, echo)
             for prompt, echo in enumerate(self._echoes)
             for number in range(self._n)
-        ]
+        )
 
     def _whole(self, done: Completion, **fields: Any) -> TextCompletion:
         choices = tuple(

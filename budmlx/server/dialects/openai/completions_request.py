@@ -4,59 +4,45 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from budmlx.engine.request.tools import parse_response_format
 from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.openai.declared import described
-from budmlx.server.dialects.openai.messages import Int
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
+from budmlx.server.dialects.openai.wire_model import ErrorMessage, Int, PromptId
 from budmlx.types import Choice, Completion, Request
 
 MAX_PROMPTS = 128
 MAX_LOGPROBS = 5
 DEFAULT_MAX_TOKENS = 16
 
-Prompt = str | list[int]
-
-
-def _check_prompt(value: Any) -> Any:
-    """A string, token ids, or a list of either."""
-    if isinstance(value, str):
-        return value
-    if (ids := _ids(value)) is not None:
-        return ids
-    if isinstance(value, list) and 0 < len(value) <= MAX_PROMPTS:
-        prompts = [prompt if isinstance(prompt, str) else _ids(prompt) for prompt in value]
-        if None not in prompts:
-            return prompts
-    raise PydanticCustomError(
-        "prompt",
-        "Input should be a string, a list of token ids, or a list of up to "
-        f"{MAX_PROMPTS} of either",
-    )
-
-
-def _ids(value: Any) -> list[int] | None:
-    """A list of integers, which JSON may write as 1.0; None for anything else."""
-    if not isinstance(value, list) or not value:
-        return None
-    ids = [int(i) if type(i) is float and i.is_integer() else i for i in value]
-    return ids if all(type(i) is int for i in ids) else None
+_Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+_Ids = Annotated[list[PromptId], Field(min_length=1)]
+Prompt = _Text | _Ids
+Prompts = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+_EXPECTED = ErrorMessage(
+    f"Input should be a string, a list of token ids, or a list of up to {MAX_PROMPTS} of either",
+    kind="prompt",
+)
 
 
 class CompletionRequest(GenerationRequest):
     """The body. Several prompts are answered as if they were one: choices are numbered through."""
 
-    prompt: Annotated[Prompt | list[Prompt], BeforeValidator(_check_prompt)]
+    prompt: Annotated[Prompt | Prompts, _EXPECTED] = Field(
+        description="Text or token ids to continue, or a list of either, each answered by itself."
+    )
     max_tokens: Annotated[Int, Field(ge=1), described("max_tokens")] = DEFAULT_MAX_TOKENS
-    best_of: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    echo: bool = False
-    logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description="Generate so many and return the `n` most likely; not for streams."
+    )
+    echo: bool = Field(False, description="Begin each choice with its prompt; not with `logprobs`.")
+    logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+        None, description="Report log probabilities of the tokens of the reply."
+    )
 
     @property
     def prompts(self) -> dict[str, Prompt]:
@@ -99,7 +85,7 @@ class CompletionRequest(GenerationRequest):
                 max_tokens=self.max_tokens, min_tokens=self.min_tokens, logprobs=logprobs
             ),
             n=self.candidates,
-            response_format=parse_response_format(self.response_format),
+            response_format=self.format,
             reasoning="raw",
             cache=self.cache,
             cache_salt=self.cache_salt,

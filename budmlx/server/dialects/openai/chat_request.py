@@ -8,13 +8,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from budmlx.engine.request.tools import parse_response_format
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.openai.declared import within
-from budmlx.server.dialects.openai.messages import ChatMessage, Int, WireModel, with_parts
-from budmlx.server.dialects.openai.params import Extras, ignored
+from budmlx.server.dialects.openai.messages import ChatMessage
 from budmlx.server.dialects.openai.sampling import GenerationRequest
-from budmlx.server.dialects.openai.tools import Calls, beyond_calls, parse_calls
+from budmlx.server.dialects.openai.tools import (
+    Calls,
+    Functions,
+    NewChoice,
+    OldChoice,
+    Tools,
+    calls_of,
+)
+from budmlx.server.dialects.openai.unknown_fields import ignored
+from budmlx.server.dialects.openai.wire_model import Int
 from budmlx.types import Request, SamplingParams
 
 MAX_MESSAGES = 4096
@@ -23,32 +30,50 @@ MAX_MESSAGES = 4096
 class ChatRequest(GenerationRequest):
     """The body. Fields that only some clients know by another name have both."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
-    min_completion_tokens: Annotated[Int, within("min_tokens")] | None = None
-    logprobs: bool = False
-    top_logprobs: Annotated[Int, within("logprobs")] | None = None
-    tools: list[Any] = []
-    tool_choice: Any = None
-    parallel_tool_calls: bool = True
-    functions: list[Any] = []
-    function_call: Any = None
-    reasoning_format: Literal["parsed", "text_parsed", "raw", "hidden", "none"] = "parsed"
-    disable_reasoning: bool | None = None
-    clear_thinking: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    chat_template_kwargs: dict[str, Any] = {}
-
-    def extras(self) -> Extras:
-        """The fields that nothing here knows, with their places."""
-        parts: list[tuple[tuple[str | int, ...], WireModel]] = []
-        for index, message in enumerate(self.messages):
-            parts.extend(with_parts(("messages", index), message))
-        known = ((loc, part.model_extra) for loc, part in parts if part.model_extra)
-        return [*super().extras(), *known, *beyond_calls(*self._call_fields)]
+    messages: Annotated[
+        list[ChatMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES, description="The conversation so far."),
+    ]
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="The same as `max_tokens`, over which it takes precedence."
+    )
+    min_completion_tokens: Annotated[Int, within("min_tokens")] | None = Field(
+        None, description="The same as `min_tokens`, over which it takes precedence."
+    )
+    logprobs: bool = Field(
+        False, description="Report log probabilities of the tokens of the reply."
+    )
+    top_logprobs: Annotated[Int, within("logprobs")] | None = Field(
+        None, description="So many of the most likely tokens at each place; implies `logprobs`."
+    )
+    tools: Tools = Field([], description="Functions that the model may call.")
+    tool_choice: NewChoice | None = Field(
+        None, description="Whether it calls one; `any` is `required`."
+    )
+    parallel_tool_calls: bool = Field(True, description="It may call several at once.")
+    functions: Functions = Field(
+        [], description="The older name of tools; has no effect beside `tools`."
+    )
+    function_call: OldChoice | None = Field(
+        None, description="What `tool_choice` is for tools, for functions."
+    )
+    reasoning_format: Literal["parsed", "text_parsed", "raw", "hidden", "none"] = Field(
+        "parsed",
+        description="Reasoning apart (`parsed`), within the content (`raw`), or not at all.",
+    )
+    disable_reasoning: bool | None = Field(None, description="For the chat template: no reasoning.")
+    clear_thinking: bool | None = Field(
+        None, description="For the chat template: leave out the reasoning of former turns."
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+        None, description="For the chat template; `none` asks for no reasoning."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Further variables for the chat template."
+    )
 
     def overridden(self) -> Iterator[str]:
-        """A warning for each field that another one goes before, if they differ."""
+        """A warning for each field that another one overrides, if they differ."""
         yield from super().overridden()
         yield from self.other_name("max_tokens", "max_completion_tokens")
         yield from self.other_name("min_tokens", "min_completion_tokens")
@@ -58,7 +83,7 @@ class ChatRequest(GenerationRequest):
         several = self.parallel_tool_calls and "parallel_tool_calls" in self.model_fields_set
         if several and self.uses_functions:
             yield "`parallel_tool_calls` has no effect on `functions`."
-        if self.calls.forced and parse_response_format(self.response_format) is not None:
+        if self.calls.forced and self.format is not None:
             yield "`response_format` has no effect on a reply that must be a call."
         for variable, (name, value) in self._short.items():
             if self.chat_template_kwargs.get(variable, value) != value:
@@ -75,7 +100,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
-        """Variables for the chat template. What is given there goes before its shorthands."""
+        """Variables for the chat template. They take precedence over their shorthands."""
         short = {variable: value for variable, (_, value) in self._short.items()}
         return {**short, **self.chat_template_kwargs}
 
@@ -93,14 +118,10 @@ class ChatRequest(GenerationRequest):
             short["clear_thinking"] = ("clear_thinking", self.clear_thinking)
         return short
 
-    @property
-    def _call_fields(self) -> tuple[list[Any], Any, list[Any], Any]:
-        return self.tools, self.tool_choice, self.functions, self.function_call
-
     @cached_property
     def calls(self) -> Calls:
         """What the model may call. Raises InvalidRequestError naming what is wrong."""
-        return parse_calls(*self._call_fields)
+        return calls_of(self.tools, self.tool_choice, self.functions, self.function_call)
 
     @property
     def uses_functions(self) -> bool:
@@ -136,7 +157,7 @@ class ChatRequest(GenerationRequest):
             tool_choice=self.calls.choice,
             parallel_tool_calls=self.parallel_tool_calls and not self.uses_functions,
             incremental_calls=incremental_calls if asked is None else asked,
-            response_format=parse_response_format(self.response_format),
+            response_format=self.format,
             reasoning=thinking.get(self.reasoning_format, "parsed"),
             chat_template_kwargs=self.template_kwargs,
             cache=self.cache,

@@ -1,0 +1,122 @@
+"""A dialect: what a protocol says on the wire, and how the server asks for it.
+
+A dialect's handlers parse a body to `types.Request`s, run them and hand the events to a
+`ReplyEncoder` (see `budmlx.server.answer`). Everything else that differs from protocol to
+protocol is asked of the `Dialect` of a path.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any, ClassVar, Protocol
+
+from aiohttp import web
+from msgspec import Struct
+from multidict import CIMultiDictProxy
+
+from budmlx.server.endpoints import Endpoint
+from budmlx.server.errors import Failure
+from budmlx.types import Completion, Event
+
+
+class StreamEncoder(Protocol):
+    """The bytes of a stream that do not depend on what the engine says.
+
+    They are encoded immediately before they are written, so that an encoder can number what it
+    sends. Each is a whole event, framed.
+    """
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the reply, whole or streamed, beside its content type."""
+
+    @property
+    def stream_type(self) -> str:
+        """The content type of a stream."""
+
+    def opening(self) -> bytes:
+        """Sent when the stream starts, which may be before the first event of the engine."""
+
+    def keep_alive(self) -> bytes:
+        """Sent, never before the opening, while the engine says nothing."""
+
+
+class ReplyEncoder(StreamEncoder, Protocol):
+    """The reply to one request: `whole`, or `opening chunks* (end | failure)`."""
+
+    def chunks(self, event: Event) -> bytes:
+        """What one event of the engine adds to the stream; may be nothing."""
+
+    def end(self) -> bytes:
+        """What follows the last event."""
+
+    def failure(self, failure: Failure) -> bytes:
+        """What a stream that has begun says of a failure, in place of `end`."""
+
+    def whole(self, done: Completion) -> bytes:
+        """The JSON of a reply that is not streamed."""
+
+
+class Dialect(ABC):
+    """What the server asks of a protocol.
+
+    roots: paths, in every spelling, below which everything speaks this dialect. What is below
+    the roots of none speaks the default dialect.
+    introduction: a few sentences at the head of the OpenAPI document.
+    error_reply: the body of an error, for the document.
+    key_schemes: OpenAPI security schemes of the API key, by name.
+    key_help: how to send the key, as a sentence.
+    """
+
+    roots: ClassVar[tuple[str, ...]] = ()
+    introduction: ClassVar[str]
+    error_reply: ClassVar[type[Struct]]
+    key_schemes: ClassVar[Mapping[str, Mapping[str, Any]]]
+    key_help: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def endpoints(self) -> Iterable[Endpoint]:
+        """The endpoints, in the order of the document."""
+
+    @abstractmethod
+    def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
+        """What may be the API key of a request."""
+
+    @abstractmethod
+    def error(self, request: web.BaseRequest, failure: Failure) -> web.Response:
+        """The response to a request that failed before its reply began."""
+
+    def not_found(self, path: str) -> Failure | None:
+        """What to say of a path that leads nowhere; None for the common sentence."""
+        return None
+
+
+class Dialects:
+    """The dialects that a server speaks."""
+
+    def __init__(self, default: Dialect, *others: Dialect):
+        self._default = default
+        self._others = others
+
+    def __iter__(self) -> Iterator[Dialect]:
+        return iter((self._default, *self._others))
+
+    def of(self, path: str) -> Dialect:
+        """The dialect of a path, whether or not it leads anywhere."""
+        for dialect in self._others:
+            if any(path == root or path.startswith(f"{root}/") for root in dialect.roots):
+                return dialect
+        return self._default
+
+    def keys(self, path: str, headers: CIMultiDictProxy[str]) -> Iterable[str]:
+        """What may be the API key of a request.
+
+        Paths of the default dialect take a key as any dialect sends it: clients of all of them
+        ask for `/v1/models`.
+        """
+        dialect = self.of(path)
+        asked = self if dialect is self._default else (dialect,)
+        return chain.from_iterable(each.keys(headers) for each in asked)

@@ -1,0 +1,77 @@
+"""The chat-completions protocol, as OpenAI's, Mistral's, Cerebras' and Bud's clients speak it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from budmlx.server.dialects.base import Dialect
+from budmlx.server.dialects.openai import chat, completions, tokens
+from budmlx.server.dialects.openai.errors import Error, error_body
+from budmlx.server.dialects.openai.quirks import understood
+from budmlx.server.endpoints import Endpoint
+from budmlx.server.errors import Failure
+
+ELSEWHERE = re.compile(
+    r"(/v1)*/(embeddings|responses|classify|fim|images|audio|confidential|nodes|files|fine_tuning"
+    r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a|messages"
+    r"|events|event-triggers)(/.*)?"
+)
+"""What the services whose clients are served here also have, and this server has not."""
+
+
+class OpenAI(Dialect):
+    """See `Dialect`."""
+
+    introduction = (
+        "It speaks the chat-completions protocol. Paths under `/v1` answer without that prefix and "
+        "under `/v1/v1`, too. An explicit null is the same as an absent field. A parameter is "
+        "honoured, refused with 400 that names it, or listed in `warnings`."
+    )
+    error_reply = Error
+    key_schemes = {"key": {"type": "http", "scheme": "bearer"}}
+    key_help = "Send a valid API key as 'Authorization: Bearer KEY'."
+
+    @property
+    def endpoints(self) -> Iterable[Endpoint]:
+        """Chats, raw texts and their tokens."""
+        return chain(chat.endpoints, completions.endpoints, tokens.endpoints)
+
+    def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
+        """The bearer token of the only Authorization header."""
+        given = headers.getall("Authorization", [])
+        scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        return [key.strip()] if scheme.lower() == "bearer" else []
+
+    def error(self, request: web.BaseRequest, failure: Failure) -> web.Response:
+        """A JSON body with `error`, and a status that the client understands."""
+        failure = understood(request, failure)
+        return web.Response(
+            status=failure.status,
+            body=msgspec.json.encode(error_body(failure)),
+            content_type="application/json",
+            headers=failure.headers,
+        )
+
+    def not_found(self, path: str) -> Failure:
+        """What is offered; of endpoints that clients expect, that they are missing.
+
+        The status is 404, since clients repeat a request after 501.
+        """
+        match = ELSEWHERE.fullmatch(path)
+        if match is None:
+            return Failure(
+                404,
+                "There is no such endpoint; try POST /v1/chat/completions or GET /v1/models.",
+            )
+        return Failure(
+            404,
+            f"This server has no {match[2]} endpoint. It offers POST /v1/chat/completions, "
+            "POST /v1/completions and GET /v1/models.",
+            code="unsupported_endpoint",
+        )

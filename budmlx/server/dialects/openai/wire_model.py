@@ -1,0 +1,200 @@
+"""Wire models: strict types in which null is absent and unknown fields are kept for review."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, LiteralString, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.openai.unknown_fields import Extra, Loc, bounded, ignored, review
+from budmlx.server.errors import param_path
+
+
+def _integral(value: Any) -> Any:
+    """JSON has one kind of number: 1.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_integral)]
+PromptId = Annotated[Int, Field(json_schema_extra={"minimum": 0})]
+"""A token id, whose range is checked against the vocabulary."""
+
+
+MUST: LiteralString = "must"
+"""The type of errors whose message follows the name of the parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMessage:
+    """An annotation: the message of every error of a type, in place of pydantic's.
+
+    problem: follows the name of the parameter ("must be a text"). With another kind than `MUST`
+    it is a sentence about the input, as pydantic's are.
+    """
+
+    problem: str
+    kind: str = MUST
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The schema of the type, with the error replaced."""
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type=self.kind, custom_error_message=self.problem
+        )
+
+
+class AnyOf:
+    """An annotation: describes a union with tags as `anyOf`, since clients see no tags."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema of the union, renamed."""
+        found = handler(schema)
+        return {"anyOf": found.pop("oneOf"), **found}
+
+
+def an_object(problem: LiteralString) -> BeforeValidator:
+    """A validator with a message for what is no object; what is in one is left to its model."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise PydanticCustomError(MUST, problem)
+        return value
+
+    return BeforeValidator(check)
+
+
+UnreadText = Annotated[Any, WithJsonSchema({"type": "string"})]
+UnreadFlag = Annotated[Any, WithJsonSchema({"type": "boolean"})]
+"""Fields that are documented but never read, so that any value will do."""
+
+
+class WireModel(BaseModel):
+    """An object on the wire."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+    def extras(self, loc: Loc = ()) -> Iterator[Extra]:
+        """The fields that no model has, here and within, with their places. loc: of this."""
+        if self.model_extra:
+            yield loc, self.model_extra
+        for name, value in self.__dict__.items():
+            if isinstance(value, WireModel):
+                yield from value.extras((*loc, name))
+            elif isinstance(value, list) and value and isinstance(value[0], WireModel):
+                for index, item in enumerate(value):
+                    yield from item.extras((*loc, name, index))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema, in which null stands for every field that may be absent."""
+        found = handler.resolve_ref_schema(handler(schema))
+        for name, field in found.get("properties", {}).items():
+            may_be_absent = "default" in field
+            if field.get("default", ...) is None:
+                del field["default"]
+            if may_be_absent and {"type": "null"} not in field.get("anyOf", ()):
+                kept = {key: field.pop(key) for key in ("default", "description") if key in field}
+                found["properties"][name] = {**kept, "anyOf": [field, {"type": "null"}]}
+        return found
+
+
+MISSING = object()
+"""Stands for a required field that is missing, and is of no type."""
+
+
+class UniformErrors(WireModel):
+    """A wire model whose required fields have the same `ErrorMessage`, missing or wrong."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        required = (name for name, field in cls.model_fields.items() if field.is_required())
+        return {**data, **{name: MISSING for name in required if data.get(name) is None}}
+
+
+class Body(WireModel):
+    """A body that names a model."""
+
+    model: Annotated[
+        str,
+        Field(
+            description="A name that `GET /v1/models` lists; the demo model answers to every name."
+        ),
+    ]
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Validate a body. Raises InvalidRequestError naming the first wrong parameter."""
+        try:
+            parsed = cls.model_validate(body)
+        except ValidationError as exc:
+            raise _invalid(exc) from None
+        # What takes time with many messages is done here, which may be in a thread.
+        _ = parsed.unknown
+        return parsed
+
+    @cached_property
+    def unknown(self) -> list[Extra]:
+        """All of `extras`."""
+        return list(self.extras())
+
+    def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
+        """Warnings about what has no effect.
+
+        Raises InvalidRequestError, see `unknown_fields.review`.
+        """
+        return bounded([*review(self.unknown, strict=strict), *self.overridden()])
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one overrides, if they differ."""
+        return iter(())
+
+    def other_name(self, name: str, winner: str) -> Iterator[str]:
+        """The warning for a field that has two names, if both are given and differ."""
+        if {name, winner} <= self.model_fields_set and getattr(self, name) != getattr(self, winner):
+            yield ignored(name, winner)
+
+
+def _invalid(exc: ValidationError) -> InvalidRequestError:
+    """The first of the errors, in terms of the request."""
+    first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+    # Tags of unions are steps of pydantic's location, not of the client's.
+    loc = [step for step in first["loc"] if not str(step).startswith("<")]
+    param = param_path(loc)
+    if first["type"] == MUST:
+        return InvalidRequestError(f"{param} {first['msg']}.", param=param)
+    if first["type"] == "model_type":
+        message = "input should be an object"
+    else:
+        message = first["msg"][:1].lower() + first["msg"][1:].split(" after validation")[0]
+    return InvalidRequestError(f"`{param}`: {message}.", param=param)

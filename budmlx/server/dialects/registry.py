@@ -1,0 +1,8 @@
+"""The dialects that the server speaks. A new one needs its own folder, and its name here."""
+
+from __future__ import annotations
+
+from budmlx.server.dialects.base import Dialects
+from budmlx.server.dialects.openai.dialect import OpenAI
+
+DIALECTS = Dialects(OpenAI())
