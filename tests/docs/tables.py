@@ -23,6 +23,7 @@ from budmlx.server.openapi import document
 
 BEFORE_A_SERVER = (ConfigError, ModelLoadError)
 """Raised before there is a server that could answer with a status."""
+_NAMES = re.compile(r'"#/components/schemas/(\w+)"')
 
 
 def commands() -> str:
@@ -110,8 +111,11 @@ def _document() -> Any:
 
 
 def _bound(schema: Any, field: str, keyword: str) -> int:
-    """The largest value of a keyword anywhere in the schema of a field."""
-    found = re.findall(rf'"{keyword}": (\d+)', json.dumps(schema["properties"][field]))
+    """The largest value of a keyword anywhere in the schema of a field, and where that leads."""
+    schemas = _document()["components"]["schemas"]
+    text = json.dumps(schema["properties"][field])
+    parts = [text, *(json.dumps(schemas[name]) for name in _NAMES.findall(text))]
+    found = re.findall(rf'"{keyword}": (\d+)', "".join(parts))
     return max(map(int, found))
 
 

@@ -23,7 +23,8 @@ from budmlx.protocol import (
     Token,
 )
 from budmlx.protocol.channel import MAX_FRAME_BYTES, Channel, FrameError
-from budmlx.types import PluginChoice, SamplingParams
+from budmlx.types import SamplingParams
+from tests.parameters import all_given
 
 NO_TIME = 0.0
 
@@ -100,13 +101,7 @@ def test_both_ways() -> None:
 
 
 def test_a_row_crosses_with_every_sampling_parameter() -> None:
-    sampling = SamplingParams(
-        temperature=0.3, top_p=0.9, top_k=7, min_p=0.01, typical_p=0.5, frequency_penalty=-2.0,
-        presence_penalty=1.5, repetition_penalty=1.1, repetition_window=64,
-        logit_bias=((5, -100.0), (6, 0.1)), seed=-(2**63), max_tokens=2**63 - 1, min_tokens=-1,
-        stop=("a", "b"), stop_token_ids=(1, 2), ignore_eos=True, logprobs=0,
-        sampler=PluginChoice("one", {"a": 1}), logits_processors=(PluginChoice("two"),),
-    )  # fmt: skip
+    sampling = SamplingParams(**all_given())
     assert not [
         field.name for field in fields(sampling) if getattr(sampling, field.name) == field.default
     ]

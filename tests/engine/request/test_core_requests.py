@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,12 +12,17 @@ from budmlx.engine.request.core_requests import UNLIMITED, core_requests
 from budmlx.errors import InvalidRequestError
 from budmlx.protocol import GenerateRequest, Grammar
 from budmlx.types import PluginChoice, Request, SamplingParams
+from tests.parameters import all_given
 
 EOS = [2, 9]
+RESOLVED = {"seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos"} | {
+    "sampler",
+    "logits_processors",
+}
 
 
-def row(**params: object) -> GenerateRequest:
-    request = Request(prompt="", sampling=SamplingParams(**params))  # type: ignore[arg-type]
+def row(**params: Any) -> GenerateRequest:
+    request = Request(prompt="", sampling=SamplingParams(**params))
     (made,) = core_requests([1], Prompt([3, 4]), request, EOS)
     return made
 
@@ -33,19 +38,10 @@ def test_what_the_engine_leaves_open_is_resolved() -> None:
 
 
 def test_all_other_parameters_cross_as_they_are() -> None:
-    resolved = {
-        "seed": 1, "max_tokens": 9, "min_tokens": 1, "stop": ("x",), "stop_token_ids": (5,),
-        "ignore_eos": True, "sampler": PluginChoice("a", {"b": object()}),
-        "logits_processors": (PluginChoice("c"),),
-    }  # fmt: skip
-    asked = {
-        "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "typical_p": 0.5,
-        "frequency_penalty": 0.5, "presence_penalty": 0.5, "repetition_penalty": 1.5,
-        "repetition_window": 5, "logit_bias": ((3, -100.0),), "logprobs": 3,
-    }  # fmt: skip
-    assert resolved.keys() | asked.keys() == {field.name for field in fields(SamplingParams)}
-    made = row(**resolved, **asked)
-    assert made.sampling == SamplingParams(**asked)  # type: ignore[arg-type]
+    asked = all_given(sampler=PluginChoice("a", {"b": object()}))
+    made = row(**asked)
+    crossing = {name: value for name, value in asked.items() if name not in RESOLVED}
+    assert made.sampling == SamplingParams(**crossing)
     # What stays behind need not be encodable.
     decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=GenerateRequest)
     assert decoded == made

@@ -12,8 +12,6 @@ from budmlx.types import PARAMETERS, RANGES, SamplingParams
 
 Model = TypeVar("Model", bound=BaseModel)
 
-DEFAULTS = SamplingParams()
-
 HINTS = get_type_hints(SamplingParams)
 WIRE_TYPES: dict[Any, Any] = {bool: bool, int: Int, float: float, int | None: Int}
 """What the wire has for a field's type. An explicit null is dropped before types matter."""

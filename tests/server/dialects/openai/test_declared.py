@@ -9,8 +9,9 @@ import pytest
 
 from budmlx.server.dialects.openai.chat_request import ChatRequest
 from budmlx.server.dialects.openai.completions_request import CompletionRequest
-from budmlx.server.dialects.openai.declared import DEFAULTS, SCALARS
-from budmlx.types import PARAMETERS, RANGES, SamplingParams
+from budmlx.server.dialects.openai.declared import SCALARS
+from budmlx.types import PARAMETERS, RANGES
+from tests.parameters import DEFAULTS, all_given
 from tests.server.tools import body
 
 OWN_RANGE = {"top_k", "seed", "max_tokens"}
@@ -43,18 +44,14 @@ def test_the_wire_says_what_the_declaration_says(
 def test_every_parameter_of_the_wire_reaches_the_sampling_parameters() -> None:
     plain = body(temperature=None, max_tokens=None)
     assert ChatRequest.parse(plain).to_request().sampling == DEFAULTS
-    values: dict[str, Any] = {
-        name: low if high == getattr(DEFAULTS, name) else high
-        for name, (low, high) in RANGES.items()
-    }
-    values |= {"ignore_eos": True, "logprobs": True, "top_logprobs": 20, "min_tokens": 7}
-    values |= {"logit_bias": {"5": -100}, "stop": "x", "stop_token_ids": [1]}
-    values |= {"sampler": {"name": "a", "b": 1}, "logits_processors": [{"name": "c"}]}
-    assert values.keys() - {"top_logprobs"} == {field.name for field in fields(SamplingParams)}
-    made = ChatRequest.parse(body(**values)).to_request().sampling
+    values = all_given(
+        logprobs=True, logit_bias={"5": -100}, stop="x", stop_token_ids=[1],
+        sampler={"name": "a", "b": 1}, logits_processors=[{"name": "c"}],
+    )  # fmt: skip
+    assert values.keys() == PARAMETERS.keys()
+    made = ChatRequest.parse(body(**values, top_logprobs=20)).to_request().sampling
     for name in SCALARS:
-        if name not in ("logprobs", "min_tokens"):
-            assert getattr(made, name) == values[name], name
+        assert getattr(made, name) == (20 if name == "logprobs" else values[name]), name
     assert not [
         field.name for field in fields(made) if getattr(made, field.name) == field.default
     ], "a parameter got lost"
