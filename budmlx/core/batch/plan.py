@@ -35,8 +35,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     room: bytes that may be kept for reuse from now on; None for as many as before.
     save: one block is written to disk.
     prefill: the forward pass over prompts, if there is one; those that it completes become a
-    group, the last one. decode: groups that take a step. pause: groups that do not, and whose
-    last step is read all the same. Groups are named by any of their rows.
+    group, the last one. Its counts follow the last result, so nothing that changes what is stored
+    or adds a prompt is in the same plan. decode: groups that take a step. pause: groups that do
+    not, and whose last step is read all the same. Groups are named by any of their rows.
     """
 
     forget: bool = False
