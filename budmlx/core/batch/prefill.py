@@ -16,11 +16,10 @@ from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Found, Reusing, Taken
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row
+from budmlx.protocol import LEAST_STRETCH
 
 # Prompts that differ by so few tokens are alike even if one is many times longer.
 SLACK = 16
-# A state is not kept after fewer tokens than this: the pass that ends there has its cost.
-LEAST_STRETCH = 64
 
 
 @dataclass(eq=False, slots=True)

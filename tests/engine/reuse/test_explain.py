@@ -11,10 +11,10 @@ import pytest
 from budmlx import Engine
 from budmlx.engine.asked import Asked, Prompt
 from budmlx.engine.request.python_api import chat_request, prompt_request
-from budmlx.engine.reuse.explain import LEAST, MAX_PROMPTS, STRETCH, History
+from budmlx.engine.reuse.explain import MAX_PROMPTS, History
 from budmlx.engine.reuse.remembered import Remembered
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.protocol import Image
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, Image
 from budmlx.types import CacheExplanation, Finished, Timing, Usage
 from tests.models import tiny_model_dir
 
@@ -62,9 +62,25 @@ def test_short_beginnings_are_not_called_evicted() -> None:
         why(engine, "One: " + STORY)
         told = why(engine, "Two: " + STORY)
         assert (told.reason, told.matched_tokens, told.text) == ("differs", 0, "T")
-        assert told.token is not None and 0 < told.token < LEAST
+        assert told.token is not None and 0 < told.token < LEAST_REUSED
         salted = why(engine, "Three: " + STORY, cache_salt="x")
         assert (salted.reason, salted.token) == ("never_seen", 0)
+
+
+@pytest.mark.parametrize("shared", [LEAST_REUSED - 1, LEAST_REUSED])
+def test_what_is_too_short_to_be_reused_is_not_called_kept(engine: Engine, shared: int) -> None:
+    salt, first = f"shared {shared}", [*range(shared, 60)]
+    other = [*first[:shared], *range(200, 240)]
+    engine.complete(first, **SHORT, cache_salt=salt)
+    reused = engine.complete(other, **SHORT, cache_salt=salt)
+    enough = shared == LEAST_REUSED
+    assert reused.usage.cached_tokens == (shared if enough else 0)
+    told = reused.cache_explanation
+    assert told is not None and (told.reason, told.token) == ("differs", shared)
+    third = [*first[:shared], *range(300, 340)]
+    elsewhere = engine.complete(third, **SHORT, cache_salt=f"not {salt}").cache_explanation
+    assert elsewhere is not None
+    assert elsewhere.reason == ("other_namespace" if enough else "never_seen")
 
 
 def test_what_was_evicted() -> None:
@@ -187,7 +203,7 @@ def test_states_between_which_prompts_differ(tokenizer: Tokenizer) -> None:
     assert told(history, parts[150], 0) == ("evicted", 0)
     assert told(history, parts[150], 100) == ("differs", 150)
     # A state so soon after one that was reused is not kept.
-    assert told(history, parts[150], 101 - STRETCH) == ("differs", 150)
+    assert told(history, parts[150], 101 - LEAST_STRETCH) == ("differs", 150)
     assert told(history, parts[199], 100) == ("evicted", 100)
     history.add("", "", Prompt(ids[:50]))
     assert told(history, parts[99], 0) == ("differs", 99)
