@@ -25,7 +25,6 @@ from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.request.warnings import unused
 from budmlx.engine.reuse.response_cache import Replies
-from budmlx.engine.reuse.stored_reply import model_identity
 from budmlx.engine.run.job import Job
 from budmlx.engine.run.many import run_all
 from budmlx.engine.run.runner import Runner
@@ -33,6 +32,7 @@ from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import EngineClosedError
+from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
@@ -68,7 +68,7 @@ class Engine(TextMethods):
         self._preparation = Preparation(
             self.plugins, self._tokenizer, self._parsers, images, self.info
         )
-        salt = f"{self.info.fingerprint} {model_identity(path)} {self.plugins.digest}"
+        salt = f"{self.info.fingerprint} {ModelIdentity.read(path).listed()} {self.plugins.digest}"
         self._replies = Replies(store, config, salt)
 
     @classmethod
