@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine.calls import plugin_calls as contained
 from budmlx.errors import PluginError
-from budmlx.plugins import observers
+from budmlx.plugins import boundary, observers
 from budmlx.plugins.parsing import Content, Piece, ReasoningParserSpec
 from budmlx.plugins.specs import OutputFilterFactory, RequestRecord
 from budmlx.plugins.vision import Detail, Pixels, PreparedImage, VisionPreprocessorSpec
@@ -43,7 +42,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     # Long enough for calls that do not hang, on a machine that pauses.
-    monkeypatch.setattr(contained, "PLUGIN_SECONDS", 1.0)
+    monkeypatch.setattr(boundary, "PLUGIN_SECONDS", 1.0)
     gate = Gate()
     yield gate
     gate.open()

@@ -22,7 +22,7 @@ from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_target import resolve
 from budmlx.errors import ModelLoadError
 from budmlx.model_identity import ModelIdentity
-from budmlx.plugins.guard import FAULTS
+from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings, Target
 from budmlx.types import ModelInfo
 

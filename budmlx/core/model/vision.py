@@ -15,7 +15,7 @@ from budmlx.core.plugin_note import NOTE
 from budmlx.core.plugin_target import PluginFault, resolve
 from budmlx.errors import ModelLoadError
 from budmlx.lookup import Bounded
-from budmlx.plugins.guard import FAULTS
+from budmlx.plugins.boundary import FAULTS, broke, raised
 from budmlx.plugins.vision import ModelFiles, VisionEncoder
 from budmlx.protocol import Image, Target
 
@@ -100,18 +100,14 @@ class Vision:
                 # Errors of the device belong to this picture.
                 mx.eval(picture)
         except FAULTS as error:
-            log.exception("plugin %s failed to encode a picture", self._plugin)
-            raise self._fault("raised an error") from error
+            raise PluginFault(raised(self._plugin, "vision encoder", error)) from error
         wanted = (image.tokens, hidden)
         if not isinstance(picture, mx.array) or picture.shape != wanted:
-            raise self._fault(f"did not return an array of shape {list(wanted)}")
+            problem = f"did not return an array of shape {list(wanted)}"
+            raise PluginFault(broke(self._plugin, "vision encoder", problem))
         self.encoded += 1
         self._kept.put(image.key, picture, picture.nbytes)
         return picture
-
-    def _fault(self, what: str) -> PluginFault:
-        log.error("plugin %s: its vision encoder %s", self._plugin, what)
-        return PluginFault(f"The plugin {self._plugin} failed: its vision encoder {what}.")
 
 
 def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:

@@ -4,7 +4,6 @@ chose them, with a state for each row that is taken apart and put together as ro
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,11 +13,9 @@ from mlx.utils import tree_flatten, tree_map
 from budmlx.core.plugin_note import NOTE
 from budmlx.core.plugin_target import PluginFault, resolve
 from budmlx.core.row import Row
-from budmlx.plugins.guard import FAULTS
+from budmlx.plugins.boundary import FAULTS, broke, raised
 from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
-
-log = logging.getLogger(__name__)
 
 _instances: dict[str, Any] = {}
 
@@ -118,12 +115,14 @@ class Plugged:
             with NOTE.calling(self._call.plugin):
                 return function(*arguments)
         except FAULTS as error:
-            log.exception("plugin %s failed in %s", self._call.plugin, self._call.name)
-            raise self._fault("raised an error") from error
+            raise PluginFault(raised(self._call.plugin, self._what, error)) from error
 
-    def _fault(self, what: str) -> PluginFault:
-        log.error("plugin %s: %s %s", self._call.plugin, self._call.name, what)
-        return PluginFault(f"The plugin {self._call.plugin} failed: {self._call.name} {what}.")
+    @property
+    def _what(self) -> str:
+        return f"{'logits processor' if self._slot else 'sampler'} {self._call.name}"
+
+    def _fault(self, problem: str) -> PluginFault:
+        return PluginFault(broke(self._call.plugin, self._what, problem))
 
 
 def plugged(rows: Sequence[Row]) -> tuple[list[Plugged], list[Plugged]]:

@@ -15,16 +15,16 @@ import numpy as np
 
 from budmlx.config import Config
 from budmlx.engine.asked import Prompt
-from budmlx.engine.calls.plugin_calls import within_time
-from budmlx.engine.calls.procedures import Procedure, Wait, apart
+from budmlx.engine.calls.procedures import Procedure, Wait
 from budmlx.engine.images.decode import from_data_url, from_python, read_file, size_of
 from budmlx.engine.images.fetch import Fetcher
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, InvalidRequestError
-from budmlx.plugins.guard import wrong_type
+from budmlx.plugins.boundary import call_apart, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.vision import ModelFiles, Pixels, PreparedImage, VisionPreprocessorSpec
 from budmlx.protocol import Image, Target, Tensor
+from budmlx.threads import run_apart
 from budmlx.types import ImagePart, Message, Part, Request, TextPart
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Images:
         }
         if not remote:
             return request
-        found = yield Wait(apart("budmlx-fetch", partial(asyncio.run, self._fetch(remote))))
+        found = yield Wait(run_apart("budmlx-fetch", partial(asyncio.run, self._fetch(remote))))
         return _with_sources(request, found)
 
     async def _fetch(self, remote: Mapping[str, str]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Images:
     def _prepare(self, pixels: Pixels, part: ImagePart) -> PreparedImage:
         assert self._spec is not None
         plugin, what = self._spec.plugin, "vision preprocessor"
-        image: object = within_time(
+        image: object = call_apart(
             plugin, what, partial(self._spec.value.prepare, pixels, part.detail)
         )
         if not isinstance(image, PreparedImage):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from budmlx.config import Config
-from budmlx.engine.calls.procedures import Procedure, Wait, Worker
+from budmlx.engine.calls.procedures import Procedure, Wait
 from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
-from budmlx.plugins.guard import FAULTS, whereabouts
+from budmlx.plugins.boundary import FAULTS, whereabouts
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import ResponseCache
+from budmlx.threads import Worker
 from budmlx.types import CachePolicy, Event, Finished, Request
 
 log = logging.getLogger(__name__)
