@@ -17,7 +17,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"errors", "lookup", "model_identity", "threads"},
+    {"errors", "lookup", "model_identity", "progress", "threads"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},
@@ -87,7 +87,7 @@ SHARED = {
     "budmlx.core.row",
     "budmlx.core.plugin_target",
     "budmlx.core.plugin_note",
-    "budmlx.engine.asked",
+    "budmlx.engine.prompt",
 }
 
 

@@ -270,9 +270,9 @@ def test_observers_learn_every_end_once() -> None:
         engine.chat("Hello", **GREEDY, cache=True)
         stream = engine.stream("Hello", max_tokens=2000)
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         engine.chat_many(["a", "b"], **GREEDY, progress=False)
-        engine._runner.host.close()
+        engine._pipeline.runner.host.close()
         with pytest.raises(Exception, match="closed"):
             engine.chat("Hello", **GREEDY)
     ends = [(record.outcome, record.cached, record.error) for record in plugin.records]

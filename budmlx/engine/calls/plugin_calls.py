@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from budmlx.engine.calls.procedures import Procedure, Wait
+from budmlx.engine.calls.procedures import FutureWait, Procedure
 from budmlx.errors import BudmlxError, PluginError
 from budmlx.plugins import boundary
 from budmlx.threads import Worker
@@ -25,7 +25,7 @@ class Containment:
     def __init__(self) -> None:
         self._hung: dict[str, Future[Any]] = {}
 
-    def calls(self, plugins: Collection[str]) -> Calls:
+    def calls(self, plugins: Collection[str]) -> PluginCalls:
         """What makes the calls of one request. plugins: those that it uses and that may hang.
 
         Raises:
@@ -37,10 +37,10 @@ class Containment:
                     f"The plugin {plugin} is disabled, since it does not return from an earlier "
                     "call; the server's log says more. Restart the server without it."
                 )
-        return Calls(self._hung, Worker("budmlx-plugins") if plugins else None)
+        return PluginCalls(self._hung, Worker("budmlx-plugins") if plugins else None)
 
 
-class Calls:
+class PluginCalls:
     """A context manager around the calls of one request, on a thread or directly."""
 
     def __init__(self, hung: dict[str, Future[Any]], worker: Worker | None):
@@ -68,9 +68,10 @@ class Calls:
         future = self._worker.submit(call)
         self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
         while True:
-            yield Wait(future, boundary.PLUGIN_SECONDS)
+            yield FutureWait(future, boundary.PLUGIN_SECONDS)
             if future.cancelled():  # the thread had no time to begin
                 future = self._worker.submit(call)
+                self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
             elif future.done():
                 self._abandoned = None
                 return future.result()

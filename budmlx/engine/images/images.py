@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from budmlx.config import Config
-from budmlx.engine.asked import Prompt
-from budmlx.engine.calls.procedures import Procedure, Wait
+from budmlx.engine.calls.procedures import FutureWait, Procedure
 from budmlx.engine.images.decode import from_data_url, from_python, read_file, size_of
 from budmlx.engine.images.fetch import Fetcher
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, InvalidRequestError
 from budmlx.plugins.boundary import call_apart, wrong_type
@@ -113,8 +113,9 @@ class Images:
         }
         if not remote:
             return request
-        found = yield Wait(run_apart("budmlx-fetch", partial(asyncio.run, self._fetch(remote))))
-        return _with_sources(request, found)
+        found = run_apart("budmlx-fetch", partial(asyncio.run, self._fetch(remote)))
+        yield FutureWait(found)
+        return _with_sources(request, found.result())
 
     async def _fetch(self, remote: Mapping[str, str]) -> dict[str, Any]:
         fetches = [self._fetcher.fetch(url, param) for param, url in remote.items()]
@@ -169,10 +170,10 @@ class Images:
             raise wrong_type(plugin, what, image.tokens, "a number of tokens")
         return image
 
-    def placed(self, ids: list[int], shown: Sequence[Shown]) -> Prompt:
+    def placed(self, ids: list[int], shown: Sequence[Shown]) -> TokenizedPrompt:
         """The prompt in which placeholders are as many as the pictures have tokens."""
         if not shown:
-            return Prompt(ids)
+            return TokenizedPrompt(ids)
         assert self.target is not None
         result: list[int] = []
         images: list[Image] = []
@@ -188,7 +189,7 @@ class Images:
                 "The model's chat template cannot show these images where they stand.",
                 param="messages",
             )
-        return Prompt(result, tuple(images))
+        return TokenizedPrompt(result, tuple(images))
 
 
 def key_of(image: PreparedImage) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import msgspec
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.request.messages import parse_messages
 from budmlx.engine.request.plugin_choices import choice_of
 from budmlx.engine.request.tools import parse_response_format, parse_tool_choice, parse_tools
@@ -79,7 +79,7 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
 
 def core_requests(
     row_ids: Sequence[int],
-    prompt: Prompt,
+    prompt: TokenizedPrompt,
     request: Request,
     eos_ids: Sequence[int],
     grammar: Grammar | None = None,
@@ -125,21 +125,3 @@ def core_requests(
         msgspec.structs.replace(first, id=row_id, choice=choice)
         for choice, row_id in enumerate(row_ids)
     ]
-
-
-def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingParams, list[str]]:
-    """Drop what names token ids outside the vocabulary; they must never reach the core.
-
-    Returns the parameters and a warning for each that lost something: documented client
-    code sends such ids, so they are not an error.
-    """
-    warnings = []
-    bias = tuple((token, value) for token, value in sampling.logit_bias if 0 <= token < vocab)
-    if lost := len(sampling.logit_bias) - len(bias):
-        warnings.append(f"logit_bias: {lost} token ids outside the vocabulary were ignored.")
-    stops = tuple(token for token in sampling.stop_token_ids if 0 <= token < vocab)
-    if lost := len(sampling.stop_token_ids) - len(stops):
-        warnings.append(f"stop_token_ids: {lost} ids outside the vocabulary were ignored.")
-    if not warnings:
-        return sampling, []
-    return replace(sampling, logit_bias=bias, stop_token_ids=stops), warnings

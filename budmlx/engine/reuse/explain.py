@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.lookup import Bounded
@@ -65,7 +65,9 @@ class History:
         self._lock = threading.Lock()
         self._past: Bounded[int, _PastPrompt] = Bounded(count=MAX_PROMPTS, limit=MAX_TOKENS)
 
-    def add(self, owner: str, namespace: str, prompt: Prompt, reply: Sequence[int] = ()) -> None:
+    def add(
+        self, owner: str, namespace: str, prompt: TokenizedPrompt, reply: Sequence[int] = ()
+    ) -> None:
         """Remember a prompt and its reply. owner: whose prompts may be compared."""
         places = (*prompt.checkpoints, len(prompt.ids) - 1) if self._states else ()
         keys = _keys(prompt, reply)
@@ -78,7 +80,7 @@ class History:
         self,
         owner: str,
         namespace: str,
-        prompt: Prompt,
+        prompt: TokenizedPrompt,
         *,
         cached: int,
         from_disk: int,
@@ -147,7 +149,7 @@ class History:
         return [token_bytes(self._tokenizer, int(id_)) for id_ in ids]
 
 
-def _keys(prompt: Prompt, reply: Sequence[int] = ()) -> NDArray[np.int64]:
+def _keys(prompt: TokenizedPrompt, reply: Sequence[int] = ()) -> NDArray[np.int64]:
     return np.asarray(with_image_keys([*prompt.ids, *reply], prompt.images), np.int64)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.lookup import Prefix, PrefixIndex, PrefixWalk
@@ -43,7 +43,7 @@ class Transcript:
             else:
                 self._replies.entries.pop(key)
 
-    def spliced(self, namespace: str, prompt: Prompt) -> Prompt:
+    def spliced(self, namespace: str, prompt: TokenizedPrompt) -> TokenizedPrompt:
         """The prompt with the model's own ids wherever it holds a remembered reply as text."""
         walk = self._replies.walk(namespace)
         while (replies := self._next(walk, prompt.ids)) is not None:
@@ -57,9 +57,9 @@ class Transcript:
         return prompt
 
     def _next(self, walk: PrefixWalk[Replies], ids: Sequence[int]) -> Replies | None:
-        """The replies to the next beginning of `ids` that was a prompt."""
+        """The replies to the next beginning of `ids` that was a prompt and that ids follow."""
         with self._lock:
-            if walk.next(ids) is None:
+            if walk.next(ids) is None or walk.place == len(ids):
                 return None
             return self._replies.entries.get(walk.key)
 
@@ -93,7 +93,9 @@ class Transcript:
         return token_bytes(self._tokenizer, ids[place])
 
 
-def _replaced(prompt: Prompt, begin: int, count: int, ids: Sequence[int]) -> Prompt:
+def _replaced(
+    prompt: TokenizedPrompt, begin: int, count: int, ids: Sequence[int]
+) -> TokenizedPrompt:
     """The prompt with other ids from a place on; what stands after it moves along."""
     moved = len(ids) - count
     images = tuple(
@@ -105,4 +107,4 @@ def _replaced(prompt: Prompt, begin: int, count: int, ids: Sequence[int]) -> Pro
         return tuple(place if place <= begin else place + moved for place in places)
 
     new = [*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]]
-    return Prompt(new, images, along(prompt.checkpoints), along(prompt.ends))
+    return TokenizedPrompt(new, images, along(prompt.checkpoints), along(prompt.ends))
