@@ -17,7 +17,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"errors"},
+    {"errors", "lookup", "model_identity", "progress", "threads"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},
@@ -90,7 +90,7 @@ PROBES = ("model.model", "model.quantized_kv", "reuse.disk.identity")
 SHARED = {
     "budmlx.core.row",
     "budmlx.core.plugin_calls",
-    "budmlx.engine.asked",
+    "budmlx.engine.prompt",
 }
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import readline  # noqa: F401 -- gives input() line editing and a history
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from budmlx.cli.load_model import ENGINE_FIELDS, open_engine
 from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.engine.engine import Engine
 from budmlx.errors import BudmlxError, EngineClosedError
-from budmlx.types import Event, Message
+from budmlx.types import Message
 
 ENGINE_OPTIONS = config_options(ENGINE_FIELDS)
 SAMPLING_OPTIONS = sampling_options()
@@ -108,7 +108,7 @@ class Conversation:
         checked(self.turns[-1].text)
         printer = ReplyPrinter()
         events = self.engine.stream([*system, *self.turns], **self.sampling)
-        with closing(cast(Generator[Event], events)):  # Ctrl-C must cancel the request
+        with closing(events):  # Ctrl-C must cancel the request
             for event in events:
                 pieces.append(printer.tell(event))
         show("\n")

@@ -6,24 +6,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from budmlx.core.row import RowError
-from budmlx.plugins.guard import FAULTS
-
-log = logging.getLogger(__name__)
+from budmlx.plugins.boundary import FAULTS, broke, raised
 
 
 class PluginFault(RowError):
-    """A plugin raised or returned nonsense. what: its part and what that did, for the client."""
+    """A plugin raised or returned nonsense; the text is for the client."""
 
     code = "plugin_error"
-
-    def __init__(self, plugin: str, what: str):
-        super().__init__(f"The plugin {plugin} failed: {what}.")
 
 
 def resolve(target: str) -> Any:
@@ -33,8 +27,8 @@ def resolve(target: str) -> Any:
 
 
 @contextlib.contextmanager
-def calling(plugin: str, part: str) -> Iterator[None]:
-    """Call a plugin inside, with a note of it. part: what is called, such as `its encoder`.
+def calling(plugin: str, what: str) -> Iterator[None]:
+    """Call a plugin inside, with a note of it. what: such as `vision encoder`.
 
     Raises:
         PluginFault: the plugin raised an error, which is logged.
@@ -43,16 +37,14 @@ def calling(plugin: str, part: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        log.exception("plugin %s failed in %s", plugin, part)
-        raise fault(plugin, f"{part} raised an error") from error
+        raise PluginFault(raised(plugin, what, error)) from error
     finally:
         NOTE.write("")
 
 
-def fault(plugin: str, what: str) -> PluginFault:
-    """The fault of a plugin, which is logged. what: its part and what that did."""
-    log.error("plugin %s: %s", plugin, what)
-    return PluginFault(plugin, what)
+def fault(plugin: str, what: str, problem: str) -> PluginFault:
+    """The fault of a plugin that did not raise, which is logged; see `boundary.broke`."""
+    return PluginFault(broke(plugin, what, problem))
 
 
 class Note:

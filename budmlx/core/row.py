@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from budmlx.protocol import GenerateRequest, Image, RowErrorCode
+from budmlx.protocol import GenerateRequest, RowErrorCode, with_image_keys
 
 RowFault = tuple[RowErrorCode, str]
 """Why a row must end: the code of the error and its message."""
@@ -159,13 +159,3 @@ class Row:
         fork = self.request.fork
         fresh = not (self.produced or other.produced or self.solo or other.solo)
         return fork != 0 and fork == other.request.fork and fresh
-
-
-def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:
-    """Ids in which negative numbers made of its key stand for a picture, 60 bits in each."""
-    keys = list(ids)
-    for image in images:
-        words = [-1 - int(image.key[at : at + 15], 16) for at in range(0, len(image.key), 15)]
-        for place in range(image.tokens):
-            keys[image.start + place] = words[place % len(words)]
-    return keys

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, closing
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self
 
 from budmlx.config import Config
-from budmlx.engine.asked import Prompt
-from budmlx.engine.calls.procedures import adrive, drive
+from budmlx.engine.assembly import assemble
+from budmlx.engine.calls.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.hosts.host import HostStatus
-from budmlx.engine.images.images import Images
-from budmlx.engine.load.core_settings import core_settings
-from budmlx.engine.load.directory import model_files
 from budmlx.engine.load.hub import default_model_dir, resolve_model
 from budmlx.engine.reply.completion import completion, with_parsed
-from budmlx.engine.reply.parsers import Parsers, active_tools
-from budmlx.engine.request.grammars import can_be_strict
-from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
-from budmlx.engine.request.warnings import unused
-from budmlx.engine.reuse.response_cache import Replies
-from budmlx.engine.reuse.stored_reply import model_identity
-from budmlx.engine.run.job import Job
 from budmlx.engine.run.many import run_all
-from budmlx.engine.run.runner import Runner
 from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
-from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
+from budmlx.progress import Progress
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
 
 # What the model is called that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
@@ -58,21 +42,11 @@ class Engine(TextMethods):
         config: with the settings of this model in place, see `Config.for_model`.
         """
         self.plugins = plugins or Plugins.load(config)
-        self._tokenizer = Tokenizer.load(path)
-        self._filters = self.plugins.added("add_output_filters")
         self._closed = False
-        files = model_files(path)
-        images = Images(self.plugins, self._tokenizer, files, config)
-        settings = core_settings(files, name, config, self.plugins, images)
-        store = None if config.cache == "off" else self.plugins.response_cache(config)
-        self._parsers = Parsers.of(self.plugins, self._tokenizer, files.model_type, config)
-        self._runner = Runner(settings, config, self._tokenizer, self.plugins, self._parsers)
-        self.info: ModelInfo = self._runner.info
-        self._preparation = Preparation(
-            self.plugins, self._tokenizer, self._parsers, images, self.info
-        )
-        salt = f"{self.info.fingerprint} {model_identity(path)} {self.plugins.digest}"
-        self._replies = Replies(store, config, salt)
+        self._parts = assemble(path, name, config, self.plugins)
+        self._pipeline = self._parts.pipeline
+        self._tokenizer = self._parts.tokenizer
+        self.info: ModelInfo = self._pipeline.runner.info
 
     @classmethod
     def load(
@@ -127,17 +101,17 @@ class Engine(TextMethods):
         """End the core. Requests that still run raise EngineUnavailableError. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._runner.host.close()
-            self._replies.close()
+            self._pipeline.runner.host.close()
+            self._pipeline.cache.close()
             self.plugins.close()
 
     def status(self) -> HostStatus:
         """Whether requests make progress now."""
-        return self._runner.host.status()
+        return self._pipeline.runner.host.status()
 
     def prefix_cache_stats(self) -> PrefixCacheStats:
         """How much of the prompts' KV was reused so far, and why not more."""
-        return self._runner.remembered.stats
+        return self._pipeline.tracker.stats
 
     # The Python API
 
@@ -160,7 +134,7 @@ class Engine(TextMethods):
         reply = self._completion(request, list(self.events(request)))
         return with_parsed(reply, sampling.get("response_format"))
 
-    def stream(self, messages: Messages, **sampling: Any) -> Iterator[Event]:
+    def stream(self, messages: Messages, **sampling: Any) -> Generator[Event, None, None]:
         """Like `chat`, but yields events as they come; the last is `Finished`.
 
         >>> events = list(engine.stream("Hi", temperature=0, max_tokens=4))
@@ -175,7 +149,7 @@ class Engine(TextMethods):
         reply = self._completion(request, [event async for event in self.aevents(request)])
         return with_parsed(reply, sampling.get("response_format"))
 
-    def astream(self, messages: Messages, **sampling: Any) -> AsyncIterator[Event]:
+    def astream(self, messages: Messages, **sampling: Any) -> AsyncGenerator[Event, None]:
         """`stream` for asyncio."""
         return self.aevents(chat_request(messages, sampling))
 
@@ -189,22 +163,24 @@ class Engine(TextMethods):
         return self._completion(request, list(self.events(request)))
 
     def chat_many(
-        self, conversations: Iterable[Messages], *, progress: bool = True, **sampling: Any
+        self,
+        conversations: Iterable[Messages],
+        *,
+        progress: bool | Progress = True,
+        **sampling: Any,
     ) -> list[Completion]:
-        """Answer many conversations as one batch, in order, with a progress bar.
+        """Answer many conversations as one batch, in order.
 
-        The first request that fails raises; the others are cancelled then.
+        progress: True shows a bar on stderr; a function is called with the number of replies
+        that are done, and with that of all. The first request that fails raises; the others
+        are cancelled then.
 
         >>> [reply.finish_reason for reply in engine.chat_many(["a", "b"], max_tokens=2)]
         ['length', 'length']
         """
         requests = [chat_request(messages, sampling) for messages in conversations]
-        with ExitStack() as stack:
-            jobs = (
-                stack.enter_context(self._job(*self._prepared(request), share=False))
-                for request in requests
-            )
-            events = run_all(self._runner, jobs, progress=progress)
+        streams = [self._stream(request, together=True) for request in requests]
+        events = run_all(streams, progress=progress)
         return [
             self._completion(request, done) for request, done in zip(requests, events, strict=True)
         ]
@@ -213,7 +189,7 @@ class Engine(TextMethods):
         """The prompt that `chat` would give the model, with the same arguments, at any length."""
         self._check_open()
         request = messages if isinstance(messages, Request) else chat_request(messages, options)
-        return self._preparation.template(drive(self._preparation.fetched(request)))
+        return drive(self._pipeline.preparation.template(request))
 
     # Sessions
 
@@ -226,7 +202,8 @@ class Engine(TextMethods):
         Raises:
             InvalidRequestError: it cannot be saved; the message says why.
         """
-        return run_session(self._runner, self._prepared(beginning(messages)), path, save=True)
+        self._check_open()
+        return run_session(self._pipeline, beginning(messages), path, save=True)
 
     def load_session(self, path: str | Path) -> None:
         """Read a session of this model; it stays in memory until the engine is closed.
@@ -234,75 +211,42 @@ class Engine(TextMethods):
         Raises:
             InvalidRequestError: it cannot be used; the message says why.
         """
-        run_session(self._runner, self._prepared(beginning([0])), path, save=False)
+        self._check_open()
+        run_session(self._pipeline, beginning([0]), path, save=False)
 
     # Requests
 
-    def events(self, request: Request) -> Iterator[Event]:
-        """Run a request; yields its events. Closing the iterator cancels it.
+    def events(self, request: Request) -> Generator[Event, None, None]:
+        """Run a request; yields its events. Closing the generator cancels it.
 
         Raises:
             InvalidRequestError, ContextLengthError: before anything is computed.
             EngineUnavailableError, RequestFailedError: as terminal event.
             EngineClosedError: the engine was closed before.
         """
-        with self._job(*self._prepared(request)) as job:
-            if (reply := drive(job.ticket.lookup())) is not None:
-                yield from job.replayed(reply)
-                return
-            running = cast(
-                "Generator[Event, None, None]", self._runner.events(job.request, job.prompt)
-            )
-            with closing(running):
-                yield from map(job.note, running)
+        return drive_stream(self._stream(request))
 
-    async def aevents(self, request: Request) -> AsyncIterator[Event]:
+    def aevents(self, request: Request) -> AsyncGenerator[Event, None]:
         """`events` for asyncio; long prompts, and transforms of plugins, run off the event loop."""
-        self._check_open()
-        request = await adrive(self._preparation.fetched(request))
-        if self._preparation.is_quick(request):
-            prepared = self._preparation.prepared(request)
-        else:
-            prepared = await asyncio.to_thread(self._preparation.prepared, request)
-        with self._job(*prepared) as job:
-            if (reply := await adrive(job.ticket.lookup())) is not None:
-                for event in job.replayed(reply):
-                    yield event
-                return
-            running = cast(
-                "AsyncGenerator[Event, None]", self._runner.aevents(job.request, job.prompt)
-            )
-            async with aclosing(running):
-                async for event in running:
-                    yield job.note(event)
+        return adrive_stream(self._stream(request))
 
     def warnings(self, request: Request) -> list[str]:
         """What of a request has no effect on this model."""
-        warnings = unused(request, self._tokenizer, self.info.vocab_size)
-        if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self._parsers):
-            warnings.append("strict has no effect: this model's calls are constrained when forced.")
-        if self._filters and request.sampling.logprobs is not None:
-            warnings.append("logprobs are left out, since an output filter may change the text.")
-        if request.cache is not None and request.cache.write and not self._replies.enabled:
-            warnings.append("cache has no effect: there is no response cache.")
-        return warnings
+        return self._parts.warnings.of(request)
 
     def with_ids(self, request: Request) -> Request:
         """The request for raw text with the ids of its prompt; raises what `events` would."""
-        return replace(request, prompt=tuple(self._prepared(request)[1].ids))
-
-    def _prepared(self, request: Request) -> tuple[Request, Prompt]:
-        """The request as it runs, and its prompt."""
         self._check_open()
-        return self._preparation.prepared(drive(self._preparation.fetched(request)))
+        _, prompt = drive(self._pipeline.preparation.run(request))
+        return replace(request, prompt=tuple(prompt.ids))
+
+    def _stream(self, request: Request, *, together: bool = False) -> Stream[Event]:
+        self._check_open()
+        yield from self._pipeline.run(request, together=together)
 
     def _check_open(self) -> None:
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
-
-    def _job(self, request: Request, prompt: Prompt, *, share: bool = True) -> Job:
-        ticket = self._replies.ticket(request, prompt.ids, share=share)
-        return Job(request, prompt, ticket, self.plugins, self.info.name)
 
     def _completion(self, request: Request, events: Sequence[Event]) -> Completion:
         return completion(self.info.name, self.warnings(request), events)

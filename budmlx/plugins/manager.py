@@ -18,8 +18,8 @@ from budmlx import __version__
 from budmlx.config import Config
 from budmlx.errors import ConfigError
 from budmlx.plugins import hookspecs
+from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
-from budmlx.plugins.guard import FAULTS
 from budmlx.plugins.hookspecs import RINGS
 from budmlx.plugins.kinds import ADDED, CHOSEN
 from budmlx.plugins.observers import Observers

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from budmlx.plugins.guard import whereabouts
+from budmlx.plugins.boundary import raised
 from budmlx.plugins.specs import RequestRecord
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,7 @@ class _Observer:
             try:
                 self._call(record=record)
             except BaseException as error:  # the boundary of the thread
-                log.error(
-                    "Plugin %s failed in on_request_finished: %s", self._plugin, whereabouts(error)
-                )
+                raised(self._plugin, "on_request_finished", error)
 
     def finish(self, seconds: float) -> None:
         with self._changed:

@@ -23,10 +23,21 @@ from budmlx.protocol.frames import (
     ToCore,
     Token,
 )
-from budmlx.protocol.rows import GenerateRequest, Grammar, Image, PluginCall, SessionFile, Tensor
+from budmlx.protocol.rows import (
+    GenerateRequest,
+    Grammar,
+    Image,
+    PluginCall,
+    SessionFile,
+    Tensor,
+    with_image_keys,
+)
 from budmlx.protocol.settings import CoreSettings, KVStoreSettings, Target
+from budmlx.protocol.thresholds import LEAST_REUSED, LEAST_STRETCH
 
 __all__ = [
+    "LEAST_REUSED",
+    "LEAST_STRETCH",
     "PROTOCOL_VERSION",
     "Cancel",
     "CoreSettings",
@@ -49,4 +60,5 @@ __all__ = [
     "Tensor",
     "ToCore",
     "Token",
+    "with_image_keys",
 ]

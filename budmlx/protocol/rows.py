@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -101,3 +102,13 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     images: list[Image] = []
     checkpoints: list[int] = []
     session: SessionFile | None = None
+
+
+def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:
+    """Ids in which negative numbers made of its key stand for a picture, 60 bits in each."""
+    keys = list(ids)
+    for image in images:
+        words = [-1 - int(image.key[at : at + 15], 16) for at in range(0, len(image.key), 15)]
+        for place in range(image.tokens):
+            keys[image.start + place] = words[place % len(words)]
+    return keys

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from budmlx.errors import BudmlxError, ConfigError
-from budmlx.plugins.guard import FAULTS, guard, wrong_type
+from budmlx.plugins.boundary import FAULTS, calling, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import Route
 from budmlx.server.security import OPEN_ROUTES
@@ -69,7 +69,7 @@ def _guarded(plugin: str, route: Route) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         refusal: Exception | None = None
         response: object = None
-        with guard(plugin, what):
+        with calling(plugin, what):
             try:
                 response = await route.handler(request)
             except PASSED as answer:

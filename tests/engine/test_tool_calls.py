@@ -159,7 +159,7 @@ def accepted(engine: Engine, source: str, text: str) -> tuple[bool, bool]:
 def test_strict_arguments_are_constrained_once_a_call_begins(engine: Engine) -> None:
     strict = [{**tool["function"], "strict": True} for tool in TOOLS]
     request = chat_request("Go", {"tools": strict})
-    grammar = grammar_of(request, engine._parsers, "")
+    grammar = grammar_of(request, engine._parts.parsers, "")
     assert grammar is not None and grammar.param == "tools"
 
     def call(name: str, arguments: str) -> str:
@@ -177,11 +177,11 @@ def test_strict_arguments_are_constrained_once_a_call_begins(engine: Engine) -> 
     ):
         assert accepted(engine, grammar.source, bad)[0] is False
     one = chat_request("Go", {"tools": strict, "parallel_tool_calls": False})
-    single = grammar_of(one, engine._parsers, "")
+    single = grammar_of(one, engine._parts.parsers, "")
     assert single is not None
     assert accepted(engine, single.source, good)[0]
     free = chat_request("Go", {"tools": TOOLS})
-    assert grammar_of(free, engine._parsers, "") is None
+    assert grammar_of(free, engine._parts.parsers, "") is None
 
 
 def test_form_or_call(engine: Engine) -> None:

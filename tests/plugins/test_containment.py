@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine.calls import plugin_calls as contained
 from budmlx.errors import PluginError
-from budmlx.plugins import observers
+from budmlx.plugins import boundary, observers
 from budmlx.plugins.parsing import Content, Piece, ReasoningParserSpec
 from budmlx.plugins.specs import OutputFilterFactory, RequestRecord
 from budmlx.plugins.vision import Detail, Pixels, PreparedImage, VisionPreprocessorSpec
@@ -43,7 +42,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     # Long enough for calls that do not hang, on a machine that pauses.
-    monkeypatch.setattr(contained, "PLUGIN_SECONDS", 1.0)
+    monkeypatch.setattr(boundary, "PLUGIN_SECONDS", 1.0)
     gate = Gate()
     yield gate
     gate.open()
@@ -117,7 +116,7 @@ async def test_what_hangs_fails_its_request_and_the_loop_goes_on(
                 break
             except PluginError:
                 await asyncio.sleep(0.01)
-        assert not engine._runner._generations
+        assert not engine._pipeline.runner._generations
     assert threading.get_ident() not in gate.threads
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine.calls import plugin_calls as contained
 from budmlx.errors import InvalidRequestError, PluginError
+from budmlx.plugins import boundary
 from budmlx.plugins.specs import (
     EndText,
     MessageTransform,
@@ -129,7 +129,7 @@ async def test_a_transform_that_hangs_fails_its_request_and_no_other(
         return messages
 
     # Long enough for those that do not hang, on a machine that pauses.
-    monkeypatch.setattr(contained, "PLUGIN_SECONDS", 3.0)
+    monkeypatch.setattr(boundary, "PLUGIN_SECONDS", 3.0)
     with load(Plugin([hang])) as engine:
         asks = [engine.achat(text, **GREEDY) for text in ("secret words", "Hello")]
         hung, fine = await asyncio.gather(*asks, return_exceptions=True)
@@ -270,9 +270,9 @@ def test_observers_learn_every_end_once() -> None:
         engine.chat("Hello", **GREEDY, cache=True)
         stream = engine.stream("Hello", max_tokens=2000)
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         engine.chat_many(["a", "b"], **GREEDY, progress=False)
-        engine._runner.host.close()
+        engine._pipeline.runner.host.close()
         with pytest.raises(Exception, match="closed"):
             engine.chat("Hello", **GREEDY)
     ends = [(record.outcome, record.cached, record.error) for record in plugin.records]

@@ -239,7 +239,7 @@ def test_an_observer_that_raises_hides_nothing_from_the_others(
     plugins.request_finished(RequestRecord(model="m", outcome="cancelled"))
     plugins.close()
     assert len(observer.records) == 1
-    assert "Plugin angry failed in on_request_finished" in caplog.text
+    assert "Plugin angry failed in its on_request_finished" in caplog.text
 
 
 def test_the_digest_follows_names_and_versions(site: Site) -> None:

@@ -51,8 +51,8 @@ class Store(MemoryCache):
 
 def settle(engine: Engine) -> None:
     """Wait until what was to be kept is kept."""
-    assert engine._replies._worker is not None
-    engine._replies._worker.submit(lambda: None).result()
+    assert engine._pipeline.cache._worker is not None
+    engine._pipeline.cache._worker.submit(lambda: None).result()
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_second_equal_request_is_served_from_the_cache(engine: Engine) -> No
 
 def test_a_hit_never_touches_the_core(engine: Engine) -> None:
     first = engine.chat("Hello", **ASK)
-    engine._runner.host.close()
+    engine._pipeline.runner.host.close()
     assert engine.chat("Hello", **ASK).text == first.text
 
 

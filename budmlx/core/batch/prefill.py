@@ -17,9 +17,7 @@ from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, Found, Reusing, Taken
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row
-
-# A state is not kept after fewer tokens than this: the pass that ends there has its cost.
-LEAST_STRETCH = 64
+from budmlx.protocol import LEAST_STRETCH
 
 
 @dataclass(eq=False, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,8 @@ from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
-from budmlx.plugins.guard import FAULTS
+from budmlx.model_identity import ModelIdentity
+from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings, Target
 from budmlx.types import ModelInfo
 
@@ -118,7 +118,7 @@ def load_model(settings: CoreSettings) -> Model:
         vocab_size=logits.shape[-1],
         eos_token_ids=_ids(config.get("eos_token_id")),
         batchable=can_batch(module, new_cache),
-        fingerprint=fingerprint(path, settings.kv_bits),
+        fingerprint=ModelIdentity.read(path).fingerprint(settings.kv_bits),
         created=int(time.time()),
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
     )
@@ -164,17 +164,6 @@ def can_merge(cache: Sequence[Any]) -> bool:
         can_merge(entry.caches) if isinstance(entry, CacheList) else hasattr(entry, "merge")
         for entry in cache
     )
-
-
-def fingerprint(path: Path, kv_bits: int | None = None) -> str:
-    """A short name for what computes: the configuration, the headers of the shards, `kv_bits`."""
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    if kv_bits is not None:
-        digest.update(f"kv_bits {kv_bits} ".encode())
-    for shard in sorted(path.glob("model*.safetensors")):
-        with shard.open("rb") as file:
-            digest.update(f"{shard.name} {shard.stat().st_size} ".encode() + file.read(4096))
-    return "fp_" + digest.hexdigest()[:12]
 
 
 def _shape(config: dict[str, Any], *, vocab: int, itemsize: int) -> Shape:

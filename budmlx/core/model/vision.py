@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 
 from budmlx.core.plugin_calls import calling, fault, resolve
 from budmlx.errors import ModelLoadError
-from budmlx.plugins.guard import FAULTS
+from budmlx.lookup import Bounded
+from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.vision import ModelFiles, VisionEncoder
 from budmlx.protocol import Image, Target
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Bytes of embeddings that are kept; a picture of 576 tokens takes 5 MB in a model of 7 B.
 KEPT = 256 * 2**20
-ENCODER = "its vision encoder"
+ENCODER = "vision encoder"
 
 
 class Vision:
@@ -34,9 +34,7 @@ class Vision:
     def __init__(self, plugin: str, encoder: VisionEncoder, limit: int = KEPT):
         self._plugin = plugin
         self._encoder = encoder
-        self._limit = limit
-        self._kept: OrderedDict[str, mx.array] = OrderedDict()
-        self._nbytes = 0
+        self._kept: Bounded[str, mx.array] = Bounded(limit=limit)
         self.encoded = 0
 
     @classmethod
@@ -66,7 +64,7 @@ class Vision:
     @property
     def nbytes(self) -> int:
         """Bytes that the encoder and the embeddings may take."""
-        return self._encoder.nbytes + self._limit
+        return self._encoder.nbytes + int(self._kept.limit)
 
     def embed(
         self, module: Any, ids: Sequence[int], images: Sequence[Image], begin: int
@@ -92,9 +90,9 @@ class Vision:
 
     def _embeddings(self, image: Image, hidden: int) -> mx.array:
         """Embeddings [tokens, hidden] of a picture."""
-        if image.key in self._kept:
-            self._kept.move_to_end(image.key)
-            return self._kept[image.key]
+        kept = self._kept.get(image.key)
+        if kept is not None:
+            return kept
         arrays = {name: mx.array(as_numpy(tensor)) for name, tensor in image.arrays.items()}
         with calling(self._plugin, ENCODER):
             picture = self._encoder.encode(arrays)
@@ -102,18 +100,11 @@ class Vision:
             mx.eval(picture)
         wanted = (image.tokens, hidden)
         if not isinstance(picture, mx.array) or picture.shape != wanted:
-            what = f"{ENCODER} did not return an array of shape {list(wanted)}"
-            raise fault(self._plugin, what)
+            problem = f"did not return an array of shape {list(wanted)}"
+            raise fault(self._plugin, ENCODER, problem)
         self.encoded += 1
-        self._keep(image.key, picture)
+        self._kept.put(image.key, picture, picture.nbytes)
         return picture
-
-    def _keep(self, key: str, picture: mx.array) -> None:
-        self._kept[key] = picture
-        self._nbytes += picture.nbytes
-        while self._nbytes > self._limit:
-            _, oldest = self._kept.popitem(last=False)
-            self._nbytes -= oldest.nbytes
 
 
 def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:

@@ -20,13 +20,10 @@ from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.reuse.session import Session, SessionError, load_session
 from budmlx.core.reuse.tier import KVTier
 from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
-from budmlx.protocol import KVStoreSettings, SessionFile
+from budmlx.protocol import LEAST_REUSED, KVStoreSettings, SessionFile
 
 log = logging.getLogger(__name__)
 
-# Fewer tokens are not worth a copy, unless they are all that a prompt needs: every prompt of a
-# chat template begins with the same few.
-LEAST = 16
 # Where sessions are in the tree. Requests come with digests in hexadecimal digits, or nothing.
 SESSIONS = "sessions"
 
@@ -59,7 +56,7 @@ class Reuse:
         limit: int,
         *,
         block: int = BLOCK,
-        least: int = LEAST,
+        least: int = LEAST_REUSED,
         kv_store: KVStoreSettings | None = None,
     ):
         self._model = model

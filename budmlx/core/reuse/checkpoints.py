@@ -8,9 +8,6 @@ row ends, for the next turn of its conversation.
 from __future__ import annotations
 
 import copy
-import hashlib
-from array import array
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,22 +16,18 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from budmlx.core.reuse.interface import Allowance
-from budmlx.protocol import SessionFile
-
-Key = tuple[str, bytes]
-# Fewer tokens are not worth a copy, unless they are all that a prompt needs.
-LEAST = 16
+from budmlx.lookup import Prefix, PrefixIndex
+from budmlx.protocol import LEAST_REUSED, SessionFile
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The cache of a row that had computed `length` tokens; it must not be changed.
+    """The cache of a row that had computed the tokens of `key`; it must not be changed.
 
     cache: one entry per layer.
     """
 
-    key: Key
-    length: int
+    key: Prefix
     cache: list[Any]
 
     @classmethod
@@ -44,7 +37,12 @@ class Checkpoint:
         # An array that is a part of another, of the state of a batch say, holds all its memory.
         compact = {id(array): mx.contiguous(array) for array in arrays}
         whole = copy.deepcopy(list(cache), compact)
-        return cls((namespace, _Digest().add(ids).value), len(ids), whole)
+        return cls(Prefix.of(namespace, ids), whole)
+
+    @property
+    def length(self) -> int:
+        """Tokens that need no computing."""
+        return self.key.length
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -70,19 +68,25 @@ class Checkpoints:
     """
 
     def __init__(self, limit: int):
-        self.limit = limit
-        self.nbytes = 0
         self.version = 0
-        self._kept: OrderedDict[Key, Checkpoint] = OrderedDict()
-        self._lengths: Counter[int] = Counter()
+        self._kept: PrefixIndex[Checkpoint] = PrefixIndex(limit=limit)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that all of them may take."""
+        return int(self._kept.entries.limit)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all of them take."""
+        return self._kept.entries.cost
 
     def find(self, namespace: str, ids: Sequence[int], more_than: int) -> Checkpoint | None:
         """The longest checkpoint for a beginning of `ids` with more than so many tokens."""
         found = self._longest(namespace, ids)
         if found is None or found.length <= more_than:
             return None
-        self._kept.move_to_end(found.key)
-        return found
+        return self._kept.entries.get(found.key)
 
     def covered(self, namespace: str, ids: Sequence[int]) -> int:
         """How many tokens of `ids` could be found; to ask is not to use them."""
@@ -90,47 +94,31 @@ class Checkpoints:
         return 0 if found is None else found.length
 
     def _longest(self, namespace: str, ids: Sequence[int]) -> Checkpoint | None:
-        found, begin, digest = None, 0, _Digest()
-        for length in sorted(length for length in self._lengths if length <= len(ids)):
-            digest.add(ids[begin:length])
-            begin = length
-            found = self._kept.get((namespace, digest.value), found)
+        found, walk = None, self._kept.walk(namespace)
+        while (longer := walk.next(ids)) is not None:
+            found = longer
         return found
 
     def stored(self, namespace: str, ids: Sequence[int]) -> bool:
         """Whether there is one for exactly these ids."""
-        key = (namespace, _Digest().add(ids).value)
-        return len(ids) in self._lengths and key in self._kept
+        return Prefix.of(namespace, ids) in self._kept.entries
 
     def store(self, checkpoint: Checkpoint) -> bool:
         """Keep a checkpoint if it is new and fits; whether that is so."""
-        nbytes = checkpoint.nbytes
-        if nbytes > self.limit or checkpoint.key in self._kept:
+        if checkpoint.key in self._kept.entries:
             return False
-        self._evict(self.limit - nbytes)
-        self._kept[checkpoint.key] = checkpoint
-        self._lengths[checkpoint.length] += 1
-        self.nbytes += nbytes
-        self.version += 1
-        return True
+        kept = self._kept.put(checkpoint.key, checkpoint, checkpoint.nbytes)
+        self.version += kept
+        return kept
 
     def resize(self, limit: int) -> None:
         """Set the limit, and drop what is beyond it."""
-        self.limit = limit
-        self._evict(limit)
+        self._kept.entries.resize(limit)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._evict(0)
+        self._kept.entries.clear()
         self.version += 1
-
-    def _evict(self, target: int) -> None:
-        while self.nbytes > target:
-            _, oldest = self._kept.popitem(last=False)
-            self.nbytes -= oldest.nbytes
-            self._lengths[oldest.length] -= 1
-            if not self._lengths[oldest.length]:
-                del self._lengths[oldest.length]
 
 
 class CheckpointReuse:
@@ -185,7 +173,7 @@ class CheckpointReuse:
         computed: tokens of `ids` that need no computing anyway.
         """
         found = self._kept.find(namespace, ids, computed)
-        if found is None or (found.length - computed < LEAST and found.length < len(ids)):
+        if found is None or (found.length - computed < LEAST_REUSED and found.length < len(ids)):
             return None
         return found
 
@@ -215,12 +203,12 @@ class CheckpointReuse:
         """Store the state in which a row leaves, unless it has run ahead of its ids.
 
         ids: prompt and generated tokens. held: tokens that the cache holds. A state that saves
-        fewer than `LEAST` tokens over what is stored is not worth its bytes.
+        fewer than `LEAST_REUSED` tokens over what is stored is not worth its bytes.
         """
         if held > len(ids) or not self._kept.limit:
             return
         ids = ids[:held]
-        if held - self._kept.covered(namespace, ids) < LEAST:
+        if held - self._kept.covered(namespace, ids) < LEAST_REUSED:
             return
         checkpoint = Checkpoint.of(namespace, ids, cache())
         # Computed in the background, and only if it is kept.
@@ -231,20 +219,3 @@ class CheckpointReuse:
 def _arrays_of(cache: Sequence[Any]) -> list[mx.array]:
     leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
     return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
-
-
-class _Digest:
-    """A digest of token ids that grows with them."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
-
-    def add(self, ids: Sequence[int]) -> _Digest:
-        """Go on with these ids; returns itself."""
-        self._hash.update(array("q", ids).tobytes())
-        return self
-
-    @property
-    def value(self) -> bytes:
-        """The digest of all ids so far."""
-        return self._hash.copy().digest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
@@ -22,6 +21,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.grammar_probe import LIMITS, MAX_MESSAGE, probe, problem_of
+from budmlx.lookup import Bounded
 from budmlx.types import ModelInfo
 
 COMPILE_SECONDS = 2.0
@@ -45,15 +45,17 @@ class Grammars:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="budmlx-grammar")
         self._lock = threading.Lock()  # of the tokenizer
         self._tokenizer: LLTokenizer | None = None
-        self._kept: OrderedDict[str, Future[LLMatcher]] = OrderedDict()
+        self._kept: Bounded[str, Future[LLMatcher]] = Bounded(
+            count=MAX_KEPT, limit=MAX_KEPT_CHARACTERS
+        )
 
     def start(self, source: str) -> Future[LLMatcher]:
         """Begin to compile; the result must be copied before it is used."""
-        compiled = self._kept.pop(source, None) or self._pool.submit(self._compile, source)
-        self._kept[source] = compiled
-        kept = sum(map(len, self._kept))
-        while len(self._kept) > MAX_KEPT or (kept > MAX_KEPT_CHARACTERS and len(self._kept) > 1):
-            kept -= len(self._kept.popitem(last=False)[0])
+        compiled = self._kept.get(source)
+        if compiled is None:
+            compiled = self._pool.submit(self._compile, source)
+            # However long it is, the other choices of its request find it.
+            self._kept.put(source, compiled, min(len(source), MAX_KEPT_CHARACTERS))
         return compiled
 
     def _compile(self, source: str) -> LLMatcher:

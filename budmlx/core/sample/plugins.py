@@ -108,11 +108,15 @@ class Plugged:
                 raise self._fault(f"keeps a state without a first axis of {rows} rows")
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        with calling(self._call.plugin, self._call.name):
+        with calling(self._call.plugin, self._what):
             return function(*arguments)
 
-    def _fault(self, what: str) -> PluginFault:
-        return fault(self._call.plugin, f"{self._call.name} {what}")
+    @property
+    def _what(self) -> str:
+        return f"{'logits processor' if self._slot else 'sampler'} {self._call.name}"
+
+    def _fault(self, problem: str) -> PluginFault:
+        return fault(self._call.plugin, self._what, problem)
 
 
 def plugged(rows: Sequence[Row]) -> tuple[list[Plugged], list[Plugged]]:

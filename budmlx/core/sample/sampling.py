@@ -55,8 +55,8 @@ def _blaming(each: Plugged, faults: dict[Row, RowFault]) -> Iterator[None]:
 def nothing_drawn(row: Row) -> RowFault:
     """Why a row ends for which there was no token to draw."""
     if (sampler := row.request.sampler) is not None:
-        what = f"{sampler.name} drew no token of the vocabulary"
-        return "plugin_error", str(fault(sampler.plugin, what))
+        problem = "drew no token of the vocabulary"
+        return "plugin_error", str(fault(sampler.plugin, f"sampler {sampler.name}", problem))
     return "non_finite_logits", NOTHING_DRAWN
 
 

@@ -6,31 +6,17 @@ and called directly: a thread for each piece of a reply would cost more than its
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from budmlx.engine.calls.procedures import Procedure, Wait, Worker, apart
+from budmlx.engine.calls.procedures import FutureWait, Procedure
 from budmlx.errors import BudmlxError, PluginError
-from budmlx.plugins.guard import guard, running_on
-
-log = logging.getLogger(__name__)
-
-PLUGIN_SECONDS = 10.0
-"""A call of a plugin that takes longer fails its request."""
+from budmlx.plugins import boundary
+from budmlx.threads import Worker
 
 T = TypeVar("T")
-
-
-def within_time(plugin: str, what: str, call: Callable[[], T]) -> T:
-    """Call a plugin on a thread of its own. Raises PluginError."""
-    future = apart("budmlx-plugin", call)
-    if wait([future], PLUGIN_SECONDS).not_done:
-        raise _hangs(plugin, what)
-    with guard(plugin, what):
-        return future.result()
 
 
 class Containment:
@@ -39,7 +25,7 @@ class Containment:
     def __init__(self) -> None:
         self._hung: dict[str, Future[Any]] = {}
 
-    def calls(self, plugins: Collection[str]) -> Calls:
+    def calls(self, plugins: Collection[str]) -> PluginCalls:
         """What makes the calls of one request. plugins: those that it uses and that may hang.
 
         Raises:
@@ -51,10 +37,10 @@ class Containment:
                     f"The plugin {plugin} is disabled, since it does not return from an earlier "
                     "call; the server's log says more. Restart the server without it."
                 )
-        return Calls(self._hung, Worker("budmlx-plugins") if plugins else None)
+        return PluginCalls(self._hung, Worker("budmlx-plugins") if plugins else None)
 
 
-class Calls:
+class PluginCalls:
     """A context manager around the calls of one request, on a thread or directly."""
 
     def __init__(self, hung: dict[str, Future[Any]], worker: Worker | None):
@@ -82,16 +68,17 @@ class Calls:
         future = self._worker.submit(call)
         self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
         while True:
-            yield Wait(future, PLUGIN_SECONDS)
+            yield FutureWait(future, boundary.PLUGIN_SECONDS)
             if future.cancelled():  # the thread had no time to begin
                 future = self._worker.submit(call)
+                self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
             elif future.done():
                 self._abandoned = None
                 return future.result()
-            elif (at := running_on(self._worker.thread)) is not None:
+            elif (at := boundary.running_on(self._worker.thread)) is not None:
                 plugin, what = at
                 self._hung[plugin] = future
-                raise _hangs(plugin, what)
+                raise boundary.hangs(plugin, what)
 
     def items(self, items: Iterator[T]) -> Procedure[Iterator[T]]:
         """The items, computed at once if they are computed on the thread; see `run`."""
@@ -117,10 +104,3 @@ def _then(items: list[T], error: BudmlxError) -> Iterator[T]:
 def _take_back(undo: Callable[[T], None] | None, future: Future[T]) -> None:
     if undo is not None and not future.cancelled() and future.exception() is None:
         undo(future.result())
-
-
-def _hangs(plugin: str, what: str) -> PluginError:
-    log.error("Plugin %s hangs in its %s", plugin, what)
-    return PluginError(
-        f"The plugin {plugin} failed: its {what} took more than {PLUGIN_SECONDS:g} s."
-    )

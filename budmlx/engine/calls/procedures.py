@@ -1,103 +1,192 @@
-"""One thread that runs calls in order, and ways to wait for it."""
+"""Procedures: generators that wait without saying how, driven on a thread or an event loop.
+
+A procedure yields each thing that it waits for, and reads the outcome from that thing. A stream
+yields values, too. Whoever drives one decides what waiting means.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Generator
+import concurrent.futures
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Worker:
-    """Runs calls one after the other. The thread is a daemon: a call that hangs stops no exit.
+class Wait(ABC):
+    """Something that a procedure waits for."""
 
-    thread: its identifier.
+    @abstractmethod
+    def block(self) -> None:
+        """Wait on a thread."""
+
+    @abstractmethod
+    async def suspend(self) -> None:
+        """Wait on an event loop."""
+
+
+Procedure = Generator[Wait, None, T]
+"""Yields what it waits for, and returns a result."""
+Stream = Generator[Wait | T, None, None]
+"""Yields what it waits for, and values."""
+
+
+class FutureWait(Wait):
+    """Until a future is done, however; or for `timeout` seconds, after which it is cancelled."""
+
+    def __init__(self, future: Future[Any], timeout: float | None = None):
+        self._future = future
+        self._timeout = timeout
+
+    def block(self) -> None:
+        """See `Wait`."""
+        try:
+            concurrent.futures.wait([self._future], self._timeout)
+        finally:
+            self._future.cancel()
+
+    async def suspend(self) -> None:
+        """See `Wait`."""
+        done = asyncio.wrap_future(self._future)
+        try:
+            await asyncio.wait([done], timeout=self._timeout)
+            if done.done() and not done.cancelled():
+                done.exception()  # the procedure looks at it
+        finally:
+            self._future.cancel()
+            done.cancel()
+
+
+class Mailbox(Wait, Generic[T]):
+    """Items from other threads, which one procedure receives in order.
+
+    wake: called after each `put`, on the thread that calls it.
     """
 
-    def __init__(self, name: str):
-        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        thread = threading.Thread(target=self._run, name=name, daemon=True)
-        thread.start()
-        self.thread = thread.ident or 0
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._blocked: SimpleQueue[None] = SimpleQueue()
+        self._arrived: asyncio.Event | None = None
+        self.wake: Callable[[], object] = partial(self._blocked.put, None)
 
-    @property
-    def backlog(self) -> int:
-        """How many calls wait."""
-        return self._queue.qsize()
+    def __bool__(self) -> bool:
+        return bool(self._items)
 
-    def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Queue a call."""
-        future: Future[T] = Future()
-        self._queue.put((future, call))
-        return future
+    def put(self, item: T) -> None:
+        """Add an item. Thread-safe; never blocks."""
+        self._items.append(item)
+        self.wake()
 
-    def end(self) -> None:
-        """Let the thread end after the calls that are queued."""
-        self._queue.put(None)
+    def receive(self) -> Procedure[T]:
+        """The next item."""
+        while not self._items:
+            yield self
+        return self._items.popleft()
 
-    def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            future, call = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except BaseException as error:  # the boundary of the thread: whoever waits must know
-                future.set_exception(error)
+    def block(self) -> None:
+        """See `Wait`. Returns now and then although nothing came."""
+        self._blocked.get()
 
-
-def apart(name: str, call: Callable[[], T]) -> Future[T]:
-    """Run a call on a thread of its own."""
-    worker = Worker(name)
-    future = worker.submit(call)
-    worker.end()
-    return future
+    async def suspend(self) -> None:
+        """See `Wait`."""
+        if self._arrived is None:
+            self._arrived = asyncio.Event()
+            self.wake = partial(_set_soon, asyncio.get_running_loop(), self._arrived)
+        self._arrived.clear()
+        if not self._items:
+            await self._arrived.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """A future that a procedure waits for, and for how many seconds; None: for ever."""
-
-    future: Future[Any]
-    timeout: float | None = None
+def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    # RuntimeError: the loop was closed under the procedure; nobody receives anything.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(event.set)
 
 
-Procedure = Generator[Wait, Any, T]
-"""Yields what it waits for and is sent the result, or None after the timeout."""
+class _Work(Wait, Generic[T]):
+    """A call that takes long. What it raises ends the procedure."""
+
+    def __init__(self, call: Callable[[], T]):
+        self._call = call
+        self.result: T
+
+    def block(self) -> None:
+        self.result = self._call()
+
+    async def suspend(self) -> None:
+        self.result = await asyncio.to_thread(self._call)
+
+
+def off_loop(call: Callable[[], T]) -> Procedure[T]:
+    """The result of a call that must not run on an event loop. What it raises ends all."""
+    work = _Work(call)
+    yield work
+    return work.result
 
 
 def drive(procedure: Procedure[T]) -> T:
     """Run a procedure on a thread that may block."""
-    result: Any = None
     try:
         while True:
-            wait = procedure.send(result)
-            try:
-                result = wait.future.result(wait.timeout)
-            except TimeoutError:
-                wait.future.cancel()
-                result = None
+            next(procedure).block()
     except StopIteration as stop:
-        value: T = stop.value
-        return value
+        result: T = stop.value
+        return result
 
 
-async def adrive(procedure: Procedure[T]) -> T:
-    """Run a procedure without blocking the event loop."""
-    result: Any = None
-    try:
-        while True:
-            wait = procedure.send(result)
-            try:
-                async with asyncio.timeout(wait.timeout):
-                    result = await asyncio.wrap_future(wait.future)
-            except TimeoutError:
-                result = None
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
+def drive_stream(stream: Stream[T]) -> Generator[T, None, None]:
+    """The values of a stream, on a thread that may block. Closing it closes the stream."""
+    with closing(stream):
+        for step in stream:
+            if isinstance(step, Wait):
+                step.block()
+            else:
+                yield step
+
+
+async def adrive_stream(stream: Stream[T]) -> AsyncGenerator[T, None]:
+    """The values of a stream, on an event loop. Closing it closes the stream."""
+    with closing(stream):
+        for step in stream:
+            if isinstance(step, Wait):
+                await step.suspend()
+            else:
+                yield step
+
+
+def drive_streams(streams: Sequence[Stream[T]]) -> Generator[tuple[int, T], None, None]:
+    """The values of all streams as they come, each with the number of its stream.
+
+    One thread drives them: each stream until it waits for its mailbox, so that none may wait
+    for another in any other way; then those that get mail.
+    """
+    mail: SimpleQueue[int] = SimpleQueue()
+    running: dict[int, Stream[T]] = {}
+    with ExitStack() as stack:
+        for number, stream in enumerate(streams):
+            running[number] = stack.enter_context(closing(stream))
+            yield from _until_mail(number, running, mail)
+        while running:
+            yield from _until_mail(mail.get(), running, mail)
+
+
+def _until_mail(
+    number: int, running: dict[int, Stream[T]], mail: SimpleQueue[int]
+) -> Generator[tuple[int, T], None, None]:
+    for step in running.get(number, ()):
+        if isinstance(step, Mailbox):
+            step.wake = partial(mail.put, number)
+            if not step:
+                return
+        elif isinstance(step, Wait):
+            step.block()
+        else:
+            yield number, step
+    running.pop(number, None)

@@ -12,7 +12,9 @@ from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
 from budmlx.types import ModelInfo
 
 FrameSink = Callable[[StepFrame], None]
-"""Receives every frame, in order, on a thread of the host's; it must not block."""
+"""Receives every frame, in order, on a thread of the host's; it must not block.
+
+If it raises, the rows that the frame tells of end with `RowFailed`."""
 
 
 FRESH_SECONDS = 5.0

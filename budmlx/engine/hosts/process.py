@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End
+from budmlx.engine.hosts.delivery import deliver
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.errors import EngineClosedError, ModelLoadError
@@ -223,7 +224,7 @@ class ProcessHost:
             self._latest, self._last_frame = frame, now
             seen, messages = self._recovery.frame(frame, now)
             child.post(messages)
-        self._deliver(seen)
+        deliver(self._sink, seen, self.cancel)
 
     def _went_up(self) -> None:
         with self._lock:
@@ -244,10 +245,4 @@ class ProcessHost:
 
     def _deliver_failed(self, failed: list[RowFailed]) -> None:
         if failed:
-            self._deliver(StepFrame(failed=failed))
-
-    def _deliver(self, frame: StepFrame) -> None:
-        try:
-            self._sink(frame)
-        except Exception:  # a fault of the sink's must not end the supervision
-            log.exception("A frame of the engine could not be delivered")
+            deliver(self._sink, StepFrame(failed=failed), self.cancel)

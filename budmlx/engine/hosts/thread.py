@@ -8,6 +8,7 @@ import time
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
+from budmlx.engine.hosts.delivery import deliver
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.protocol import (
@@ -116,11 +117,11 @@ class ThreadHost:
         if ended:
             with self._lock:
                 self._live -= ended
-        self._sink(message)
+        deliver(self._sink, message, self.cancel)
 
     def _fail_live(self, reason: str) -> None:
         with self._lock:
             live, self._live = sorted(self._live), set()
         if live:
             failed = [RowFailed(row_id, "engine_unavailable", reason) for row_id in live]
-            self._sink(StepFrame(failed=failed))
+            deliver(self._sink, StepFrame(failed=failed), self.cancel)

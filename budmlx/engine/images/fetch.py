@@ -18,10 +18,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from budmlx.engine.calls.procedures import apart
 from budmlx.engine.images import addresses
 from budmlx.engine.images.formats import MAX_BYTES
 from budmlx.errors import InvalidRequestError
+from budmlx.threads import run_apart
 
 MAX_REDIRECTS = 3
 SECONDS = 10.0
@@ -52,7 +52,7 @@ async def system_addresses(host: str) -> Sequence[str]:
     On a thread of its own: a resolver that hangs would keep the loop's executor from ending.
     """
     call = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
-    found = await asyncio.wrap_future(apart("budmlx-resolve", call))
+    found = await asyncio.wrap_future(run_apart("budmlx-resolve", call))
     return [str(info[4][0]) for info in found]
 
 

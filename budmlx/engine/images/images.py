@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from budmlx.config import ModelConfig
-from budmlx.engine.asked import Prompt
-from budmlx.engine.calls.plugin_calls import within_time
-from budmlx.engine.calls.procedures import Procedure, Wait, apart
+from budmlx.engine.calls.procedures import FutureWait, Procedure
 from budmlx.engine.images.decode import from_data_url, from_python, read_file, size_of
 from budmlx.engine.images.fetch import Fetcher
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, InvalidRequestError
-from budmlx.plugins.guard import wrong_type
+from budmlx.plugins.boundary import call_apart, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.vision import ModelFiles, Pixels, PreparedImage, VisionPreprocessorSpec
 from budmlx.protocol import Image, Target, Tensor
+from budmlx.threads import run_apart
 from budmlx.types import ImagePart, Message, Part, Request, TextPart
 
 log = logging.getLogger(__name__)
@@ -115,8 +115,9 @@ class Images:
         }
         if not remote:
             return request
-        found = yield Wait(apart("budmlx-fetch", partial(asyncio.run, self._fetch(remote))))
-        return _with_sources(request, found)
+        found = run_apart("budmlx-fetch", partial(asyncio.run, self._fetch(remote)))
+        yield FutureWait(found)
+        return _with_sources(request, found.result())
 
     async def _fetch(self, remote: Mapping[str, str]) -> dict[str, Any]:
         fetches = [self._fetcher.fetch(url, param) for param, url in remote.items()]
@@ -162,7 +163,7 @@ class Images:
     def _prepare(self, pixels: Pixels, part: ImagePart) -> PreparedImage:
         assert self._spec is not None
         plugin, what = self._spec.plugin, "vision preprocessor"
-        image: object = within_time(
+        image: object = call_apart(
             plugin, what, partial(self._spec.value.prepare, pixels, part.detail)
         )
         if not isinstance(image, PreparedImage):
@@ -171,10 +172,10 @@ class Images:
             raise wrong_type(plugin, what, image.tokens, "a number of tokens")
         return image
 
-    def placed(self, ids: list[int], shown: Sequence[Shown]) -> Prompt:
+    def placed(self, ids: list[int], shown: Sequence[Shown]) -> TokenizedPrompt:
         """The prompt in which placeholders are as many as the pictures have tokens."""
         if not shown:
-            return Prompt(ids)
+            return TokenizedPrompt(ids)
         assert self.target is not None
         result: list[int] = []
         images: list[Image] = []
@@ -190,7 +191,7 @@ class Images:
                 "The model's chat template cannot show these images where they stand.",
                 param="messages",
             )
-        return Prompt(result, tuple(images))
+        return TokenizedPrompt(result, tuple(images))
 
 
 def key_of(image: PreparedImage) -> str:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from budmlx.engine.asked import Asked
-from budmlx.engine.reply.mailbox import Mailbox, Update
+from budmlx.engine.calls.procedures import Mailbox
+from budmlx.engine.prompt import Submission
 from budmlx.engine.reply.output import CallEvents, OutputReader
 from budmlx.engine.reply.plugin_filters import FilterChain
 from budmlx.engine.text.decode import TextStream
@@ -33,6 +33,9 @@ from budmlx.types import (
     TokenLogprob,
     Usage,
 )
+
+Update = Token | RowFailed
+"""What the core says of a row."""
 
 ERRORS: dict[str, type[BudmlxError]] = {
     "context_length_exceeded": ContextLengthError,
@@ -60,7 +63,7 @@ class RowText:
     hide: bool = False
 
 
-class _Choice:
+class _ChoiceText:
     """The text of one row, and the logprobs of the tokens that it is made of."""
 
     def __init__(self, number: int, row: RowText):
@@ -142,7 +145,7 @@ class _Choice:
 class Generation:
     """The state of one request between the core and the caller: one row for each choice.
 
-    asked: the prompt as the core got it. from_disk: tokens of it that were read there.
+    submission: the prompt as the core got it. from_disk: tokens of it that were read there.
     over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
     events are consumed, so that a slow reader delays nobody.
@@ -150,17 +153,17 @@ class Generation:
 
     def __init__(
         self,
-        asked: Asked,
+        submission: Submission,
         rows: Mapping[int, RowText],
-        mailbox: Mailbox,
+        mailbox: Mailbox[Sequence[Update]],
     ):
         self.over = False
         self.running = set(rows)
         self._choices = {
-            row_id: _Choice(number, row) for number, (row_id, row) in enumerate(rows.items())
+            row_id: _ChoiceText(number, row) for number, (row_id, row) in enumerate(rows.items())
         }
         self._mailbox = mailbox
-        self.asked = asked
+        self.submission = submission
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
         self.from_disk = 0
@@ -170,7 +173,7 @@ class Generation:
         self._last = self._submitted
 
     @property
-    def spoken(self) -> list[list[int]]:
+    def written(self) -> list[list[int]]:
         """The ids of each choice so far, without those that end it."""
         return [choice.ids for choice in self._choices.values()]
 
@@ -190,7 +193,7 @@ class Generation:
         for update in updates:
             if isinstance(update, RowFailed) or update.reason is not None:
                 self.running.discard(update.id)
-        self._mailbox.put((self, updates))
+        self._mailbox.put(updates)
 
     def events(self, updates: Sequence[Update]) -> Iterator[Event]:
         """Events of these updates; sets `over` once the terminal one is out.
@@ -223,13 +226,13 @@ class Generation:
         error = ERRORS[failed.code](failed.message, code=failed.code)
         error.param = failed.param
         if isinstance(error, ContextLengthError):  # The core does not know what the ids were.
-            error.param = "messages" if self.asked.is_chat else "prompt"
+            error.param = "messages" if self.submission.is_chat else "prompt"
         return error
 
     def _usage(self) -> Usage:
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
         return Usage(
-            len(self.asked.prompt.ids),
+            len(self.submission.prompt.ids),
             self._completion_tokens,
             cached_tokens=self._cached_tokens or 0,
             reasoning_tokens=reasoning,

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from budmlx.plugins.guard import guard, wrong_type
+from budmlx.plugins.boundary import calling, wrong_type
 from budmlx.plugins.parsing import (
     Call,
     CallArguments,
@@ -32,7 +32,7 @@ class Stage:
 
     def push(self, text: str, last: bool) -> Sequence[Piece]:
         """The parser's pieces. Raises PluginError."""
-        with guard(self.plugin, self.what):
+        with calling(self.plugin, self.what):
             pieces = self.parser.push(text, last)
         if not isinstance(pieces, list | tuple) or not all(isinstance(p, PIECES) for p in pieces):
             raise wrong_type(self.plugin, self.what, pieces, "pieces of output")

@@ -9,7 +9,7 @@ from budmlx.config import ModelConfig
 from budmlx.engine.reply.output import OutputReader, Stage
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
-from budmlx.plugins.guard import guard
+from budmlx.plugins.boundary import calling
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserSpec
 from budmlx.types import Request, Tool
@@ -86,12 +86,12 @@ class Parsers:
         if self.reasoning is not None and _thinks(request) and request.reasoning != "raw":
             spec, plugin = self.reasoning.value, self.reasoning.plugin
             what = f"reasoning parser {spec.name}"
-            with guard(plugin, what):
+            with calling(plugin, what):
                 reasoning = Stage(spec.make(tail), plugin, what)
         if self.calls is not None and (tools := active_tools(request)):
             spec_, plugin = self.calls.value, self.calls.plugin
             what = f"tool parser {spec_.name}"
-            with guard(plugin, what):
+            with calling(plugin, what):
                 calls = Stage(spec_.make(tools, request.incremental_calls), plugin, what)
         if reasoning is None and calls is None:
             return None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-from budmlx.plugins.guard import guard, wrong_type
+from budmlx.plugins.boundary import calling, wrong_type
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import EndText, OutputFilter, OutputFilterFactory
-
-log = logging.getLogger(__name__)
 
 
 class FilterChain:
@@ -22,7 +19,7 @@ class FilterChain:
         self.ended = False
         self._filters: list[Owned[OutputFilter]] = []
         for factory in factories:
-            with guard(factory.plugin, "output filter"):
+            with calling(factory.plugin, "output filter"):
                 self._filters.append(Owned(factory.plugin, factory.value()))
 
     def push(self, text: str, *, last: bool) -> str:
@@ -30,7 +27,7 @@ class FilterChain:
         for each in self._filters:
             if not text and not last:
                 break
-            with guard(each.plugin, "output filter"):
+            with calling(each.plugin, "output filter"):
                 result = each.value.push(text, last)
             if isinstance(result, EndText):
                 self.ended = last = True

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.errors import InvalidRequestError
 from budmlx.protocol import GenerateRequest, Grammar
 from budmlx.types import Request, SamplingParams
@@ -19,7 +19,7 @@ UNLIMITED = 2**62
 
 def core_requests(
     row_ids: Sequence[int],
-    prompt: Prompt,
+    prompt: TokenizedPrompt,
     request: Request,
     eos_ids: Sequence[int],
     grammar: Grammar | None = None,

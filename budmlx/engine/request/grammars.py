@@ -14,7 +14,7 @@ from typing import Any
 
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.errors import InvalidRequestError
-from budmlx.plugins.guard import guard
+from budmlx.plugins.boundary import calling
 from budmlx.plugins.parsing import CallSyntax, ToolParserSpec
 from budmlx.protocol import Grammar
 from budmlx.types import Request, ResponseFormat, Tool
@@ -56,7 +56,7 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     if tools:
         assert parsers.calls is not None
         syntax = _syntax(parsers.calls.value)
-        with guard(parsers.calls.plugin, f"tool parser {parsers.calls.value.name}"):
+        with calling(parsers.calls.plugin, f"tool parser {parsers.calls.value.name}"):
             writer.calls(syntax, tools, several=request.parallel_tool_calls)
         body.append("calls" if forced or form is not None else "talk")
     if form is not None:

@@ -16,7 +16,7 @@ from budmlx.types import PluginChoice, SamplingParams
 Offers = Mapping[str, Owned[Any]]
 
 
-class Choices:
+class PluginChoices:
     """What plugins offer, and how requests' choices become calls in the core."""
 
     def __init__(self, plugins: Plugins):

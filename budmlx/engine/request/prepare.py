@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 
-from budmlx.engine.asked import Prompt
-from budmlx.engine.calls.procedures import Procedure
+from budmlx.engine.calls.procedures import Procedure, off_loop
 from budmlx.engine.images.images import Images
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.request.cost import exceeds, frame_costs, message_costs, request_costs
 from budmlx.engine.request.messages import check_prefix, check_results
@@ -52,11 +53,14 @@ class Preparation:
         times = 1 + 2 * self._info.needs_checkpoints + messages * request.explain_cache
         return not exceeds(request_costs(request), LONG_TEXT // times)
 
-    def fetched(self, request: Request) -> Procedure[Request]:
-        """The request with everything that it refers to. Raises InvalidRequestError."""
-        return (yield from self._images.fetched(request))
+    def run(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
+        """What `prepared` returns, for a request with everything that it refers to."""
+        request = yield from self._images.fetched(request)
+        if self.is_quick(request):
+            return self.prepared(request)
+        return (yield from off_loop(partial(self.prepared, request)))
 
-    def prepared(self, request: Request) -> tuple[Request, Prompt]:
+    def prepared(self, request: Request) -> tuple[Request, TokenizedPrompt]:
         """The request as it runs, and its prompt.
 
         Raises:
@@ -69,20 +73,21 @@ class Preparation:
         self._check(prompt.ids, "prompt" if request.messages is None else "messages")
         return request, prompt
 
-    def template(self, request: Request) -> Encoding:
+    def template(self, request: Request) -> Procedure[Encoding]:
         """The prompt that a chat becomes, however long it is."""
+        request = yield from self._images.fetched(request)
         if request.messages is None:
             raise InvalidRequestError("There must be messages to render.", param="messages")
         return encoding(self._tokenizer, self._rendered(request)[1].ids)
 
-    def _rendered(self, request: Request) -> tuple[Request, Prompt]:
+    def _rendered(self, request: Request) -> tuple[Request, TokenizedPrompt]:
         request = transformed(request, self._transforms)
         self._parsers.check(request)
         if request.messages is None:
             raw: str | Sequence[int] = request.prompt or ()
             if isinstance(raw, str):
                 raw = self._tokenizer.encode(raw, add_special=True)
-            return request, Prompt(list(raw))
+            return request, TokenizedPrompt(list(raw))
         check_results(request.messages)
         check_prefix(request.messages)
         request, shown = self._images.prepared(request)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from budmlx.engine.calls.plugin_calls import within_time
 from budmlx.engine.request.messages import parse_messages
 from budmlx.errors import InvalidRequestError, PluginError
-from budmlx.plugins.guard import wrong_type
+from budmlx.plugins.boundary import call_apart, wrong_type
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import MessageTransform
 from budmlx.types import Request
@@ -29,9 +28,7 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
     if messages is None:
         return request
     for each in transforms:
-        result: object = within_time(
-            each.plugin, "message transform", partial(each.value, messages)
-        )
+        result: object = call_apart(each.plugin, "message transform", partial(each.value, messages))
         if not isinstance(result, list | tuple):
             raise wrong_type(each.plugin, "message transform", result, "a list of messages")
         try:

@@ -7,7 +7,6 @@ where a prompt differs from the one most like it can be shown.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -15,9 +14,11 @@ from itertools import islice, takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.lookup import Bounded
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, with_image_keys
 from budmlx.types import CacheExplanation, MissReason
 
 # Prompts, and tokens of prompts, that are remembered.
@@ -25,25 +26,20 @@ MAX_PROMPTS = 256
 MAX_TOKENS = 2_000_000
 # So many tokens after a difference tell whether the text is the same all the same.
 AHEAD = 8
-# Beginnings that are shorter are computed again even if they are stored.
-LEAST = 16
-
-
-# A state is surely kept at a checkpoint that is so many tokens after another state.
-STRETCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _PastPrompt:
     """A prompt with its reply. owner: whose prompts may be compared.
 
-    keys: ids; a negative number made of its key stands for a picture. places: where states were
-    kept; without any, all of it was.
+    number: how many were added before it. keys: see `with_image_keys`. places: where states
+    were kept; without any, all of it was.
     """
 
+    number: int
     owner: str
     namespace: str
-    keys: NDArray[np.int32]
+    keys: NDArray[np.int64]
     places: tuple[int, ...]
 
     def stored(self, common: int, cached: int) -> int:
@@ -51,7 +47,7 @@ class _Asked:
         if not self.places:
             return common
         *between, end = self.places
-        kept = (place for place in between if cached + STRETCH <= place <= common)
+        kept = (place for place in between if cached + LEAST_STRETCH <= place <= common)
         return max(kept, default=0) if end > common else end
 
 
@@ -67,25 +63,24 @@ class History:
         self._states = states
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._asked: deque[_Asked] = deque()
-        self._tokens = 0
+        self._past: Bounded[int, _PastPrompt] = Bounded(count=MAX_PROMPTS, limit=MAX_TOKENS)
 
-    def add(self, owner: str, namespace: str, prompt: Prompt, reply: Sequence[int] = ()) -> None:
+    def add(
+        self, owner: str, namespace: str, prompt: TokenizedPrompt, reply: Sequence[int] = ()
+    ) -> None:
         """Remember a prompt and its reply. owner: whose prompts may be compared."""
         places = (*prompt.checkpoints, len(prompt.ids) - 1) if self._states else ()
-        asked = _Asked(owner, namespace, _keys(prompt, reply), places)
+        keys = _keys(prompt, reply)
         with self._lock:
+            past = _PastPrompt(self.count, owner, namespace, keys, places)
+            self._past.put(self.count, past, len(keys))
             self.count += 1
-            self._asked.append(asked)
-            self._tokens += len(asked.keys)
-            while len(self._asked) > MAX_PROMPTS or self._tokens > MAX_TOKENS:
-                self._tokens -= len(self._asked.popleft().keys)
 
     def explain(
         self,
         owner: str,
         namespace: str,
-        prompt: Prompt,
+        prompt: TokenizedPrompt,
         *,
         cached: int,
         from_disk: int,
@@ -98,16 +93,16 @@ class History:
         """
         keys = _keys(prompt)
         with self._lock:
-            asked = list(self._asked)
-            earlier = len(asked) - (0 if since is None else self.count - since)
+            past = self._past.values()
+            since = self.count if since is None else since
         here = there = stored = 0
         like = keys[:0]
-        for number, other in enumerate(asked):
+        for other in past:
             best = here if other.namespace == namespace else there
             if other.owner != owner or not _may_have_more(keys, other.keys, best):
                 continue
             common = _common(keys, other.keys)
-            if number >= earlier and common >= max(cached + 2, LEAST):
+            if other.number >= since and common >= max(cached + 2, LEAST_REUSED):
                 continue
             if other.namespace != namespace:
                 there = max(there, common)
@@ -128,8 +123,8 @@ class History:
 
     def _reason(
         self,
-        prompt: NDArray[np.int32],
-        like: NDArray[np.int32],
+        prompt: NDArray[np.int64],
+        like: NDArray[np.int64],
         cached: int,
         stored: int,
         here: int,
@@ -138,9 +133,9 @@ class History:
         # The last token is computed in any case, since it draws the first one of the reply.
         if cached >= len(prompt) - 1:
             return "complete", None
-        if stored >= max(cached + 2, LEAST):
+        if stored >= max(cached + 2, LEAST_REUSED):
             return "evicted", cached
-        if there >= max(here + 1, LEAST):
+        if there >= max(here + 1, LEAST_REUSED):
             return "other_namespace", cached
         if cached > here or here == len(like) > 0:
             return "new", max(cached, here)
@@ -149,26 +144,23 @@ class History:
         same_text = _same_text(self._bytes(prompt[here:]), self._bytes(like[here:]))
         return ("retokenised" if same_text else "differs"), here
 
-    def _bytes(self, keys: NDArray[np.int32]) -> list[bytes]:
+    def _bytes(self, keys: NDArray[np.int64]) -> list[bytes]:
         ids = takewhile(lambda key: key >= 0, islice(keys, AHEAD))
         return [token_bytes(self._tokenizer, int(id_)) for id_ in ids]
 
 
-def _keys(prompt: Prompt, reply: Sequence[int] = ()) -> NDArray[np.int32]:
-    keys = np.asarray([*prompt.ids, *reply], np.int32)
-    for image in prompt.images:
-        keys[image.start : image.start + image.tokens] = -1 - int(image.key[:7], 16)
-    return keys
+def _keys(prompt: TokenizedPrompt, reply: Sequence[int] = ()) -> NDArray[np.int64]:
+    return np.asarray(with_image_keys([*prompt.ids, *reply], prompt.images), np.int64)
 
 
-def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+def _common(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
     """How many ids both begin with."""
     length = min(len(one), len(other))
     same = one[:length] == other[:length]
     return length if same.all() else int(same.argmin())
 
 
-def _may_have_more(one: NDArray[np.int32], other: NDArray[np.int32], common: int) -> bool:
+def _may_have_more(one: NDArray[np.int64], other: NDArray[np.int64], common: int) -> bool:
     """Whether both may begin with more than so many same ids. Nearly all are ruled out here."""
     return common < min(len(one), len(other)) and bool(one[common] == other[common])
 

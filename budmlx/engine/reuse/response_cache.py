@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from budmlx.config import ModelConfig
-from budmlx.engine.calls.procedures import Procedure, Wait, Worker
+from budmlx.engine.calls.procedures import FutureWait, Procedure
 from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
-from budmlx.plugins.guard import FAULTS, whereabouts
+from budmlx.plugins.boundary import FAULTS, whereabouts
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import ResponseCache
+from budmlx.threads import Worker
 from budmlx.types import CachePolicy, Event, Finished, Request
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ class _Flight:
     future: Future[bytes | None]
 
 
-class Replies:
-    """The kept replies of one engine. Whatever the store does, requests are answered."""
+class ReplyCache:
+    """The stored replies of one engine. Whatever the store does, requests are answered."""
 
     def __init__(self, store: Owned[ResponseCache] | None, config: ModelConfig, salt: str):
         self.enabled = store is not None and config.cache != "off"
@@ -117,10 +118,11 @@ class Replies:
         assert self._store is not None
         store = self._store.value
         reading = self._call(lambda: store.get(key))
-        raw = yield Wait(reading, GET_SECONDS)
+        yield FutureWait(reading, GET_SECONDS)
         if not reading.done() or reading.cancelled():
             self._rest()
             return None
+        raw = reading.result()
         if raw is None:
             return None
         reply = decode(key, raw) if isinstance(raw, bytes) else None
@@ -182,8 +184,8 @@ class Replies:
 class Ticket:
     """One request's way past the cache. Close it, or those who wait for it wait for ever."""
 
-    def __init__(self, replies: Replies, key: str, policy: CachePolicy, *, share: bool):
-        self._replies = replies
+    def __init__(self, cache: ReplyCache, key: str, policy: CachePolicy, *, share: bool):
+        self._cache = cache
         self._key = key
         self._policy = policy
         self._share = share
@@ -196,14 +198,14 @@ class Ticket:
             return None
         if self._share:
             caller = Caller.current()
-            flight, own = self._replies.board(self._key, caller)
+            flight, own = self._cache.board(self._key, caller)
             while flight is not None and not own:
-                raw = yield Wait(flight.future)
-                if raw is not None:
+                yield FutureWait(flight.future)
+                if (raw := flight.future.result()) is not None:
                     return decode(self._key, raw)  # None for a filtered reply: compute alone
-                flight, own = self._replies.board(self._key, caller)
+                flight, own = self._cache.board(self._key, caller)
             self._flight = flight
-        reply = yield from self._replies.read(self._key)
+        reply = yield from self._cache.read(self._key)
         if reply is not None:
             self._land(reply.encode())
         return reply
@@ -217,7 +219,7 @@ class Ticket:
             reply = stored(self._key, self._events)
             raw = b"" if reply is None else reply.encode()
             if raw:
-                self._replies.write(self._key, raw, self._policy.ttl)
+                self._cache.write(self._key, raw, self._policy.ttl)
             self._land(raw)
 
     def close(self) -> None:
@@ -227,4 +229,4 @@ class Ticket:
     def _land(self, raw: bytes | None) -> None:
         flight, self._flight = self._flight, None
         if flight is not None:
-            self._replies.land(self._key, flight, raw)
+            self._cache.land(self._key, flight, raw)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import msgspec
 
@@ -147,18 +146,3 @@ def reply_key(request: Request, ids: Sequence[int], salt: str) -> str:
     # Callers may pass values in mappings that no serialisation takes, so it is their repr.
     text = repr((FORMAT, __version__, salt, told, list(ids)))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def model_identity(path: Path) -> str:
-    """A digest that changes whenever a file of the model may have changed.
-
-    In the hub's cache files are links to blobs that are named by their content; elsewhere
-    size and time of change must do.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.is_file():
-            status = file.stat()
-            known = (file.name, file.resolve().name, status.st_size, status.st_mtime_ns)
-            digest.update(repr(known).encode())
-    return digest.hexdigest()

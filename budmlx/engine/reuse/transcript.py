@@ -7,34 +7,22 @@ KV of the whole conversation can be reused.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from array import array
-from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.lookup import Prefix, PrefixIndex, PrefixWalk
 
 # Replies, and tokens of replies, that are remembered.
 MAX_REPLIES = 1024
 MAX_TOKENS = 1_000_000
 
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What was said to a prompt of so many tokens, by each choice."""
-
-    after: int
-    replies: tuple[tuple[int, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.replies))
+Replies = tuple[tuple[int, ...], ...]
+"""The ids of a reply, of each choice."""
 
 
 class Transcript:
@@ -43,37 +31,23 @@ class Transcript:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
-        self._lengths: Counter[int] = Counter()
-        self._tokens = 0
+        self._replies: PrefixIndex[Replies] = PrefixIndex(count=MAX_REPLIES, limit=MAX_TOKENS)
 
     def add(self, namespace: str, prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> None:
         """Remember what was answered to a prompt, without the ids that ended it."""
-        answer = _Answer(len(prompt), tuple(tuple(ids) for ids in replies if ids))
-        key = (namespace, hashlib.blake2b(_bytes(prompt), digest_size=16).digest())
+        written = tuple(tuple(ids) for ids in replies if ids)
+        key = Prefix.of(namespace, prompt)
         with self._lock:
-            if key in self._answers:
-                self._forget(key)
-            if not answer.replies:
-                return
-            self._answers[key] = answer
-            self._lengths[answer.after] += 1
-            self._tokens += answer.tokens
-            while len(self._answers) > MAX_REPLIES or self._tokens > MAX_TOKENS:
-                self._forget(next(iter(self._answers)))
+            if written:
+                self._replies.put(key, written, sum(map(len, written)))
+            else:
+                self._replies.entries.pop(key)
 
-    def _forget(self, key: tuple[str, bytes]) -> None:
-        answer = self._answers.pop(key)
-        self._tokens -= answer.tokens
-        self._lengths[answer.after] -= 1
-        if not self._lengths[answer.after]:
-            del self._lengths[answer.after]
-
-    def spliced(self, namespace: str, prompt: Prompt) -> Prompt:
+    def spliced(self, namespace: str, prompt: TokenizedPrompt) -> TokenizedPrompt:
         """The prompt with the model's own ids wherever it holds a remembered reply as text."""
-        begin, digest = 0, hashlib.blake2b(digest_size=16)
-        while (found := self._next(namespace, prompt.ids, begin, digest)) is not None:
-            begin, digest, replies = found
+        walk = self._replies.walk(namespace)
+        while (replies := self._next(walk, prompt.ids)) is not None:
+            begin = walk.place
             rest = prompt.ids[begin:]
             own, theirs, reply = max((*self._common(each, rest), each) for each in replies)
             # A reply that was edited is not what the model said.
@@ -82,23 +56,12 @@ class Transcript:
                 prompt = _replaced(prompt, begin, theirs, reply[:own])
         return prompt
 
-    def _next(
-        self, namespace: str, ids: Sequence[int], begin: int, digest: hashlib.blake2b
-    ) -> tuple[int, hashlib.blake2b, tuple[tuple[int, ...], ...]] | None:
-        """The first place after `begin` where a reply is remembered for what stands before.
-
-        digest: of what stands before `begin`.
-        """
+    def _next(self, walk: PrefixWalk[Replies], ids: Sequence[int]) -> Replies | None:
+        """The replies to the next beginning of `ids` that was a prompt and that ids follow."""
         with self._lock:
-            for place in sorted(length for length in self._lengths if begin < length < len(ids)):
-                digest = digest.copy()
-                digest.update(_bytes(ids[begin:place]))
-                begin = place
-                key = (namespace, digest.digest())
-                if key in self._answers:
-                    self._answers.move_to_end(key)
-                    return place, digest, self._answers[key].replies
-        return None
+            if walk.next(ids) is None or walk.place == len(ids):
+                return None
+            return self._replies.entries.get(walk.key)
 
     def _common(self, reply: Sequence[int], ids: Sequence[int]) -> tuple[int, int]:
         """How many ids of both, from their beginnings, stand for exactly the same text.
@@ -130,7 +93,9 @@ class Transcript:
         return token_bytes(self._tokenizer, ids[place])
 
 
-def _replaced(prompt: Prompt, begin: int, count: int, ids: Sequence[int]) -> Prompt:
+def _replaced(
+    prompt: TokenizedPrompt, begin: int, count: int, ids: Sequence[int]
+) -> TokenizedPrompt:
     """The prompt with other ids from a place on; what stands after it moves along."""
     moved = len(ids) - count
     images = tuple(
@@ -142,8 +107,4 @@ def _replaced(prompt: Prompt, begin: int, count: int, ids: Sequence[int]) -> Pro
         return tuple(place if place <= begin else place + moved for place in places)
 
     new = [*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]]
-    return Prompt(new, images, along(prompt.checkpoints), along(prompt.ends))
-
-
-def _bytes(ids: Sequence[int]) -> bytes:
-    return array("q", ids).tobytes()
+    return TokenizedPrompt(new, images, along(prompt.checkpoints), along(prompt.ends))

@@ -3,59 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
 
-from rich.console import Console
-from rich.progress import track
-
-from budmlx.engine.calls.procedures import drive
-from budmlx.engine.reply.mailbox import ThreadMailbox
-from budmlx.engine.run.job import Job
-from budmlx.engine.run.runner import Runner
+from budmlx.engine.calls.procedures import Stream, drive_streams
+from budmlx.progress import Progress, ProgressBar
 from budmlx.types import Event, Finished, FinishReason, Usage
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
 
-    from budmlx.engine.reply.generation import Generation
-
-
-def run_all(runner: Runner, jobs: Iterable[Job], *, progress: bool) -> list[list[Event]]:
-    """The events of each job, in order. One thread consumes them all, so none may wait for
+def run_all(
+    streams: Sequence[Stream[Event]], *, progress: bool | Progress = False
+) -> list[list[Event]]:
+    """The events of each request, in order. One thread consumes them all, so none may wait for
     another. The first that fails raises; the others are cancelled then.
 
-    progress: show a bar.
+    progress: called whenever a request is finished; True: a bar on stderr.
     """
-    mailbox = ThreadMailbox()
-    running: list[Job] = []
-    waiting: dict[Generation, int] = {}
-    events: list[list[Event]] = []
+    events: list[list[Event]] = [[] for _ in streams]
+    finished = 0
     with ExitStack() as stack:
-        for number, job in enumerate(jobs):
-            running.append(job)
-            events.append([])
-            if (reply := drive(job.ticket.lookup())) is not None:
-                events[number] = list(job.replayed(reply))
-                continue
-            generation = runner.submit(job.request, job.prompt, mailbox)
-            stack.callback(runner.release, generation)
-            waiting[generation] = number
-        bar = Console(stderr=True)
-        for _ in track(list(waiting), "Generating", console=bar, disable=not progress):
-            over = False
-            while not over:
-                generation, updates = mailbox.get()
-                number = waiting[generation]
-                new = runner.advance(generation, updates)
-                events[number].extend(map(running[number].note, new))
-                over = generation.over
+        if progress is True:
+            progress = stack.enter_context(ProgressBar("Generating"))
+        numbered: Iterator[tuple[int, Event]] = drive_streams(streams)
+        for number, event in numbered:
+            events[number].append(event)
+            if isinstance(event, Finished):
+                finished += 1
+                if progress:
+                    progress(finished, len(streams))
     return events
 
 
-async def as_one(parts: Sequence[tuple[int, AsyncIterator[Event]]]) -> AsyncIterator[Event]:
+async def as_one(parts: Sequence[tuple[int, AsyncGenerator[Event, None]]]) -> AsyncIterator[Event]:
     """The events of several requests as they come, as if they were one request.
 
     Choices are numbered through, in the order of the parts, and one `Finished` tells of all:
@@ -88,10 +68,12 @@ async def as_one(parts: Sequence[tuple[int, AsyncIterator[Event]]]) -> AsyncIter
 
 
 async def _pump(
-    number: int, source: AsyncIterator[Event], queue: asyncio.Queue[tuple[int, Event | Exception]]
+    number: int,
+    source: AsyncGenerator[Event, None],
+    queue: asyncio.Queue[tuple[int, Event | Exception]],
 ) -> None:
     try:
-        async with aclosing(cast("AsyncGenerator[Event, None]", source)):
+        async with aclosing(source):
             async for event in source:
                 await queue.put((number, event))
     except Exception as error:  # It is raised again where the events are consumed.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.calls.procedures import drive, drive_stream
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
-from budmlx.engine.run.runner import Runner
+from budmlx.engine.run.request_run import RequestPipeline
 from budmlx.protocol import SessionFile
 from budmlx.types import Request
 
@@ -22,15 +22,15 @@ def beginning(messages: Messages | Sequence[int]) -> Request:
 
 
 def run_session(
-    runner: Runner, prepared: tuple[Request, Prompt], path: str | Path, *, save: bool
+    pipeline: RequestPipeline, request: Request, path: str | Path, *, save: bool
 ) -> int:
     """Save or load a session, and wait for it; returns the tokens of the prompt.
 
     Raises:
         InvalidRequestError: it cannot be saved or loaded.
     """
-    request, prompt = prepared
+    request, prompt = drive(pipeline.preparation.run(request))
     file = SessionFile(path=str(Path(path).expanduser().absolute()), save=save)
-    for _ in runner.events(request, prompt, file):
+    for _ in drive_stream(pipeline.computed(request, prompt, file)):
         pass
     return len(prompt.ids)

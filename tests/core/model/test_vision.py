@@ -13,9 +13,8 @@ import pytest
 from budmlx.core.model.model import Model, load_model
 from budmlx.core.model.vision import Vision
 from budmlx.core.reuse.blocks import Reuse
-from budmlx.core.row import with_image_keys
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import CoreSettings, Image, Target, Tensor
+from budmlx.protocol import CoreSettings, Image, Target, Tensor, with_image_keys
 from tests.core.driver import Driver, request
 from tests.models import tiny_model_dir
 from tests.vision_plugin import write_vision_model
@@ -86,10 +85,10 @@ def test_chunks_cut_pictures_anywhere(model: Model, chunk: int) -> None:
 def test_what_is_kept_is_bounded(path: Path, model: Model) -> None:
     vision = Vision.open(ENCODER, path, model.module)
     one = 4 * 64 * 4
-    vision._limit = 2 * one
+    vision._kept.limit = 2 * one
     for seed in (1, 2, 1, 3, 1, 2):
         assert vision.embed(model.module, [PLACEHOLDER] * 4, [image(0, seed)], 0) is not None
-        assert vision._nbytes == sum(kept.nbytes for kept in vision._kept.values()) <= 2 * one
+        assert vision._kept.cost == sum(kept.nbytes for kept in vision._kept.values()) <= 2 * one
     assert vision.encoded == 4  # the second one had to go for the third, and came again
     assert vision.embed(model.module, [1, 2, 3], [image(5, 1)], 0) is None
 

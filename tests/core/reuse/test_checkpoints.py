@@ -160,7 +160,7 @@ def test_ends_of_replies_displace_each_other_and_not_the_instructions() -> None:
     ]
     driver = Resuming(model)
     driver.once(asked[0])
-    place, prompt, reply = (state.nbytes for state in driver.reuse._kept._kept.values())
+    place, prompt, reply = (state.nbytes for state in driver.reuse._kept._kept.entries.values())
     driver = Resuming(model, limit=place + 3 * (prompt + reply))
     for item in asked:
         driver.once(item)

@@ -174,7 +174,7 @@ def test_a_fault_of_the_plugin_fails_one_request(engine: Engine, cold: Engine) -
     assert first.text == cold.chat(parts("Say", picture(50)), **GREEDY).text
     assert last.text == cold.chat(parts("Say", picture(51)), **GREEDY).text
     for error, words in (
-        (dark, "vision encoder raised an error"),
+        (dark, "failed in its vision encoder"),
         (white, r"vision encoder did not return an array of shape \[4, 64\]"),
         (unlucky, "failed in its vision preprocessor"),
         (empty, "not a number of tokens"),

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.request.core_requests import UNLIMITED, core_requests
 from budmlx.errors import InvalidRequestError
 from budmlx.protocol import GenerateRequest, Grammar
@@ -23,7 +23,7 @@ RESOLVED = {"seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignor
 
 def row(**params: Any) -> GenerateRequest:
     request = Request(prompt="", sampling=SamplingParams(**params))
-    (made,) = core_requests([1], Prompt([3, 4]), request, EOS)
+    (made,) = core_requests([1], TokenizedPrompt([3, 4]), request, EOS)
     return made
 
 
@@ -48,7 +48,7 @@ def test_all_other_parameters_cross_as_they_are() -> None:
 
 
 def test_choices_differ_by_id_and_choice_alone() -> None:
-    first, second = core_requests([7, 8], Prompt([3]), Request(prompt="", n=2), EOS)
+    first, second = core_requests([7, 8], TokenizedPrompt([3]), Request(prompt="", n=2), EOS)
     assert (first.id, first.choice, first.fork) == (7, 0, 7)
     assert second == msgspec.structs.replace(first, id=8, choice=1)
 
@@ -56,5 +56,5 @@ def test_choices_differ_by_id_and_choice_alone() -> None:
 def test_a_form_must_be_able_to_end() -> None:
     request = Request(prompt="", sampling=SamplingParams(ignore_eos=True))
     with pytest.raises(InvalidRequestError) as caught:
-        core_requests([1], Prompt([3]), request, EOS, Grammar(source="", param="x"))
+        core_requests([1], TokenizedPrompt([3]), request, EOS, Grammar(source="", param="x"))
     assert caught.value.param == "ignore_eos"

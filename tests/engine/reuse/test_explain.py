@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from budmlx import Engine
-from budmlx.engine.asked import Asked, Prompt
+from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request, prompt_request
-from budmlx.engine.reuse.explain import LEAST, MAX_PROMPTS, STRETCH, History
-from budmlx.engine.reuse.remembered import Remembered
+from budmlx.engine.reuse.explain import MAX_PROMPTS, History
+from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.protocol import Image
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, Image
 from budmlx.types import CacheExplanation, Finished, Timing, Usage
 from tests.models import tiny_model_dir
 
@@ -62,9 +62,25 @@ def test_short_beginnings_are_not_called_evicted() -> None:
         why(engine, "One: " + STORY)
         told = why(engine, "Two: " + STORY)
         assert (told.reason, told.matched_tokens, told.text) == ("differs", 0, "T")
-        assert told.token is not None and 0 < told.token < LEAST
+        assert told.token is not None and 0 < told.token < LEAST_REUSED
         salted = why(engine, "Three: " + STORY, cache_salt="x")
         assert (salted.reason, salted.token) == ("never_seen", 0)
+
+
+@pytest.mark.parametrize("shared", [LEAST_REUSED - 1, LEAST_REUSED])
+def test_what_is_too_short_to_be_reused_is_not_called_kept(engine: Engine, shared: int) -> None:
+    salt, first = f"shared {shared}", [*range(shared, 60)]
+    other = [*first[:shared], *range(200, 240)]
+    engine.complete(first, **SHORT, cache_salt=salt)
+    reused = engine.complete(other, **SHORT, cache_salt=salt)
+    enough = shared == LEAST_REUSED
+    assert reused.usage.cached_tokens == (shared if enough else 0)
+    told = reused.cache_explanation
+    assert told is not None and (told.reason, told.token) == ("differs", shared)
+    third = [*first[:shared], *range(300, 340)]
+    elsewhere = engine.complete(third, **SHORT, cache_salt=f"not {salt}").cache_explanation
+    assert elsewhere is not None
+    assert elsewhere.reason == ("other_namespace" if enough else "never_seen")
 
 
 def test_what_was_evicted() -> None:
@@ -100,7 +116,12 @@ def test_nothing_is_said_unasked_and_a_stream_says_it_last(engine: Engine) -> No
 
 
 def told(
-    history: History, prompt: Prompt, cached: int, *, owner: str = "", since: int | None = None
+    history: History,
+    prompt: TokenizedPrompt,
+    cached: int,
+    *,
+    owner: str = "",
+    since: int | None = None,
 ) -> tuple[str, int | None]:
     said = history.explain(owner, owner, prompt, cached=cached, from_disk=0, since=since)
     return said.reason, said.token
@@ -112,8 +133,8 @@ def tokenizer() -> Tokenizer:
 
 
 def test_other_owners_are_not_told_of(tokenizer: Tokenizer) -> None:
-    history, prompt = History(tokenizer), Prompt([*range(5, 40)])
-    history.add("alice", "alice", Prompt([*range(5, 50)]))
+    history, prompt = History(tokenizer), TokenizedPrompt([*range(5, 40)])
+    history.add("alice", "alice", TokenizedPrompt([*range(5, 50)]))
     assert told(history, prompt, 0, owner="bob") == ("never_seen", 0)
     same = history.explain("alice", "alice", prompt, cached=34, from_disk=34)
     assert (same.reason, same.tier) == ("complete", "disk")
@@ -123,53 +144,54 @@ def test_the_same_text_in_other_tokens(tokenizer: Tokenizer) -> None:
     usual = tokenizer.encode("the quick", add_special=False)
     letters = [id_ for c in "the quick" for id_ in tokenizer.encode(c, add_special=False)]
     history = History(tokenizer)
-    history.add("", "", Prompt([9, 9]), letters)
-    prompt = Prompt([9, 9, *usual, 7], ends=(1, 9))
+    history.add("", "", TokenizedPrompt([9, 9]), letters)
+    prompt = TokenizedPrompt([9, 9, *usual, 7], ends=(1, 9))
     said = history.explain("", "", prompt, cached=2, from_disk=0)
     assert (said.reason, said.token, said.message) == ("retokenised", 2, 1)
-    history.add("", "", Prompt([9, 9, *usual]))
+    history.add("", "", TokenizedPrompt([9, 9, *usual]))
     # All that came before is reused; the last token is computed in any case.
-    assert told(history, Prompt([9, 9, *usual, 7]), 2 + len(usual))[0] == "complete"
-    longer = Prompt([9, 9, *usual, 7, 8, 9])
+    assert told(history, TokenizedPrompt([9, 9, *usual, 7]), 2 + len(usual))[0] == "complete"
+    longer = TokenizedPrompt([9, 9, *usual, 7, 8, 9])
     assert told(history, longer, 2 + len(usual)) == ("new", 2 + len(usual))
     for number in range(MAX_PROMPTS):
-        history.add("", "", Prompt([number + 100]))
+        history.add("", "", TokenizedPrompt([number + 100]))
     assert told(history, longer, 0) == ("never_seen", 0)
-    # More is stored than is remembered of it, such as a session.
+    # More is stored than is tracker of it, such as a session.
     assert told(history, longer, 2) == ("new", 2)
 
 
 def test_what_is_computed_at_the_same_time_was_not_evicted(tokenizer: Tokenizer) -> None:
-    history, prompt = History(tokenizer), Prompt([*range(5, 50)])
+    history, prompt = History(tokenizer), TokenizedPrompt([*range(5, 50)])
     since = history.count
     history.add("", "", prompt)
     assert told(history, prompt, 0, since=since) == ("never_seen", 0)
     assert told(history, prompt, 20, since=since) == ("new", 20)
     assert (
-        told(history, Prompt([*prompt.ids[:20], *range(90, 99)]), 20, since=since)[0] == "differs"
+        told(history, TokenizedPrompt([*prompt.ids[:20], *range(90, 99)]), 20, since=since)[0]
+        == "differs"
     )
     assert told(history, prompt, 0, since=history.count) == ("evicted", 0)
 
 
 def test_equal_prompts_at_once(tokenizer: Tokenizer) -> None:
-    remembered = Remembered(tokenizer, 1000, enabled=True)
+    tracker = ReuseTracker(tokenizer, 1000, enabled=True)
     request = prompt_request([*range(5, 50)], {"explain_cache": True})
-    asked = Asked.of(request, Prompt([*range(5, 50)]), shared=False)
+    asked = Submission.of(request, TokenizedPrompt([*range(5, 50)]), shared=False)
     end = Finished(("stop",), Usage(45, 1), Timing(0, 0, 0))
-    first, second = (remembered.with_own_ids(asked, None) for _ in range(2))
-    remembered.add(first, [[7]])
-    third = remembered.with_own_ids(asked, None)
-    told = [remembered.explained(each, end, 0).cache_explanation for each in (second, third)]
+    first, second = (tracker.with_own_ids(asked, None) for _ in range(2))
+    tracker.add(first, [[7]])
+    third = tracker.with_own_ids(asked, None)
+    told = [tracker.explained(each, end, 0).cache_explanation for each in (second, third)]
     assert [each and each.reason for each in told] == ["never_seen", "evicted"]
 
 
 def test_pictures_are_told_apart(tokenizer: Tokenizer) -> None:
-    def shows(*keys: str) -> Prompt:
+    def shows(*keys: str) -> TokenizedPrompt:
         pictures = [
             Image(plugin="p", start=start, tokens=4, key=key * 64, arrays={})
             for key, start in zip(keys, (20, 24), strict=True)
         ]
-        return Prompt([*range(5, 25), *[3] * 8, *range(40, 60)], tuple(pictures))
+        return TokenizedPrompt([*range(5, 25), *[3] * 8, *range(40, 60)], tuple(pictures))
 
     history = History(tokenizer)
     history.add("", "", shows("a", "b"))
@@ -180,14 +202,16 @@ def test_pictures_are_told_apart(tokenizer: Tokenizer) -> None:
 
 def test_states_between_which_prompts_differ(tokenizer: Tokenizer) -> None:
     history, ids = History(tokenizer, states=True), [*range(5, 205)]
-    history.add("", "", Prompt(ids, checkpoints=(30, 100)))
-    parts = {place: Prompt([*ids[:place], *range(300, 310)]) for place in (50, 99, 150, 199)}
+    history.add("", "", TokenizedPrompt(ids, checkpoints=(30, 100)))
+    parts = {
+        place: TokenizedPrompt([*ids[:place], *range(300, 310)]) for place in (50, 99, 150, 199)
+    }
     assert told(history, parts[50], 0) == ("differs", 50)
     assert told(history, parts[99], 0) == ("differs", 99)
     assert told(history, parts[150], 0) == ("evicted", 0)
     assert told(history, parts[150], 100) == ("differs", 150)
     # A state so soon after one that was reused is not kept.
-    assert told(history, parts[150], 101 - STRETCH) == ("differs", 150)
+    assert told(history, parts[150], 101 - LEAST_STRETCH) == ("differs", 150)
     assert told(history, parts[199], 100) == ("evicted", 100)
-    history.add("", "", Prompt(ids[:50]))
+    history.add("", "", TokenizedPrompt(ids[:50]))
     assert told(history, parts[99], 0) == ("differs", 99)

@@ -14,9 +14,9 @@ from typing import Any, get_args
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine.asked import Asked, Prompt
+from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request, prompt_request
-from budmlx.engine.reuse.remembered import Remembered
+from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ContextLengthError, PluginError
 from budmlx.plugins.specs import OutputFilterFactory
@@ -179,14 +179,14 @@ def test_what_was_handed_out_does_not_change(engine: Engine) -> None:
 
 
 def test_no_count_is_lost_between_threads() -> None:
-    remembered = Remembered(Tokenizer.load(tiny_model_dir(scale=4.0)), 100, enabled=False)
-    asked = Asked.of(chat_request("Hi", {}), Prompt([1, 2]), shared=False)
+    tracker = ReuseTracker(Tokenizer.load(tiny_model_dir(scale=4.0)), 100, enabled=False)
+    asked = Submission.of(chat_request("Hi", {}), TokenizedPrompt([1, 2]), shared=False)
     end = Finished(("stop",), Usage(2, 1), Timing(0, 0, 0))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _: remembered.explained(asked, end, 0), range(2000)))
+            list(pool.map(lambda _: tracker.explained(asked, end, 0), range(2000)))
     finally:
         sys.setswitchinterval(interval)
-    assert (remembered.stats.requests, remembered.stats.prompt_tokens) == (2000, 4000)
+    assert (tracker.stats.requests, tracker.stats.prompt_tokens) == (2000, 4000)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from budmlx import Engine, hookimpl
-from budmlx.engine.asked import Prompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reuse.transcript import MAX_REPLIES, Transcript
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.plugins.specs import RowContext, SamplerSpec
@@ -47,20 +47,20 @@ def test_own_ids_take_the_place_of_the_same_text(tokenizer: Tokenizer) -> None:
     usual, rest = encode(tokenizer, said), encode(tokenizer, END)
     assert own != usual
     transcript = Transcript(tokenizer)
-    asked = Prompt([*prompt, *usual, *rest])
+    asked = TokenizedPrompt([*prompt, *usual, *rest])
     assert transcript.spliced("", asked) == asked
     transcript.add("", prompt, [[], letters(tokenizer, "the lazy dog"), own])
     assert transcript.spliced("", asked).ids == [*prompt, *own, *rest]
     assert transcript.spliced("other", asked) == asked
     # A reply that a stop string cut short, and one whose text was changed.
     cut = encode(tokenizer, said[:9])
-    assert transcript.spliced("", Prompt([*prompt, *cut, *rest])).ids == [
+    assert transcript.spliced("", TokenizedPrompt([*prompt, *cut, *rest])).ids == [
         *prompt, *letters(tokenizer, said[:9]), *rest,
     ]  # fmt: skip
     for text in ("A" + said, said[:9] + "er", said[:9] + "A" + said[9:]):
-        changed = Prompt([*prompt, *encode(tokenizer, text), *rest])
+        changed = TokenizedPrompt([*prompt, *encode(tokenizer, text), *rest])
         assert transcript.spliced("", changed) == changed
-    longer = Prompt([*prompt, *encode(tokenizer, said + " high"), *rest])
+    longer = TokenizedPrompt([*prompt, *encode(tokenizer, said + " high"), *rest])
     assert transcript.spliced("", longer).ids[len(prompt) :][: len(own)] == own
 
 
@@ -72,7 +72,7 @@ def test_every_turn_of_a_conversation(tokenizer: Tokenizer) -> None:
         said = f"the quick brown fox {turn}"
         spoken += encode(tokenizer, PROMPT)
         rendered += encode(tokenizer, PROMPT)
-        assert transcript.spliced("", Prompt(rendered)).ids == spoken
+        assert transcript.spliced("", TokenizedPrompt(rendered)).ids == spoken
         transcript.add("", spoken, [letters(tokenizer, said)])
         spoken += [*letters(tokenizer, said), *encode(tokenizer, END)]
         rendered += [*encode(tokenizer, said), *encode(tokenizer, END)]
@@ -89,7 +89,7 @@ def test_pictures_move_along(tokenizer: Tokenizer) -> None:
     after = msgspec.structs.replace(before, start=len(prompt) + len(usual) + 2)
     transcript = Transcript(tokenizer)
     transcript.add("", prompt, [own])
-    asked = Prompt([*prompt, *usual, *encode(tokenizer, END)], (before, after))
+    asked = TokenizedPrompt([*prompt, *usual, *encode(tokenizer, END)], (before, after))
     moved = transcript.spliced("", asked).images
     assert moved[0].start == 0 and moved[1].start == len(prompt) + len(own) + 2
 
@@ -100,8 +100,8 @@ def test_it_forgets(tokenizer: Tokenizer) -> None:
     for number in range(MAX_REPLIES + 1):
         transcript.add("", [number, 5], [letters(tokenizer, said)])
     usual = encode(tokenizer, said)
-    assert transcript.spliced("", Prompt([0, 5, *usual])).ids == [0, 5, *usual]
-    assert transcript.spliced("", Prompt([1, 5, *usual])).ids != [1, 5, *usual]
+    assert transcript.spliced("", TokenizedPrompt([0, 5, *usual])).ids == [0, 5, *usual]
+    assert transcript.spliced("", TokenizedPrompt([1, 5, *usual])).ids != [1, 5, *usual]
 
 
 PIECES = st.lists(st.sampled_from(["the", " quick", " brown", "é", "\n", "x", "<", "im", "日本"]))
@@ -112,7 +112,7 @@ def test_the_text_never_changes(said: list[str], then: list[str], kept: int) -> 
     tokenizer = Tokenizer.load(tiny_model_dir(scale=4.0))
     own = [id_ for piece in said for id_ in letters_of(tokenizer, piece)]
     text = "".join(said[: len(said) - kept]) + "".join(then)
-    asked = Prompt(encode(tokenizer, PROMPT + text + END))
+    asked = TokenizedPrompt(encode(tokenizer, PROMPT + text + END))
     transcript = Transcript(tokenizer)
     prompt = encode(tokenizer, PROMPT)
     transcript.add("", prompt, [own])

@@ -77,7 +77,7 @@ async def test_the_loop_goes_on_meanwhile(engine: Engine, request_: Request) -> 
 
 def test_all_that_is_rendered_counts(engine: Engine) -> None:
     def is_quick(*messages: Message, **options: Any) -> bool:
-        return engine._preparation.is_quick(Request(messages=messages, **options))
+        return engine._pipeline.preparation.is_quick(Request(messages=messages, **options))
 
     schema = {"type": "object", "properties": {"x": {"enum": [LONG]}}}
     assert is_quick(user("Hi", name="me"), tools=(Tool("f", "d"),), explain_cache=True)
@@ -94,14 +94,14 @@ def test_all_that_is_rendered_counts(engine: Engine) -> None:
         is_quick(user("Hi"), chat_template_kwargs={"thinking": [10**LONG_TEXT] * 3}),
         is_quick(*turns(LONG_TEXT // 64, "")),
         is_quick(*turns(20, WORDS), explain_cache=True),
-        engine._preparation.is_quick(Request(prompt=LONG)),
+        engine._pipeline.preparation.is_quick(Request(prompt=LONG)),
     ]
     assert not any(slow), slow
 
 
 def ends_of(engine: Engine, messages: tuple[Message, ...]) -> tuple[int, ...]:
     request = Request(messages=messages, explain_cache=True)
-    return engine._preparation.prepared(request)[1].ends
+    return engine._pipeline.preparation.prepared(request)[1].ends
 
 
 def test_where_messages_end_is_found_within_bounds() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.core.reuse.blocks import SESSIONS
-from budmlx.engine.asked import Asked, Prompt
+from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request
 from budmlx.errors import InvalidRequestError, ModelLoadError
 from tests.core.architectures import ARCHITECTURES, SCALES
@@ -123,7 +123,7 @@ def test_no_salt_reaches_sessions_or_other_owners(path: Path, tmp_path: Path) ->
     spaces = set()
     for owner, salt in product(odd, odd):
         request = replace(chat_request("Hi", {"cache_salt": salt}), namespace=owner)
-        spaces.add(Asked.of(request, Prompt([1]), shared=False).namespace)
+        spaces.add(Submission.of(request, TokenizedPrompt([1]), shared=False).namespace)
     assert len(spaces) == len(odd) ** 2 and SESSIONS not in spaces
     with Engine.load(path) as engine:
         engine.save_session(BOOK, tmp_path / "book")

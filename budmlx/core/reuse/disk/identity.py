@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from budmlx.core.model.kv_arrays import arrays_of
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import ArraySpec, Layout
+from budmlx.model_identity import ModelIdentity
 
 # By safetensors' names: types of MLX, and what numpy, which has no bfloat16, takes for them.
 NUMBERS: dict[str, tuple[mx.Dtype, Any]] = {
@@ -24,9 +23,6 @@ NUMBERS: dict[str, tuple[mx.Dtype, Any]] = {
     "U16": (mx.uint16, np.uint16),
     "U8": (mx.uint8, np.uint8),
 }
-# Places in each file of weights, and bytes there, that tell whether it is the same file.
-SAMPLES = 64
-SAMPLE = 4096
 
 
 def name_of(array: mx.array) -> str:
@@ -46,19 +42,6 @@ def layout_of(model: Model) -> Layout | None:
 
 
 def model_digest(path: Path) -> str:
-    """A digest of what computes: the configuration, samples of the weights, library versions.
-
-    Reading all weights would take longer than loading them. In the hub's cache files are links
-    to blobs that are named by their content; elsewhere the time of change must help.
-    """
+    """A digest of what computes: the model in `path`, and the libraries with their device."""
     versions = [mx.__version__, mlx_lm.__version__, str(mx.default_device())]
-    digest = hashlib.sha256(repr(versions).encode() + (path / "config.json").read_bytes())
-    for shard in sorted(path.glob("model*.safetensors")):
-        with shard.open("rb") as file:
-            status = os.fstat(file.fileno())
-            known = (shard.name, shard.resolve().name, status.st_size, status.st_mtime_ns)
-            digest.update(repr(known).encode())
-            for place in range(SAMPLES):
-                file.seek(place * max(status.st_size - SAMPLE, 0) // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE))
-    return digest.hexdigest()
+    return ModelIdentity.read(path).sampled(versions)

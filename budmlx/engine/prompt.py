@@ -1,4 +1,4 @@
-"""What was asked of the engine, as values: a prompt, and who asked it how."""
+"""Prompts as token ids, and what is known of who submits one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from budmlx.types import Request
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the model is given: token ids, and the pictures whose placeholders are among them.
+class TokenizedPrompt:
+    """Token ids for the model, and the pictures whose placeholders are among them.
 
     checkpoints: places, in ascending order, up to which other prompts may be the same.
     ends: where each message ends, if that was asked for.
@@ -24,21 +24,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who asked a prompt, and how.
+class Submission:
+    """A prompt as it is submitted to the core, and by whom.
 
-    namespace: whose KV it may reuse. since: how much the history had seen by then.
+    namespace: whose KV it may reuse. since: how many prompts the history had seen by then.
     """
 
     owner: str
     namespace: str
-    prompt: Prompt
+    prompt: TokenizedPrompt
     is_chat: bool
     explain: bool
     since: int = 0
 
     @classmethod
-    def of(cls, request: Request, prompt: Prompt, *, shared: bool) -> Asked:
+    def of(cls, request: Request, prompt: TokenizedPrompt, *, shared: bool) -> Submission:
         """shared: API keys may reuse each other's KV."""
         owner = "" if shared else request.namespace
         return cls(

@@ -1,52 +1,48 @@
-"""One accepted request from its prompt to its end, whoever answers it."""
+"""The outcome of a request, for the response cache and for plugins that observe requests."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
-from budmlx.engine.asked import Prompt
+from budmlx.engine.calls.procedures import Stream, Wait
 from budmlx.engine.reuse.response_cache import Ticket
 from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.errors import BudmlxError, CancelledError
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.specs import RequestRecord
-from budmlx.types import Event, Finished, Request
+from budmlx.types import Event, Finished
 
-STOPPED = (GeneratorExit, KeyboardInterrupt, asyncio.CancelledError, CancelledError)
+STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 
 
-class Job:
-    """A context manager around the consumption of a request's events; tells plugins its end.
+class RequestOutcome:
+    """A context manager around the events of an accepted request; tells plugins how it ended."""
 
-    request: as it runs, after message transforms.
-    """
-
-    def __init__(
-        self, request: Request, prompt: Prompt, ticket: Ticket, plugins: Plugins, model: str
-    ):
-        self.request = request
-        self.prompt = prompt
-        self.ticket = ticket
+    def __init__(self, ticket: Ticket, plugins: Plugins, model: str):
+        self._ticket = ticket
         self._plugins = plugins
         self._model = model
         self._finished: Finished | None = None
 
     def replayed(self, reply: StoredReply) -> Iterator[Event]:
-        """The events of a kept reply."""
+        """The events of a stored reply."""
         for event in replay(reply):
             if isinstance(event, Finished):
                 self._finished = event
             yield event
 
-    def note(self, event: Event) -> Event:
-        """See an event that was computed for this request; returns it."""
-        self.ticket.note(event)
-        if isinstance(event, Finished):
-            self._finished = event
-        return event
+    def noted(self, events: Stream[Event]) -> Stream[Event]:
+        """The events that are computed for the request."""
+        with closing(events):
+            for step in events:
+                if not isinstance(step, Wait):
+                    self._ticket.note(step)
+                    if isinstance(step, Finished):
+                        self._finished = step
+                yield step
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +53,7 @@ class Job:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.ticket.close()
+        self._ticket.close()
         self._plugins.request_finished(self._record(error))
 
     def _record(self, error: BaseException | None) -> RequestRecord:

@@ -1,0 +1,70 @@
+"""Assembly: from a model directory and plugins to the pipeline that runs an engine's requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from budmlx.config import Config, size_or_share
+from budmlx.engine.images.images import Images
+from budmlx.engine.load.core_settings import core_settings
+from budmlx.engine.load.directory import model_files
+from budmlx.engine.reply.parsers import Parsers
+from budmlx.engine.request.prepare import Preparation
+from budmlx.engine.request.warnings import RequestWarnings
+from budmlx.engine.reuse.response_cache import ReplyCache
+from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.run.request_run import RequestPipeline
+from budmlx.engine.run.rows import RowBuilder
+from budmlx.engine.run.runner import Runner
+from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.model_identity import ModelIdentity
+from budmlx.plugins.manager import Plugins
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The parts of an engine that its methods use."""
+
+    tokenizer: Tokenizer
+    parsers: Parsers
+    pipeline: RequestPipeline
+    warnings: RequestWarnings
+
+
+def assemble(path: Path, name: str, config: Config, plugins: Plugins) -> Assembly:
+    """Load the model in `path`, which is called `name`.
+
+    Raises:
+        ModelLoadError: the model cannot be used.
+        ConfigError: a plugin that the configuration names cannot be used with it.
+    """
+    tokenizer = Tokenizer.load(path)
+    files = model_files(path)
+    images = Images(plugins, tokenizer, files, config)
+    settings = core_settings(files, name, config, plugins, images)
+    store = None if config.cache == "off" else plugins.response_cache(config)
+    parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
+    runner = Runner(settings, config)
+    info = runner.info
+    tracker = ReuseTracker(
+        tokenizer,
+        info.context_length,
+        enabled=size_or_share(config.prefix_cache) > 0,
+        states=info.needs_checkpoints,
+    )
+    salt = f"{info.fingerprint} {ModelIdentity.read(path).listed()} {plugins.digest}"
+    cache = ReplyCache(store, config, salt)
+    rows = RowBuilder(info, plugins, parsers, tracker, shared=config.prefix_cache_shared)
+    preparation = Preparation(plugins, tokenizer, parsers, images, info)
+    return Assembly(
+        tokenizer,
+        parsers,
+        RequestPipeline(preparation, cache, rows, runner, tracker, plugins),
+        RequestWarnings(
+            parsers,
+            info.vocab_size,
+            filtered=bool(plugins.added("add_output_filters")),
+            cached=cache.enabled,
+        ),
+    )

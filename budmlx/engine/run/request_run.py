@@ -1,0 +1,104 @@
+"""The way of a request: prepared, then answered from the cache or computed, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from budmlx.engine.calls.plugin_calls import Containment
+from budmlx.engine.calls.procedures import Mailbox, Stream
+from budmlx.engine.prompt import TokenizedPrompt
+from budmlx.engine.reply.generation import Generation, Update
+from budmlx.engine.request.prepare import Preparation
+from budmlx.engine.reuse.response_cache import ReplyCache
+from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.run.outcome import RequestOutcome
+from budmlx.engine.run.rows import RowBuilder
+from budmlx.engine.run.runner import Runner
+from budmlx.plugins.manager import Plugins
+from budmlx.protocol import SessionFile
+from budmlx.types import Event, Finished, Request
+
+
+class RequestPipeline:
+    """Runs the requests of one engine, each as a stream of its events. Thread-safe.
+
+    Whoever drives a stream decides how to wait. A stream that is closed cancels its request.
+    """
+
+    def __init__(
+        self,
+        preparation: Preparation,
+        cache: ReplyCache,
+        rows: RowBuilder,
+        runner: Runner,
+        tracker: ReuseTracker,
+        plugins: Plugins,
+    ):
+        self.preparation = preparation
+        self.cache = cache
+        self.runner = runner
+        self.tracker = tracker
+        self._rows = rows
+        self._plugins = plugins
+        self._containment = Containment()
+
+    def run(self, request: Request, *, together: bool = False) -> Stream[Event]:
+        """The events of a request.
+
+        together: one thread drives many requests. They share no replies then, since none may
+        wait for another, and plugins are called on that thread.
+        """
+        request, prompt = yield from self.preparation.run(request)
+        ticket = self.cache.ticket(request, prompt.ids, share=not together)
+        with RequestOutcome(ticket, self._plugins, self.runner.info.name) as outcome:
+            reply = yield from ticket.lookup()
+            if reply is not None:
+                yield from outcome.replayed(reply)
+            else:
+                yield from outcome.noted(self.computed(request, prompt, together=together))
+
+    def computed(
+        self,
+        request: Request,
+        prompt: TokenizedPrompt,
+        session: SessionFile | None = None,
+        *,
+        together: bool = False,
+    ) -> Stream[Event]:
+        """The events of a prepared request that the core computes. session: saved or loaded."""
+        mailbox: Mailbox[Sequence[Update]] = Mailbox()
+        foreign = [] if together else self._rows.foreign_plugins(request)
+        with self._containment.calls(foreign) as calls:
+            submit = partial(self._submitted, request, prompt, mailbox, session)
+            generation = yield from calls.run(submit, self._release)
+            try:
+                while not generation.over:
+                    updates = yield from mailbox.receive()
+                    yield from (yield from calls.items(self._events(generation, updates)))
+            finally:
+                self._release(generation)
+
+    def _submitted(
+        self,
+        request: Request,
+        prompt: TokenizedPrompt,
+        mailbox: Mailbox[Sequence[Update]],
+        session: SessionFile | None,
+    ) -> Generation:
+        built = self._rows.build(request, prompt, self.runner.new_ids(request.n), session)
+        generation = Generation(built.submission, built.texts, mailbox)
+        self.runner.submit(generation, built.rows)
+        return generation
+
+    def _events(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
+        for event in generation.events(updates):
+            if isinstance(event, Finished):
+                event = self.tracker.explained(generation.submission, event, generation.from_disk)
+            yield event
+        self.runner.drop_ended(generation)
+
+    def _release(self, generation: Generation) -> None:
+        """Idempotent, since a call that was given up may return later."""
+        if self.runner.release(generation):
+            self.tracker.add(generation.submission, generation.written)

@@ -1,0 +1,176 @@
+"""Lookups within limits: a mapping that evicts the least recently used, an index of beginnings.
+
+Standard library only; every ring may import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from array import array
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Bounded(Generic[K, V]):
+    """A mapping within limits: the least recently used entries are evicted. Not thread-safe.
+
+    count: entries at most. limit: what the costs of all entries may add up to; `cost` is what
+    they do. removed: called with each key that leaves, for whatever reason.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: float = math.inf,
+        limit: float = math.inf,
+        removed: Callable[[K], None] | None = None,
+    ):
+        self.count = count
+        self.limit = limit
+        self.cost = 0
+        self._removed = removed
+        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
+    def values(self) -> list[V]:
+        """All values, the least recently used first."""
+        return [value for value, _ in self._entries.values()]
+
+    def peek(self, key: K) -> V | None:
+        """The value of a key, without using it."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[0]
+
+    def get(self, key: K) -> V | None:
+        """The value of a key, which is the most recently used then."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self.peek(key)
+
+    def put(self, key: K, value: V, cost: int = 1) -> bool:
+        """Set the value of a key; whether it is kept, since it is within the limit alone."""
+        self.pop(key)
+        if cost > self.limit:
+            return False
+        self._entries[key] = (value, cost)
+        self.cost += cost
+        self._evict()
+        return True
+
+    def pop(self, key: K) -> V | None:
+        """Remove a key, if it is there; returns its value."""
+        if key not in self._entries:
+            return None
+        value, cost = self._entries.pop(key)
+        self.cost -= cost
+        if self._removed is not None:
+            self._removed(key)
+        return value
+
+    def resize(self, limit: float) -> None:
+        """Set the limit, and evict what is beyond it."""
+        self.limit = limit
+        self._evict()
+
+    def clear(self) -> None:
+        """Remove everything."""
+        for key in list(self._entries):
+            self.pop(key)
+
+    def _evict(self) -> None:
+        while len(self._entries) > self.count or self.cost > self.limit:
+            self.pop(next(iter(self._entries)))
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Token ids as a key: who may reuse what belongs to them, their number, their digest."""
+
+    namespace: str
+    length: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, namespace: str, ids: Sequence[int]) -> Prefix:
+        """The key of exactly these ids."""
+        return cls(namespace, len(ids), _digest(ids).digest())
+
+
+class PrefixIndex(Generic[V]):
+    """Values by token ids, found by any ids that begin with those. Not thread-safe.
+
+    Only digests of the ids are kept. count, limit: as of `Bounded`.
+    """
+
+    def __init__(self, *, count: float = math.inf, limit: float = math.inf):
+        self.entries: Bounded[Prefix, V] = Bounded(
+            count=count, limit=limit, removed=self._note_removed
+        )
+        self._lengths: Counter[int] = Counter()
+
+    def put(self, key: Prefix, value: V, cost: int) -> bool:
+        """Set the value of some ids; whether it is kept, since it is within the limit alone."""
+        self._lengths[key.length] += 1
+        kept = self.entries.put(key, value, cost)
+        if not kept:
+            self._note_removed(key)
+        return kept
+
+    def walk(self, namespace: str) -> PrefixWalk[V]:
+        """Goes along ids from one indexed beginning to the next."""
+        return PrefixWalk(self, namespace)
+
+    def lengths(self, more_than: int, at_most: int) -> Iterable[int]:
+        """The lengths between two that anything is indexed with, in ascending order."""
+        return sorted(length for length in self._lengths if more_than < length <= at_most)
+
+    def _note_removed(self, key: Prefix) -> None:
+        self._lengths[key.length] -= 1
+        if not self._lengths[key.length]:
+            del self._lengths[key.length]
+
+
+class PrefixWalk(Generic[V]):
+    """A way along token ids, from each beginning that is indexed to the next longer one.
+
+    place: how many ids lie behind. What comes after them may change between two calls of `next`.
+    """
+
+    def __init__(self, index: PrefixIndex[V], namespace: str):
+        self.place = 0
+        self._index = index
+        self._namespace = namespace
+        self._digest = _digest(())
+
+    @property
+    def key(self) -> Prefix:
+        """The key of the ids that lie behind."""
+        return Prefix(self._namespace, self.place, self._digest.digest())
+
+    def next(self, ids: Sequence[int]) -> V | None:
+        """The value of the next beginning of `ids`; it is not used by that. None: no more."""
+        for length in self._index.lengths(self.place, len(ids)):
+            self._digest.update(_bytes(ids[self.place : length]))
+            self.place = length
+            if (value := self._index.entries.peek(self.key)) is not None:
+                return value
+        return None
+
+
+def _digest(ids: Sequence[int]) -> hashlib.blake2b:
+    return hashlib.blake2b(_bytes(ids), digest_size=16)
+
+
+def _bytes(ids: Sequence[int]) -> bytes:
+    return array("q", ids).tobytes()

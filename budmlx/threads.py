@@ -1,0 +1,60 @@
+"""Threads that run calls: one after the other, or one on a thread of its own.
+
+Standard library only; every ring may import it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Runs calls one after the other. The thread is a daemon: a call that hangs stops no exit.
+
+    thread: its identifier.
+    """
+
+    def __init__(self, name: str):
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        thread.start()
+        self.thread = thread.ident or 0
+
+    @property
+    def backlog(self) -> int:
+        """How many calls wait."""
+        return self._queue.qsize()
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Queue a call."""
+        future: Future[T] = Future()
+        self._queue.put((future, call))
+        return future
+
+    def end(self) -> None:
+        """Let the thread end after the calls that are queued."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (queued := self._queue.get()) is not None:
+            future, call = queued
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:  # the boundary of the thread: whoever waits must know
+                future.set_exception(error)
+
+
+def run_apart(name: str, call: Callable[[], T]) -> Future[T]:
+    """Run a call on a thread of its own."""
+    worker = Worker(name)
+    future = worker.submit(call)
+    worker.end()
+    return future
