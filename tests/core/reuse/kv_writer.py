@@ -53,6 +53,12 @@ def fill(store: KVStore, numbers: list[int]) -> None:
             store.save(path, tokens, content(path[-1], tokens))
 
 
+def settle(store: KVStore) -> None:
+    """Wait until the writer has done all that it was given."""
+    while store._queued:
+        time.sleep(0.001)
+
+
 def main() -> None:
     """Fork a writer for each line, and print its number once it writes."""
     directory, limit = Path(sys.argv[1]), int(sys.argv[2])

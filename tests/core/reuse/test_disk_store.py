@@ -21,7 +21,15 @@ import pytest
 from budmlx.core.reuse.disk import store as kv_store
 from budmlx.core.reuse.disk.store import KVStore, chain, chains
 from budmlx.core.reuse.disk.sweep import sweep
-from tests.core.reuse.kv_writer import BLOCK, CONVERSATIONS, LAYOUT, content, conversation, fill
+from tests.core.reuse.kv_writer import (
+    BLOCK,
+    CONVERSATIONS,
+    LAYOUT,
+    content,
+    conversation,
+    fill,
+    settle,
+)
 from tests.core.reuse.kv_writer import open_store as opened
 
 NEWS = 16 * 2**10
@@ -286,8 +294,7 @@ def test_a_directory_that_cannot_be_made_is_warned_of_once_a_minute(
 def fill_once(store: KVStore) -> None:
     path, tokens = conversation(store, 0)[0]
     store.save(path, tokens, content(path[-1], tokens))
-    while store._queued:
-        time.sleep(0.001)
+    settle(store)
 
 
 FULL_DISK = """
@@ -390,8 +397,7 @@ def test_blocks_of_other_processes_are_found_after_a_while(
     with open_store(tmp_path) as store:
         written(tmp_path)
         fill(store, [7])
-        while store._queued:
-            time.sleep(0.001)
+        settle(store)
         assert check(store, range(3)) == 12
 
 
