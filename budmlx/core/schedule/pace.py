@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,11 +35,12 @@ class Pace:
     A forward pass has a fixed cost beside that of its tokens, and both grow with the prompt,
     so the cost of a token is that of the last passes: their size settles where it should be.
 
-    chunk: most prompt tokens of any turn.
+    chunk: most prompt tokens of any turn. clock: monotonic time in seconds.
     """
 
-    def __init__(self, chunk: int):
+    def __init__(self, chunk: int, clock: Callable[[], float] = time.perf_counter):
         self._chunk = chunk
+        self._clock = clock
         self._quiet: float | None = None
         self._prefill_seconds = 0.0
         self._prefill_tokens = 0.0
@@ -68,9 +69,9 @@ class Pace:
     def turn(self, *, decoding: bool) -> Iterator[Turn]:
         """Measure one turn. The device works asynchronously, so only whole turns tell."""
         turn = Turn()
-        begin = time.perf_counter()
+        begin = self._clock()
         yield turn
-        seconds = time.perf_counter() - begin
+        seconds = self._clock() - begin
         if turn.prefilled:
             quiet = (self._quiet or 0.0) if decoding else 0.0
             # Sums, not a mean of ratios: the last few tokens of a prompt cost a whole pass.
