@@ -167,3 +167,17 @@ def test_choices_fork_from_one_prefill(name: str, prompt: list[int]) -> None:
     driver.run()
     assert [driver.tokens[c] for c in (0, 1, 3)] == [want[0], want[1], want[3]]
     assert len(set(map(tuple, want))) == 4
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 7])
+def test_a_token_is_free_once_it_has_left_the_repetition_window(model: Model, window: int) -> None:
+    """The window may be as long as the prompt, and the token that is fed is in it."""
+    prompt = [7, 8, 9]
+    row = request(1, prompt, repetition_penalty=1e6, repetition_window=window, max_tokens=8,
+                  bias_ids=[7], bias_values=[90.0])  # fmt: skip
+    driver = Driver(model)
+    driver.submit(row)
+    driver.run()
+    assert driver.tokens[1] == greedy(model, row)
+    # The first prompt token is the last of a window that ends `window` tokens after it.
+    assert driver.tokens[1].index(7) == max(window + 1 - len(prompt), 0)
