@@ -439,16 +439,12 @@ def test_no_messages_are_refused_by_render_too() -> None:
     assert caught.value.param == "messages"
 
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "chat_templates"
-SHARED_TEMPLATES = sorted(SHARED.glob("*.jinja*"))
+REAL_TEMPLATES = sorted((Path(__file__).parent / "chat_templates").glob("*.jinja*"))
 TOKEN = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|</?[a-z_]+>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
 
 
-@pytest.mark.skipif(
-    not SHARED_TEMPLATES, reason="no collection of real templates beside the project"
-)
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
-@pytest.mark.parametrize("path", SHARED_TEMPLATES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", REAL_TEMPLATES, ids=lambda path: path.stem)
 def test_real_templates(path: Path, kind: str) -> None:
     source = path.read_text(encoding="utf-8")
     found = sorted(set(TOKEN.findall(source)) - set(ALL))
