@@ -6,8 +6,13 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from tests.amount import EXAMPLES, LONG_EXAMPLES
+
 # How long an example takes says nothing on a machine that does other things, too.
-settings.register_profile("budmlx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+for name, count in (("budmlx", EXAMPLES), ("long", LONG_EXAMPLES)):
+    settings.register_profile(
+        name, deadline=None, max_examples=count, suppress_health_check=[HealthCheck.too_slow]
+    )
 settings.load_profile("budmlx")
 
 # Where the tests run in the background of a shell, SIGINT is ignored, and under nohup SIGHUP is;

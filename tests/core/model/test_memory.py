@@ -12,7 +12,16 @@ from tests.models import tiny_model_dir
 WIDE = {**BASE, "model_type": "llama", "num_hidden_layers": 4, "max_position_embeddings": 16384}
 
 
-@pytest.mark.parametrize("lengths", [[4000] + [60] * 15, [900] * 8, [3000]])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [2000] + [60] * 15,
+        [450] * 8,
+        pytest.param([4000] + [60] * 15, marks=pytest.mark.long),
+        pytest.param([900] * 8, marks=pytest.mark.long),
+        pytest.param([3000], marks=pytest.mark.long),
+    ],
+)
 def test_peak_memory_stays_within_the_projection(lengths: list[int]) -> None:
     model = load(tiny_model_dir(WIDE))
     driver = Driver(model, prefill_chunk=256)
