@@ -19,13 +19,14 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 # Something of every ring, and what needs neither a model nor a process: under a minute in all.
-QUICK := $(addprefix tests/, builtin config protocol test_layers.py \
-  core/batch core/schedule/test_pace.py core/schedule/test_queue.py core/sample/test_sampling.py \
-  core/sample/test_grammar.py core/reuse/test_tree.py core/reuse/test_disk_store.py \
+QUICK := $(addprefix tests/, test_layers.py config protocol plugins/test_manager.py \
+  builtin/test_tool_parsers.py builtin/test_reasoning.py builtin/test_memory_cache.py \
+  core/batch/test_placement.py core/schedule/test_pace.py core/schedule/test_queue.py \
+  core/sample/test_sampling.py core/sample/test_grammar.py \
   engine/template engine/text engine/reply engine/images/test_fetch.py \
-  engine/request/test_messages.py engine/request/test_tools.py engine/hosts/test_recovery.py \
-  plugins/test_manager.py server/dialects server/test_event_stream.py server/test_keep_alive.py \
-  server/test_body.py server/test_errors.py server/test_security.py cli/test_flags.py)
+  engine/request/test_tools.py engine/hosts/test_recovery.py \
+  server/dialects server/test_event_stream.py server/test_keep_alive.py server/test_body.py \
+  server/test_errors.py server/test_security.py cli/test_flags.py)
 
 quick: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(QUICK) $(ARGS)
