@@ -1,6 +1,7 @@
 # Works with the make of macOS (3.81). Everything runs in .venv, which is made when missing.
 #   make run MODEL=org/name ARGS="--port 9000"     serve a model; without MODEL the demo
 #   make test TESTS=tests/cli                      a part of the tests
+#   make quick                                     those that need under a minute in all
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,13 +10,32 @@ FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 pytho
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
 	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
 
-.PHONY: run test test-plugins test-clients check format-check lint types fmt docs bench soak limits clean
+.PHONY: run test quick test-long test-plugins test-clients check format-check lint types fmt docs \
+  bench soak limits clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+# Something of every ring, and what needs neither a model nor a process: under a minute in all.
+QUICK := $(addprefix tests/, test_layers.py config protocol plugins/test_manager.py \
+  builtin/test_tool_parsers.py builtin/test_reasoning.py builtin/test_memory_cache.py \
+  core/batch/test_placement.py core/schedule/test_pace.py core/schedule/test_queue.py \
+  core/sample/test_sampling.py core/sample/test_grammar.py \
+  engine/template engine/text engine/reply engine/images/test_fetch.py \
+  engine/request/test_tools.py engine/hosts/test_recovery.py \
+  server/dialects server/test_event_stream.py server/test_keep_alive.py server/test_body.py \
+  server/test_errors.py server/test_security.py cli/test_flags.py)
+
+quick: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(QUICK) $(ARGS)
+
+# All of the matrices and property tests of which the usual run has a part.
+test-long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(TESTS) -m "long or hypothesis" --hypothesis-profile long \
+	  --timeout 1800 $(ARGS)
 
 check: format-check lint types test test-plugins
 

@@ -6,10 +6,18 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from tests.amount import EXAMPLES, LONG_EXAMPLES
+
 # How long an example takes says nothing on a machine that does other things, too.
-settings.register_profile("budmlx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+for name, count in (("budmlx", EXAMPLES), ("long", LONG_EXAMPLES)):
+    settings.register_profile(
+        name, deadline=None, max_examples=count, suppress_health_check=[HealthCheck.too_slow]
+    )
 settings.load_profile("budmlx")
 
-# Where the tests run in the background of a shell, SIGINT is ignored, and so it would be in
-# every program that they start.
+# Where the tests run in the background of a shell, SIGINT is ignored, and under nohup SIGHUP is;
+# so they would be in every program that the tests start. A handler ends with `exec`, so it gives
+# those programs the default without making this process sensitive to a terminal that closes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)

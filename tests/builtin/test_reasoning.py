@@ -15,6 +15,7 @@ from budmlx.builtin.tool_parsers import provide_tool_parser
 from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, Tool
 from budmlx.testing import check_reasoning_parser
 from budmlx.testing.parsers import Found
+from tests.amount import examples
 from tests.builtin.call_samples import HARMONY_HEAD, PARIS, WEATHER_CALL
 
 NOBODY = ModelTraits("", "")
@@ -118,7 +119,7 @@ def test_every_family_has_samples() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_random_text_is_read_the_same_however_it_is_cut(name: str, data: st.DataObject) -> None:
     texts = [text for family, _, text, _, _ in SAMPLES if family == name]

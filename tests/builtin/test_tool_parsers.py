@@ -26,6 +26,7 @@ from budmlx.plugins.parsing import (
 )
 from budmlx.testing import check_tool_parser
 from budmlx.testing.parsers import Found
+from tests.amount import examples
 from tests.builtin.call_samples import (
     HARMONY_HEAD,
     KIMI_WEATHER,
@@ -72,7 +73,7 @@ def fragments(family: str) -> list[str]:
 
 
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(data=st.data())
 def test_random_text_is_read_the_same_however_it_is_cut(family: str, data: st.DataObject) -> None:
     text = "".join(data.draw(st.lists(st.sampled_from(fragments(family)), max_size=12)))

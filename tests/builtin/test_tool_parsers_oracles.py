@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from budmlx.builtin.tool_parsers import provide_tool_parser
 from budmlx.plugins.parsing import Call, ModelTraits, Tool
+from tests.amount import examples
 
 Arguments = Mapping[str, Any]
 
@@ -135,7 +136,7 @@ FORMATS: list[tuple[str, str, Callable[[Arguments], str]]] = [
 
 
 @pytest.mark.parametrize(("family", "module", "write"), FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(arguments=ARGUMENTS)
 def test_mlx_lm_reads_the_same(
     family: str, module: str, write: Callable[[Arguments], str], arguments: Arguments

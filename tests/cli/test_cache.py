@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app
-from tests.core.reuse.kv_writer import fill, open_store
+from tests.core.reuse.kv_writer import fill, open_store, settle
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +80,8 @@ def test_auto_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_server_that_runs_goes_on(directory: Path) -> None:
     store = open_store(directory)
+    fill(store, [0])
+    settle(store)  # Its writer has looked at the directory: only now it runs.
     assert cache("clear").exit_code == 0
     fill(store, [0])
     store.close(20)

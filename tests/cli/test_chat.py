@@ -8,6 +8,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,11 @@ class Terminal:
             self._seen += os.read(self._fd, 4096).decode("utf-8", "replace")
         self._seen = self._seen[match.end() :]
 
+    def expect_reading(self) -> None:
+        """Wait until the command reads keys one by one; until then the terminal echoes them."""
+        while termios.tcgetattr(self._fd)[3] & termios.ICANON:
+            time.sleep(0.01)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -127,8 +133,9 @@ def terminal() -> Iterator[Terminal]:
 def test_keys_in_a_terminal(terminal: Terminal) -> None:
     terminal.expect("Ctrl-D leaves")
     terminal.expect("> ")
-    terminal.send("half a line")
     # Ctrl-C between the prompt and the reading of it would wait for the next key.
+    terminal.expect_reading()
+    terminal.send("half a line")
     terminal.expect("half a line")
     terminal.send("\x03")
     terminal.expect(r"\(Ctrl-D leaves\.\)\r\n")

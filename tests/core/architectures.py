@@ -140,6 +140,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         ),
     },
 }
+# One for each kind of cache: plain, latent, sliding, chunked, recurrent, and two kinds together.
+KINDS = ("llama", "deepseek_v3", "gemma3_text", "llama4", "mamba", "falcon_h1")
 # Random weights of these saturate their soft caps unless they are small.
 SCALES = {"gemma2": 0.3}
 # llama4's chunked caches have no merge; gemma2's attention takes no batch masks when its

@@ -66,7 +66,10 @@ def check(reply: Completion, names: set[str]) -> None:
         jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "count",
+    [40, pytest.param(150, marks=pytest.mark.long), pytest.param(500, marks=pytest.mark.soak)],
+)
 def test_forced_calls_beside_free_text(engine: Engine, count: int) -> None:
     free: dict[str, Any] = {"temperature": 1.0, "max_tokens": 40}
     alone = [engine.chat(f"Text {i}", seed=i, **free).text for i in range(8)]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from budmlx import Engine
 from budmlx.server.app import HttpServer
+from tests.amount import examples
 from tests.server.tools import CHAT, body
 
 LIMIT = st.integers(4, 12)
@@ -60,7 +61,7 @@ def check_lengths(reply: Any, fields: dict[str, Any]) -> None:
 
 
 @settings(
-    max_examples=40,
+    max_examples=examples(20),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import aiohttp
@@ -250,17 +250,33 @@ print("closed", flush=True)
 """
 
 
-async def served(drain_seconds: float, *wrapper: str) -> tuple[asyncio.subprocess.Process, str]:
-    process = await asyncio.create_subprocess_exec(
-        *wrapper, sys.executable, "-c", SERVE, str(tiny_model_dir(scale=2.0)), str(drain_seconds),
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    return process, (await process.stdout.readline()).decode().strip()
+Serve = Callable[..., Awaitable[tuple[asyncio.subprocess.Process, str]]]
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Serve]:
+    """Starts servers as processes, which end with the test."""
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def serve(drain_seconds: float, *wrapper: str) -> tuple[asyncio.subprocess.Process, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(*wrapper, sys.executable, "-c", SERVE),
+            *(str(tiny_model_dir(scale=2.0)), str(drain_seconds)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        return process, (await process.stdout.readline()).decode().strip()
+
+    yield serve
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_drains(number: signal.Signals) -> None:  # LIMITS 119
+async def test_a_signal_drains(served: Serve, number: signal.Signals) -> None:  # LIMITS 119
     process, url = await served(drain_seconds=0.2)
     async with aiohttp.ClientSession(url) as client:
         response = await client.post(CHAT, json=endless(stream=True))
@@ -271,7 +287,9 @@ async def test_a_signal_drains(number: signal.Signals) -> None:  # LIMITS 119
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
+async def test_a_second_signal_ends_the_process_at_once(
+    served: Serve, number: signal.Signals
+) -> None:
     process, url = await served(drain_seconds=600)
     async with aiohttp.ClientSession(url) as client:
         response = await client.post(CHAT, json=endless(stream=True))
@@ -285,7 +303,7 @@ async def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) 
         response.close()
 
 
-async def test_nohup_is_respected() -> None:
+async def test_nohup_is_respected(served: Serve) -> None:
     process, url = await served(0, "nohup")
     port = int(url.rpartition(":")[2])
     process.send_signal(signal.SIGHUP)

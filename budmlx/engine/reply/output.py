@@ -80,12 +80,12 @@ class OutputReader:
                 yield Content(text, self._places.next_start(text))
             return
         for piece in self._calls.push(text, last):
-            if isinstance(piece, Content):
-                yield Content(piece.text, self._places.outer(piece.start))
-                continue
             if self._one_call and self.calls and not isinstance(piece, CallArguments):
                 self.ended = True
                 return
+            if isinstance(piece, Content):
+                yield Content(piece.text, self._places.outer(piece.start))
+                continue
             if isinstance(piece, Call | CallBegun):
                 self.calls += 1
             yield piece

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import jinja2
 
 SECONDS = 1.5
-"""How long a template may take."""
+"""How long a template may take by default."""
 MAX_CHARACTERS = 2**24
 """The longest text that a template may make."""
 MAX_ITEMS = 2**20
@@ -53,10 +53,11 @@ class LimitError(jinja2.TemplateError):
 
 
 class Limits:
-    """What one rendering has left."""
+    """What one rendering has left. seconds: how long it may take."""
 
-    def __init__(self) -> None:
-        self._deadline = time.monotonic() + SECONDS
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
         self._left = MAX_BYTES
         # By identity; the values are kept so that no other one gets the same.
         self._weights: dict[int, tuple[Any, int]] = {}
@@ -67,7 +68,7 @@ class Limits:
         if self._left < 0:
             raise LimitError(f"the template makes more than {MAX_BYTES} bytes")
         if time.monotonic() > self._deadline:
-            raise LimitError(f"the template takes longer than {SECONDS} s")
+            raise LimitError(f"the template takes longer than {self._seconds} s")
 
     def weight(self, value: Any) -> int:
         """About how many characters a value has when it is printed."""
@@ -97,9 +98,9 @@ _limits: ContextVar[Limits] = ContextVar("limits")
 
 
 @contextmanager
-def limited() -> Iterator[None]:
+def limited(seconds: float) -> Iterator[None]:
     """Count from here on."""
-    before = _limits.set(Limits())
+    before = _limits.set(Limits(seconds))
     try:
         yield
     finally:

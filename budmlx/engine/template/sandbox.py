@@ -150,9 +150,9 @@ class Environment(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
 
-def compiled(source: str) -> jinja2.Template:
+def compiled(source: str, seconds: float) -> jinja2.Template:
     """The template, with what it does within limits. Raises TemplateSyntaxError."""
-    with limited():  # filters of constants run already
+    with limited(seconds):  # filters of constants run already
         return environment().from_string(_bounded(environment().parse(source)))
 
 
@@ -185,9 +185,9 @@ def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+def render(template: jinja2.Template, variables: Mapping[str, Any], seconds: float) -> str:
     """The text of a template. Raises one of `TEMPLATE_FAULTS`."""
-    with limited():
+    with limited(seconds):
         try:
             return concat(template.generate(variables))
         except TEMPLATE_FAULTS as error:

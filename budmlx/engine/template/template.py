@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from budmlx.engine.template.limits import LimitError
+from budmlx.engine.template.limits import SECONDS, LimitError
 from budmlx.engine.template.sandbox import (
     TEMPLATE_FAULTS,
     RaisedError,
@@ -71,16 +71,24 @@ class ChatTemplate:
     between think tags.
     takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
     mark, end: what `marking` and `continuing` make of them; else empty.
+    seconds: how long a rendering may take.
     """
 
-    def __init__(self, source: str | None, special_tokens: Mapping[str, str]):
+    def __init__(
+        self,
+        source: str | None,
+        special_tokens: Mapping[str, str],
+        *,
+        seconds: float = SECONDS,
+    ):
+        self._seconds = seconds
         self.plain = source is None
         self.source = source or PLAIN_TEMPLATE
         self._special_tokens = dict(special_tokens)
         self.mark = self._placeholder = self.end = ""
         try:
             tree = environment().parse(self.source)
-            self._template = compiled(self.source)
+            self._template = compiled(self.source, seconds)
         except jinja2.TemplateSyntaxError as error:
             raise ModelLoadError(
                 f"The model's chat template is not valid (line {error.lineno}): {error.message}"
@@ -180,7 +188,7 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
         variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
         variables |= {"messages": messages, "add_generation_prompt": not self.end}
-        text = render(self._template, variables)
+        text = render(self._template, variables, self._seconds)
         if self.end:
             text, found, _ = text.partition(self.end)
             if not found:

@@ -16,6 +16,7 @@ from budmlx.core.batch.slots import COPY, SPARE_TOKENS, Slots
 from budmlx.core.model.kv_arrays import arrays_of
 from budmlx.core.model.memory import CACHE_STEP
 from budmlx.core.model.quantized_kv import QuantizedCache
+from tests.amount import examples
 
 HEADS, WIDTH, LAYERS = 2, 32, 2
 MAKERS: dict[str, Callable[[], Any]] = {
@@ -129,7 +130,7 @@ OPERATIONS = st.one_of(
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=examples(20), suppress_health_check=list(HealthCheck))
 @given(first=st.integers(1, 90), operations=st.lists(OPERATIONS, max_size=14))
 def test_rows_keep_their_own(kind: str, first: int, operations: list[tuple[str, Any, int]]) -> None:
     rows = Rows(MAKERS[kind], first)

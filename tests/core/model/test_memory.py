@@ -5,7 +5,6 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from budmlx.core.batch.placement import Placement
 from tests.core.architectures import ARCHITECTURES, BASE
 from tests.core.driver import Driver, load, request
 from tests.models import tiny_model_dir
@@ -13,7 +12,16 @@ from tests.models import tiny_model_dir
 WIDE = {**BASE, "model_type": "llama", "num_hidden_layers": 4, "max_position_embeddings": 16384}
 
 
-@pytest.mark.parametrize("lengths", [[4000] + [60] * 15, [900] * 8, [3000]])
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [2000] + [60] * 15,
+        [450] * 8,
+        pytest.param([4000] + [60] * 15, marks=pytest.mark.long),
+        pytest.param([900] * 8, marks=pytest.mark.long),
+        pytest.param([3000], marks=pytest.mark.long),
+    ],
+)
 def test_peak_memory_stays_within_the_projection(lengths: list[int]) -> None:
     model = load(tiny_model_dir(WIDE))
     driver = Driver(model, prefill_chunk=256)
@@ -46,16 +54,3 @@ def test_the_longest_row_is_the_longest_that_fits() -> None:
         limit, memory.weights, memory.layers, memory.shape, memory.fused_attention
     ).longest_row(8192, 64)
     assert memory.total([[longest]], 64) <= limit < memory.total([[longest + 1]], 64)
-
-
-def test_placement_weighs_padding_against_reading_the_weights_again() -> None:
-    per_token = 2**14
-    placement = Placement(2**27, lambda lengths: per_token * max(lengths) * len(lengths))
-    assert placement.choose([70], [[60] * 15]) == 0
-    assert placement.choose([4000], [[60] * 15]) is None
-    assert placement.choose([3900], [[60] * 15, [4000]]) == 1
-    assert placement.merge([[60], [4000]]) == (0, 1)
-    assert placement.merge([[60] * 15, [4000]]) is None
-    assert placement.heavy([[60] * 15, [4000]]) == [False, True]
-    assert placement.heavy([[60], [4000]]) == [False, False]
-    assert placement.heavy([]) == []

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from budmlx.core.reuse.disk.files import ArraySpec, Layout
-from budmlx.core.reuse.disk.store import KVStore, chain
+from budmlx.core.reuse.disk.store import BOUNDS, Bounds, KVStore, chain
 
 LAYOUT: Layout = (ArraySpec("F32", (1, 2, 1, 48)), ArraySpec("BF16", (1, 1, 1, 640)))
 BLOCK = 64
@@ -22,8 +22,10 @@ DEPTH = 4
 CONVERSATIONS = 40
 
 
-def open_store(directory: Path, limit: int = 2**30, identity: str = "a") -> KVStore:
-    return KVStore(directory, "org/model", identity, LAYOUT, limit)
+def open_store(
+    directory: Path, limit: int = 2**30, identity: str = "a", bounds: Bounds = BOUNDS
+) -> KVStore:
+    return KVStore(directory, "org/model", identity, LAYOUT, limit, bounds)
 
 
 def content(key: bytes, tokens: int) -> list[bytes]:
@@ -51,6 +53,12 @@ def fill(store: KVStore, numbers: list[int]) -> None:
             while not store.accepts:
                 time.sleep(0.001)
             store.save(path, tokens, content(path[-1], tokens))
+
+
+def settle(store: KVStore) -> None:
+    """Wait until the writer has done all that it was given."""
+    while store._queued:
+        time.sleep(0.001)
 
 
 def main() -> None:

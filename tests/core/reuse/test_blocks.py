@@ -14,7 +14,8 @@ import pytest
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import Reuse
 from budmlx.protocol import GenerateRequest, Grammar, KVStoreSettings, StepFrame
-from tests.core.architectures import ARCHITECTURES, SCALES
+from tests.amount import usually
+from tests.core.architectures import ARCHITECTURES, KINDS, SCALES
 from tests.core.driver import Driver, load, request
 from tests.core.model.test_memory import WIDE
 from tests.core.schedule.test_scheduler import Faulty
@@ -96,7 +97,7 @@ def words(seed: int, count: int) -> list[int]:
     return [rng.randrange(3, 260) for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", usually(KINDS.__contains__, PLAIN))
 def test_hits_of_every_length_around_block_boundaries(name: str) -> None:
     model = plain(name)
     stored = words(1, 3 * BLOCK + 3)
@@ -116,7 +117,7 @@ def test_hits_of_every_length_around_block_boundaries(name: str) -> None:
         driver.at_rest()
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", usually(KINDS.__contains__, PLAIN))
 @pytest.mark.parametrize("length", [1, 2, BLOCK, BLOCK + 1, 2 * BLOCK + 1, 70])
 def test_an_exact_repeat_computes_the_last_token_only(name: str, length: int) -> None:
     model = plain(name)
@@ -164,7 +165,7 @@ def test_the_next_turn_finds_the_whole_conversation(name: str) -> None:
     driver.at_rest()
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", usually(KINDS.__contains__, PLAIN))
 def test_choices_and_identical_prompts_in_flight_prefill_once(name: str) -> None:
     model = plain(name)
     prompt = words(5, 200)
@@ -197,7 +198,7 @@ def test_what_prompts_in_flight_share_is_computed_once(model: Model) -> None:
     driver.at_rest()
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", usually(KINDS.__contains__, PLAIN))
 def test_rows_with_hits_are_prefilled_together(name: str) -> None:
     """One padded pass for hits of different length, with and without content before."""
     model = plain(name)
@@ -234,7 +235,7 @@ def test_a_newcomer_with_less_to_do_hands_its_blocks_to_the_one_before(model: Mo
     driver.at_rest()
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", usually(KINDS.__contains__, PLAIN))
 def test_tokens_are_the_same_whatever_is_evicted_cancelled_or_sent_back(name: str) -> None:
     model = plain(name)
     rng = random.Random(name)

@@ -15,6 +15,8 @@ from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import Reuse, open_reuse
 from budmlx.core.reuse.checkpoints import Checkpoint, CheckpointReuse, Checkpoints
 from budmlx.protocol import GenerateRequest, StepFrame
+from tests.amount import usually
+from tests.core.architectures import KINDS
 from tests.core.driver import Driver, request
 from tests.core.reuse.test_blocks import at_rest_memory, cold, plain, words
 from tests.core.schedule.test_scheduler import Faulty
@@ -48,7 +50,7 @@ def test_the_cache_decides_how_prompts_are_reused() -> None:
         assert isinstance(open_reuse(plain(name), 0.5), CheckpointReuse)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", usually(KINDS.__contains__, NAMES))
 def test_repeats_and_common_beginnings(name: str) -> None:
     model = plain(name)
     rules, first, second = words(1, 90), words(2, 20), words(3, 30)

@@ -70,7 +70,10 @@ class RecurrentWitness(Witness):
         return mx.where(answer == told, answer, FOREIGN).astype(mx.int32)
 
 
-@pytest.mark.parametrize("requests", [1500, pytest.param(5000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "requests",
+    [600, pytest.param(1500, marks=pytest.mark.long), pytest.param(5000, marks=pytest.mark.soak)],
+)
 def test_no_row_sees_what_another_wrote(requests: int) -> None:
     model = load()
     witness = Witness(list(model.module.layers))

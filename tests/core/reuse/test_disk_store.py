@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import random
@@ -18,18 +19,27 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from budmlx.core.reuse.disk import store as kv_store
-from budmlx.core.reuse.disk.store import KVStore, chain, chains
+from budmlx.core.reuse.disk.store import BOUNDS, Bounds, KVStore, chain, chains
 from budmlx.core.reuse.disk.sweep import sweep
-from tests.core.reuse.kv_writer import BLOCK, CONVERSATIONS, LAYOUT, content, conversation, fill
+from tests.core.reuse.kv_writer import (
+    BLOCK,
+    CONVERSATIONS,
+    LAYOUT,
+    content,
+    conversation,
+    fill,
+    settle,
+)
 from tests.core.reuse.kv_writer import open_store as opened
 
 NEWS = 16 * 2**10
 
 
 @contextmanager
-def open_store(directory: Path, limit: int = 2**30, identity: str = "a") -> Iterator[KVStore]:
-    store = opened(directory, limit, identity)
+def open_store(
+    directory: Path, limit: int = 2**30, identity: str = "a", bounds: Bounds = BOUNDS
+) -> Iterator[KVStore]:
+    store = opened(directory, limit, identity, bounds)
     yield store
     store.close(20)
 
@@ -235,7 +245,7 @@ def test_debris_is_removed_and_living_writers_are_left_alone(tmp_path: Path) -> 
     for path in debris:
         path.write_bytes(b"half")
     with open(debris[1], "rb") as alive:
-        kv_store.kv_files.fcntl.flock(alive, kv_store.kv_files.fcntl.LOCK_EX)
+        fcntl.flock(alive, fcntl.LOCK_EX)
         sweep(tmp_path, 2**30)
         assert [path.exists() for path in debris] == [False, True]
         os.utime(debris[1], (1, 1))
@@ -243,9 +253,11 @@ def test_debris_is_removed_and_living_writers_are_left_alone(tmp_path: Path) -> 
     assert not debris[1].exists()
 
 
-def test_a_queue_that_is_full_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_store, "QUEUED_JOBS", 5)
-    with open_store(tmp_path) as store, store._wake:  # the writer waits for this lock
+def test_a_queue_that_is_full_drops(tmp_path: Path) -> None:
+    with (
+        open_store(tmp_path, bounds=Bounds(jobs=5)) as store,
+        store._wake,
+    ):  # the writer waits for this lock
         for path, tokens in (each for number in range(9) for each in conversation(store, number)):
             store.save(path, tokens, content(path[-1], tokens))
         assert not store.accepts and 30 <= store.counters.dropped <= 31
@@ -265,7 +277,7 @@ def test_nothing_that_waits_is_written_once_it_is_forgotten(tmp_path: Path) -> N
 
 
 def test_a_directory_that_cannot_be_made_is_warned_of_once_a_minute(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """LIMITS 113."""
     (tmp_path / "file").write_bytes(b"")
@@ -286,8 +298,7 @@ def test_a_directory_that_cannot_be_made_is_warned_of_once_a_minute(
 def fill_once(store: KVStore) -> None:
     path, tokens = conversation(store, 0)[0]
     store.save(path, tokens, content(path[-1], tokens))
-    while store._queued:
-        time.sleep(0.001)
+    settle(store)
 
 
 FULL_DISK = """
@@ -383,15 +394,11 @@ def test_processes_share_a_directory(tmp_path: Path, writers: Writers) -> None:
     assert found > 100
 
 
-def test_blocks_of_other_processes_are_found_after_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kv_store, "RESCAN", 0.0)
-    with open_store(tmp_path) as store:
+def test_blocks_of_other_processes_are_found_after_a_while(tmp_path: Path) -> None:
+    with open_store(tmp_path, bounds=Bounds(rescan=0.0)) as store:
         written(tmp_path)
         fill(store, [7])
-        while store._queued:
-            time.sleep(0.001)
+        settle(store)
         assert check(store, range(3)) == 12
 
 

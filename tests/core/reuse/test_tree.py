@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from budmlx.core.reuse.tree import Match, PrefixTree
+from tests.amount import examples
 
 BLOCK = 3
 IDS = st.lists(st.integers(0, 1), max_size=11)
@@ -223,7 +224,7 @@ class TreeOrders(RuleBasedStateMachine):
 
 
 TestTreeOrders = TreeOrders.TestCase
-TestTreeOrders.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTreeOrders.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 
 
 def put(tree: PrefixTree, ids: list[int], namespace: str = "") -> None:

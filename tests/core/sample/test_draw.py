@@ -17,6 +17,7 @@ from budmlx.core.sample.draw import Draws, _place
 from budmlx.core.sample.filters import CANDIDATES
 from budmlx.core.sample.sampling import RowSampling
 from budmlx.protocol import PluginCall
+from tests.amount import examples
 from tests.core.driver import request
 from tests.core.sample.test_sampling import kept, reference, sample
 
@@ -102,7 +103,7 @@ def test_equal_logits_share_a_nucleus_but_not_the_places_of_top_k(vocab: int) ->
     assert set(tokens) == set(np.flatnonzero(mine[1]).tolist())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(40))
 @given(
     st.lists(st.sampled_from([0.0, -0.1, -3.0, -20.0, -90.0, -1e4]), min_size=1, max_size=40),
     st.integers(0, 3),

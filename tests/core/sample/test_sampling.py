@@ -17,6 +17,7 @@ from budmlx.core.sample import filters
 from budmlx.core.sample.draw import Draws
 from budmlx.core.sample.sampling import Drawn, RowSampling, random_keys
 from budmlx.protocol import GenerateRequest
+from tests.amount import examples
 from tests.core.driver import request
 
 
@@ -56,7 +57,7 @@ parameters = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 @given(
     st.lists(parameters, min_size=1, max_size=6),
     st.integers(0, 2**31),

@@ -1,4 +1,4 @@
-"""What a step may prefill and read, learnt from steps of known cost."""
+"""What steps of known length teach about the next one, and what reads from disk do."""
 
 from __future__ import annotations
 
@@ -9,56 +9,96 @@ from budmlx.core.schedule.pace import (
     FORGIVENESS,
     LARGEST_SLOWDOWN,
     LONG_READ,
+    NEWEST,
     SHORT_READ,
-    SLOWDOWN,
     SMALLEST_CHUNK,
     WHOLE,
     DiskPace,
     Pace,
 )
 
-CHUNK = 2048
-QUIET, PER_TOKEN = 0.020, 0.0001
+CHUNK = 4096
+QUIET = 1.0
+COST = 0.02  # Seconds of a prompt token.
 
 
-def learnt(per_token: float = PER_TOKEN) -> Pace:
-    """A pace that knows a step of 20 ms without prefill, and what a prompt token costs."""
-    pace = Pace(CHUNK)
-    for _ in range(60):
-        pace.learn(QUIET, prefilled=0, decoding=True)
-        pace.learn(QUIET + 100 * per_token, prefilled=100, decoding=True)
+def learned(chunk: int = CHUNK) -> Pace:
+    """A pace that has seen a step of decoding, and one with 100 prompt tokens beside it."""
+    pace = Pace(chunk)
+    pace.learn(QUIET, prefilled=0, decoding=True)
+    pace.learn(QUIET + 100 * COST, prefilled=100, decoding=True)
     return pace
 
 
-def test_nobody_waits_for_a_chunk_when_nobody_generates() -> None:
-    assert Pace(CHUNK).budget(0, 3) == learnt().budget(0, 3) == CHUNK
+def test_alone_a_prompt_takes_whole_chunks() -> None:
+    assert Pace(CHUNK).budget(0, 1) == CHUNK
+    assert learned().budget(0, 1) == CHUNK
 
 
-def test_what_is_unknown_is_tried_with_little() -> None:
+def test_nothing_is_known_before_both_kinds_of_step() -> None:
     pace = Pace(CHUNK)
-    assert pace.budget(4, 1) == WHOLE
+    assert pace.budget(1, 1) == WHOLE and Pace(8).budget(1, 1) == 8
+    pace.learn(QUIET, prefilled=0, decoding=True)
+    assert pace.budget(1, 1) == WHOLE
+    pace.learn(QUIET + 1.0, prefilled=10, decoding=True)
+    assert pace.budget(1, 0) == pytest.approx(12, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "waiting", "share"),
+    [
+        (100, 1, 1.2),
+        (4, 0, 1.2),
+        (4, 1, 1.2),
+        (4, 2, 2.4),
+        (4, 5, 6.0),
+        (2, 1, 2.4),
+        (1, 1, 4.8),
+        (4, 8, LARGEST_SLOWDOWN),
+        (1, 100, LARGEST_SLOWDOWN),
+    ],
+)
+def test_the_more_wait_the_longer_a_step_may_be(decoding: int, waiting: int, share: float) -> None:
+    assert learned().budget(decoding, waiting) == pytest.approx(share * QUIET / COST, abs=1)
+
+
+def test_a_budget_stays_within_a_chunk_and_never_ends() -> None:
+    assert learned(chunk=50).budget(4, 1) == 50
+    pace = Pace(CHUNK)
+    pace.learn(QUIET, prefilled=0, decoding=True)
+    pace.learn(100.0, prefilled=10, decoding=True)
+    assert pace.budget(4, 1) == SMALLEST_CHUNK
+
+
+def test_the_newest_steps_count_most() -> None:
+    pace = Pace(CHUNK)
+    pace.learn(1.0, prefilled=0, decoding=True)
+    pace.learn(2.0, prefilled=0, decoding=True)
+    quiet = (1 - NEWEST) * 1.0 + NEWEST * 2.0
+    pace.learn(quiet + 2.0, prefilled=100, decoding=True)
+    pace.learn(quiet + 4.0, prefilled=100, decoding=True)
+    per_token = ((1 - NEWEST) * 2.0 + 4.0) / ((1 - NEWEST) * 100 + 100)
+    assert pace.budget(4, 1) == pytest.approx(1.2 * quiet / per_token, abs=1)
+
+
+def test_the_cost_of_a_token_is_measured_in_passes_of_many() -> None:
+    pace = Pace(CHUNK)
+    pace.learn(QUIET, prefilled=0, decoding=True)
+    pace.learn(QUIET + 5.0, prefilled=WHOLE - 1, decoding=True)
     assert pace.per_token is None
-    pace.learn(0.5, prefilled=WHOLE - 1, decoding=False)
-    assert pace.per_token is None, "a short pass is mostly its fixed cost"
+    pace.learn(QUIET + WHOLE * COST, prefilled=WHOLE, decoding=True)
+    assert pace.per_token == pytest.approx(COST)
+    # Where nobody decodes, the whole step is the prompt's.
+    pace.learn(100 * 3 * COST, prefilled=100, decoding=False)
+    assert pace.per_token == pytest.approx((1 - NEWEST) * COST + NEWEST * 3 * COST)
 
 
-def test_prefill_lengthens_a_step_by_its_share() -> None:
-    pace = learnt()
-    assert pace.per_token == pytest.approx(PER_TOKEN)
-    assert pace.budget(16, 1) == pytest.approx(SLOWDOWN * QUIET / PER_TOKEN, abs=1)
-
-
-def test_the_share_grows_with_those_who_wait() -> None:
-    pace = learnt()
-    budgets = [pace.budget(16, waiting) for waiting in (4, 8, 16, 1000)]
-    shares = [budget * PER_TOKEN / QUIET for budget in budgets]
-    want = [SLOWDOWN, 2 * SLOWDOWN, 4 * SLOWDOWN, LARGEST_SLOWDOWN]
-    assert shares == pytest.approx(want, rel=0.01)
-
-
-def test_a_budget_has_bounds() -> None:
-    assert learnt(1.0).budget(16, 1) == SMALLEST_CHUNK
-    assert learnt(1e-8).budget(16, 1) == CHUNK
+def test_a_step_that_did_nothing_teaches_nothing() -> None:
+    pace = Pace(CHUNK)
+    pace.learn(50.0, prefilled=0, decoding=False)
+    pace.learn(QUIET, prefilled=0, decoding=True)
+    pace.learn(QUIET + 100 * COST, prefilled=100, decoding=True)
+    assert pace.budget(4, 1) == learned().budget(4, 1)
 
 
 def test_the_disk_is_tried_with_one_block_and_then_by_its_speed() -> None:

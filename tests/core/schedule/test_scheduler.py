@@ -12,7 +12,9 @@ import pytest
 from budmlx.core.model.memory import MemoryModel
 from budmlx.core.model.model import DeviceLostError, Model
 from budmlx.protocol import StepFrame
+from budmlx.testing.tiny_random import LLAMA
 from tests.core.driver import Driver, load, request
+from tests.models import tiny_model_dir
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,8 @@ def test_a_row_ends_at_a_stop_id_with_that_id(model: Model) -> None:
     assert driver.reasons[1] == "stop"
 
 
-def test_max_tokens_are_exact_and_clamped_to_the_context(model: Model) -> None:
+def test_max_tokens_are_exact_and_clamped_to_the_context() -> None:
+    model = load(tiny_model_dir({**LLAMA, "max_position_embeddings": 1024}))
     driver = Driver(model)
     context = model.info.context_length
     driver.submit(
@@ -149,10 +152,10 @@ def test_what_can_never_fit_fails_alone_and_at_once(model: Model) -> None:
 
 def test_rows_that_outgrow_the_memory_give_way_and_lose_nothing(model: Model) -> None:
     prompts = {k: [k + 3] * 200 for k in range(4)}
-    want = {k: alone(model, prompt=ids, max_tokens=700) for k, ids in prompts.items()}
+    want = {k: alone(model, prompt=ids, max_tokens=400) for k, ids in prompts.items()}
     tight = limited(model, bytes_for(model.memory, [512, 512, 512, 512]))
     driver = Driver(tight)
-    driver.submit(*(request(k, ids, max_tokens=700) for k, ids in prompts.items()))
+    driver.submit(*(request(k, ids, max_tokens=400) for k, ids in prompts.items()))
     driver.run()
     assert driver.tokens == want
     assert any(frame.waiting for frame in driver.frames[50:]), "nobody had to give way"

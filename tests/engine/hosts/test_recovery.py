@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from budmlx.engine.hosts.recovery import Recovery
 from budmlx.errors import EngineUnavailableError, PluginError, RequestFailedError
 from budmlx.protocol import RowFailed, StepFrame, Submit, Token
+from tests.amount import examples
 from tests.engine.hosts.simulated_core import POLICY, World, request
 
 
@@ -283,7 +284,7 @@ def test_a_suspect_stays_one_when_a_plugin_ends_the_core_meanwhile() -> None:
     assert world.client.outcomes == {1: "cancelled", 2: "done", 3: "done"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     bystanders=st.lists(st.integers(1, 60), min_size=0, max_size=8),
     fatal_at=st.integers(-1, 12),

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from budmlx.engine.hosts.refusals import chosen_plugins
 from budmlx.errors import EngineUnavailableError, PluginError, RequestFailedError
+from tests.amount import examples
 from tests.engine.hosts.simulated_core import World, request
 
 
@@ -94,5 +95,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.run()
 
 
-AnyOrder.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+AnyOrder.TestCase.settings = settings(
+    max_examples=examples(40), stateful_step_count=60, deadline=None
+)
 TestAnyOrder = AnyOrder.TestCase

@@ -14,20 +14,30 @@ from budmlx.builtin.reasoning import provide_reasoning_parser
 from budmlx.builtin.tool_parsers import provide_tool_parser
 from budmlx.engine.reply.output import OutputReader, Stage
 from budmlx.errors import PluginError
-from budmlx.plugins.parsing import Call, Content, ModelTraits, OutputParser, Piece, Thought
+from budmlx.plugins.parsing import (
+    Call,
+    CallBegun,
+    Content,
+    ModelTraits,
+    OutputParser,
+    Piece,
+    Thought,
+)
 from budmlx.types import Tool
 
 TRAITS = ModelTraits("qwen3", "<think> <tool_call> {{ tools }}", frozenset())
 CALL = '<tool_call>{"name": "f", "arguments": {"a": "b"}}</tool_call>'
 
 
-def reader(*, thinks: bool = True, calls: bool = True, one_call: bool = False) -> OutputReader:
+def reader(
+    *, thinks: bool = True, calls: bool = True, one_call: bool = False, in_pieces: bool = False
+) -> OutputReader:
     thinking = provide_reasoning_parser(name="auto", model=TRAITS)
     calling = provide_tool_parser(name="hermes", model=TRAITS)
     assert thinking is not None and calling is not None
     return OutputReader(
         Stage(thinking.make(""), "built-in", "reasoning parser") if thinks else None,
-        Stage(calling.make([Tool("f")], False), "built-in", "tool parser") if calls else None,
+        Stage(calling.make([Tool("f")], in_pieces), "built-in", "tool parser") if calls else None,
         one_call=one_call,
     )
 
@@ -87,6 +97,23 @@ def test_nothing_counts_after_the_only_call() -> None:
     output = reader(one_call=True)
     _, content, calls = joined(read(output, [WHOLE]))
     assert len(calls) == 1 and output.ended and "Done" not in content
+
+
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["whole", "in-pieces"])
+@pytest.mark.parametrize("text", [[f"I ask. {CALL} Done."], ["I ask. ", *CALL, " Done."]])
+def test_text_after_the_only_call_is_dropped(text: list[str], in_pieces: bool) -> None:
+    output = reader(one_call=True, in_pieces=in_pieces)
+    found = read(output, text)
+    _, content, whole = joined(found)
+    begun = [piece for piece in found if isinstance(piece, CallBegun)]
+    assert (len(whole), len(begun)) == ((0, 1) if in_pieces else (1, 0))
+    assert content.strip() == "I ask." and output.ended
+
+
+def test_the_only_call_ends_the_reply_at_once_where_it_comes_whole() -> None:
+    output = reader(one_call=True)
+    _, _, calls = joined(output.push(CALL, last=False))
+    assert len(calls) == 1 and output.ended
 
 
 class Nonsense:

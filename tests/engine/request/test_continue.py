@@ -31,6 +31,7 @@ def begun(text: Any, **more: Any) -> list[dict[str, Any]]:
     return [ASK, {"role": "assistant", "content": text, "prefix": True, **more}]
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
 def test_transformers_continues_likewise(template: str, kind: str) -> None:
     ours, hf = tokenizer(template, kind), reference(template, kind)

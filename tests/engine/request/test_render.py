@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError, ModelLoadError
 from budmlx.types import Message, TextPart
 from tests import tokenizers
+from tests.amount import usually
 from tests.engine.templates import TEMPLATES
 
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -81,6 +83,7 @@ def talk(system: str, first: str, reply: str, second: str) -> list[dict[str, Any
     ]
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
 def test_harmless_text_renders_as_transformers_renders_it(template: str, kind: str) -> None:
     ours = tokenizer(template, kind)
@@ -95,6 +98,7 @@ def test_harmless_text_renders_as_transformers_renders_it(template: str, kind: s
     check()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
 def test_hostile_text_adds_no_control_token(template: str, kind: str) -> None:
     ours = tokenizer(template, kind)
@@ -439,18 +443,20 @@ def test_no_messages_are_refused_by_render_too() -> None:
     assert caught.value.param == "messages"
 
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "chat_templates"
-SHARED_TEMPLATES = sorted(SHARED.glob("*.jinja*"))
+REAL = Path(__file__).parent / "chat_templates"
+REAL_TEMPLATES = sorted(path.name for path in REAL.glob("*.jinja*"))
 TOKEN = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|</?[a-z_]+>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
 
 
-@pytest.mark.skipif(
-    not SHARED_TEMPLATES, reason="no collection of real templates beside the project"
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    usually(
+        lambda case: case[1] == "byte_level" or case[0] in ("gemma-it.jinja", "llama-2-chat.jinja"),
+        product(REAL_TEMPLATES, ("byte_level", "sentencepiece")),
+    ),
 )
-@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
-@pytest.mark.parametrize("path", SHARED_TEMPLATES, ids=lambda path: path.stem)
-def test_real_templates(path: Path, kind: str) -> None:
-    source = path.read_text(encoding="utf-8")
+def test_real_templates(name: str, kind: str) -> None:
+    source = (REAL / name).read_text(encoding="utf-8")
     found = sorted(set(TOKEN.findall(source)) - set(ALL))
     special = [*tokenizers.SPECIAL, *found[::2], "<|user|>", "<|system|>"]
     backend = BUILDERS[kind](special=special, markup=[*tokenizers.MARKUP, *found[1::2]])

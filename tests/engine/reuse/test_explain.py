@@ -16,6 +16,7 @@ from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, Image
 from budmlx.types import CacheExplanation, Finished, Timing, Usage
+from tests.core.architectures import ARCHITECTURES
 from tests.models import tiny_model_dir
 
 STORY = "Once upon a time there was a brown fox who could not jump. " * 6
@@ -113,6 +114,54 @@ def test_nothing_is_said_unasked_and_a_stream_says_it_last(engine: Engine) -> No
     assert engine.chat("Hello", max_tokens=2).cache_explanation is None
     *_, end = engine.events(chat_request("Hello", SHORT))
     assert isinstance(end, Finished) and end.cache_explanation is not None
+
+
+ENOUGH = 16
+"""Tokens that prompts must share for anything to be reused."""
+
+
+def why_ids(engine: Engine, ids: list[int], **options: Any) -> CacheExplanation:
+    *_, end = engine.events(prompt_request(ids, {**SHORT, "max_tokens": 1, **options}))
+    assert isinstance(end, Finished) and end.cache_explanation is not None
+    assert end.cache_explanation.matched_tokens == end.usage.cached_tokens
+    return end.cache_explanation
+
+
+@pytest.mark.parametrize("shared", [ENOUGH - 1, ENOUGH, ENOUGH + 1])
+def test_reuse_and_explanation_draw_the_line_at_the_same_token(shared: int) -> None:
+    enough = shared >= ENOUGH
+    with Engine.load(tiny_model_dir(scale=4.0)) as engine:
+        why_ids(engine, [*range(5, 65)])
+        other = why_ids(engine, [*range(5, 5 + shared), *range(100, 140)])
+        assert (other.reason, other.token) == ("differs", shared)
+        assert other.matched_tokens == (shared if enough else 0)
+        salted = why_ids(engine, [*range(5, 5 + shared), *range(150, 190)], cache_salt="x")
+        assert (salted.reason, salted.matched_tokens) == (
+            "other_namespace" if enough else "never_seen",
+            0,
+        )
+
+
+@pytest.mark.parametrize("shared", [ENOUGH - 1, ENOUGH])
+def test_what_was_evicted_is_missed_from_the_same_token_on(shared: int) -> None:
+    with Engine.load(tiny_model_dir(scale=4.0), prefix_cache="60KiB") as engine:
+        why_ids(engine, [*range(5, 65)])
+        why_ids(engine, [*range(200, 300)])
+        told = why_ids(engine, [*range(5, 5 + shared), *range(100, 140)])
+    assert (told.reason, told.matched_tokens) == (
+        "evicted" if shared >= ENOUGH else "differs",
+        0,
+    )
+
+
+@pytest.mark.parametrize("held", [ENOUGH - 1, ENOUGH])
+def test_a_state_that_saves_less_than_that_is_not_used(held: int) -> None:
+    """It is kept before the last token of a prompt, which is computed in any case."""
+    with Engine.load(tiny_model_dir(ARCHITECTURES["mamba"], scale=4.0)) as engine:
+        first = [*range(5, 5 + held + 1)]
+        why_ids(engine, first)
+        told = why_ids(engine, [*first, *range(100, 140)])
+    assert told.matched_tokens == (held if held >= ENOUGH else 0)
 
 
 def told(

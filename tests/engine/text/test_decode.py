@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.tokenizer import Tokenizer
 from tests import tokenizers
+from tests.amount import examples
 
 BUILDERS = {
     "byte_level": tokenizers.byte_level,
@@ -87,9 +88,10 @@ def surviving(run: str) -> str:
     return text
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_random_ids_give_what_decoding_at_once_gives(kind: str) -> None:
-    @settings(max_examples=200)
+    @settings(max_examples=examples(100))
     @given(ids_of(kind))
     def check(ids: list[int]) -> None:
         text = "".join(streamed(kind, ids))

@@ -25,13 +25,23 @@ from budmlx.core.reuse.disk.sweep import BAD, files, sweep
 
 log = logging.getLogger(__name__)
 
-# Bytes that wait to be written; more are dropped, since they take memory from nobody's share.
-QUEUE = 256 * 2**20
-QUEUED_JOBS = 1024
-# Seconds without writing after the disk refused, and between warnings.
-PAUSE = 60.0
-# Seconds after which a writer looks what other processes did.
-RESCAN = 60.0
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a store takes on, and how often it looks at its directory.
+
+    queue: bytes that wait to be written; more are dropped, since they take memory from nobody's
+    share. jobs: blocks that wait. pause: seconds without writing after the disk refused, and
+    between warnings. rescan: seconds after which a writer looks what other processes did.
+    """
+
+    queue: int = 256 * 2**20
+    jobs: int = 1024
+    pause: float = 60.0
+    rescan: float = 60.0
+
+
+BOUNDS = Bounds()
 
 
 @dataclass(slots=True)
@@ -92,7 +102,16 @@ class KVStore:
     Every failure of the disk is a miss, or a block that is not kept.
     """
 
-    def __init__(self, directory: Path, model: str, identity: str, layout: Layout, limit: int):
+    def __init__(
+        self,
+        directory: Path,
+        model: str,
+        identity: str,
+        layout: Layout,
+        limit: int,
+        bounds: Bounds = BOUNDS,
+    ):
+        self._bounds = bounds
         self.counters = Counters()
         self._directory = directory
         self._identity = hashlib.sha256(f"{kv_files.VERSION} {identity}".encode()).digest()
@@ -103,9 +122,9 @@ class KVStore:
         self._keys = {path.name[:64] for path in files(self._folder) if self._is_own(path)}
         self._lost: set[str] = set()
         self._total = 0
-        self._swept = -RESCAN
+        self._swept = -bounds.rescan
         self._resume = 0.0
-        self._warned = -PAUSE
+        self._warned = -bounds.pause
         self._jobs: deque[_Job] = deque()
         self._queued = 0
         self._closing = False
@@ -124,7 +143,7 @@ class KVStore:
     @property
     def accepts(self) -> bool:
         """Whether a block would be written if it came now."""
-        room = self._queued < QUEUE and len(self._jobs) < QUEUED_JOBS
+        room = self._queued < self._bounds.queue and len(self._jobs) < self._bounds.jobs
         return room and time.monotonic() >= self._resume and not self._closing
 
     def load(self, key: bytes, tokens: int) -> list[memoryview] | None:
@@ -192,7 +211,7 @@ class KVStore:
 
     def _warn(self, what: str, error: OSError) -> None:
         now = time.monotonic()
-        if now - self._warned >= PAUSE:
+        if now - self._warned >= self._bounds.pause:
             self._warned = now
             log.warning("KV of prompts %s: %s; they are computed anew", what, error)
 
@@ -206,7 +225,7 @@ class KVStore:
             except OSError as error:
                 self.drop()
                 if not isinstance(error, FileNotFoundError):  # somebody cleared the directory
-                    self._resume = time.monotonic() + PAUSE
+                    self._resume = time.monotonic() + self._bounds.pause
                     self._warn("cannot be kept on disk", error)
             with self._wake:
                 self._queued -= job.nbytes
@@ -233,7 +252,7 @@ class KVStore:
                 os.utime(self._folder / f"{key.hex()}{SUFFIX}", ns=(now - age, now - age))
             except OSError:
                 self._keys.discard(key.hex())
-        if self._total > self._limit or time.monotonic() - self._swept >= RESCAN:
+        if self._total > self._limit or time.monotonic() - self._swept >= self._bounds.rescan:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -247,7 +266,7 @@ class KVStore:
             # What was lost meanwhile may have been seen before.
             self._keys = {path.name[:64] for path in left if self._is_own(path)} - self._lost
         if self._total > self._limit:
-            self._resume = time.monotonic() + PAUSE
+            self._resume = time.monotonic() + self._bounds.pause
 
     def _is_own(self, path: Path) -> bool:
         return path.parent == self._folder and path.suffix == SUFFIX

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from budmlx.server.app import HttpServer
 from budmlx.server.dialects.openai.chat_request import ChatRequest
+from tests.amount import examples
 from tests.server.tools import CHAT, body
 
 
@@ -146,7 +147,7 @@ NAMES = sorted(ChatRequest.model_fields.keys() - {"model", "messages", "stream"}
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -123,6 +123,8 @@ def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
         ("reasoning_format", "upside down"),
         ("reasoning_effort", "extreme"),
         ("safe_prompt", True),
+        ("safe_prompt", 0),
+        ("return_raw_tokens", 0),
         ("cache_salt", "a" * 257),
         ("cache_salt", "a\x00"),
         ("cache_salt", "a\n"),
