@@ -77,6 +77,6 @@ def test_wrong_choices_name_the_field(
 
 
 def test_a_plugin_that_fails_fails_its_request(engine: Engine) -> None:
-    with pytest.raises(PluginError, match=r"tests\.engine\.test_choices"):
+    with pytest.raises(PluginError, match=r"tests\.engine\.request\.test_plugin_choices"):
         engine.chat("x", logits_processors=[{"name": "broken", "how": "raise"}])
     assert engine.chat("x", max_tokens=3).usage.completion_tokens == 3
