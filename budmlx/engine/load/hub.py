@@ -1,4 +1,4 @@
-"""From a model's name to a checked directory: local paths and hub repositories."""
+"""Model lookup: from a name to a checked directory, local or of a hub repository."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHIPPED_MODEL = Path(__file__).parents[2] / "assets" / "tiny"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-class Progress(tqdm):
+class DownloadBar(tqdm):
     """huggingface_hub's bar, shown also where stderr is not a terminal, only less often."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -45,7 +45,7 @@ class Progress(tqdm):
             bar.close()
 
 
-class NoProgress(tqdm):
+class NoDownloadBar(tqdm):
     """A bar that is never shown."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -88,7 +88,7 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
                 revision=revision,
                 allow_patterns=ALLOWED,
                 ignore_patterns=IGNORED,
-                tqdm_class=Progress if shown else NoProgress,
+                tqdm_class=DownloadBar if shown else NoDownloadBar,
             )
         )
         if not any(path.glob("model*.safetensors")):
@@ -98,7 +98,7 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
         # The library's own texts may contain the address with its credentials.
         raise ModelLoadError(_reason(error, name, revision)) from error
     finally:
-        Progress.close_all()
+        DownloadBar.close_all()
     return path
 
 
@@ -110,7 +110,7 @@ def _needs_download(name: str, revision: str | None) -> bool:
             revision=revision,
             allow_patterns=ALLOWED,
             ignore_patterns=IGNORED,
-            tqdm_class=NoProgress,
+            tqdm_class=NoDownloadBar,
             dry_run=True,
         )
     except DryRunError:  # offline: what is there must do

@@ -1,4 +1,4 @@
-"""Text to token ids and back, without MLX and, where it can be helped, without transformers.
+"""Tokenizer: text to token ids and back, without MLX and mostly without transformers.
 
 Importing transformers takes longer than starting the rest of the server, so that
 `tokenizer.json` is read with the tokenizers library, and the files beside it here.
