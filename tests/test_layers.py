@@ -46,7 +46,6 @@ LATE = {
     },
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
     "budmlx.engine.hosts.process": {"budmlx.core"},
-    "budmlx.engine.load.hub": {"budmlx.testing.tiny_random"},
     "budmlx.plugins.discovery": {
         f"budmlx.builtin.{name}"
         for name in ("memory_cache", "reasoning", "stable_prompts", "tool_parsers")

@@ -15,7 +15,7 @@ from budmlx.config import Config
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
-from budmlx.engine.load.hub import SHIPPED_MODEL, default_model_dir, resolve_model
+from budmlx.engine.load.hub import resolve_model
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
@@ -46,7 +46,7 @@ def progress(model: str | None, revision: str | None) -> Iterator[None]:
     """Show on stderr what loading does; the block itself loads."""
     console = Console(stderr=True)
     if model is None:
-        console.print(_about_demo())
+        console.print("No model named: this is the small demo model that comes with budmlx.")
     else:
         resolve_model(model, revision)
     start = time.monotonic()
@@ -61,9 +61,3 @@ def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]
     settings = for_served(read_config({**flags, **own}, config))
     with progress(settings.model, settings.revision):
         return Engine.from_config(settings)
-
-
-def _about_demo() -> str:
-    if default_model_dir() == SHIPPED_MODEL:
-        return "No model named: this is the small demo model that comes with budmlx."
-    return "No model named: this is a demo of random weights, so its answers are noise."

@@ -12,7 +12,7 @@ from budmlx.config import Config
 from budmlx.engine.assembly import assemble
 from budmlx.engine.calls.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.hosts.host import HostStatus
-from budmlx.engine.load.hub import default_model_dir, resolve_model
+from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.many import run_all
@@ -80,7 +80,7 @@ class Engine(TextMethods):
         config = config.for_model()
         loaded = Plugins.load(config, plugins)
         if config.model is None:
-            return cls(default_model_dir(), DEMO_NAME, config, loaded)
+            return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded)
         path = resolve_model(config.model, config.revision)
         is_directory = Path(config.model).exists()
         name = path.resolve().name if is_directory else config.model

@@ -1,4 +1,4 @@
-"""The models that a server offers and the names they answer to."""
+"""Model set: the models that a server offers and the names they answer to."""
 
 from __future__ import annotations
 

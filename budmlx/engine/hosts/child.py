@@ -1,4 +1,4 @@
-"""A core process, the socket to it and the thread that writes to it."""
+"""Child: a core process, the socket to it and the thread that writes to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine needs of a host: somewhere that a core runs."""
+"""Host interface: somewhere that a core runs, and how the configured kind is opened."""
 
 from __future__ import annotations
 

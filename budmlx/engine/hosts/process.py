@@ -1,4 +1,4 @@
-"""The core in a child process that is watched, restarted and replaced without losing rows."""
+"""Process host: the core in a child process that is watched, restarted and loses no rows."""
 
 from __future__ import annotations
 

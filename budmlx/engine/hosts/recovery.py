@@ -1,4 +1,4 @@
-"""What becomes of the live rows when the core dies: bookkeeping without processes or clocks.
+"""Recovery: what becomes of the live rows when the core dies, without processes or clocks.
 
 Rows that were running in a core that died are suspects. The next core gets them one at a
 time and strictly alone; one that makes a little progress is cleared and parked until all
@@ -61,7 +61,7 @@ class Death:
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _LiveRow:
     """A live row. The core knows each of its stays there by a new id, so that frames of an
     earlier stay are never taken for the present one."""
 
@@ -82,10 +82,10 @@ class Recovery:
 
     def __init__(self, policy: RecoveryPolicy):
         self._policy = policy
-        self._rows: dict[int, _Row] = {}  # by the caller's id, oldest first
-        self._in_core: dict[int, _Row] = {}  # by the core's id
-        self._suspects: deque[_Row] = deque()
-        self._on_probation: _Row | None = None
+        self._rows: dict[int, _LiveRow] = {}  # by the caller's id, oldest first
+        self._in_core: dict[int, _LiveRow] = {}  # by the core's id
+        self._suspects: deque[_LiveRow] = deque()
+        self._on_probation: _LiveRow | None = None
         self._core_ids = itertools.count()
         self._refusals = Refusals()
         self._up = False
@@ -119,7 +119,7 @@ class Recovery:
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
         self._refusals.check(request, now)
-        self._rows[request.id] = _Row(request, list(request.emitted_ids))
+        self._rows[request.id] = _LiveRow(request, list(request.emitted_ids))
         return self._feed()
 
     def cancel(self, row_id: int) -> list[ToCore]:
@@ -217,25 +217,25 @@ class Recovery:
             return []
         return [self._enter_core(row) for row in self._rows.values() if row.core_id is None]
 
-    def _enter_core(self, row: _Row) -> ToCore:
+    def _enter_core(self, row: _LiveRow) -> ToCore:
         row.core_id, row.started, row.progress = next(self._core_ids), False, 0
         self._in_core[row.core_id] = row
         changes = {"id": row.core_id, "emitted_ids": list(row.emitted)}
         return Submit(msgspec.structs.replace(row.request, **changes))
 
-    def _leave_core(self, row: _Row) -> None:
+    def _leave_core(self, row: _LiveRow) -> None:
         if row.core_id is not None:
             del self._in_core[row.core_id]
             row.core_id = None
 
-    def _end(self, row: _Row) -> None:
+    def _end(self, row: _LiveRow) -> None:
         """Forget a row that has its outcome."""
         self._leave_core(row)
         del self._rows[row.request.id]
         if row in self._suspects:
             self._suspects.remove(row)
 
-    def _fail(self, row: _Row, code: RowErrorCode, message: str) -> RowFailed:
+    def _fail(self, row: _LiveRow, code: RowErrorCode, message: str) -> RowFailed:
         self._end(row)
         return RowFailed(row.request.id, code, message)
 
@@ -258,7 +258,7 @@ class Recovery:
                 self._suspects.append(row)
         return failed
 
-    def _refuse(self, guilty: _Row, now: float) -> list[RowFailed]:
+    def _refuse(self, guilty: _LiveRow, now: float) -> list[RowFailed]:
         """Fail a poison request and its live twins, and keep it out for a while."""
         self._refusals.add(guilty.request, now + self._policy.refusal_seconds)
         twins = [row for row in self._rows.values() if row.request in self._refusals]

@@ -1,4 +1,4 @@
-"""What is not tried again: requests that crashed the core twice, plugins that ended it."""
+"""Refusals: requests that crashed the core twice, and plugins that ended it."""
 
 from __future__ import annotations
 

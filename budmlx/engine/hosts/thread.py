@@ -1,4 +1,4 @@
-"""A core in a thread of this process: the default of the embedded engine."""
+"""Thread host: a core in a thread of this process, the default of the embedded engine."""
 
 from __future__ import annotations
 

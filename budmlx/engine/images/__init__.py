@@ -1,4 +1,4 @@
-"""Pictures of requests: fetched, decoded, and prepared by the model's plugin.
+"""Images of requests: fetched, decoded, and prepared by the model's plugin.
 
 May import `engine.text`.
 """

@@ -1,4 +1,4 @@
-"""Which hosts pictures may be fetched from: names, addresses, and the configured list."""
+"""Address rules: the hosts that images may be fetched from, by name, address and list."""
 
 from __future__ import annotations
 

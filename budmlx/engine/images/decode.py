@@ -1,4 +1,4 @@
-"""Pictures of requests become RGB arrays, whatever form they come in."""
+"""Image decoding: from whatever form a request brings to RGB arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetches pictures that requests name by URL, from the hosts that the configuration allows.
+"""Image fetching: by URL, from the hosts that the configuration allows.
 
 A request must not reach through the server into networks that its client cannot see. So a URL
 has one spelling of its host, all addresses of the host are checked, the connection goes to

@@ -1,4 +1,4 @@
-"""Opens the files of pictures: which formats, and how large they may be.
+"""Image formats: which files are opened, and how large they may be.
 
 A picture's own header says how large it is, so a small file that unpacks to gigabytes is
 refused before memory is taken for it. Only formats that clients send are opened.

@@ -1,4 +1,4 @@
-"""Pictures in messages: fetched, decoded, and made into what the model's plugin says."""
+"""Images in messages: fetched, decoded, and prepared by the model's plugin."""
 
 from __future__ import annotations
 

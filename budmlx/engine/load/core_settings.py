@@ -1,4 +1,4 @@
-"""What the core is told before it loads a model."""
+"""Core settings: what a core gets before it loads a model."""
 
 from __future__ import annotations
 

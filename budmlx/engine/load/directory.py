@@ -1,4 +1,4 @@
-"""Whether a directory holds a model that can be loaded safely and completely.
+"""Model directory checks: whether it can be loaded safely and completely.
 
 Nothing is imported or executed here: JSON and the headers of the weight files are read.
 """

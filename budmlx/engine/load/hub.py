@@ -1,13 +1,10 @@
-"""From a model's name to a checked directory: local paths and hub repositories."""
+"""Model lookup: from a name to a checked directory, local or of a hub repository."""
 
 from __future__ import annotations
 
 import errno
-import os
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +27,11 @@ from budmlx.errors import ModelLoadError
 ALLOWED = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "model*.safetensors"]
 IGNORED = ["*/*"]
 SHIPPED_MODEL = Path(__file__).parents[2] / "assets" / "tiny"
+"""The demo model."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-class Progress(tqdm):
+class DownloadBar(tqdm):
     """huggingface_hub's bar, shown also where stderr is not a terminal, only less often."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -47,7 +45,7 @@ class Progress(tqdm):
             bar.close()
 
 
-class NoProgress(tqdm):
+class NoDownloadBar(tqdm):
     """A bar that is never shown."""
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -81,27 +79,6 @@ def resolve_model(name: str, revision: str | None = None, *, progress: bool = Tr
     return path
 
 
-def default_model_dir() -> Path:
-    """The demo model: the shipped one, or one of random weights made once in the user's cache.
-
-    Raises:
-        ModelLoadError: the random model cannot be written.
-    """
-    if SHIPPED_MODEL.is_dir():
-        return SHIPPED_MODEL
-    path = cache_dir() / "random-tiny"
-    if not (path / "config.json").is_file():
-        _write_random_model(path)
-    return path
-
-
-def cache_dir() -> Path:
-    """Where this user's generated files live."""
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/budmlx").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "budmlx"
-
-
 def _download(name: str, revision: str | None, progress: bool) -> Path:
     try:
         shown = progress and _needs_download(name, revision)
@@ -111,7 +88,7 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
                 revision=revision,
                 allow_patterns=ALLOWED,
                 ignore_patterns=IGNORED,
-                tqdm_class=Progress if shown else NoProgress,
+                tqdm_class=DownloadBar if shown else NoDownloadBar,
             )
         )
         if not any(path.glob("model*.safetensors")):
@@ -121,7 +98,7 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
         # The library's own texts may contain the address with its credentials.
         raise ModelLoadError(_reason(error, name, revision)) from error
     finally:
-        Progress.close_all()
+        DownloadBar.close_all()
     return path
 
 
@@ -133,7 +110,7 @@ def _needs_download(name: str, revision: str | None) -> bool:
             revision=revision,
             allow_patterns=ALLOWED,
             ignore_patterns=IGNORED,
-            tqdm_class=NoProgress,
+            tqdm_class=NoDownloadBar,
             dry_run=True,
         )
     except DryRunError:  # offline: what is there must do
@@ -171,22 +148,3 @@ def _reason(error: Exception, name: str, revision: str | None) -> str:
                 f"The download of {name} failed. Check the network and HF_ENDPOINT, then run "
                 "the same command again: files that are complete are kept."
             )
-
-
-def _write_random_model(path: Path) -> None:
-    """Run the writer in a process of its own: it loads MLX, which a server's parent must not."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            made = Path(scratch) / "model"
-            subprocess.run(
-                [sys.executable, "-m", "budmlx.testing.tiny_random", str(made)],
-                check=True,
-                capture_output=True,
-            )
-            if not path.exists():  # another process may have been faster
-                made.rename(path)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ModelLoadError(
-            f"Cannot write the demo model to {path.parent}. Name a model, or make that writable."
-        ) from error

@@ -1,4 +1,4 @@
-"""A whole reply from its events."""
+"""Completion: a whole reply from its events."""
 
 from __future__ import annotations
 

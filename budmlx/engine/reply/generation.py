@@ -1,4 +1,4 @@
-"""One request on its way: token ids from the core become events for the caller."""
+"""Generation: the tokens of one request become events for the caller."""
 
 from __future__ import annotations
 

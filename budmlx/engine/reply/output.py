@@ -1,4 +1,4 @@
-"""What a model wrote, taken apart: content, reasoning, tool calls."""
+"""Output reader: content, reasoning and tool calls out of the text that a model wrote."""
 
 from __future__ import annotations
 

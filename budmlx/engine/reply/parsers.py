@@ -1,4 +1,4 @@
-"""The parsers of a model, and what they make of one request."""
+"""Parsers of a model for tool calls and reasoning, and what they make of one request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output filters of plugins, each call inside a guard."""
+"""Output filters of plugins, one after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it costs to make a prompt of a request, judged by the characters that go into it."""
+"""Cost of a prompt: how long it takes to make, judged by the characters that go into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar of a reply: its form, its calls, and what may come before them.
+"""Grammar of a reply: its form, its calls, and what may come before them.
 
 Grammars are written in llguidance's Lark dialect. A control token stands as `<[id]>`, for
 text never spells one.

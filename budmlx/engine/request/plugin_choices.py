@@ -1,4 +1,4 @@
-"""Samplers and logits processors that a request chooses by name."""
+"""Plugin choices: samplers and logits processors that a request names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what callers ask to what the core takes: the way of every request before it runs."""
+"""Preparation: from a request to the tokenized prompt that the core takes."""
 
 from __future__ import annotations
 

@@ -12,14 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from budmlx.engine.request.messages import parse_messages
 from budmlx.engine.template.template import ChatTemplate, Json
 from budmlx.engine.text.control_tokens import Span, strings
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, Part, TextPart, Tool, ToolCall
-
-__all__ = ["parse_messages", "render"]
 
 
 def render(

@@ -1,4 +1,4 @@
-"""Message transforms of plugins, each call inside a guard."""
+"""Message transforms of plugins, one after the other."""
 
 from __future__ import annotations
 

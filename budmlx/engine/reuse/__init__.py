@@ -1,4 +1,4 @@
-"""What former requests are good for: stored replies, transcripts, and why KV was not reused.
+"""Reuse of former requests: stored replies, transcripts, and why KV was not reused.
 
 May import `engine.reply` and `engine.text`.
 """

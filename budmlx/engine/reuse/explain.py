@@ -1,6 +1,6 @@
-"""Why the reuse of a prompt's KV ended where it did.
+"""Explanations: why the reuse of a prompt's KV ended where it did.
 
-The core says how much was reused. What was asked lately is remembered here, so that the place
+The core says how much was reused. The last prompts are kept here, so that the place
 where a prompt differs from the one most like it can be shown.
 """
 

@@ -1,4 +1,4 @@
-"""The response cache around a plugin's store: who is answered from it, who computes, who waits."""
+"""Response cache around a plugin's store: who is answered from it, who computes, who waits."""
 
 from __future__ import annotations
 

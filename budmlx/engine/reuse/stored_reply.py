@@ -1,4 +1,4 @@
-"""Replies as the response cache keeps them: their keys, their bytes, their replay."""
+"""Stored replies of the response cache: their keys, their bytes, their replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model said lately, in its own token ids.
+"""Transcript: what the model wrote lately, in its own token ids.
 
 A client sends a reply back as text, which may tokenize differently than the model wrote it.
 Where the text is the same, the model's own ids take its place in the next prompt, so that the

@@ -1,4 +1,4 @@
-"""Several requests at once: each keeps its own way through the engine."""
+"""Several requests at once, each with its own way through the engine."""
 
 from __future__ import annotations
 

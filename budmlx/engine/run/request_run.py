@@ -1,4 +1,4 @@
-"""The way of a request: prepared, then answered from the cache or computed, event by event."""
+"""Request pipeline: prepared, then answered from the cache or computed, event by event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The filters that chat templates are offered: jinja's within limits, without some of them."""
+"""Filters of chat templates: jinja's within limits, without some of them."""
 
 from __future__ import annotations
 

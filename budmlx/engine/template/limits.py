@@ -1,4 +1,4 @@
-"""How much a template may compute: its time, and the sizes of what it makes.
+"""Template limits: how long rendering may take, and how large what it makes may be.
 
 Python cannot be stopped inside of `str.replace` and its like, so what they would make is
 estimated from their arguments before they run. Two rules carry the rest: no value is heavier

@@ -1,4 +1,4 @@
-"""Jinja in a sandbox with limits, and with the additions that chat templates expect.
+"""Chat-template sandbox: jinja with limits, and with the additions that templates expect.
 
 What transformers offers to templates is offered here too: `tojson` that leaves text as it
 is, `raise_exception`, `strftime_now`, loop controls and the `generation` block.

@@ -1,4 +1,4 @@
-"""Text, token ids and prompts, for callers who want to look at them."""
+"""Encodings: text, token ids and prompts, for callers who want to look at them."""
 
 from __future__ import annotations
 

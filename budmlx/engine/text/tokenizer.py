@@ -1,4 +1,4 @@
-"""Text to token ids and back, without MLX and, where it can be helped, without transformers.
+"""Tokenizer: text to token ids and back, without MLX and mostly without transformers.
 
 Importing transformers takes longer than starting the rest of the server, so that
 `tokenizer.json` is read with the tokenizers library, and the files beside it here.
@@ -88,16 +88,6 @@ class Tokenizer:
             eos_token_ids=[eos] if isinstance(eos, int) else eos,
         )
 
-    @property
-    def bos_token(self) -> str | None:
-        """The token that begins a sequence."""
-        return self.special_tokens.get("bos_token")
-
-    @property
-    def eos_token(self) -> str | None:
-        """The token that ends a sequence, by the tokenizer's own account."""
-        return self.special_tokens.get("eos_token")
-
     def template(self, *, tools: bool = False) -> ChatTemplate:
         """The model's chat template; the one for tools where it brings a separate one."""
         if tools and "tool_use" in self._templates:
@@ -117,15 +107,6 @@ class Tokenizer:
         ids: list[int] = encoded(self.backend, text).ids
         prefix = self.prefix_ids if add_special else []
         return ids if ids[: len(prefix)] == prefix else [*prefix, *ids]
-
-    def encode_literal(self, text: str) -> list[int]:
-        """Token ids of text in which control tokens are ordinary text."""
-        check_text(text)
-        return self.control.encode_literal(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, without special tokens."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
 
 def check_text(text: str, param: str | None = None) -> None:

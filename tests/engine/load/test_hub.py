@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from budmlx.engine.load import hub as hub_module
-from budmlx.engine.load.hub import default_model_dir, resolve_model
+from budmlx.engine.load.hub import resolve_model
 from budmlx.errors import ModelLoadError
 from tests.hub_server import Files, Hub
 from tests.safetensors_file import CONFIG, safetensors
@@ -198,14 +197,3 @@ def test_file_is_not_a_model(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(ModelLoadError, match="is a file"):
         resolve_model(str(file))
-
-
-def test_demo_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "SHIPPED_MODEL", tmp_path / "not shipped")
-    monkeypatch.setattr(hub_module, "cache_dir", lambda: tmp_path / "cache")
-    path = default_model_dir()
-    assert resolve_model(str(path)) == path
-    made = (path / "config.json").stat().st_mtime_ns
-    assert default_model_dir() == path
-    assert (path / "config.json").stat().st_mtime_ns == made
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]

@@ -98,7 +98,7 @@ def test_random_ids_give_what_decoding_at_once_gives(kind: str) -> None:
         assert text == expected(kind, ids)
         if "\ufffd" not in text:
             shown = [i for i in ids if i not in tokenizer(kind).hidden_ids]
-            assert text == tokenizer(kind).decode(shown)
+            assert text == tokenizer(kind).backend.decode(shown)
 
     check()
 
@@ -107,9 +107,9 @@ def test_random_ids_give_what_decoding_at_once_gives(kind: str) -> None:
 def test_text_comes_back_without_half_characters(kind: str) -> None:
     @given(TEXTS)
     def check(text: str) -> None:
-        ids = tokenizer(kind).encode_literal(text)
+        ids = tokenizer(kind).control.encode_literal(text)
         pieces = streamed(kind, ids)
-        assert "".join(pieces) == tokenizer(kind).decode(ids)
+        assert "".join(pieces) == tokenizer(kind).backend.decode(ids)
         if "\ufffd" not in text:
             assert not any("\ufffd" in piece for piece in pieces)
 
@@ -117,7 +117,7 @@ def test_text_comes_back_without_half_characters(kind: str) -> None:
 
 
 def test_characters_appear_as_soon_as_they_are_complete() -> None:
-    ids = tokenizer("byte_level").encode_literal("a𐍈")
+    ids = tokenizer("byte_level").control.encode_literal("a𐍈")
     assert streamed("byte_level", ids) == ["a", "", "", "", "𐍈", ""]
     byte = tokenizer("sentencepiece").backend.token_to_id
     run = [byte("<0xE2>"), byte("<0x82>"), byte("<0xAC>")] * 2
@@ -128,7 +128,7 @@ def test_broken_characters_are_replaced_and_the_ones_before_stay() -> None:
     byte = tokenizer("sentencepiece").backend.token_to_id
     run = [byte(f"<0x{value}>") for value in ("E2", "82", "AC", "E2", "82")]
     assert "".join(streamed("sentencepiece", run)) == "€\ufffd\ufffd"
-    ids = tokenizer("byte_level").encode_literal("x😀")[:-1]
+    ids = tokenizer("byte_level").control.encode_literal("x😀")[:-1]
     assert streamed("byte_level", ids)[-1] == "\ufffd"
 
 
@@ -164,8 +164,8 @@ STOPS = st.lists(st.text("ab😀 ", min_size=1, max_size=6), min_size=1, max_siz
 def test_stops_end_the_text_and_never_leak(kind: str) -> None:
     @given(st.text("ab😀 c", max_size=40), STOPS)
     def check(text: str, stops: list[str]) -> None:
-        ids = tokenizer(kind).encode_literal(text)
-        kept, found = cut_by(stops, tokenizer(kind).decode(ids))
+        ids = tokenizer(kind).control.encode_literal(text)
+        kept, found = cut_by(stops, tokenizer(kind).backend.decode(ids))
         stream = TextStream(tokenizer(kind), stops)
         shown = ""
         for token_id in ids:
@@ -182,7 +182,7 @@ def test_stops_end_the_text_and_never_leak(kind: str) -> None:
 def test_what_is_shown_is_never_part_of_a_later_stop(
     text: str, stops: list[str], more: str
 ) -> None:
-    start, end = (tokenizer("byte_level").encode_literal(t) for t in (text, more))
+    start, end = (tokenizer("byte_level").control.encode_literal(t) for t in (text, more))
     stream = TextStream(tokenizer("byte_level"), stops)
     shown = "".join(stream.push(token_id) for token_id in start)
     assert cut_by(stops, text + more)[0].startswith(shown)
@@ -202,13 +202,13 @@ def test_what_is_shown_is_never_part_of_a_later_stop(
     ],
 )
 def test_overlapping_stops(stops: list[str], text: str, kept: str) -> None:
-    ids = tokenizer("byte_level").encode_literal(text)
+    ids = tokenizer("byte_level").control.encode_literal(text)
     assert "".join(streamed("byte_level", ids, stops)) == kept
 
 
 def test_nothing_follows_a_stop() -> None:
     stream = TextStream(tokenizer("byte_level"), ["b"])
-    shown = [stream.push(i) for i in tokenizer("byte_level").encode_literal("abcd")]
+    shown = [stream.push(i) for i in tokenizer("byte_level").control.encode_literal("abcd")]
     assert shown == ["a", "", "", ""]
     assert stream.finish() == ""
 

@@ -63,11 +63,12 @@ def test_ids_and_text_equal_those_of_transformers(kind: str, tmp_path: Path) -> 
     def check(text: str) -> None:
         ids = ours.encode(text, add_special=False)
         assert ids == theirs.encode(text, add_special_tokens=False)
-        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+        assert ours.backend.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
     check()
     assert ours.encode("the fox", add_special=True) == theirs.encode("the fox")
-    assert (ours.bos_token, ours.eos_token) == (theirs.bos_token, theirs.eos_token)
+    names = ("bos_token", "eos_token")
+    assert [ours.special_tokens.get(n) for n in names] == [getattr(theirs, n) for n in names]
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "sentencepiece_legacy"])
@@ -79,7 +80,7 @@ def test_literal_ids_equal_those_of_split_special_tokens(kind: str) -> None:
     @given(HOSTILE)
     def check(text: str) -> None:
         split = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
-        assert ours.encode_literal(text) == split
+        assert ours.control.encode_literal(text) == split
 
     check()
 
@@ -92,7 +93,7 @@ def test_literal_text_never_holds_control_tokens(kind: str) -> None:
 
     @given(HOSTILE)
     def check(text: str) -> None:
-        assert control.isdisjoint(ours.encode_literal(text))
+        assert control.isdisjoint(ours.control.encode_literal(text))
 
     check()
     assert not control.isdisjoint(ours.encode("a<think>b", add_special=False))
@@ -101,7 +102,9 @@ def test_literal_text_never_holds_control_tokens(kind: str) -> None:
 @pytest.mark.parametrize("kind", BUILDERS)
 @given(text=st.text("abc <b>é\n[1]", max_size=30))
 def test_harmless_text_is_the_same_literally(kind: str, text: str) -> None:
-    assert tokenizer(kind).encode_literal(text) == tokenizer(kind).encode(text, add_special=False)
+    assert tokenizer(kind).control.encode_literal(text) == tokenizer(kind).encode(
+        text, add_special=False
+    )
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -115,7 +118,7 @@ def test_long_text_has_the_same_ids_and_places(kind: str) -> None:
     spans = [(*offsets, token_id) for offsets, token_id in pairs if token_id in control]
     assert ours.control.recognised(text) == spans
     assert ours.control.encode_spans(text, spans) == whole.ids
-    assert ours.control.among(ours.encode_literal(text)) == []
+    assert ours.control.among(ours.control.encode_literal(text)) == []
 
 
 def test_a_veil_covers_long_text() -> None:
@@ -142,7 +145,7 @@ def test_merges_that_lead_to_a_control_token_are_not_followed() -> None:
     backend.add_tokens([AddedToken("[INST]", special=True)])
     ours = Tokenizer(backend, special_tokens={}, chat_templates={})
     assert ours.encode("[INST]", add_special=False) == [1004]
-    assert ours.encode_literal("[INST]") == [1003, vocab["]"]]
+    assert ours.control.encode_literal("[INST]") == [1003, vocab["]"]]
 
 
 def test_which_added_tokens_are_control_tokens() -> None:
@@ -154,7 +157,7 @@ def test_which_added_tokens_are_control_tokens() -> None:
     )
     text = " the  <table><s>!"
     expected = ours.encode(text.replace("<s>", ""), add_special=False)
-    literal = ours.encode_literal(text)
+    literal = ours.control.encode_literal(text)
     assert ours.control.among(expected) == []
     assert set(expected) - set(literal) == set()
     assert ours.control.written_in("".join(words)) == [
@@ -171,11 +174,9 @@ def test_the_beginning_is_written_once(tmp_path: Path) -> None:
 
 
 def test_lone_surrogates_are_refused() -> None:
-    for encode in (tokenizer("byte_level").encode_literal, tokenizer("unigram").encode_literal):
+    for kind, text in (("byte_level", "a\ud800"), ("unigram", "a\ud800"), ("byte_level", "\udfff")):
         with pytest.raises(InvalidRequestError, match="surrogate"):
-            encode("a\ud800")
-    with pytest.raises(InvalidRequestError, match="surrogate"):
-        tokenizer("byte_level").encode("\udfff", add_special=True)
+            tokenizer(kind).encode(text, add_special=True)
 
 
 def test_truncation_and_padding_are_switched_off(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_tokens_that_only_the_config_knows_are_added(tmp_path: Path) -> None:
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     text = "<one><two><pad><think>"
     assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False)
-    assert ours.decode(ours.encode(text, add_special=False)) == "<two>"
+    assert ours.backend.decode(ours.encode(text, add_special=False)) == "<two>"
     assert ours.special_tokens["pad_token"] == "<pad>"
 
 
@@ -234,7 +235,7 @@ def test_special_tokens_of_older_models_stand_in_a_file_of_their_own(tmp_path: P
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<extra>": 9999}))
     ours = Tokenizer.load(tmp_path)
-    assert (ours.bos_token, ours.eos_token) == ("<s>", "<|im_end|>")
+    assert ours.special_tokens == {"bos_token": "<s>", "eos_token": "<|im_end|>"}
     assert len(ours.encode("<extra>", add_special=False)) == 1
 
 
@@ -301,7 +302,7 @@ def test_sentencepiece_models_are_converted(tmp_path: Path) -> None:
     sentences = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
     ids = ours.encode("The quick fox ☃", add_special=False)
     assert ids == sentences.encode("The quick fox ☃")
-    assert ours.decode(ids) == "The quick fox ☃"
+    assert ours.backend.decode(ids) == "The quick fox ☃"
     assert ours.eos_token_ids == (sentences.eos_id(),)
     assert not ours.template().plain
 
@@ -325,7 +326,7 @@ def test_compatibility_characters_do_not_become_control_tokens() -> None:
     ours = Tokenizer(backend, special_tokens=NAMED, chat_templates={})
     wide = "".join(chr(ord(c) + 0xFEE0) for c in "<think>")
     assert ours.control.among(ours.encode(wide, add_special=False)) != []
-    assert ours.control.among(ours.encode_literal(wide)) == []
+    assert ours.control.among(ours.control.encode_literal(wide)) == []
 
 
 PROGRAM = """

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.load.hub import default_model_dir
+from budmlx.engine.load.hub import SHIPPED_MODEL
 from budmlx.engine.models import ModelSet
 from budmlx.server.app import HttpServer
 
@@ -39,7 +39,7 @@ QUESTION: Any = {"role": "user", "content": "What's the weather in San Francisco
 
 @pytest.fixture
 async def sdk() -> AsyncIterator[openai.AsyncOpenAI]:
-    with Engine.load(default_model_dir(), engine_host="thread") as engine:
+    with Engine.load(SHIPPED_MODEL, engine_host="thread") as engine:
         server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
         async with openai.AsyncOpenAI(
             base_url=f"{server.url}/v1", api_key="x", max_retries=0
