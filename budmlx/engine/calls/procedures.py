@@ -39,7 +39,7 @@ Stream = Generator[Wait | T, None, None]
 
 
 class FutureWait(Wait):
-    """Until a future is done, however; or for `timeout` seconds, after which it is cancelled."""
+    """A future, done in whatever way. After `timeout` seconds it is cancelled if it can be."""
 
     def __init__(self, future: Future[Any], timeout: float | None = None):
         self._future = future
@@ -111,7 +111,7 @@ def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
 
 
 class _Work(Wait, Generic[T]):
-    """A call that takes long. What it raises ends the procedure."""
+    """A call that takes long. What it raises reaches whoever drives, not the procedure."""
 
     def __init__(self, call: Callable[[], T]):
         self._call = call
@@ -125,7 +125,10 @@ class _Work(Wait, Generic[T]):
 
 
 def off_loop(call: Callable[[], T]) -> Procedure[T]:
-    """The result of a call that must not run on an event loop. What it raises ends all."""
+    """The result of a call that must not run on an event loop.
+
+    What it raises reaches whoever drives the procedure, which is closed then.
+    """
     work = _Work(call)
     yield work
     return work.result
