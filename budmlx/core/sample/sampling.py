@@ -147,7 +147,8 @@ class RowSampling:
         self._shown = Draws(params, chosen) if chosen else None
         self._adjustments = adjustments(rows, vocab)
         self._counts = [p.logprobs for p in params]
-        self._processors, self._samplers = plugged(rows)
+        plugins = bool(chosen) or any(r.processors for r in requests)
+        self._processors, self._samplers = plugged(rows) if plugins else ([], [])
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None
