@@ -22,7 +22,7 @@ test: $(VENV)/installed-dev
 # Something of every ring, and what needs neither a model nor a process: under a minute in all.
 QUICK := $(addprefix tests/, test_layers.py config protocol plugins/test_manager.py \
   builtin/test_tool_parsers.py builtin/test_reasoning.py builtin/test_memory_cache.py \
-  core/batch/test_placement.py core/schedule/test_pace.py core/schedule/test_queue.py \
+  $(addprefix core/schedule/test_, placement.py prefill.py admission.py) \
   core/sample/test_sampling.py core/sample/test_grammar.py \
   engine/template engine/text engine/reply engine/images/test_fetch.py \
   engine/request/test_tools.py engine/hosts/test_recovery.py \

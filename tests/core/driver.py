@@ -8,7 +8,7 @@ from typing import Any
 from budmlx.core.batch.executor import Executor
 from budmlx.core.model.model import Model, load_model
 from budmlx.core.reuse.interface import Reusing
-from budmlx.core.schedule.passes import PromptView
+from budmlx.core.schedule.prefill import PromptView
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.schedule.view import GroupView
 from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.batch.plan import PromptState
-from budmlx.core.model.kv_arrays import row_of
+from budmlx.core.model.memory import row_of
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, Found, Reusing, Taken
 from budmlx.core.reuse.session import save_session

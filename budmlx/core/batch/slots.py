@@ -11,8 +11,7 @@ from mlx.utils import tree_map
 from mlx_lm.models.cache import BatchKVCache
 
 from budmlx.core.batch.prefill import extract
-from budmlx.core.model.kv_arrays import arrays_of
-from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.memory import CACHE_STEP, arrays_of
 from budmlx.core.model.quantized_kv import BatchQuantizedCache
 
 # What a copy of all rows costs, in steps.

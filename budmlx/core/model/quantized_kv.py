@@ -15,8 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import BatchKVCache, KVCache, dynamic_roll, make_prompt_cache
 
-from budmlx.core.model.kv_arrays import arrays_of
-from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.memory import CACHE_STEP, arrays_of
 from budmlx.errors import ModelLoadError
 
 # Numbers that share a scale and a bias: the first that divides the width of a head.

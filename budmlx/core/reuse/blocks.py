@@ -12,8 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from budmlx.core.model.kv_arrays import arrays_of, fill
-from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.memory import CACHE_STEP, arrays_of, fill
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.checkpoints import CheckpointReuse
 from budmlx.core.reuse.interface import Allowance, Reusing

@@ -17,7 +17,7 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 
-from budmlx.core.model.kv_arrays import arrays_of
+from budmlx.core.model.memory import arrays_of
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import ArraySpec, Layout, header
 from budmlx.core.reuse.disk.identity import layout_of, model_digest

@@ -23,24 +23,6 @@ class Adjustment(Protocol):
         """
 
 
-def adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
-    """The changes that these rows need, in mlx-lm's order; empty when nobody asked."""
-    wanted: list[Adjustment] = []
-    if any(row.request.sampling.logit_bias for row in rows):
-        wanted.append(Bias(rows))
-    penalised = [i for i, row in enumerate(rows) if _is_penalised(row)]
-    if penalised:
-        wanted.append(Penalties(rows, penalised, vocab))
-    if any(row.position < row.request.min_tokens for row in rows):
-        wanted.append(EarlyStops(rows))
-    return wanted
-
-
-def _is_penalised(row: Row) -> bool:
-    p = row.request.sampling
-    return bool(p.frequency_penalty or p.presence_penalty) or p.repetition_penalty != 1
-
-
 class Bias:
     """Adds the given values to the logits of the given ids; the lowest value bans its id."""
 

@@ -88,34 +88,35 @@ class Grammars:
 
 
 class Compiling:
-    """Rows that wait for their grammars."""
+    """Rows that wait for their grammars.
+
+    rows: those that wait, by their ids, each with its grammar and the `time.monotonic` at which
+    it is refused; for others to read.
+    """
 
     def __init__(self, grammars: Grammars):
         self._grammars = grammars
-        self._rows: dict[int, tuple[Row, Future[LLMatcher], float]] = {}
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self.rows: dict[int, tuple[Row, Future[LLMatcher], float]] = {}
 
     def add(self, row: Row) -> None:
         """Compile the grammar of a row."""
         grammar = row.request.grammar
         assert grammar is not None
         compiled = self._grammars.start(grammar.source)
-        self._rows[row.request.id] = (row, compiled, time.monotonic() + COMPILE_SECONDS)
+        self.rows[row.request.id] = (row, compiled, time.monotonic() + COMPILE_SECONDS)
 
     def cancel(self, row_id: int) -> None:
         """Forget a row; unknown ids are ignored."""
-        self._rows.pop(row_id, None)
+        self.rows.pop(row_id, None)
 
     def done(self, *, idle: bool) -> Iterator[tuple[Row, str]]:
         """Rows that wait no more, each with what is wrong with its grammar, if anything.
 
         idle: there is nothing else to do, so that waiting a moment costs nobody.
         """
-        if idle and self._rows:
-            wait([compiled for _, compiled, _ in self._rows.values()], POLL_SECONDS)
-        for row_id, (row, compiled, deadline) in list(self._rows.items()):
+        if idle and self.rows:
+            wait([compiled for _, compiled, _ in self.rows.values()], POLL_SECONDS)
+        for row_id, (row, compiled, deadline) in list(self.rows.items()):
             if not compiled.done():
                 if time.monotonic() < deadline:
                     continue
@@ -124,7 +125,7 @@ class Compiling:
                 problem = _problem(compiled)
                 if not problem:
                     row.grammar = RowGrammar(compiled.result().deep_copy())
-            del self._rows[row_id]
+            del self.rows[row_id]
             yield row, problem
 
 

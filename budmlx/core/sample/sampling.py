@@ -14,7 +14,7 @@ import numpy as np
 
 from budmlx.core.plugin_calls import PluginFault, fault
 from budmlx.core.row import Row, RowFault
-from budmlx.core.sample.adjustments import Penalties, adjustments
+from budmlx.core.sample.adjustments import Adjustment, Bias, EarlyStops, Penalties
 from budmlx.core.sample.draw import Draws
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.plugins import Plugged, plugged
@@ -145,9 +145,10 @@ class RowSampling:
         self._choices = np.array([r.choice for r in requests], dtype=np.uint64)
         self._draws = Draws(params, drawn) if drawn else None
         self._shown = Draws(params, chosen) if chosen else None
-        self._adjustments = adjustments(rows, vocab)
+        self._adjustments = _adjustments(rows, vocab)
         self._counts = [p.logprobs for p in params]
-        self._processors, self._samplers = plugged(rows)
+        plugins = bool(chosen) or any(r.processors for r in requests)
+        self._processors, self._samplers = plugged(rows) if plugins else ([], [])
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None
@@ -268,6 +269,24 @@ class RowSampling:
             return [chosen]
         ids = mx.argpartition(raw, kth=-most, axis=-1)[:, -most:]
         return [chosen, ids, mx.take_along_axis(raw, ids, axis=-1) - normalizer]
+
+
+def _adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
+    """The changes that these rows need, in mlx-lm's order; empty when nobody asked."""
+    wanted: list[Adjustment] = []
+    if any(row.request.sampling.logit_bias for row in rows):
+        wanted.append(Bias(rows))
+    penalised = [i for i, row in enumerate(rows) if _is_penalised(row)]
+    if penalised:
+        wanted.append(Penalties(rows, penalised, vocab))
+    if any(row.position < row.request.min_tokens for row in rows):
+        wanted.append(EarlyStops(rows))
+    return wanted
+
+
+def _is_penalised(row: Row) -> bool:
+    p = row.request.sampling
+    return bool(p.frequency_penalty or p.presence_penalty) or p.repetition_penalty != 1
 
 
 def _side_by_side(arrays: Sequence[mx.array]) -> mx.array:

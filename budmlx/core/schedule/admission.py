@@ -1,19 +1,97 @@
-"""Admission: whether rows fit into memory together, before they start and while they grow."""
+"""Who comes in: whose turn it is, and whether rows fit into memory together, before they start and
+while they grow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import msgspec
 
-from budmlx.core.batch.placement import Placement
 from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.row import Row
+from budmlx.core.schedule.view import Placement
 from budmlx.protocol import GenerateRequest
 from budmlx.types import ModelInfo
 
 Lengths = Sequence[Sequence[int]]
 """Tokens of each row, by group."""
+
+
+class FairQueue:
+    """Rows that wait. Within a line they go in the order in which they came.
+
+    The next row is one of the owner with the fewest rows at work; of several such owners it is
+    the one who has waited longest since its last start or its arrival. An owner without rows at
+    work therefore waits for at most one start of every other owner, whatever they send.
+    """
+
+    def __init__(self) -> None:
+        self._front = deque[Row]()  # requeued; they come before all others
+        self._lines: dict[str, deque[Row]] = {}  # none empty, the longest without a start first
+
+    def __len__(self) -> int:
+        return len(self._front) + sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[Row]:
+        return chain(self._front, *self._lines.values())
+
+    def add(self, row: Row) -> None:
+        """Put a row at the end of its owner's line."""
+        self._lines.setdefault(row.request.owner, deque()).append(row)
+
+    def put_back(self, rows: Sequence[Row]) -> None:
+        """Put rows that were at work before all others, in this order."""
+        self._front.extendleft(reversed(rows))
+
+    def next(self, rows: Iterable[Row]) -> list[Row]:
+        """The next row, and those that prefill together with it; none is taken out.
+
+        rows: all there are, waiting or not. Raises ValueError when nobody waits.
+        """
+        if self._front:
+            leader = self._front[0]
+        else:
+            busy = Counter(row.request.owner for row in self._at_work(rows))
+            leader = self._lines[min(self._lines, key=busy.__getitem__)][0]
+        near = chain(self._front, self._lines.get(leader.request.owner, ()))
+        return [row for row in near if row is leader or row.prefills_with(leader)]
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Take out rows of one owner that start now; it goes behind the other owners."""
+        for row in rows:
+            self.remove(row)
+        owner = rows[0].request.owner
+        if owner in self._lines:
+            self._lines[owner] = self._lines.pop(owner)
+
+    def remove(self, row: Row) -> None:
+        """Take out a row that shall not run any more. Raises ValueError if it does not wait."""
+        if row in self._front:
+            self._front.remove(row)
+            return
+        owner = row.request.owner
+        if row not in (line := self._lines.get(owner, deque())):
+            raise ValueError("the row does not wait")
+        line.remove(row)
+        if not line:
+            del self._lines[owner]
+
+    def to_preempt(self, rows: Iterable[Row]) -> Row:
+        """The row to preempt first: the youngest of the owner with most rows at work.
+
+        rows: all there are, the oldest first; at least one of them does not wait.
+        """
+        at_work = self._at_work(rows)
+        busy = Counter(row.request.owner for row in at_work)
+        most = max(busy.values())
+        return next(row for row in reversed(at_work) if busy[row.request.owner] == most)
+
+    def _at_work(self, rows: Iterable[Row]) -> list[Row]:
+        waiting = set(self)
+        return [row for row in rows if row not in waiting]
 
 
 class Admission:

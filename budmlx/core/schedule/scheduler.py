@@ -15,9 +15,8 @@ from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import Compiling, Grammars
-from budmlx.core.schedule.admission import Admission
-from budmlx.core.schedule.pace import DiskPace, Pace
-from budmlx.core.schedule.queue import FairQueue
+from budmlx.core.schedule.admission import Admission, FairQueue
+from budmlx.core.schedule.prefill import DiskPace, Pace
 from budmlx.core.schedule.report import Report
 from budmlx.core.schedule.view import GroupView, View
 from budmlx.protocol import GenerateRequest, StepFrame
@@ -78,7 +77,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        at_work = bool(self._rows) or bool(self._compiling) or self._report.urgent
+        at_work = bool(self._rows) or bool(self._compiling.rows) or self._report.urgent
         return at_work or self._executor.pending
 
     def submit(self, request: GenerateRequest) -> None:
@@ -221,13 +220,17 @@ class Scheduler:
     def _arrange(self) -> None:
         """Decide which rows come in, and which ones wait again because memory is short."""
         self._steps += 1
-        for row, problem in self._compiling.done(idle=not self._rows):
-            self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
+        if self._compiling.rows:
+            self._take_compiled()
         self._admission.reserved = self._executor.reserved
         self._make_room()
         self._admit()
         if self._executor.reuses and self._room != (room := self._spare):
             self._room = self._draft.room = room
+
+    def _take_compiled(self) -> None:
+        for row, problem in self._compiling.done(idle=not self._rows):
+            self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
 
     @property
     def _spare(self) -> int:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
 from budmlx.core.batch.slots import COPY, SPARE_TOKENS, Slots
-from budmlx.core.model.kv_arrays import arrays_of
-from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.memory import CACHE_STEP, arrays_of
 from budmlx.core.model.quantized_kv import QuantizedCache
 from tests.amount import examples
 

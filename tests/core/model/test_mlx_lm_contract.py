@@ -13,7 +13,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from budmlx.core.model.kv_arrays import arrays_of
+from budmlx.core.model.memory import arrays_of
 
 BATCH_METHODS = ("extend", "extract", "filter", "finalize", "prepare")
 

@@ -14,7 +14,7 @@ from mlx_lm.models.cache import BatchKVCache, KVCache
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.core.model.kv_arrays import arrays_of, fill
+from budmlx.core.model.memory import arrays_of, fill
 from budmlx.core.model.model import Model
 from budmlx.core.model.quantized_kv import BatchQuantizedCache, QuantizedCache, cache_maker
 from budmlx.errors import ConfigError, ModelLoadError

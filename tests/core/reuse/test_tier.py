@@ -17,7 +17,7 @@ import pytest
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.disk.identity import model_digest
-from budmlx.core.schedule import pace
+from budmlx.core.schedule import prefill
 from budmlx.protocol import KVStoreSettings
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import Driver, load, request
@@ -205,7 +205,7 @@ def test_others_go_on_while_a_prompt_is_read(
     prompt = words(1, 20 * BLOCK)
     with life(model, tmp_path) as driver:
         driver.once(request(1, prompt, max_tokens=1))
-    monkeypatch.setattr(pace, "SHORT_READ", 0.0)  # one block each turn
+    monkeypatch.setattr(prefill, "SHORT_READ", 0.0)  # one block each turn
     items = [request(2, words(2, 9), max_tokens=40), request(3, [*prompt, 5], max_tokens=5)]
     with life(model, tmp_path) as driver:
         driver.submit(items[0])
@@ -226,7 +226,7 @@ def test_a_prompt_that_leaves_while_it_is_read_holds_nothing(
 ) -> None:
     with life(model, tmp_path) as driver:
         driver.once(request(1, words(1, 9 * BLOCK), max_tokens=1))
-    monkeypatch.setattr(pace, "LONG_READ", 0.0)
+    monkeypatch.setattr(prefill, "LONG_READ", 0.0)
     with life(model, tmp_path) as driver:
         driver.submit(request(2, words(1, 9 * BLOCK)))
         driver.turn()

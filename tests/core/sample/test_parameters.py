@@ -180,8 +180,8 @@ def test_choices_fork_from_one_prefill(name: str, prompt: list[int]) -> None:
 def test_a_token_is_free_once_it_has_left_the_repetition_window(model: Model, window: int) -> None:
     """The window may be as long as the prompt, and the token that is fed is in it."""
     prompt = [7, 8, 9]
-    row = request(1, prompt, repetition_penalty=1e6, repetition_window=window, max_tokens=8,
-                  bias_ids=[7], bias_values=[90.0])  # fmt: skip
+    row = request(1, prompt, repetition_penalty=100.0, repetition_window=window, max_tokens=8,
+                  logit_bias=((7, 90.0),))  # fmt: skip
     driver = Driver(model)
     driver.submit(row)
     driver.run()

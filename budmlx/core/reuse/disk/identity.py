@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 
-from budmlx.core.model.kv_arrays import arrays_of
+from budmlx.core.model.memory import arrays_of
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import ArraySpec, Layout
 from budmlx.model_identity import ModelIdentity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from budmlx.core.batch.placement import HEAVY, MERGE_GAIN, STEP_OVERHEAD, Placement
+from budmlx.core.schedule.view import HEAVY, MERGE_GAIN, STEP_OVERHEAD, Placement
 
 WEIGHTS = 2**27
 PER_TOKEN = 2**14

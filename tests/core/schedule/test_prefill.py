@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from budmlx.core.batch.plan import DiskRead
-from budmlx.core.schedule.pace import (
+from budmlx.core.schedule.prefill import (
     FORGIVENESS,
     LARGEST_SLOWDOWN,
     LONG_READ,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budmlx.core.row import Row
-from budmlx.core.schedule.queue import FairQueue
+from budmlx.core.schedule.admission import FairQueue
 from tests.core.driver import Driver, load, request
 
 
