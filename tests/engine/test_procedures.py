@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from budmlx.engine.calls.procedures import (
+from budmlx.engine.procedures import (
     FutureWait,
     Mailbox,
     Procedure,
