@@ -19,9 +19,9 @@ from budmlx.engine.procedures import (
     adrive_stream,
     drive,
     drive_stream,
-    drive_streams,
     off_loop,
 )
+from budmlx.engine.run.many import drive_streams
 from budmlx.threads import run_apart
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -19,7 +19,9 @@ from budmlx.engine.template.limits import (
     check_items,
     check_join,
     check_size,
+    concat,
     limits,
+    listed,
 )
 
 REFUSED_FILTERS = frozenset(
@@ -62,43 +64,11 @@ def _tojson(
     return concat(encoder.iterencode(value))
 
 
-def concat(pieces: Iterable[str]) -> str:
-    """The pieces as one text; there may be any number of them."""
-    texts, size = [], 0
-    for piece in pieces:
-        size += len(piece)
-        check_size(size)
-        limits().tick(len(piece))
-        texts.append(piece)
-    return "".join(texts)
-
-
 @pass_eval_context
 def _join(context: EvalContext, value: Any, d: str = "", attribute: Any = None) -> str:
     items = listed(value)
     check_join(str(d), items)
     return sync_do_join(context, items, d, attribute)
-
-
-def listed(items: Any) -> list[Any] | tuple[Any, ...]:
-    """The items, taken out of an iterator if they are in one."""
-    return limits().made(items if isinstance(items, list | tuple) else list(Ticked(items)))
-
-
-class Ticked:
-    """What a loop goes through, with a look at the clock for each item."""
-
-    def __init__(self, items: Iterable[Any]):
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        tick = limits().tick
-        for item in self._items:
-            tick()
-            yield item
-
-    def __len__(self) -> int:
-        return len(self._items)  # type: ignore[arg-type]  # as of any iterable: it may have none
 
 
 def _within_limits(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -110,6 +110,38 @@ def limited(seconds: float) -> Iterator[None]:
 def limits() -> Limits:
     """Those of the rendering at hand."""
     return _limits.get()
+
+
+def concat(pieces: Iterable[str]) -> str:
+    """The pieces as one text; there may be any number of them."""
+    texts, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        check_size(size)
+        limits().tick(len(piece))
+        texts.append(piece)
+    return "".join(texts)
+
+
+def listed(items: Any) -> list[Any] | tuple[Any, ...]:
+    """The items, taken out of an iterator if they are in one."""
+    return limits().made(items if isinstance(items, list | tuple) else list(Ticked(items)))
+
+
+class Ticked:
+    """What a loop goes through, with a look at the clock for each item."""
+
+    def __init__(self, items: Iterable[Any]):
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        tick = limits().tick
+        for item in self._items:
+            tick()
+            yield item
+
+    def __len__(self) -> int:
+        return len(self._items)  # type: ignore[arg-type]  # as of any iterable: it may have none
 
 
 def check_size(characters: int) -> None:
