@@ -13,9 +13,8 @@ from budmlx.engine.reply.parsers import Parsers
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
-from budmlx.engine.run.pipeline import RequestPipeline
+from budmlx.engine.run.pipeline import RequestPipeline, Runner
 from budmlx.engine.run.rows import RequestWarnings, RowBuilder
-from budmlx.engine.run.runner import Runner
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.manager import Plugins

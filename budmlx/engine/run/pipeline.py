@@ -1,13 +1,20 @@
-"""Request pipeline: prepared, then answered from the cache or computed, event by event."""
+"""Request pipeline: prepared, then answered from the cache or computed, event by event.
+
+What is computed are rows on a host, whose tokens come back in frames.
+"""
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Self
 
+from budmlx.config import ModelConfig
+from budmlx.engine.hosts.host import open_host
 from budmlx.engine.procedures import Containment, Mailbox, Stream, Wait
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
@@ -16,11 +23,10 @@ from budmlx.engine.reuse.response_cache import ReplyCache, Ticket
 from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.rows import RowBuilder
-from budmlx.engine.run.runner import Runner
 from budmlx.errors import BudmlxError, CancelledError
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.specs import RequestRecord
-from budmlx.protocol import SessionFile
+from budmlx.protocol import CoreSettings, GenerateRequest, SessionFile, StepFrame
 from budmlx.types import Event, Finished, Request
 
 STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
@@ -163,3 +169,59 @@ class RequestOutcome:
             return RequestRecord(model=self._model, outcome="cancelled")
         code = error.code if isinstance(error, BudmlxError) else None
         return RequestRecord(model=self._model, outcome="failed", error=code or "internal_error")
+
+
+class Runner:
+    """Submits rows to a host and delivers what comes back to their generations. Thread-safe."""
+
+    def __init__(self, settings: CoreSettings, config: ModelConfig):
+        """Open the host that the configuration names. Raises ModelLoadError."""
+        self._generations: dict[int, Generation] = {}
+        self._ids = itertools.count(1)
+        self.host = open_host(settings, self._receive, config)
+        self.info = self.host.info
+
+    def new_ids(self, count: int) -> list[int]:
+        """Ids of so many rows."""
+        return [next(self._ids) for _ in range(count)]
+
+    def submit(self, generation: Generation, rows: Sequence[GenerateRequest]) -> None:
+        """Queue the rows of a generation. What comes of them arrives in its mailbox.
+
+        Raises:
+            EngineUnavailableError, EngineClosedError: the host takes nothing.
+        """
+        self._generations.update(dict.fromkeys(generation.row_ids, generation))
+        try:
+            for row in rows:
+                self.host.submit(row)
+        except BudmlxError:
+            self.release(generation)
+            raise
+
+    def drop_ended(self, generation: Generation) -> None:
+        """Make rows leave the core whose text ended before it knew."""
+        for row_id in generation.ended():
+            self._drop(generation, row_id)
+
+    def release(self, generation: Generation) -> bool:
+        """Forget a generation, and drop its rows; whether it was known."""
+        for row_id in sorted(generation.running):
+            self._drop(generation, row_id)
+        known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]
+        return any(known)
+
+    def _drop(self, generation: Generation, row_id: int) -> None:
+        generation.running.discard(row_id)
+        self.host.cancel(row_id)
+
+    def _receive(self, frame: StepFrame) -> None:
+        """Hand a frame to its generations. Runs on the host's thread."""
+        now = time.monotonic()
+        for row_id in frame.started:
+            if generation := self._generations.get(row_id):
+                generation.stamp_start(now)
+        updates: list[Update] = [*frame.tokens, *frame.failed]
+        for update in updates:
+            if generation := self._generations.get(update.id):
+                generation.deliver((update,), now)

@@ -14,13 +14,16 @@ from jinja2.nodes import EvalContext
 from jinja2.utils import pass_eval_context
 
 from budmlx.engine.template.limits import (
-    FILTERS,
+    LimitError,
     check_format,
     check_items,
     check_join,
+    check_needle,
+    check_replace,
     check_size,
     concat,
     limits,
+    line_count,
     listed,
 )
 
@@ -71,10 +74,48 @@ def _join(context: EvalContext, value: Any, d: str = "", attribute: Any = None) 
     return sync_do_join(context, items, d, attribute)
 
 
+def _check_indent(
+    text: Any, width: int | str = 4, first: bool = False, blank: bool = False
+) -> None:
+    """Refuse to indent too many lines, or by too much."""
+    text = str(text)
+    lines = line_count(text)
+    check_items(lines)
+    check_size(len(text) + lines * (len(width) if isinstance(width, str) else width))
+
+
+def _check_round(value: Any, precision: int = 0, method: str = "common") -> None:
+    """Refuse to compute with 10 to the power of a large precision."""
+    if abs(precision) > 100:
+        raise LimitError("the template rounds with too large a precision")
+
+
+def _check_sum(items: Any, attribute: Any = None, start: Any = 0) -> None:
+    """Refuse to add up anything but numbers: each step would copy the sum so far."""
+    if not isinstance(start, int | float):
+        raise LimitError("the template adds up what are no numbers")
+
+
+def _check_title(text: Any) -> None:
+    """Refuse long texts, which are cut into words."""
+    check_items(len(str(text)))
+
+
+_CHECKS: dict[str, Callable[..., None]] = {
+    "indent": _check_indent,
+    "replace": check_replace,
+    "round": _check_round,
+    "sum": _check_sum,
+    "title": _check_title,
+    "trim": check_needle,
+}
+"""Filters that can make much of little, or take long, and what refuses that."""
+
+
 def _within_limits(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter whose argument and result are within limits."""
     place = int(hasattr(function, "jinja_pass_arg"))  # the context comes before the value
-    check = FILTERS.get(name)
+    check = _CHECKS.get(name)
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
