@@ -68,14 +68,13 @@ ROOMS = {
     "budmlx.core.reuse": ("budmlx.core.reuse.disk",),
     "budmlx.core.batch": ("budmlx.core.reuse", "budmlx.core.sample"),
     "budmlx.core.schedule": ("budmlx.core.batch",),
-    "budmlx.engine.calls": (),
     "budmlx.engine.template": (),
     "budmlx.engine.text": ("budmlx.engine.template",),
-    "budmlx.engine.images": ("budmlx.engine.text", "budmlx.engine.calls"),
-    "budmlx.engine.reply": ("budmlx.engine.text", "budmlx.engine.calls"),
+    "budmlx.engine.images": ("budmlx.engine.text",),
+    "budmlx.engine.reply": ("budmlx.engine.text",),
     "budmlx.engine.request": ("budmlx.engine.reply", "budmlx.engine.images"),
     "budmlx.engine.reuse": ("budmlx.engine.reply",),
-    "budmlx.engine.hosts": ("budmlx.engine.calls",),
+    "budmlx.engine.hosts": (),
     "budmlx.engine.load": ("budmlx.engine.images",),
     "budmlx.engine.run": ("budmlx.engine.request", "budmlx.engine.reuse", "budmlx.engine.hosts"),
     "budmlx.server.dialects": (),
@@ -89,6 +88,7 @@ PROBES = ("model.model", "model.quantized_kv", "reuse.disk.identity")
 SHARED = {
     "budmlx.core.row",
     "budmlx.core.plugin_calls",
+    "budmlx.engine.procedures",
     "budmlx.engine.prompt",
 }
 

@@ -3,5 +3,5 @@
 `engine.Engine` is the facade, `models.ModelSet` the engines of a server. Its folders import
 each other in this order only: engine -> run -> {request, reuse, hosts}, engine -> load ->
 images, request -> {reply, images}, reuse -> reply, {reply, images} -> text -> template; all may
-import `calls` and `prompt`. Only `hosts.thread` imports the core.
+import `procedures` and `prompt`. Only `hosts.thread` imports the core.
 """

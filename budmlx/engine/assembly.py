@@ -11,12 +11,10 @@ from budmlx.engine.load.core_settings import core_settings
 from budmlx.engine.load.directory import model_files
 from budmlx.engine.reply.parsers import Parsers
 from budmlx.engine.request.prepare import Preparation
-from budmlx.engine.request.warnings import RequestWarnings
 from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
-from budmlx.engine.run.request_run import RequestPipeline
-from budmlx.engine.run.rows import RowBuilder
-from budmlx.engine.run.runner import Runner
+from budmlx.engine.run.pipeline import RequestPipeline, Runner
+from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.manager import Plugins

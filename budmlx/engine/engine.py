@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from budmlx.config import Config
 from budmlx.engine.assembly import assemble
-from budmlx.engine.calls.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.hosts.host import HostStatus
 from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
+from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.many import run_all

@@ -1,22 +1,25 @@
-"""Host interface: somewhere that a core runs, and how the configured kind is opened."""
+"""Host interface: somewhere that a core runs, how it is opened, how its frames are delivered."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from budmlx.config import ModelConfig
-from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
+from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
 from budmlx.types import ModelInfo
+
+log = logging.getLogger(__name__)
 
 FrameSink = Callable[[StepFrame], None]
 """Receives every frame, in order, on a thread of the host's; it must not block.
 
 If it raises, the rows that the frame tells of end with `RowFailed`."""
 
-
+UNDELIVERED = "The engine failed to deliver this reply; the server's log says more."
 FRESH_SECONDS = 5.0
 """A host whose core sent nothing for this long is not ready; an idle core sends every second."""
 
@@ -77,3 +80,27 @@ def open_host(settings: CoreSettings, sink: FrameSink, config: ModelConfig) -> H
         options["watchdog_seconds"] = config.watchdog_seconds
     host: Host = host_class(settings, sink, **options)
     return host
+
+
+def deliver(sink: FrameSink, frame: StepFrame, cancel: Callable[[int], object]) -> None:
+    """Hand a frame to the sink. If that fails, end each row that the frame tells of.
+
+    cancel: drops a row, so that it gets no further message of the core's. The fault is ours; it
+    must neither end the host's thread nor leave a hole in a reply.
+    """
+    try:
+        sink(frame)
+    except Exception:  # the boundary of the host's thread
+        log.exception("A frame of the engine could not be delivered")
+        ids = [token.id for token in frame.tokens] + [failed.id for failed in frame.failed]
+        for row_id in dict.fromkeys(ids):
+            cancel(row_id)
+            _fail(sink, row_id)
+
+
+def _fail(sink: FrameSink, row_id: int) -> None:
+    # One frame for each row: what fails for one must not keep the others waiting for ever.
+    try:
+        sink(StepFrame(failed=[RowFailed(row_id, "request_failed", UNDELIVERED)]))
+    except Exception:  # see above; nobody is left to be told
+        log.exception("A row of the engine could not be ended")

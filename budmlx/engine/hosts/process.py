@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End
-from budmlx.engine.hosts.delivery import deliver
-from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus
+from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.errors import EngineClosedError, ModelLoadError
 from budmlx.protocol import (

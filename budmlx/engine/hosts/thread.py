@@ -8,8 +8,7 @@ import time
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
-from budmlx.engine.hosts.delivery import deliver
-from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus
+from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.protocol import (
     Cancel,

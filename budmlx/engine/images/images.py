@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from budmlx.config import ModelConfig
-from budmlx.engine.calls.procedures import FutureWait, Procedure
 from budmlx.engine.images.decode import from_data_url, from_python, read_file, size_of
 from budmlx.engine.images.fetch import Fetcher
+from budmlx.engine.procedures import FutureWait, Procedure
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, InvalidRequestError
@@ -174,8 +174,6 @@ class Images:
 
     def placed(self, ids: list[int], shown: Sequence[Shown]) -> TokenizedPrompt:
         """The prompt in which placeholders are as many as the pictures have tokens."""
-        if not shown:
-            return TokenizedPrompt(ids)
         assert self.target is not None
         result: list[int] = []
         images: list[Image] = []

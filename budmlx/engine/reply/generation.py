@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from budmlx.engine.calls.procedures import Mailbox
+from budmlx.engine.procedures import Mailbox
 from budmlx.engine.prompt import Submission
-from budmlx.engine.reply.output import CallEvents, OutputReader
+from budmlx.engine.reply.output import OutputReader, event_of
 from budmlx.engine.reply.plugin_filters import FilterChain
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
@@ -74,7 +74,6 @@ class _ChoiceText:
         self._filters = row.filters
         self._output = row.output
         self._hide = row.hide
-        self._calls = CallEvents(number)
         self._shown = 0
         self._ends: deque[int] = deque()
         self.reasoning_tokens = 0
@@ -118,7 +117,7 @@ class _ChoiceText:
                 self._count_reasoning(piece)
                 if self._hide:
                     continue
-            yield self._calls.event(piece)
+            yield event_of(piece, self._output.calls - 1, self.number)
         if self._output.calls and (self._output.ended or self.reason == "stop"):
             self.reason = "tool_calls"
         if self.reason is not None and self._filters is not None:

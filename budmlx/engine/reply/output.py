@@ -121,21 +121,13 @@ class _Places:
         return start
 
 
-class CallEvents:
-    """Makes events of calls, with ids of their own."""
-
-    def __init__(self, choice: int):
-        self._choice = choice
-        self._count = 0
-
-    def event(self, piece: Piece) -> ReasoningDelta | ToolCallDelta:
-        """The event for a piece that is no content."""
-        if isinstance(piece, Thought):
-            return ReasoningDelta(piece.text, self._choice)
-        if isinstance(piece, CallArguments):
-            return ToolCallDelta(self._count - 1, "", "", piece.text, self._choice)
-        assert isinstance(piece, Call | CallBegun)
-        self._count += 1
-        arguments = piece.arguments if isinstance(piece, Call) else ""
-        call_id = f"call_{uuid.uuid4().hex[:24]}"
-        return ToolCallDelta(self._count - 1, call_id, piece.name, arguments, self._choice)
+def event_of(piece: Piece, call: int, choice: int) -> ReasoningDelta | ToolCallDelta:
+    """The event for a piece that is no content. call: the number of the call that it is of."""
+    if isinstance(piece, Thought):
+        return ReasoningDelta(piece.text, choice)
+    if isinstance(piece, CallArguments):
+        return ToolCallDelta(call, "", "", piece.text, choice)
+    assert isinstance(piece, Call | CallBegun)
+    arguments = piece.arguments if isinstance(piece, Call) else ""
+    call_id = f"call_{uuid.uuid4().hex[:24]}"
+    return ToolCallDelta(call, call_id, piece.name, arguments, choice)

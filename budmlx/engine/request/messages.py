@@ -68,43 +68,6 @@ def _message(item: Message | Mapping[str, Any], param: str) -> Message:
     return _checked(message, param)
 
 
-def check_results(messages: Sequence[Message]) -> None:
-    """Refuse results of tools that nobody called. Ids are compared where both sides have them.
-
-    Raises:
-        InvalidRequestError: `param` names the message.
-    """
-    called: set[str] = set()
-    any_call = False
-    for index, message in enumerate(messages):
-        if message.tool_calls:
-            any_call = True
-            called.update(call.id for call in message.tool_calls)
-        if message.role not in ("tool", "function"):
-            continue
-        unknown = message.tool_call_id and "" not in called and message.tool_call_id not in called
-        if not any_call or unknown:
-            raise _error(
-                f"messages[{index}]",
-                "is the result of a call that no assistant message before it makes",
-            )
-
-
-def check_prefix(messages: Sequence[Message]) -> None:
-    """Refuse to continue what is not the beginning of the assistant's reply.
-
-    Raises:
-        InvalidRequestError: `param` names the message's prefix.
-    """
-    for index, message in enumerate(messages):
-        begins = index == len(messages) - 1 and message.role == "assistant"
-        if message.prefix and (not begins or message.tool_calls):
-            raise _error(
-                f"messages[{index}].prefix",
-                "can only be set on the last message, if that is an assistant's without tool calls",
-            )
-
-
 def _content(value: Any, param: str) -> str | tuple[Part, ...]:
     if value is None:
         return ""

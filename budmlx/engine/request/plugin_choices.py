@@ -23,18 +23,20 @@ class PluginChoices:
         self._samplers: Offers = plugins.named("add_samplers")
         self._processors: Offers = plugins.named("add_logits_processors")
 
-    def sampler(self, sampling: SamplingParams) -> PluginCall | None:
-        """The sampler that a request chose. Raises InvalidRequestError naming the field."""
-        if sampling.sampler is None:
-            return None
-        return _call(sampling.sampler, self._samplers, "sampler")
+    def calls(self, sampling: SamplingParams) -> tuple[PluginCall | None, list[PluginCall]]:
+        """The sampler and the logits processors that a request chose.
 
-    def processors(self, sampling: SamplingParams) -> list[PluginCall]:
-        """The logits processors that a request chose; see `sampler`."""
-        return [
+        Raises:
+            InvalidRequestError: one is unknown or misused; `param` names it.
+        """
+        sampler = None
+        if sampling.sampler is not None:
+            sampler = _call(sampling.sampler, self._samplers, "sampler")
+        processors = [
             _call(choice, self._processors, f"logits_processors[{i}]")
             for i, choice in enumerate(sampling.logits_processors)
         ]
+        return sampler, processors
 
 
 def choice_of(value: PluginChoice | Mapping[str, Any], param: str) -> PluginChoice:

@@ -1,30 +1,35 @@
-"""Preparation: from a request to the tokenized prompt that the core takes."""
+"""Preparation: from a request to the tokenized prompt that the core takes.
+
+The characters that go into a prompt are its costs: they tell how long it takes to make.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
-from budmlx.engine.calls.procedures import Procedure, off_loop
-from budmlx.engine.images.images import Images
+from budmlx.engine.images.images import Images, Shown
+from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.parsers import Parsers, active_tools
-from budmlx.engine.request.cost import exceeds, frame_costs, message_costs, request_costs
-from budmlx.engine.request.messages import check_prefix, check_results
-from budmlx.engine.request.render import render
+from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.engine.text.encoding import Encoding, encoding
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
-from budmlx.types import Message, ModelInfo, Request
+from budmlx.types import Message, ModelInfo, Request, TextPart
 
 # What may be rendered to find where messages end, in characters. Of messages beyond it is not
 # told that the reuse of KV ended there.
 MAX_EXPLAINED = 1_048_576
+# What a message, and a value of JSON, cost besides their own characters.
+PER_MESSAGE = 64
+PER_VALUE = 8
 INSTRUCTIONS = ("system", "developer")
 
 
@@ -51,11 +56,12 @@ class Preparation:
             return False
         messages = len(request.messages or ())
         times = 1 + 2 * self._info.needs_checkpoints + messages * request.explain_cache
-        return not exceeds(request_costs(request), LONG_TEXT // times)
+        return not _exceeds(_request_costs(request), LONG_TEXT // times)
 
     def run(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """What `prepared` returns, for a request with everything that it refers to."""
-        request = yield from self._images.fetched(request)
+        if request.shows_images:
+            request = yield from self._images.fetched(request)
         if self.is_quick(request):
             return self.prepared(request)
         return (yield from off_loop(partial(self.prepared, request)))
@@ -75,13 +81,15 @@ class Preparation:
 
     def template(self, request: Request) -> Procedure[Encoding]:
         """The prompt that a chat becomes, however long it is."""
-        request = yield from self._images.fetched(request)
+        if request.shows_images:
+            request = yield from self._images.fetched(request)
         if request.messages is None:
             raise InvalidRequestError("There must be messages to render.", param="messages")
         return encoding(self._tokenizer, self._rendered(request)[1].ids)
 
     def _rendered(self, request: Request) -> tuple[Request, TokenizedPrompt]:
-        request = transformed(request, self._transforms)
+        if self._transforms:
+            request = transformed(request, self._transforms)
         self._parsers.check(request)
         if request.messages is None:
             raw: str | Sequence[int] = request.prompt or ()
@@ -90,10 +98,12 @@ class Preparation:
             return request, TokenizedPrompt(list(raw))
         check_results(request.messages)
         check_prefix(request.messages)
-        request, shown = self._images.prepared(request)
+        shown: Sequence[Shown] = ()
+        if request.shows_images:
+            request, shown = self._images.prepared(request)
         messages = request.messages or ()
         ids = self._render(request, messages)
-        prompt = self._images.placed(ids, shown)
+        prompt = self._images.placed(ids, shown) if shown else TokenizedPrompt(ids)
         if not shown and self._info.needs_checkpoints:
             prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
         if not shown and request.explain_cache:
@@ -166,8 +176,8 @@ class Preparation:
 
 def _beginnings(request: Request) -> Iterator[int]:
     """What it costs to render the first message, then also the first two, and so on."""
-    frame = sum(frame_costs(request))
-    lengths = accumulate(sum(message_costs(message)) for message in request.messages or ())
+    frame = sum(_frame_costs(request))
+    lengths = accumulate(sum(_message_costs(message)) for message in request.messages or ())
     return accumulate(frame + length for length in lengths)
 
 
@@ -175,3 +185,55 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many ids both begin with."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _exceeds(costs: Iterable[int], limit: int) -> bool:
+    """Whether the sum is more than the limit. Looks no further than it must."""
+    return any(total > limit for total in accumulate(costs))
+
+
+def _request_costs(request: Request) -> Iterator[int]:
+    """The costs of the parts of a prompt, to be added up."""
+    if request.messages is None:
+        yield len(request.prompt or ())
+        return
+    yield from _frame_costs(request)
+    for message in request.messages:
+        yield from _message_costs(message)
+
+
+def _frame_costs(request: Request) -> Iterator[int]:
+    """The costs of what is written besides the messages."""
+    for tool in request.tools:
+        yield from _costs([tool.name, tool.description, tool.parameters])
+    yield from _costs(request.chat_template_kwargs)
+
+
+def _message_costs(message: Message) -> Iterator[int]:
+    """The costs of the parts of a message."""
+    yield PER_MESSAGE
+    yield from _costs([message.name, message.tool_call_id, message.reasoning])
+    parts = (message.content,) if isinstance(message.content, str) else message.content
+    for part in parts:
+        yield from _costs(part.text if isinstance(part, TextPart) else part)
+    for call in message.tool_calls:
+        yield from _costs([call.id, call.name, call.arguments])
+
+
+def _costs(value: Any) -> Iterator[int]:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.keys()
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        yield PER_VALUE + _length(value)
+
+
+def _length(value: Any) -> int:
+    """Characters of a value, without those of the values inside of it."""
+    if isinstance(value, int):
+        return value.bit_length() // 3
+    return len(value) if isinstance(value, str) else 0

@@ -150,7 +150,8 @@ class History:
 
 
 def _keys(prompt: TokenizedPrompt, reply: Sequence[int] = ()) -> NDArray[np.int64]:
-    return np.asarray(with_image_keys([*prompt.ids, *reply], prompt.images), np.int64)
+    ids = [*prompt.ids, *reply]
+    return np.asarray(with_image_keys(ids, prompt.images) if prompt.images else ids, np.int64)
 
 
 def _common(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from budmlx.config import ModelConfig
-from budmlx.engine.calls.procedures import FutureWait, Procedure
+from budmlx.engine.procedures import FutureWait, Procedure
 from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
 from budmlx.plugins.boundary import FAULTS, whereabouts
 from budmlx.plugins.manager import Owned

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, closing
 from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
+from typing import TypeVar
 
-from budmlx.engine.calls.procedures import Stream, drive_streams
+from budmlx.engine.procedures import Mailbox, Stream, Wait
 from budmlx.progress import Progress, ProgressBar
 from budmlx.types import Event, Finished, FinishReason, Usage
+
+T = TypeVar("T")
 
 
 def run_all(
@@ -33,6 +38,37 @@ def run_all(
                 if progress:
                     progress(finished, len(streams))
     return events
+
+
+def drive_streams(streams: Sequence[Stream[T]]) -> Generator[tuple[int, T], None, None]:
+    """The values of all streams as they come, each with the number of its stream.
+
+    One thread drives them: each stream until it waits for its mailbox, so that none may wait
+    for another in any other way; then those that get mail.
+    """
+    mail: SimpleQueue[int] = SimpleQueue()
+    running: dict[int, Stream[T]] = {}
+    with ExitStack() as stack:
+        for number, stream in enumerate(streams):
+            running[number] = stack.enter_context(closing(stream))
+            yield from _until_mail(number, running, mail)
+        while running:
+            yield from _until_mail(mail.get(), running, mail)
+
+
+def _until_mail(
+    number: int, running: dict[int, Stream[T]], mail: SimpleQueue[int]
+) -> Generator[tuple[int, T], None, None]:
+    for step in running.get(number, ()):
+        if isinstance(step, Mailbox):
+            step.wake = partial(mail.put, number)
+            if not step:
+                return
+        elif isinstance(step, Wait):
+            step.block()
+        else:
+            yield number, step
+    running.pop(number, None)
 
 
 async def as_one(parts: Sequence[tuple[int, AsyncGenerator[Event, None]]]) -> AsyncIterator[Event]:

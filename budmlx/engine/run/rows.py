@@ -1,7 +1,11 @@
-"""Rows of a request: what the core runs for each choice, and what makes text of its tokens."""
+"""Rows of a request: what the core runs for each choice, and what makes text of its tokens.
+
+The sampling parameters are resolved for one model here; what has no effect on it is told of.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,18 +13,21 @@ import msgspec
 
 from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.reply.generation import RowText
-from budmlx.engine.reply.parsers import Parsers
+from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
-from budmlx.engine.request.core_requests import core_requests, without_unknown_ids
-from budmlx.engine.request.grammars import grammar_of
+from budmlx.engine.request.grammars import can_be_strict, grammar_of
 from budmlx.engine.request.plugin_choices import PluginChoices
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
+from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import OutputFilterFactory
-from budmlx.protocol import GenerateRequest, SessionFile
-from budmlx.types import ModelInfo, Request
+from budmlx.protocol import GenerateRequest, Grammar, SessionFile
+from budmlx.types import ModelInfo, Request, SamplingParams
+
+# Larger than any context; the core clamps it.
+UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +88,12 @@ class RowBuilder:
         submission = self._tracker.with_own_ids(submission, sampling.seed)
         owner = request.namespace
         request = replace(request, sampling=sampling, namespace=submission.namespace)
-        sampler, processors = self._choices.sampler(sampling), self._choices.processors(sampling)
+        chooses = sampling.sampler is not None or sampling.logits_processors
+        sampler, processors = self._choices.calls(sampling) if chooses else (None, [])
         tail = self._parsers.tail(submission.prompt.ids)
-        grammar = grammar_of(request, self._parsers, tail)
+        grammar = None
+        if request.response_format is not None or active_tools(request):
+            grammar = grammar_of(request, self._parsers, tail)
         rows = [
             msgspec.structs.replace(
                 row, sampler=sampler, processors=processors, session=session, owner=owner
@@ -102,3 +112,105 @@ class RowBuilder:
             self._parsers.reader(request, tail),
             hide=request.reasoning == "hidden",
         )
+
+
+def core_requests(
+    row_ids: Sequence[int],
+    prompt: TokenizedPrompt,
+    request: Request,
+    eos_ids: Sequence[int],
+    grammar: Grammar | None = None,
+) -> list[GenerateRequest]:
+    """One row for each choice of a request. A seed is drawn if none is given.
+
+    eos_ids: the model's end-of-sequence ids.
+    """
+    sampling = request.sampling
+    if grammar is not None and sampling.ignore_eos:
+        raise InvalidRequestError(
+            "ignore_eos cannot be combined with a form that the reply must have: it says where "
+            "the reply ends.",
+            param="ignore_eos",
+        )
+    stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_ids)}
+    first = GenerateRequest(
+        id=row_ids[0],
+        prompt_ids=prompt.ids,
+        images=list(prompt.images),
+        checkpoints=list(prompt.checkpoints),
+        sampling=_without_resolved(sampling),
+        seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
+        max_tokens=sampling.max_tokens or UNLIMITED,
+        min_tokens=UNLIMITED if sampling.min_tokens < 0 else sampling.min_tokens,
+        stop_ids=sorted(stops),
+        grammar=grammar,
+        fork=row_ids[0] if len(row_ids) > 1 else 0,
+        namespace=request.namespace,
+    )
+    return [
+        msgspec.structs.replace(first, id=row_id, choice=choice)
+        for choice, row_id in enumerate(row_ids)
+    ]
+
+
+def _without_resolved(sampling: SamplingParams) -> SamplingParams:
+    """The parameters without those that `GenerateRequest` has in its own fields.
+
+    Texts that stop are found in the decoded text, which the core never sees.
+    """
+    return replace(
+        sampling,
+        seed=None,
+        max_tokens=None,
+        min_tokens=0,
+        stop=(),
+        stop_token_ids=(),
+        ignore_eos=False,
+        sampler=None,
+        logits_processors=(),
+    )
+
+
+def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingParams, list[str]]:
+    """Drop what names token ids outside the vocabulary; they must never reach the core.
+
+    Returns the parameters and a warning for each that lost something: documented client
+    code sends such ids, so they are not an error.
+    """
+    warnings = []
+    bias = tuple((token, value) for token, value in sampling.logit_bias if 0 <= token < vocab)
+    if lost := len(sampling.logit_bias) - len(bias):
+        warnings.append(f"logit_bias: {lost} token ids outside the vocabulary were ignored.")
+    stops = tuple(token for token in sampling.stop_token_ids if 0 <= token < vocab)
+    if lost := len(sampling.stop_token_ids) - len(stops):
+        warnings.append(f"stop_token_ids: {lost} ids outside the vocabulary were ignored.")
+    if not warnings:
+        return sampling, []
+    return replace(sampling, logit_bias=bias, stop_token_ids=stops), warnings
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWarnings:
+    """What makes the warnings of a model. filtered: output filters may change the text.
+
+    cached: there is a response cache.
+    """
+
+    parsers: Parsers
+    vocab_size: int
+    filtered: bool
+    cached: bool
+
+    def of(self, request: Request) -> list[str]:
+        """A sentence for each part of a request that has no effect."""
+        _, warnings = without_unknown_ids(request.sampling, self.vocab_size)
+        template = self.parsers.tokenizer.template()
+        unused = template.unused_kwargs(request.chat_template_kwargs)
+        warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
+        if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
+            warnings.append("strict has no effect: this model's calls are constrained when forced.")
+        if self.filtered and request.sampling.logprobs is not None:
+            warnings.append("logprobs are left out, since an output filter may change the text.")
+        if request.cache is not None and request.cache.write and not self.cached:
+            warnings.append("cache has no effect: there is no response cache.")
+        return warnings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from budmlx.engine.calls.procedures import drive, drive_stream
+from budmlx.engine.procedures import drive, drive_stream
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
-from budmlx.engine.run.request_run import RequestPipeline
+from budmlx.engine.run.pipeline import RequestPipeline
 from budmlx.protocol import SessionFile
 from budmlx.types import Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -14,12 +14,17 @@ from jinja2.nodes import EvalContext
 from jinja2.utils import pass_eval_context
 
 from budmlx.engine.template.limits import (
-    FILTERS,
+    LimitError,
     check_format,
     check_items,
     check_join,
+    check_needle,
+    check_replace,
     check_size,
+    concat,
     limits,
+    line_count,
+    listed,
 )
 
 REFUSED_FILTERS = frozenset(
@@ -62,17 +67,6 @@ def _tojson(
     return concat(encoder.iterencode(value))
 
 
-def concat(pieces: Iterable[str]) -> str:
-    """The pieces as one text; there may be any number of them."""
-    texts, size = [], 0
-    for piece in pieces:
-        size += len(piece)
-        check_size(size)
-        limits().tick(len(piece))
-        texts.append(piece)
-    return "".join(texts)
-
-
 @pass_eval_context
 def _join(context: EvalContext, value: Any, d: str = "", attribute: Any = None) -> str:
     items = listed(value)
@@ -80,31 +74,48 @@ def _join(context: EvalContext, value: Any, d: str = "", attribute: Any = None) 
     return sync_do_join(context, items, d, attribute)
 
 
-def listed(items: Any) -> list[Any] | tuple[Any, ...]:
-    """The items, taken out of an iterator if they are in one."""
-    return limits().made(items if isinstance(items, list | tuple) else list(Ticked(items)))
+def _check_indent(
+    text: Any, width: int | str = 4, first: bool = False, blank: bool = False
+) -> None:
+    """Refuse to indent too many lines, or by too much."""
+    text = str(text)
+    lines = line_count(text)
+    check_items(lines)
+    check_size(len(text) + lines * (len(width) if isinstance(width, str) else width))
 
 
-class Ticked:
-    """What a loop goes through, with a look at the clock for each item."""
+def _check_round(value: Any, precision: int = 0, method: str = "common") -> None:
+    """Refuse to compute with 10 to the power of a large precision."""
+    if abs(precision) > 100:
+        raise LimitError("the template rounds with too large a precision")
 
-    def __init__(self, items: Iterable[Any]):
-        self._items = items
 
-    def __iter__(self) -> Iterator[Any]:
-        tick = limits().tick
-        for item in self._items:
-            tick()
-            yield item
+def _check_sum(items: Any, attribute: Any = None, start: Any = 0) -> None:
+    """Refuse to add up anything but numbers: each step would copy the sum so far."""
+    if not isinstance(start, int | float):
+        raise LimitError("the template adds up what are no numbers")
 
-    def __len__(self) -> int:
-        return len(self._items)  # type: ignore[arg-type]  # as of any iterable: it may have none
+
+def _check_title(text: Any) -> None:
+    """Refuse long texts, which are cut into words."""
+    check_items(len(str(text)))
+
+
+_CHECKS: dict[str, Callable[..., None]] = {
+    "indent": _check_indent,
+    "replace": check_replace,
+    "round": _check_round,
+    "sum": _check_sum,
+    "title": _check_title,
+    "trim": check_needle,
+}
+"""Filters that can make much of little, or take long, and what refuses that."""
 
 
 def _within_limits(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter whose argument and result are within limits."""
     place = int(hasattr(function, "jinja_pass_arg"))  # the context comes before the value
-    check = FILTERS.get(name)
+    check = _CHECKS.get(name)
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:

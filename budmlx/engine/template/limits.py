@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -112,6 +112,38 @@ def limits() -> Limits:
     return _limits.get()
 
 
+def concat(pieces: Iterable[str]) -> str:
+    """The pieces as one text; there may be any number of them."""
+    texts, size = [], 0
+    for piece in pieces:
+        size += len(piece)
+        check_size(size)
+        limits().tick(len(piece))
+        texts.append(piece)
+    return "".join(texts)
+
+
+def listed(items: Any) -> list[Any] | tuple[Any, ...]:
+    """The items, taken out of an iterator if they are in one."""
+    return limits().made(items if isinstance(items, list | tuple) else list(Ticked(items)))
+
+
+class Ticked:
+    """What a loop goes through, with a look at the clock for each item."""
+
+    def __init__(self, items: Iterable[Any]):
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        tick = limits().tick
+        for item in self._items:
+            tick()
+            yield item
+
+    def __len__(self) -> int:
+        return len(self._items)  # type: ignore[arg-type]  # as of any iterable: it may have none
+
+
 def check_size(characters: int) -> None:
     """Refuse to make a longer text. Raises LimitError."""
     if characters > MAX_CHARACTERS:
@@ -142,50 +174,27 @@ def check_replace(text: Any, old: Any, new: Any, count: int | None = None) -> No
     check_size(len(text) + text.count(str(old)) * len(new))
 
 
-def check_indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> None:
-    """Refuse to indent too many lines, or by too much."""
-    text = str(text)
-    lines = _lines(text)
-    check_items(lines)
-    check_size(len(text) + lines * (len(width) if isinstance(width, str) else width))
-
-
-def check_round(value: Any, precision: int = 0, method: str = "common") -> None:
-    """Refuse to compute with 10 to the power of a large precision."""
-    if abs(precision) > 100:
-        raise LimitError("the template rounds with too large a precision")
-
-
-def check_sum(items: Any, attribute: Any = None, start: Any = 0) -> None:
-    """Refuse to add up anything but numbers: each step would copy the sum so far."""
-    if not isinstance(start, int | float):
-        raise LimitError("the template adds up what are no numbers")
-
-
-def check_title(text: Any) -> None:
-    """Refuse long texts, which are cut into words."""
-    check_items(len(str(text)))
-
-
 def _split(text: str, sep: str | None = None, maxsplit: int = -1) -> None:
     count = len(text) // 2 if sep is None else text.count(sep)
     check_items(count if maxsplit < 0 else min(count, maxsplit))
 
 
 def _rsplit(text: str, sep: str | None = None, maxsplit: int = -1) -> None:
-    _short(text, sep)
+    check_needle(text, sep)
     _split(text, sep, maxsplit)
 
 
 def _splitlines(text: str, keepends: bool = False) -> None:
-    check_items(_lines(text))
+    check_items(line_count(text))
 
 
-def _lines(text: str) -> int:
+def line_count(text: str) -> int:
+    """How many lines a text has at most."""
     return 1 + sum(map(text.count, _LINE_ENDS))
 
 
-def _short(text: Any, chars: str | None = None, *places: int) -> None:
+def check_needle(text: Any, chars: str | None = None, *places: int) -> None:
+    """Refuse to strip, or to search for from the end, what is long."""
     if chars is not None and len(chars) > MAX_NEEDLE:
         raise LimitError(f"the template searches for more than {MAX_NEEDLE} characters")
 
@@ -198,25 +207,15 @@ METHODS: dict[str, Callable[..., None]] = {
     "format": _format,
     "format_map": _format,
     "join": check_join,
-    "lstrip": _short,
+    "lstrip": check_needle,
     "replace": check_replace,
-    "rfind": _short,
-    "rindex": _short,
-    "rpartition": _short,
+    "rfind": check_needle,
+    "rindex": check_needle,
+    "rpartition": check_needle,
     "rsplit": _rsplit,
-    "rstrip": _short,
+    "rstrip": check_needle,
     "split": _split,
     "splitlines": _splitlines,
-    "strip": _short,
+    "strip": check_needle,
 }
 """Methods of texts that can make much of little, or take long, and what refuses that."""
-
-FILTERS: dict[str, Callable[..., None]] = {
-    "indent": check_indent,
-    "replace": check_replace,
-    "round": check_round,
-    "sum": check_sum,
-    "title": check_title,
-    "trim": _short,
-}
-"""The same of filters."""

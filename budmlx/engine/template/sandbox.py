@@ -24,15 +24,18 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from budmlx.engine.template.filters import Ticked, concat, filters, listed, percent
+from budmlx.engine.template.filters import filters, percent
 from budmlx.engine.template.limits import (
     MAX_BITS,
     METHODS,
     LimitError,
+    Ticked,
     check_format,
     check_size,
+    concat,
     limited,
     limits,
+    listed,
 )
 
 TICKED, JOINED, MADE = "budmlx_ticked", "budmlx_joined", "budmlx_made"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from budmlx import Engine
-from budmlx.engine.request.messages import check_prefix, parse_messages
+from budmlx.engine.request.messages import parse_messages
+from budmlx.engine.request.render import check_prefix
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
 from tests.engine.request.test_render import (

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from budmlx.engine.request.messages import check_results, parse_messages
+from budmlx.engine.request.messages import parse_messages
+from budmlx.engine.request.render import check_results
 from budmlx.engine.request.tools import parse_response_format, parse_tool_choice, parse_tools
 from budmlx.errors import InvalidRequestError
 from budmlx.types import ResponseFormat, Tool, ToolChoice

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from budmlx import Engine, hookimpl
 from budmlx.engine.prompt import TokenizedPrompt
-from budmlx.engine.reuse.transcript import MAX_REPLIES, Transcript
+from budmlx.engine.reuse.tracker import MAX_REPLIES, Transcript
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.plugins.specs import RowContext, SamplerSpec
 from budmlx.protocol import Image

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from budmlx.engine.prompt import TokenizedPrompt
-from budmlx.engine.request.core_requests import UNLIMITED, core_requests
+from budmlx.engine.run.rows import UNLIMITED, core_requests
 from budmlx.errors import InvalidRequestError
 from budmlx.protocol import GenerateRequest, Grammar
 from budmlx.types import PluginChoice, Request, SamplingParams

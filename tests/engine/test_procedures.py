@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from budmlx.engine.calls.procedures import (
+from budmlx.engine.procedures import (
     FutureWait,
     Mailbox,
     Procedure,
@@ -19,9 +19,9 @@ from budmlx.engine.calls.procedures import (
     adrive_stream,
     drive,
     drive_stream,
-    drive_streams,
     off_loop,
 )
+from budmlx.engine.run.many import drive_streams
 from budmlx.threads import run_apart
 
 

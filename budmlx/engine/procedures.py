@@ -2,6 +2,10 @@
 
 A procedure yields each thing that it waits for, and reads the outcome from that thing. A stream
 yields values, too. Whoever drives one decides what waiting means.
+
+Calls of plugins may take for ever, and Python cannot stop them: they run on other threads, and
+a request gives up waiting. What budmlx ships is trusted and called directly: a thread for each
+piece of a reply would cost more than its parser does.
 """
 
 from __future__ import annotations
@@ -10,12 +14,16 @@ import asyncio
 import concurrent.futures
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
+
+from budmlx.errors import BudmlxError, PluginError
+from budmlx.plugins import boundary
+from budmlx.threads import Worker
 
 T = TypeVar("T")
 
@@ -164,32 +172,88 @@ async def adrive_stream(stream: Stream[T]) -> AsyncGenerator[T, None]:
                 yield step
 
 
-def drive_streams(streams: Sequence[Stream[T]]) -> Generator[tuple[int, T], None, None]:
-    """The values of all streams as they come, each with the number of its stream.
+class Containment:
+    """Which plugins of an engine hang. Thread-safe."""
 
-    One thread drives them: each stream until it waits for its mailbox, so that none may wait
-    for another in any other way; then those that get mail.
-    """
-    mail: SimpleQueue[int] = SimpleQueue()
-    running: dict[int, Stream[T]] = {}
-    with ExitStack() as stack:
-        for number, stream in enumerate(streams):
-            running[number] = stack.enter_context(closing(stream))
-            yield from _until_mail(number, running, mail)
-        while running:
-            yield from _until_mail(mail.get(), running, mail)
+    def __init__(self) -> None:
+        self._hung: dict[str, Future[Any]] = {}
+
+    def calls(self, plugins: Collection[str]) -> PluginCalls:
+        """What makes the calls of one request. plugins: those that it uses and that may hang.
+
+        Raises:
+            PluginError: a call of one of them still hangs.
+        """
+        for plugin in plugins:
+            if plugin in self._hung and not self._hung[plugin].done():
+                raise PluginError(
+                    f"The plugin {plugin} is disabled, since it does not return from an earlier "
+                    "call; the server's log says more. Restart the server without it."
+                )
+        return PluginCalls(self._hung, Worker("budmlx-plugins") if plugins else None)
 
 
-def _until_mail(
-    number: int, running: dict[int, Stream[T]], mail: SimpleQueue[int]
-) -> Generator[tuple[int, T], None, None]:
-    for step in running.get(number, ()):
-        if isinstance(step, Mailbox):
-            step.wake = partial(mail.put, number)
-            if not step:
-                return
-        elif isinstance(step, Wait):
-            step.block()
-        else:
-            yield number, step
-    running.pop(number, None)
+class PluginCalls:
+    """A context manager around the calls of one request, on a thread or directly."""
+
+    def __init__(self, hung: dict[str, Future[Any]], worker: Worker | None):
+        self._hung = hung
+        self._worker = worker
+        self._abandoned: Callable[[], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._abandoned is not None:
+            self._abandoned()
+        if self._worker is not None:
+            self._worker.end()
+
+    def run(self, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> Procedure[T]:
+        """Make one call. undo: takes back a result that comes when nobody waits any more.
+
+        Raises:
+            PluginError: a plugin does not return.
+        """
+        if self._worker is None:
+            return call()
+        future = self._worker.submit(call)
+        self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
+        while True:
+            yield FutureWait(future, boundary.PLUGIN_SECONDS)
+            if future.cancelled():  # the thread had no time to begin
+                future = self._worker.submit(call)
+                self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
+            elif future.done():
+                self._abandoned = None
+                return future.result()
+            elif (at := boundary.running_on(self._worker.thread)) is not None:
+                plugin, what = at
+                self._hung[plugin] = future
+                raise boundary.hangs(plugin, what)
+
+    def items(self, items: Iterator[T]) -> Procedure[Iterator[T]]:
+        """The items, computed at once if they are computed on the thread; see `run`."""
+        if self._worker is None:
+            return items
+        return (yield from self.run(partial(_computed, items)))
+
+
+def _computed(items: Iterator[T]) -> Iterator[T]:
+    done: list[T] = []
+    try:
+        done.extend(items)
+    except BudmlxError as error:
+        return _then(done, error)
+    return iter(done)
+
+
+def _then(items: list[T], error: BudmlxError) -> Iterator[T]:
+    yield from items
+    raise error
+
+
+def _take_back(undo: Callable[[T], None] | None, future: Future[T]) -> None:
+    if undo is not None and not future.cancelled() and future.exception() is None:
+        undo(future.result())

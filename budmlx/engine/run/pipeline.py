@@ -1,0 +1,227 @@
+"""Request pipeline: prepared, then answered from the cache or computed, event by event.
+
+What is computed are rows on a host, whose tokens come back in frames.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from budmlx.config import ModelConfig
+from budmlx.engine.hosts.host import open_host
+from budmlx.engine.procedures import Containment, Mailbox, Stream, Wait
+from budmlx.engine.prompt import TokenizedPrompt
+from budmlx.engine.reply.generation import Generation, Update
+from budmlx.engine.request.prepare import Preparation
+from budmlx.engine.reuse.response_cache import ReplyCache, Ticket
+from budmlx.engine.reuse.stored_reply import StoredReply, replay
+from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.run.rows import RowBuilder
+from budmlx.errors import BudmlxError, CancelledError
+from budmlx.plugins.manager import Plugins
+from budmlx.plugins.specs import RequestRecord
+from budmlx.protocol import CoreSettings, GenerateRequest, SessionFile, StepFrame
+from budmlx.types import Event, Finished, Request
+
+STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
+
+
+class RequestPipeline:
+    """Runs the requests of one engine, each as a stream of its events. Thread-safe.
+
+    Whoever drives a stream decides how to wait. A stream that is closed cancels its request.
+    """
+
+    def __init__(
+        self,
+        preparation: Preparation,
+        cache: ReplyCache,
+        rows: RowBuilder,
+        runner: Runner,
+        tracker: ReuseTracker,
+        plugins: Plugins,
+    ):
+        self.preparation = preparation
+        self.cache = cache
+        self.runner = runner
+        self.tracker = tracker
+        self._rows = rows
+        self._plugins = plugins
+        self._containment = Containment()
+
+    def run(self, request: Request, *, together: bool = False) -> Stream[Event]:
+        """The events of a request.
+
+        together: one thread drives many requests. They share no replies then, since none may
+        wait for another, and plugins are called on that thread.
+        """
+        request, prompt = yield from self.preparation.run(request)
+        ticket = self.cache.ticket(request, prompt.ids, share=not together)
+        with RequestOutcome(ticket, self._plugins, self.runner.info.name) as outcome:
+            reply = yield from ticket.lookup()
+            if reply is not None:
+                yield from outcome.replayed(reply)
+            else:
+                yield from outcome.noted(self.computed(request, prompt, together=together))
+
+    def computed(
+        self,
+        request: Request,
+        prompt: TokenizedPrompt,
+        session: SessionFile | None = None,
+        *,
+        together: bool = False,
+    ) -> Stream[Event]:
+        """The events of a prepared request that the core computes. session: saved or loaded."""
+        mailbox: Mailbox[Sequence[Update]] = Mailbox()
+        foreign = [] if together else self._rows.foreign_plugins(request)
+        with self._containment.calls(foreign) as calls:
+            submit = partial(self._submitted, request, prompt, mailbox, session)
+            generation = yield from calls.run(submit, self._release)
+            try:
+                while not generation.over:
+                    updates = yield from mailbox.receive()
+                    yield from (yield from calls.items(self._events(generation, updates)))
+            finally:
+                self._release(generation)
+
+    def _submitted(
+        self,
+        request: Request,
+        prompt: TokenizedPrompt,
+        mailbox: Mailbox[Sequence[Update]],
+        session: SessionFile | None,
+    ) -> Generation:
+        built = self._rows.build(request, prompt, self.runner.new_ids(request.n), session)
+        generation = Generation(built.submission, built.texts, mailbox)
+        self.runner.submit(generation, built.rows)
+        return generation
+
+    def _events(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
+        for event in generation.events(updates):
+            if isinstance(event, Finished):
+                event = self.tracker.explained(generation.submission, event, generation.from_disk)
+            yield event
+        self.runner.drop_ended(generation)
+
+    def _release(self, generation: Generation) -> None:
+        """Idempotent, since a call that was given up may return later."""
+        if self.runner.release(generation):
+            self.tracker.add(generation.submission, generation.written)
+
+
+class RequestOutcome:
+    """A context manager around the events of an accepted request; tells plugins how it ended."""
+
+    def __init__(self, ticket: Ticket, plugins: Plugins, model: str):
+        self._ticket = ticket
+        self._plugins = plugins
+        self._model = model
+        self._finished: Finished | None = None
+
+    def replayed(self, reply: StoredReply) -> Iterator[Event]:
+        """The events of a stored reply."""
+        for event in replay(reply):
+            if isinstance(event, Finished):
+                self._finished = event
+            yield event
+
+    def noted(self, events: Stream[Event]) -> Stream[Event]:
+        """The events that are computed for the request."""
+        with closing(events):
+            for step in events:
+                if not isinstance(step, Wait):
+                    self._ticket.note(step)
+                    if isinstance(step, Finished):
+                        self._finished = step
+                yield step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ticket.close()
+        self._plugins.request_finished(self._record(error))
+
+    def _record(self, error: BaseException | None) -> RequestRecord:
+        done = self._finished
+        if done is not None:
+            return RequestRecord(
+                model=self._model,
+                outcome="completed",
+                reasons=done.reasons,
+                cached=done.cached,
+                usage=done.usage,
+                timing=done.timing,
+            )
+        if error is None or isinstance(error, STOPPED):
+            return RequestRecord(model=self._model, outcome="cancelled")
+        code = error.code if isinstance(error, BudmlxError) else None
+        return RequestRecord(model=self._model, outcome="failed", error=code or "internal_error")
+
+
+class Runner:
+    """Submits rows to a host and delivers what comes back to their generations. Thread-safe."""
+
+    def __init__(self, settings: CoreSettings, config: ModelConfig):
+        """Open the host that the configuration names. Raises ModelLoadError."""
+        self._generations: dict[int, Generation] = {}
+        self._ids = itertools.count(1)
+        self.host = open_host(settings, self._receive, config)
+        self.info = self.host.info
+
+    def new_ids(self, count: int) -> list[int]:
+        """Ids of so many rows."""
+        return [next(self._ids) for _ in range(count)]
+
+    def submit(self, generation: Generation, rows: Sequence[GenerateRequest]) -> None:
+        """Queue the rows of a generation. What comes of them arrives in its mailbox.
+
+        Raises:
+            EngineUnavailableError, EngineClosedError: the host takes nothing.
+        """
+        self._generations.update(dict.fromkeys(generation.row_ids, generation))
+        try:
+            for row in rows:
+                self.host.submit(row)
+        except BudmlxError:
+            self.release(generation)
+            raise
+
+    def drop_ended(self, generation: Generation) -> None:
+        """Make rows leave the core whose text ended before it knew."""
+        for row_id in generation.ended():
+            self._drop(generation, row_id)
+
+    def release(self, generation: Generation) -> bool:
+        """Forget a generation, and drop its rows; whether it was known."""
+        for row_id in sorted(generation.running):
+            self._drop(generation, row_id)
+        known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]
+        return any(known)
+
+    def _drop(self, generation: Generation, row_id: int) -> None:
+        generation.running.discard(row_id)
+        self.host.cancel(row_id)
+
+    def _receive(self, frame: StepFrame) -> None:
+        """Hand a frame to its generations. Runs on the host's thread."""
+        now = time.monotonic()
+        for row_id in frame.started:
+            if generation := self._generations.get(row_id):
+                generation.stamp_start(now)
+        updates: list[Update] = [*frame.tokens, *frame.failed]
+        for update in updates:
+            if generation := self._generations.get(update.id):
+                generation.deliver((update,), now)
