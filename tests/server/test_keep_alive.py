@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
 
 from budmlx.config import Config
-from budmlx.server.event_stream import EventStream
+from budmlx.server.answer import EventStream
 
 HOLD = 2.0
 PAUSE = 10.0
