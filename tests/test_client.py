@@ -22,7 +22,7 @@ from budmlx.client.parameters import Parameters
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.server.app import HttpServer
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.models import tiny_model_dir
 from tests.server.faults import HEADER, faulty_server
 

@@ -24,7 +24,7 @@ def test_one_streamed_chat_stays_in_few_files(host: str) -> None:
     found = re.fullmatch(r"(\d+) files, \d+ functions \(\d+ lines\), \d+ lines of files", last)
     assert found is not None, last
     # What runs in any thread, and in the core wherever that is.
-    for name in ("server/app.py", "engine/engine.py", "core/schedule/scheduler.py"):
+    for name in ("server/transport.py", "engine/engine.py", "core/schedule/scheduler.py"):
         assert any(line.startswith(f"{name}: ") for line in lines), done.stdout
     assert 30 < int(found[1]) <= MOST_FILES[host], done.stdout
 

@@ -71,7 +71,8 @@ class Plugins:
     """The plugins of one engine, whole or not at all.
 
     info: every plugin that was found, also those left out. digest: names and versions of
-    the loaded ones; it changes when answers may.
+    the loaded ones; it changes when answers may. observed: whether any of them wants to know
+    how requests ended.
     """
 
     def __init__(self, found: Sequence[Candidate]):
@@ -84,6 +85,7 @@ class Plugins:
             self._manager.register(self._manager.unregister(name=name), name)
         self.info = tuple(info for info in infos if info is not None)
         observers = self._order("on_request_finished")
+        self.observed = bool(observers)
         self._observers = Observers(
             (name, self._caller("on_request_finished", name)) for name in observers
         )

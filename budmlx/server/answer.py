@@ -1,18 +1,26 @@
-"""Answers a request with what the engine generates, whole or as a stream."""
+"""Answers a request with what the engine generates, whole or as a stream of events."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import cast
+from types import TracebackType
+from typing import Self, cast
 
 from aiohttp import web
 
-from budmlx.server.dialects.base import ReplyEncoder
+from budmlx.config import ServerConfig
+from budmlx.server.dialects.base import ReplyEncoder, StreamEncoder
 from budmlx.server.errors import failure_of
-from budmlx.server.event_stream import EventStream
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.types import Completion, Event
+
+STALLED_SECONDS = 30.0
+"""A client that reads nothing for so long is cut off."""
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""They keep proxies from holding back what is sent."""
 
 Events = AsyncIterator[Event]
 Collect = Callable[[Sequence[Event]], Completion]
@@ -59,3 +67,82 @@ async def _in_flight(request: web.Request, events: Events, places: int) -> Async
     closing = aclosing(cast("AsyncGenerator[Event, None]", events))
     async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")), closing:
         yield
+
+
+class EventStream:
+    """Writes what an encoder says, and its keep-alive while the engine says nothing.
+
+    The headers are held back until `start`, so that an early error can still have its own
+    status; after `hold_seconds` the stream starts anyway. Use it as an async context manager
+    around the work that produces the events.
+    """
+
+    def __init__(self, request: web.Request, config: ServerConfig, encoder: StreamEncoder):
+        self._request = request
+        self._hold = config.hold_seconds
+        self._pause = config.keepalive_seconds
+        self._encoder = encoder
+        self._lock = asyncio.Lock()
+        self._last_write = 0.0
+        self.response: web.StreamResponse | None = None
+
+    async def __aenter__(self) -> Self:
+        self._keeper = asyncio.create_task(self._keep_alive())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._keeper.cancel()
+        await asyncio.wait([self._keeper])
+        if not self._keeper.cancelled():
+            self._keeper.exception()  # The client is gone, which cancels the handler, too.
+
+    async def start(self) -> None:
+        """Send the headers and the opening, unless they have been sent.
+
+        Raises ConnectionError when the client is gone or does not read, as all that follows.
+        """
+        async with self._lock:
+            if self.response is None:
+                kind = {"Content-Type": self._encoder.stream_type}
+                response = web.StreamResponse(headers={**HEADERS, **kind, **self._encoder.headers})
+                await response.prepare(self._request)
+                self.response = response
+                await self._write(self._encoder.opening())
+
+    async def send(self, data: bytes) -> None:
+        """Send events of a stream that has started."""
+        if data:
+            await self._write(data)
+
+    def close(self) -> None:
+        """Let the connection end with the stream, which has started."""
+        assert self.response is not None
+        self.response.force_close()
+
+    async def _write(self, data: bytes) -> None:
+        """Write and wait while the client's buffers are full."""
+        assert self.response is not None
+        self._last_write = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                await self.response.write(data)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+    async def _keep_alive(self) -> None:
+        await asyncio.sleep(self._hold)
+        await self.start()
+        loop = asyncio.get_running_loop()
+        while True:
+            silence = loop.time() - self._last_write
+            if silence >= self._pause:
+                await self._write(self._encoder.keep_alive())
+            else:
+                await asyncio.sleep(self._pause - silence)

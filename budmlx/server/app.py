@@ -10,21 +10,19 @@ from itertools import chain
 from typing import Self
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from budmlx.config import Config, ServerConfig
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
-from budmlx.server.errors import failure_of
 from budmlx.server.in_flight import InFlight
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
 from budmlx.server.routes import docs, health, models
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, MODELS
-from budmlx.server.transport import Runner, sign
+from budmlx.server.transport import Runner, answer_errors, prepare
 
 ROUTES = (models.endpoints, health.endpoints, docs.endpoints)
 BACKLOG = 1024
@@ -43,33 +41,11 @@ def create_app(
     app[DIALECTS] = dialects
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
-    app.on_response_prepare.append(_on_prepare)
+    app.on_response_prepare.append(prepare)
     for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, model_set.engine.plugins)
     return app
-
-
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception into an error of the dialect that the path speaks."""
-    dialect = request.app[DIALECTS].of(request.path)
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise
-    except web.HTTPNotFound as exc:
-        failure = dialect.not_found(request.path) or failure_of(exc)
-    except Exception as exc:  # The outermost boundary of a request.
-        failure = failure_of(exc)
-    return dialect.error(request, failure)
-
-
-async def _on_prepare(request: web.Request, response: web.StreamResponse) -> None:
-    sign(request, response)
-    if request.app[IN_FLIGHT].draining:
-        response.headers["Connection"] = "close"
-        response.force_close()
 
 
 class HttpServer:

@@ -64,11 +64,8 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     large, 408 when it arrives too slowly.
     """
     _check_media_type(request)
-    too_large = HttpError(
-        413, f"The request body is larger than {limit} bytes.", code="body_too_large"
-    )
     if (request.content_length or 0) > limit:
-        raise too_large
+        raise _too_large(limit)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TOTAL_SECONDS):
@@ -79,9 +76,13 @@ async def read_body(request: web.Request, limit: int) -> bytes:
                     return bytes(body)
                 body += chunk
                 if len(body) > limit:
-                    raise too_large
+                    raise _too_large(limit)
     except TimeoutError:
         raise HttpError(408, "The request body arrived too slowly.", code="body_timeout") from None
+
+
+def _too_large(limit: int) -> HttpError:
+    return HttpError(413, f"The request body is larger than {limit} bytes.", code="body_too_large")
 
 
 def _check_media_type(request: web.Request) -> None:

@@ -1,4 +1,4 @@
-"""Connections: aiohttp's, with our errors, access log and limits."""
+"""Connections: aiohttp's, with our errors, headers, access log and limits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.typedefs import Handler
 
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.security import request_id
-from budmlx.server.state import DIALECTS
+from budmlx.server.state import DIALECTS, IN_FLIGHT
 
 log = logging.getLogger("budmlx.access")
 
@@ -133,6 +134,32 @@ class AccessLog(AbstractAccessLogger):
         self.logger.info(
             "%s %s %d %.3fs %s", request.method, path, response.status, time, request_id(request)
         )
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware: turns every exception into an error response."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except Exception as exc:  # The outermost boundary of a request.
+        return _error_response(request, exc)
+
+
+def _error_response(request: web.Request, exc: Exception) -> web.Response:
+    """The error in the dialect that the path speaks."""
+    dialect = request.app[DIALECTS].of(request.path)
+    missing = dialect.not_found(request.path) if isinstance(exc, web.HTTPNotFound) else None
+    return dialect.error(request, missing or failure_of(exc))
+
+
+async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+    """Sign a response; while the server drains, let the connection end with it."""
+    sign(request, response)
+    if request.app[IN_FLIGHT].draining:
+        response.headers["Connection"] = "close"
+        response.force_close()
 
 
 def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:

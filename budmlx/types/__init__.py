@@ -21,9 +21,19 @@ from budmlx.types.events import (
     ToolCallDelta,
     Usage,
 )
-from budmlx.types.messages import ImagePart, Message, Part, Role, TextPart, ToolCall
 from budmlx.types.reply import Choice, Completion, ModelInfo
-from budmlx.types.request import Request, ResponseFormat, Tool, ToolChoice
+from budmlx.types.request import (
+    ImagePart,
+    Message,
+    Part,
+    Request,
+    ResponseFormat,
+    Role,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 from budmlx.types.sampling import (
     MAX_BIAS,
     MAX_BIASES,

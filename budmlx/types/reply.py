@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from budmlx.types.events import CacheExplanation, FinishReason, Timing, TokenLogprob, Usage
-from budmlx.types.messages import ToolCall
+from budmlx.types.request import ToolCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from budmlx.engine.images import formats, images
 from budmlx.errors import BudmlxError, ConfigError, ModelLoadError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.hookspecs import RINGS
-from budmlx.server import body, event_stream, transport
+from budmlx.server import answer, body, transport
 from budmlx.server.app import ROUTES
 from budmlx.server.dialects.registry import DIALECTS
 from budmlx.server.errors import failure_of
@@ -100,7 +100,7 @@ def limits() -> str:
             "Time for a request body",
             f"{body.BODY_TOTAL_SECONDS:g} s, with pauses of at most {body.BODY_IDLE_SECONDS:g} s",
         ),
-        ("Time that a client may leave a stream unread", f"{event_stream.STALLED_SECONDS:g} s"),
+        ("Time that a client may leave a stream unread", f"{answer.STALLED_SECONDS:g} s"),
         ("Connections", transport.MAX_CONNECTIONS),
     ]
     return _table(("What", "Limit"), [(what, str(limit)) for what, limit in rows])

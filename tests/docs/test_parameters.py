@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.docs.pages import DOCS
 from tests.docs.parameters import parameters
 

@@ -23,7 +23,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config.sources import load_config
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.docs.conftest import here
 from tests.docs.pages import DOCS, Block, blocks, guides, name
 from tests.docs.shell import bodies

@@ -216,6 +216,7 @@ class Observer:
 def test_an_object_can_be_a_plugin() -> None:
     observer = Observer()
     plugins = load(observer)
+    assert plugins.observed and not load().observed
     record = RequestRecord(model="m", outcome="failed", error="e")
     plugins.request_finished(record)
     plugins.close()

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.server import event_stream as sse
+from budmlx.server import answer as sse
+from budmlx.server.answer import EventStream
 from budmlx.server.app import HttpServer
-from budmlx.server.event_stream import EventStream
 from tests.server.conftest import Start
 from tests.server.tools import CHAT, body, endless, events, exchange, parse, post, until
 

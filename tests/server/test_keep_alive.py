@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from unittest.mock import AsyncMock, create_autospec
 
@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import make_mocked_request
 
 from budmlx.config import Config
-from budmlx.server.event_stream import EventStream
+from budmlx.server.answer import EventStream
 
 HOLD = 2.0
 PAUSE = 10.0
@@ -44,6 +44,17 @@ class JumpingSelector(selectors.DefaultSelector):
         return ready
 
 
+class Encoder:
+    headers: Mapping[str, str] = {}
+    stream_type = "text/event-stream"
+
+    def opening(self) -> bytes:
+        return OPENING
+
+    def keep_alive(self) -> bytes:
+        return PING
+
+
 def written(work: Callable[[EventStream], Awaitable[None]]) -> list[tuple[float, bytes]]:
     """What a stream writes while `work` goes on, and when."""
     loop = JumpingLoop()
@@ -54,7 +65,7 @@ def written(work: Callable[[EventStream], Awaitable[None]]) -> list[tuple[float,
 
     async def stream() -> None:
         request = make_mocked_request("POST", "/", writer=writer, loop=loop)
-        async with EventStream(request, config, [b"{}"]) as events:
+        async with EventStream(request, config, Encoder()) as events:
             await work(events)
 
     try:
@@ -77,11 +88,12 @@ def test_after_the_hold_a_silent_stream_pings_at_every_pause() -> None:
 def test_an_event_puts_the_next_ping_off() -> None:
     async def work(events: EventStream) -> None:
         await asyncio.sleep(1)
-        await events.send(b"1")
+        await events.start()
+        await events.send(b"data: 1\n\n")
         await asyncio.sleep(7)
-        await events.send(b"2")
+        await events.send(b"data: 2\n\n")
         await asyncio.sleep(PAUSE + 5)
-        await events.end()
+        await events.send(b"data: [DONE]\n\n")
 
     assert written(work) == [
         (1, OPENING),

@@ -152,7 +152,8 @@ class RequestOutcome:
         trace: TracebackType | None,
     ) -> None:
         self._ticket.close()
-        self._plugins.request_finished(self._record(error))
+        if self._plugins.observed:
+            self._plugins.request_finished(self._record(error))
 
     def _record(self, error: BaseException | None) -> RequestRecord:
         done = self._finished

@@ -1,7 +1,8 @@
 """The protocol of OpenAI: chat completions, completions, and tokens.
 
-`dialect` is what the server sees. Each endpoint has a module with its handler; its request and
-its reply stand beside it (`chat`, `chat_request`, `chat_reply`). Shared are the parts of requests
-(`messages`, `tools`, `response_format`, `sampling`), what all of these are (`wire_model`), fields
-that none of them has (`unknown_fields`), and the common parts of replies (`reply`, `errors`).
+`dialect` is what the server sees. Each endpoint has a module with its body and its handler, as
+`chat`; long replies stand beside it (`chat_reply`). Shared are the parts of requests (`messages`,
+`tools`, `response_format`, `sampling`), what all of these are (`wire_model`), fields that none of
+them has (`unknown_fields`), and the common parts of replies (`reply`, `errors`). `quirks` are
+exceptions for single clients.
 """

@@ -1,23 +1,182 @@
-"""`POST /v1/chat/completions`: answers a conversation."""
+"""`POST /v1/chat/completions`: its body, and the handler that answers a conversation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
+from pydantic import Field
 
 from budmlx.engine.reply.completion import completion
+from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
-from budmlx.server.dialects.openai.chat_request import ChatRequest
-from budmlx.server.dialects.openai.quirks import ERRORS, reason_of_filters
+from budmlx.server.dialects.openai.declared import within
+from budmlx.server.dialects.openai.messages import ChatMessage
+from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
+from budmlx.server.dialects.openai.sampling import GenerationRequest
+from budmlx.server.dialects.openai.tools import (
+    NO_CALLS,
+    Calls,
+    Functions,
+    NewChoice,
+    OldChoice,
+    Tools,
+    calls_of,
+)
+from budmlx.server.dialects.openai.wire_model import Int, ignored
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
+from budmlx.types import Request, SamplingParams
+
+MAX_MESSAGES = 4096
 
 endpoints = EndpointTable("/v1", ERRORS)
+
+
+class ChatRequest(GenerationRequest):
+    """The body. Fields that only some clients know by another name have both."""
+
+    messages: Annotated[
+        list[ChatMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES, description="The conversation so far."),
+    ]
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="The same as `max_tokens`, over which it takes precedence."
+    )
+    min_completion_tokens: Annotated[Int, within("min_tokens")] | None = Field(
+        None, description="The same as `min_tokens`, over which it takes precedence."
+    )
+    logprobs: bool = Field(
+        False, description="Report log probabilities of the tokens of the reply."
+    )
+    top_logprobs: Annotated[Int, within("logprobs")] | None = Field(
+        None, description="So many of the most likely tokens at each place; implies `logprobs`."
+    )
+    tools: Tools = Field([], description="Functions that the model may call.")
+    tool_choice: NewChoice | None = Field(
+        None, description="Whether it calls one; `any` is `required`."
+    )
+    parallel_tool_calls: bool = Field(True, description="It may call several at once.")
+    functions: Functions = Field(
+        [], description="The older name of tools; has no effect beside `tools`."
+    )
+    function_call: OldChoice | None = Field(
+        None, description="What `tool_choice` is for tools, for functions."
+    )
+    reasoning_format: Literal["parsed", "text_parsed", "raw", "hidden", "none"] = Field(
+        "parsed",
+        description="Reasoning apart (`parsed`), within the content (`raw`), or not at all.",
+    )
+    disable_reasoning: bool | None = Field(None, description="For the chat template: no reasoning.")
+    clear_thinking: bool | None = Field(
+        None, description="For the chat template: leave out the reasoning of former turns."
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
+        None, description="For the chat template; `none` asks for no reasoning."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Further variables for the chat template."
+    )
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one overrides, if they differ."""
+        yield from super().overridden()
+        yield from self.other_name("max_tokens", "max_completion_tokens")
+        yield from self.other_name("min_tokens", "min_completion_tokens")
+        if self.top_logprobs and "logprobs" in self.model_fields_set and not self.logprobs:
+            yield ignored("logprobs", "top_logprobs")
+        yield from self.calls.overridden
+        several = self.parallel_tool_calls and "parallel_tool_calls" in self.model_fields_set
+        if several and self.uses_functions:
+            yield "`parallel_tool_calls` has no effect on `functions`."
+        if self.format is not None and self.calls.forced:
+            yield "`response_format` has no effect on a reply that must be a call."
+        for variable, (name, value) in self._short.items():
+            if self.chat_template_kwargs.get(variable, value) != value:
+                yield ignored(name, f"chat_template_kwargs.{variable}")
+        if self.reasoning_effort == "none" and self.disable_reasoning is False:
+            yield ignored("reasoning_effort", "disable_reasoning")
+        for index, message in enumerate(self.messages):
+            yield from message.overridden(f"messages[{index}]")
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether to report logprobs. Documented client code sends top_logprobs alone."""
+        return self.logprobs or bool(self.top_logprobs)
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Variables for the chat template. They take precedence over their shorthands."""
+        short = {variable: value for variable, (_, value) in self._short.items()}
+        return {**short, **self.chat_template_kwargs}
+
+    @property
+    def _short(self) -> dict[str, tuple[str, Any]]:
+        """Template variables that have a field: its name, and the value of the variable."""
+        short: dict[str, tuple[str, Any]] = {}
+        if self.reasoning_effort is not None:
+            short["reasoning_effort"] = ("reasoning_effort", self.reasoning_effort)
+        if self.reasoning_effort == "none":
+            short["enable_thinking"] = ("reasoning_effort", False)
+        if self.disable_reasoning is not None:
+            short["enable_thinking"] = ("disable_reasoning", not self.disable_reasoning)
+        if self.clear_thinking is not None:
+            short["clear_thinking"] = ("clear_thinking", self.clear_thinking)
+        return short
+
+    @cached_property
+    def calls(self) -> Calls:
+        """What the model may call. Raises InvalidRequestError naming what is wrong."""
+        given = (self.tools, self.tool_choice, self.functions, self.function_call)
+        return calls_of(*given) if any(given) else NO_CALLS
+
+    @property
+    def uses_functions(self) -> bool:
+        """Whether the client speaks of functions, the older name of tools. Tools win."""
+        return bool(self.functions) and not self.tools
+
+    def _sampling(self) -> SamplingParams:
+        minimum = self.min_completion_tokens
+        try:
+            return self.sampling(
+                max_tokens=self.max_completion_tokens or self.max_tokens,
+                min_tokens=self.min_tokens if minimum is None else minimum,
+                logprobs=(self.top_logprobs or 0) if self.wants_logprobs else None,
+            )
+        except InvalidRequestError as error:
+            if error.param == "min_tokens" and minimum is not None:
+                # The name that the client used.
+                error.param = "min_completion_tokens"
+            raise
+
+    def to_request(self, *, incremental_calls: bool = False) -> Request:
+        """The same request as a plain value. Raises InvalidRequestError for combinations.
+
+        incremental_calls: what holds if the client does not say.
+        """
+        asked = self.stream_options.incremental_tool_calls if self.stream_options else None
+        thinking: dict[str, Literal["raw", "hidden"]] = {"raw": "raw", "hidden": "hidden"}
+        return Request(
+            messages=tuple(message.to_message() for message in self.messages),
+            sampling=self._sampling(),
+            n=self.n,
+            tools=self.calls.tools,
+            tool_choice=self.calls.choice,
+            parallel_tool_calls=self.parallel_tool_calls and not self.uses_functions,
+            incremental_calls=incremental_calls if asked is None else asked,
+            response_format=self.format,
+            reasoning=thinking.get(self.reasoning_format, "parsed"),
+            chat_template_kwargs=self.template_kwargs,
+            cache=self.cache,
+            cache_salt=self.cache_salt,
+            explain_cache=self.explain_cache,
+        )
 
 
 @endpoints.post(
@@ -39,7 +198,14 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         namespace=request.get(NAMESPACE, ""),
     )
     warnings += engine.warnings(asked)
-    reply = ChatReply(chat, engine.info.fingerprint, warnings, reason_of_filters(request))
+    reply = ChatReply(
+        chat,
+        engine.info.fingerprint,
+        warnings,
+        logprobs=chat.wants_logprobs,
+        uses_functions=chat.uses_functions,
+        agent=request.headers.get("User-Agent", ""),
+    )
     events = engine.aevents(asked)
     if streaming:
         return await answer.streamed(request, reply, events)

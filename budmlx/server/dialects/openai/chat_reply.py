@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.quirks import reason_of_filters
 from budmlx.server.dialects.openai.reply import NewText, ReplyBuilder, TimeInfo, WireUsage
+from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.types import (
     CacheExplanation,
     ChoiceFinished,
@@ -140,20 +141,27 @@ class ChatCompletion(Struct, frozen=True):
 
 
 class ChatReply(ReplyBuilder[ChunkChoice]):
-    """Encodes the reply to one chat. filtered: the finish reason of what a filter ended."""
+    """Encodes the reply to one chat.
+
+    logprobs: report them. uses_functions: calls are of functions, the older name of tools.
+    agent: the client's User-Agent.
+    """
 
     def __init__(
         self,
-        chat: ChatRequest,
+        asked: GenerationRequest,
         fingerprint: str,
         warnings: Sequence[str],
-        filtered: Literal["content_filter", "error"] = "content_filter",
+        *,
+        logprobs: bool,
+        uses_functions: bool,
+        agent: str,
     ):
-        super().__init__(chat, "chatcmpl", fingerprint, warnings)
-        self._filtered = filtered
-        self._n = chat.n
-        self._logprobs = chat.wants_logprobs
-        self._legacy = chat.uses_functions
+        super().__init__(asked, "chatcmpl", fingerprint, warnings)
+        self._n = asked.n
+        self._logprobs = logprobs
+        self._legacy = uses_functions
+        self._agent = agent
 
     def _first(self) -> Iterable[ChunkChoice]:
         """Who speaks, for each choice."""
@@ -207,7 +215,7 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
         return ChunkChoice(event.choice, Delta(), self._reason(event.reason))
 
     def _reason(self, reason: FinishReason) -> WireReason:
-        return self._filtered if reason == "content_filter" else reason
+        return reason_of_filters(self._agent) if reason == "content_filter" else reason
 
     def _wire_logprobs(self, entries: Sequence[TokenLogprob]) -> WireLogprobs | None:
         if not self._logprobs:

@@ -1,27 +1,131 @@
-"""`POST /v1/completions`: texts continued without a chat template."""
+"""`POST /v1/completions`: its body, and the handler that continues raw texts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 from aiohttp import web
+from pydantic import Field
 
 from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
 from budmlx.engine.run.many import as_one
+from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.completions_reply import TextCompletion, TextReply
-from budmlx.server.dialects.openai.completions_request import CompletionRequest
+from budmlx.server.dialects.openai.declared import described
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
+from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
+from budmlx.server.dialects.openai.wire_model import ErrorMessage, Int, PromptId
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
-from budmlx.types import Completion, Event, Request
+from budmlx.types import Choice, Completion, Event, Request
+
+MAX_PROMPTS = 128
+MAX_LOGPROBS = 5
+DEFAULT_MAX_TOKENS = 16
 
 endpoints = EndpointTable("/v1", ERRORS)
+
+_Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+_Ids = Annotated[list[PromptId], Field(min_length=1)]
+Prompt = _Text | _Ids
+Prompts = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+_EXPECTED = ErrorMessage(
+    f"Input should be a string, a list of token ids, or a list of up to {MAX_PROMPTS} of either",
+    kind="prompt",
+)
+
+
+class CompletionRequest(GenerationRequest):
+    """The body. Several prompts are answered as if they were one: choices are numbered through."""
+
+    prompt: Annotated[Prompt | Prompts, _EXPECTED] = Field(
+        description="Text or token ids to continue, or a list of either, each answered by itself."
+    )
+    max_tokens: Annotated[Int, Field(ge=1), described("max_tokens")] = DEFAULT_MAX_TOKENS
+    best_of: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description="Generate so many and return the `n` most likely; not for streams."
+    )
+    echo: bool = Field(False, description="Begin each choice with its prompt; not with `logprobs`.")
+    logprobs: Annotated[Int, Field(ge=0, le=MAX_LOGPROBS)] | None = Field(
+        None, description="Report log probabilities of the tokens of the reply."
+    )
+
+    @property
+    def prompts(self) -> dict[str, Prompt]:
+        """Every prompt, by its place in the request."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return {"prompt": self.prompt}
+        return {f"prompt[{i}]": prompt for i, prompt in enumerate(self.prompt)}
+
+    @property
+    def candidates(self) -> int:
+        """How many texts are generated for each prompt."""
+        return self.n if self.best_of is None else self.best_of
+
+    def check(self, *, streaming: bool, vocab_size: int) -> None:
+        """Refuse what cannot be done. Raises InvalidRequestError naming the parameter."""
+        if self.candidates < self.n:
+            raise InvalidRequestError("`best_of` must not be smaller than `n`.", param="best_of")
+        if self.candidates > self.n and streaming:
+            raise InvalidRequestError(
+                "`best_of` larger than `n` cannot be streamed: the best are known at the end.",
+                param="best_of",
+            )
+        if self.echo and self.logprobs is not None:
+            raise InvalidRequestError(
+                "`echo` cannot be combined with `logprobs`: those of prompts are not computed.",
+                param="echo",
+            )
+        for place, prompt in self.prompts.items():
+            if not isinstance(prompt, str):
+                check_ids(prompt, vocab_size, place)
+
+    def to_requests(self) -> list[Request]:
+        """The same as plain values. Raises InvalidRequestError for combinations."""
+        logprobs = self.logprobs
+        if logprobs is None and self.candidates > self.n:
+            logprobs = 0  # to choose by
+        request = Request(
+            prompt="",
+            sampling=self.sampling(
+                max_tokens=self.max_tokens, min_tokens=self.min_tokens, logprobs=logprobs
+            ),
+            n=self.candidates,
+            response_format=self.format,
+            reasoning="raw",
+            cache=self.cache,
+            cache_salt=self.cache_salt,
+            explain_cache=self.explain_cache,
+        )
+        return [
+            replace(request, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
+            for prompt in self.prompts.values()
+        ]
+
+    def chosen(self, done: Completion) -> Completion:
+        """The reply with the `n` best choices of each prompt, the best one first."""
+        if self.candidates == self.n:
+            return done
+        groups = (
+            done.choices[first : first + self.candidates]
+            for first in range(0, len(done.choices), self.candidates)
+        )
+        best = (sorted(group, key=_mean_logprob, reverse=True)[: self.n] for group in groups)
+        return replace(done, choices=tuple(choice for group in best for choice in group))
+
+
+def _mean_logprob(choice: Choice) -> float:
+    if not choice.logprobs:
+        return -math.inf
+    return sum(entry.logprob for entry in choice.logprobs) / len(choice.logprobs)
 
 
 @endpoints.post(
@@ -44,7 +148,13 @@ async def completions(request: web.Request) -> web.StreamResponse:
     warnings += engine.warnings(requests[0])
     requests = await off_loop(size, _with_ids, asked, engine, requests)
     echoes = await off_loop(size, _echoes, asked, engine)
-    reply = TextReply(asked, engine.info.fingerprint, warnings, echoes)
+    reply = TextReply(
+        asked,
+        engine.info.fingerprint,
+        warnings,
+        logprobs=asked.logprobs is not None,
+        echoes=echoes,
+    )
     parts = [(each.n, engine.aevents(each)) for each in requests]
     events = as_one(parts)
     if streaming:

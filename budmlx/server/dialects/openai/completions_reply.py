@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.server.dialects.openai.completions_request import CompletionRequest
 from budmlx.server.dialects.openai.reply import NewText, ReplyBuilder, TimeInfo, WireUsage
+from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.types import (
     CacheExplanation,
     ChoiceFinished,
@@ -61,20 +61,22 @@ class TextCompletion(Struct, frozen=True):
 class TextReply(ReplyBuilder[TextChoice]):
     """Encodes the reply to one request for completions.
 
-    echoes: texts of the prompts, if they are to precede the completions.
+    logprobs: report them. echoes: texts of the prompts, if they are to precede the completions.
     """
 
     def __init__(
         self,
-        asked: CompletionRequest,
+        asked: GenerationRequest,
         fingerprint: str,
         warnings: Sequence[str],
-        echoes: Sequence[str] = (),
+        *,
+        logprobs: bool,
+        echoes: Sequence[str],
     ):
         super().__init__(asked, "cmpl", fingerprint, warnings)
         self._n = asked.n
         self._echoes = echoes
-        self._logprobs = asked.logprobs is not None
+        self._logprobs = logprobs
         self._offsets: dict[int, _Offsets] = {}
 
     def _first(self) -> Iterable[TextChoice]:

@@ -17,8 +17,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from budmlx.server.dialects.openai.unknown_fields import ignored
-from budmlx.server.dialects.openai.wire_model import Int, WireModel
+from budmlx.server.dialects.openai.wire_model import Int, WireModel, ignored
 from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
 MAX_PARTS = 2048

@@ -24,7 +24,6 @@ def understood(request: web.BaseRequest, failure: Failure) -> Failure:
     return failure
 
 
-def reason_of_filters(request: web.BaseRequest) -> Literal["content_filter", "error"]:
+def reason_of_filters(agent: str) -> Literal["content_filter", "error"]:
     """The finish reason of what a filter ended; beezy-ai fails at the usual one."""
-    agent = request.headers.get("User-Agent", "")
     return "error" if agent.endswith(" beezy-ai") else "content_filter"

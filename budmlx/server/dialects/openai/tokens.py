@@ -13,7 +13,7 @@ from pydantic import Field
 
 from budmlx.engine.text.encoding import Encoding
 from budmlx.server.body import off_loop, parsed
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.wire_model import Body, PromptId
 from budmlx.server.endpoints import EndpointTable

@@ -10,13 +10,13 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from budmlx.engine.request import tools as checks
-from budmlx.server.dialects.openai.unknown_fields import ignored
 from budmlx.server.dialects.openai.wire_model import (
     MUST,
     AnyOf,
     ErrorMessage,
     UniformErrors,
     an_object,
+    ignored,
 )
 from budmlx.types import Tool, ToolChoice
 
@@ -158,6 +158,10 @@ class Calls:
     def forced(self) -> bool:
         """Whether the reply is to be a call."""
         return self.choice.mode == "required"
+
+
+NO_CALLS = Calls((), ToolChoice(), ())
+"""What holds where neither tools nor functions are given."""
 
 
 def calls_of(

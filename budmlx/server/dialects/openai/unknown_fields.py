@@ -7,7 +7,7 @@ fields of the wire models; this module decides about the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from budmlx.errors import InvalidRequestError
@@ -16,10 +16,6 @@ from budmlx.server.errors import param_path
 Loc = tuple[str | int, ...]
 Extra = tuple[Loc, Mapping[str, Any]]
 """Where an object stands in the request, and its fields that nothing here knows."""
-
-Extras = Iterable[Extra]
-
-MAX_WARNINGS = 16
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "safe_prompt": (False,),
@@ -39,38 +35,25 @@ WITHOUT_EFFECT = frozenset(
 """Known parameters that change no answer; a warning says that they did nothing."""
 
 
-def review(extras: Extras, *, strict: bool) -> list[str]:
-    """Judge all fields beyond the wire models; return one warning per field without effect.
+def review(extra: Extra, *, strict: bool) -> Iterator[str]:
+    """Judge what an object has beyond its wire model: one warning per field without effect.
 
     Raises InvalidRequestError for a field that would have changed the answer, and for an
     unknown one if `strict`.
     """
-    warnings: list[str] = []
-    for loc, fields in extras:
-        for name, value in fields.items():
-            path = param_path((*loc, name)) or name
-            kind = ".".join(str(step) for step in (*loc, name))
-            if kind in NEUTRAL:
-                if not any(_same(value, neutral) for neutral in NEUTRAL[kind]):
-                    raise InvalidRequestError(_refusal(path, NEUTRAL[kind]), param=path)
-            elif kind in WITHOUT_EFFECT:
-                warnings.append(f"`{path}` has no effect here.")
-            elif strict:
-                raise InvalidRequestError(f"`{path}` is not a known parameter.", param=path)
-            else:
-                warnings.append(f"`{path}` is not a known parameter and was ignored.")
-    return warnings
-
-
-def ignored(name: str, winner: str) -> str:
-    """The warning about a field that has no effect because another one overrides it."""
-    return f"`{name}` was ignored: `{winner}` goes before it."
-
-
-def bounded(warnings: Sequence[str]) -> list[str]:
-    """The first warnings, and how many more there are."""
-    hidden = len(warnings) - MAX_WARNINGS
-    return [*warnings[:MAX_WARNINGS], *([f"and {hidden} more"] if hidden > 0 else [])]
+    loc, fields = extra
+    for name, value in fields.items():
+        path = param_path((*loc, name)) or name
+        kind = ".".join(str(step) for step in (*loc, name))
+        if kind in NEUTRAL:
+            if not any(_same(value, neutral) for neutral in NEUTRAL[kind]):
+                raise InvalidRequestError(_refusal(path, NEUTRAL[kind]), param=path)
+        elif kind in WITHOUT_EFFECT:
+            yield f"`{path}` has no effect here."
+        elif strict:
+            raise InvalidRequestError(f"`{path}` is not a known parameter.", param=path)
+        else:
+            yield f"`{path}` is not a known parameter and was ignored."
 
 
 def _refusal(path: str, neutral: tuple[Any, ...]) -> str:

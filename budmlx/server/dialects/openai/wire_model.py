@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, LiteralString, Self
@@ -22,8 +22,10 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.unknown_fields import Extra, Loc, bounded, ignored, review
+from budmlx.server.dialects.openai.unknown_fields import Extra, Loc, review
 from budmlx.server.errors import param_path
+
+MAX_WARNINGS = 16
 
 
 def _integral(value: Any) -> Any:
@@ -173,7 +175,8 @@ class Body(WireModel):
 
         Raises InvalidRequestError, see `unknown_fields.review`.
         """
-        return bounded([*review(self.unknown, strict=strict), *self.overridden()])
+        unknown = (warning for extra in self.unknown for warning in review(extra, strict=strict))
+        return _bounded([*unknown, *self.overridden()])
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""
@@ -183,6 +186,17 @@ class Body(WireModel):
         """The warning for a field that has two names, if both are given and differ."""
         if {name, winner} <= self.model_fields_set and getattr(self, name) != getattr(self, winner):
             yield ignored(name, winner)
+
+
+def ignored(name: str, winner: str) -> str:
+    """The warning about a field that has no effect because another one overrides it."""
+    return f"`{name}` was ignored: `{winner}` goes before it."
+
+
+def _bounded(warnings: Sequence[str]) -> list[str]:
+    """The first warnings, and how many more there are."""
+    hidden = len(warnings) - MAX_WARNINGS
+    return [*warnings[:MAX_WARNINGS], *([f"and {hidden} more"] if hidden > 0 else [])]
 
 
 def _invalid(exc: ValidationError) -> InvalidRequestError:

@@ -13,7 +13,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.server.app import HttpServer
-from budmlx.server.dialects.openai.completions_request import MAX_PROMPTS
+from budmlx.server.dialects.openai.completions import MAX_PROMPTS
 from tests.server.conftest import Start
 from tests.server.tools import Answer, check_error, events, exchange, post, until
 

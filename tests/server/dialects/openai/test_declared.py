@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from budmlx.server.dialects.openai.chat_request import ChatRequest
-from budmlx.server.dialects.openai.completions_request import CompletionRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
+from budmlx.server.dialects.openai.completions import CompletionRequest
 from budmlx.server.dialects.openai.declared import SCALARS
 from budmlx.types import PARAMETERS, RANGES
 from tests.parameters import DEFAULTS, all_given

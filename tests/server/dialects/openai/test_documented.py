@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from budmlx.server.app import HttpServer
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.server.tools import body, check_error, events, exchange, post
 
 BEEZY = {"User-Agent": "speakeasy-sdk/python 0.5.5-alpha.2 2.361.10 0.0.2 beezy-ai"}

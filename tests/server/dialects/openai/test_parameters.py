@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from budmlx.server.app import HttpServer
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.amount import examples
 from tests.server.tools import CHAT, body
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.types import ImagePart, Message, SamplingParams, TextPart, ToolCall
 
 USER = {"role": "user", "content": "hi"}

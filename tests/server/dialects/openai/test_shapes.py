@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.chat_request import ChatRequest
+from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.types import Request, ResponseFormat, Tool, ToolChoice
 from tests.server.test_openapi import check
 from tests.server.tools import body
