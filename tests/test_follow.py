@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.amount import usually
 from tests.follow import functions
 
 # It may only become less.
 MOST_FILES = {"thread": 56, "process": 60}
 
 
-@pytest.mark.parametrize("host", ["thread", "process"])
+@pytest.mark.parametrize("host", usually("process".__eq__, MOST_FILES))
 def test_one_streamed_chat_stays_in_few_files(host: str) -> None:
     command = [sys.executable, "-m", "tests.follow", "--host", host]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)

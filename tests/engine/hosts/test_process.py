@@ -81,7 +81,10 @@ def test_cancel_frees_the_row(start: Callable[..., ProcessHost], rows: Rows) -> 
     assert 1 not in rows.outcomes
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "kills",
+    [2, pytest.param(4, marks=pytest.mark.long), pytest.param(20, marks=pytest.mark.soak)],
+)
 def test_rows_resume_when_the_core_is_killed_under_load(
     kills: int, start: Callable[..., ProcessHost], rows: Rows
 ) -> None:
