@@ -444,7 +444,7 @@ def test_no_messages_are_refused_by_render_too() -> None:
     assert caught.value.param == "messages"
 
 
-REAL = Path(__file__).parent / "chat_templates"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "chat_templates"
 REAL_TEMPLATES = sorted(path.name for path in REAL.glob("*.jinja*"))
 TOKEN = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|</?[a-z_]+>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
 
