@@ -14,7 +14,7 @@ from bench.machine import blas_environment, describe
 from bench.model import cached_model
 from bench.plot import save_plot
 from bench.report import document
-from bench.rounds import Run, Setting, run_embedded, run_servers
+from bench.rounds import Run, RunSettings, run_embedded, run_servers
 from bench.scenarios import QUICK, Bodies, scenarios
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def main() -> int:
 
     output = options.output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True, exist_ok=True)
-    setting = Setting(
+    setting = RunSettings(
         model=model,
         environment=environment,
         logs=output,

@@ -34,7 +34,7 @@ class ReplyPrinter:
         self._thinking = False
         self._terminal = sys.stderr.isatty()
 
-    def tell(self, event: Event) -> str:
+    def show_event(self, event: Event) -> str:
         """Print an event; returns what it adds to the reply's text."""
         if isinstance(event, ReasoningDelta) and self._terminal:
             self._thinking = True

@@ -141,12 +141,12 @@ def _schemas(groups: Sequence[Group]) -> tuple[Refs, Schema]:
             replies |= {} if each.reply is None else {each.reply: None}
             replies |= {} if each.streamed is None else {each.streamed.event: None}
         replies[error] = None
-    asked, found = models_json_schema(
+    input_refs, found = models_json_schema(
         [(body, "validation") for body in bodies], ref_template=REF + "{model}"
     )
-    answered, described = msgspec.json.schema_components(replies, ref_template=REF + "{name}")
-    refs: Refs = {model: ref for (model, _), ref in asked.items() if isinstance(model, type)}
-    refs |= dict(zip(replies, answered, strict=True))
+    output_refs, described = msgspec.json.schema_components(replies, ref_template=REF + "{name}")
+    refs: Refs = {model: ref for (model, _), ref in input_refs.items() if isinstance(model, type)}
+    refs |= dict(zip(replies, output_refs, strict=True))
     return refs, {**_standard(found["$defs"]), **described}
 
 

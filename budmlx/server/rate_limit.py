@@ -20,7 +20,7 @@ WINDOW_SECONDS = 60.0
 
 
 @dataclass
-class _Use:
+class _KeyUsage:
     """What one key has asked for. times: of the requests of the last minute."""
 
     times: deque[float] = field(default_factory=deque)
@@ -33,7 +33,7 @@ class RateLimiter:
     def __init__(self, per_minute: int | None, concurrent: int | None):
         self._per_minute = per_minute
         self._concurrent = concurrent
-        self._uses: defaultdict[str, _Use] = defaultdict(_Use)
+        self._usage: defaultdict[str, _KeyUsage] = defaultdict(_KeyUsage)
 
     @contextmanager
     def counted(self, key: str, now: float) -> Iterator[None]:
@@ -44,7 +44,7 @@ class RateLimiter:
         Raises:
             HttpError: 429, with `Retry-After` in whole seconds.
         """
-        use = self._uses[key]
+        use = self._usage[key]
         while use.times and use.times[0] <= now - WINDOW_SECONDS:
             use.times.popleft()
         if self._per_minute is not None and len(use.times) >= self._per_minute:

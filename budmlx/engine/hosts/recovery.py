@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from budmlx.engine.hosts.refusals import Refusals, chosen_plugins
+from budmlx.engine.hosts.blocklist import Blocklist, chosen_plugins
 from budmlx.errors import EngineUnavailableError
 from budmlx.protocol import (
     Cancel,
@@ -87,7 +87,7 @@ class Recovery:
         self._suspects: deque[_LiveRow] = deque()
         self._on_probation: _LiveRow | None = None
         self._core_ids = itertools.count()
-        self._refusals = Refusals()
+        self._blocklist = Blocklist()
         self._up = False
         self._deaths = 0  # since the core was last known to be healthy
         self._trips = 0  # times the breaker opened since then; open while the core is down
@@ -114,11 +114,11 @@ class Recovery:
         )
 
     def submit(self, request: GenerateRequest, now: float) -> list[ToCore]:
-        """Take a row. Raises EngineUnavailableError, or what `Refusals.check` does."""
+        """Take a row. Raises EngineUnavailableError, or what `Blocklist.check` does."""
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
-        self._refusals.check(request, now)
+        self._blocklist.check(request, now)
         self._rows[request.id] = _LiveRow(request, list(request.emitted_ids))
         return self._feed()
 
@@ -164,7 +164,7 @@ class Recovery:
         how: in words. plugin: the one that did it, if that is known.
         """
         self._up = False
-        if plugin and plugin not in self._refusals.plugins:
+        if plugin and plugin not in self._blocklist.plugins:
             return Death(self._blame_plugin(plugin, how), 0.0)
         self._deaths += 1
         failed = self._blame(now)
@@ -260,8 +260,8 @@ class Recovery:
 
     def _refuse(self, guilty: _LiveRow, now: float) -> list[RowFailed]:
         """Fail a poison request and its live twins, and keep it out for a while."""
-        self._refusals.add(guilty.request, now + self._policy.refusal_seconds)
-        twins = [row for row in self._rows.values() if row.request in self._refusals]
+        self._blocklist.add(guilty.request, now + self._policy.refusal_seconds)
+        twins = [row for row in self._rows.values() if row.request in self._blocklist]
         message = "The engine crashed twice on this request. Change it, or report the crash."
         return [self._fail(row, "request_failed", message) for row in twins]
 
@@ -272,7 +272,7 @@ class Recovery:
             self._on_probation = None
         for row in list(self._in_core.values()):
             self._leave_core(row)
-        message = self._refusals.add_plugin(plugin, how)
+        message = self._blocklist.add_plugin(plugin, how)
         guilty = [row for row in self._rows.values() if plugin in chosen_plugins(row.request)]
         return [self._fail(row, "plugin_error", message) for row in guilty]
 

@@ -38,7 +38,7 @@ REMOTE = ("http:", "https:")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class KeyedImage:
     """A prepared picture, and the digest of what the encoder gets."""
 
     image: PreparedImage
@@ -123,7 +123,7 @@ class Images:
         fetches = [self._fetcher.fetch(url, param) for param, url in remote.items()]
         return dict(zip(remote, await asyncio.gather(*fetches), strict=True))
 
-    def prepared(self, request: Request) -> tuple[Request, list[Shown]]:
+    def prepared(self, request: Request) -> tuple[Request, list[KeyedImage]]:
         """The request with text, or digests, instead of pictures, and what these became.
 
         Blocking: to be called on a thread.
@@ -133,7 +133,7 @@ class Images:
             PluginError: the preprocessor failed.
         """
         self.check(request)
-        shown: list[Shown] = []
+        shown: list[KeyedImage] = []
         become: dict[str, Any] = {}
         left = MAX_PIXELS
         for param, part in _shown(request.messages or ()):
@@ -149,7 +149,7 @@ class Images:
             if self._token is None:
                 become[param] = TextPart(image.text)
             else:
-                shown.append(Shown(image, key_of(image)))
+                shown.append(KeyedImage(image, key_of(image)))
                 become[param] = shown[-1].key
                 if sum(each.nbytes for each in shown) > MAX_ARRAYS:
                     raise InvalidRequestError(
@@ -172,7 +172,7 @@ class Images:
             raise wrong_type(plugin, what, image.tokens, "a number of tokens")
         return image
 
-    def placed(self, ids: list[int], shown: Sequence[Shown]) -> TokenizedPrompt:
+    def placed(self, ids: list[int], shown: Sequence[KeyedImage]) -> TokenizedPrompt:
         """The prompt in which placeholders are as many as the pictures have tokens."""
         assert self.target is not None
         result: list[int] = []
@@ -201,7 +201,7 @@ def key_of(image: PreparedImage) -> str:
     return digest.hexdigest()
 
 
-def _on_the_wire(shown: Shown, plugin: str, start: int) -> Image:
+def _on_the_wire(shown: KeyedImage, plugin: str, start: int) -> Image:
     arrays = {
         name: Tensor(str(array.dtype), list(array.shape), array.tobytes())
         for name, array in shown.image.arrays.items()

@@ -43,13 +43,13 @@ class RequestPipeline:
         preparation: Preparation,
         cache: ReplyCache,
         rows: RowBuilder,
-        runner: Runner,
+        dispatcher: RowDispatcher,
         tracker: ReuseTracker,
         plugins: Plugins,
     ):
         self.preparation = preparation
         self.cache = cache
-        self.runner = runner
+        self.dispatcher = dispatcher
         self.tracker = tracker
         self._rows = rows
         self._plugins = plugins
@@ -63,7 +63,7 @@ class RequestPipeline:
         """
         request, prompt = yield from self.preparation.run(request)
         ticket = self.cache.ticket(request, prompt.ids, share=not together)
-        with RequestOutcome(ticket, self._plugins, self.runner.info.name) as outcome:
+        with RequestOutcome(ticket, self._plugins, self.dispatcher.info.name) as outcome:
             reply = yield from ticket.lookup()
             if reply is not None:
                 yield from outcome.replayed(reply)
@@ -98,9 +98,9 @@ class RequestPipeline:
         mailbox: Mailbox[Sequence[Update]],
         session: SessionFile | None,
     ) -> Generation:
-        built = self._rows.build(request, prompt, self.runner.new_ids(request.n), session)
+        built = self._rows.build(request, prompt, self.dispatcher.new_ids(request.n), session)
         generation = Generation(built.submission, built.texts, mailbox)
-        self.runner.submit(generation, built.rows)
+        self.dispatcher.submit(generation, built.rows)
         return generation
 
     def _events(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
@@ -108,11 +108,11 @@ class RequestPipeline:
             if isinstance(event, Finished):
                 event = self.tracker.explained(generation.submission, event, generation.from_disk)
             yield event
-        self.runner.drop_ended(generation)
+        self.dispatcher.drop_ended(generation)
 
     def _release(self, generation: Generation) -> None:
         """Idempotent, since a call that was given up may return later."""
-        if self.runner.release(generation):
+        if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
 
 
@@ -172,7 +172,7 @@ class RequestOutcome:
         return RequestRecord(model=self._model, outcome="failed", error=code or "internal_error")
 
 
-class Runner:
+class RowDispatcher:
     """Submits rows to a host and delivers what comes back to their generations. Thread-safe."""
 
     def __init__(self, settings: CoreSettings, config: ModelConfig):

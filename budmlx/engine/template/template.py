@@ -214,9 +214,9 @@ class ChatTemplate:
     def _renders_call(self, arguments: str | Json) -> bool:
         function = {"name": _PROBE, "arguments": arguments}
         call = {"id": "123456789", "type": "function", "function": function}
-        asked = {"role": "user", "content": _PROBE}
+        question = {"role": "user", "content": _PROBE}
         try:
-            self._render([asked, {"role": "assistant", "content": "", "tool_calls": [call]}])
+            self._render([question, {"role": "assistant", "content": "", "tool_calls": [call]}])
         except LimitError:
             raise
         except TEMPLATE_FAULTS:

@@ -118,5 +118,5 @@ class Dialects:
         ask for `/v1/models`.
         """
         dialect = self.of(path)
-        asked = self if dialect is self._default else (dialect,)
-        return chain.from_iterable(each.keys(headers) for each in asked)
+        dialects = self if dialect is self._default else (dialect,)
+        return chain.from_iterable(each.keys(headers) for each in dialects)

@@ -149,7 +149,7 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
 
     def __init__(
         self,
-        asked: GenerationRequest,
+        body: GenerationRequest,
         fingerprint: str,
         warnings: Sequence[str],
         *,
@@ -157,8 +157,8 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
         uses_functions: bool,
         agent: str,
     ):
-        super().__init__(asked, "chatcmpl", fingerprint, warnings)
-        self._n = asked.n
+        super().__init__(body, "chatcmpl", fingerprint, warnings)
+        self._n = body.n
         self._logprobs = logprobs
         self._legacy = uses_functions
         self._agent = agent

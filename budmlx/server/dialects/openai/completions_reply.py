@@ -66,15 +66,15 @@ class TextReply(ReplyBuilder[TextChoice]):
 
     def __init__(
         self,
-        asked: GenerationRequest,
+        body: GenerationRequest,
         fingerprint: str,
         warnings: Sequence[str],
         *,
         logprobs: bool,
         echoes: Sequence[str],
     ):
-        super().__init__(asked, "cmpl", fingerprint, warnings)
-        self._n = asked.n
+        super().__init__(body, "cmpl", fingerprint, warnings)
+        self._n = body.n
         self._echoes = echoes
         self._logprobs = logprobs
         self._offsets: dict[int, _Offsets] = {}

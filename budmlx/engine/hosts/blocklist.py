@@ -1,4 +1,4 @@
-"""Refusals: requests that crashed the core twice, and plugins that ended it."""
+"""Blocklist: requests that crashed the core twice, and plugins that ended it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from budmlx.errors import PluginError, RequestFailedError
 from budmlx.protocol import GenerateRequest
 
 
-class Refusals:
+class Blocklist:
     """The requests that are refused for a while, and the plugins that are for good.
 
     plugins: what is said of each.
