@@ -29,7 +29,7 @@ of the same round.
 
 
 def main() -> int:
-    """Run what the arguments ask for; 1 when a measurement of budmlx failed."""
+    """Run the measurements of the arguments; 1 when one of budmlx failed."""
     options = parse()
     begin = time.monotonic()
     model = options.model or cached_model()
@@ -99,7 +99,7 @@ def describe_model(path: Path, config: dict[str, object]) -> str:
 
 
 def keep(run: Run, facts: dict[str, str], output: Path, *, write_results: bool) -> None:
-    """Print the report and write record and plot, and where asked the results in the tree."""
+    """Print the report and write record and plot, and on request the results in the tree."""
     report = "\n\n".join(document(run, facts))
     print(f"\n{report}\n")
     places = [output, HERE] if write_results else [output]

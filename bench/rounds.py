@@ -1,4 +1,4 @@
-"""Runs all contestants in turn, round after round, and collects their metrics."""
+"""Rounds of a run: all contestants in turn, and their metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Run:
-    """Everything one run measured.
+    """All measurements of one run.
 
     servers: scenario -> contestant -> metrics of each round.
     embedded: measurement -> result of each round.
@@ -42,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """What stays the same during a run. logs: directory for the servers' output."""
+    """The settings that all rounds of a run share. logs: directory for the servers' output."""
 
     model: Path
     environment: Mapping[str, str]

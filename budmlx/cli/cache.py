@@ -1,4 +1,4 @@
-"""`budmlx cache`: what `--kv-store` keeps on disk, and how to be rid of it."""
+"""`budmlx cache`: lists and clears the KV that `--kv-store` keeps on disk."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cache(
 
 
 def _kept(directory: Path) -> list[ModelKV]:
-    """What there is of each model, the last used first."""
+    """The files of each model, the last used first."""
     found = []
     for folder in _inside(directory):
         if match := FOLDER.fullmatch(folder.name):
@@ -111,7 +111,7 @@ def _list(found: list[ModelKV], directory: Path, limit: int) -> None:
 
 
 def _clear(kept: ModelKV) -> int:
-    """Remove the files of a model; the bytes that they had."""
+    """Remove the files of a model; returns the bytes that they had."""
     for path in kept.files:
         try:
             path.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def chat(
 
 @dataclass
 class Conversation:
-    """The turns so far, and what the user may do with them."""
+    """The turns so far, and the commands of the user on them."""
 
     engine: Engine
     sampling: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Conversation:
                 notify(f"There is no command {command}; /help lists them.")
 
     def answer(self, line: str) -> None:
-        """Stream one reply. Ctrl-C keeps what was said; a failure takes the turn back."""
+        """Stream one reply. Ctrl-C keeps the text so far; a failure removes the turn."""
         self.turns.append(Message(role="user", content=line))
         pieces: list[str] = []
         try:
@@ -115,7 +115,7 @@ class Conversation:
 
 
 def notify(text: str) -> None:
-    """Say something that is not the model's."""
+    """Print a message that is not the model's."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""`BudClient` and its twin for asyncio: where they connect, and for how long."""
+"""`BudClient` and `AsyncBudClient`: their connections, keys and time limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RETRIES = 2
 
 
 class _Destination:
-    """Where requests go, and the key that opens it. server: our own, if there is one."""
+    """The address of requests, and the API key for it. server: our own, if there is one."""
 
     def __init__(self, api_key: str | None, base_url: str | None, engine: Engine | None):
         self.server: EmbeddedServer | None = None
@@ -34,7 +34,7 @@ class _Destination:
         else:
             if base_url is not None:
                 raise ValueError("Give either an engine or a base_url.")
-            # The server is not imported by those who talk to one elsewhere.
+            # Clients of a server elsewhere do not import ours.
             embedded = importlib.import_module("budmlx.server.embedded")
             self.server = embedded.EmbeddedServer(engine)
             url, self.key = self.server.url, self.server.key

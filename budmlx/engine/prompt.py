@@ -27,7 +27,7 @@ class TokenizedPrompt:
 class Submission:
     """A prompt as it is submitted to the core, with the namespace of its owner.
 
-    namespace: that of the KV that it may reuse. since: how many prompts the history had seen by then.
+    namespace: that of the KV that it may reuse. since: `History.count` at the submission.
     """
 
     owner: str

@@ -1,4 +1,4 @@
-"""Recovery: what becomes of the live rows when the core dies, without processes or clocks.
+"""Recovery of the live rows when the core dies, without processes or clocks.
 
 Rows that were running in a core that died are suspects. The next core gets them one at a
 time and strictly alone; one that makes a little progress is cleared and parked until all
@@ -54,7 +54,7 @@ class RecoveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What follows a death: rows to fail now, and seconds to wait before the restart."""
+    """Consequences of a death: rows to fail now, and seconds to wait before the restart."""
 
     failed: list[RowFailed]
     delay: float
@@ -75,7 +75,7 @@ class _LiveRow:
 
 
 class Recovery:
-    """The live rows and where they are. Not thread-safe; `now` is any monotonic clock.
+    """The live rows and their places. Not thread-safe; `now` is any monotonic clock.
 
     Methods return the messages to send to the core, in order.
     """
@@ -114,7 +114,7 @@ class Recovery:
         )
 
     def submit(self, request: GenerateRequest, now: float) -> list[ToCore]:
-        """Take a row. Raises EngineUnavailableError, or what `Blocklist.check` does."""
+        """Take a row. Raises EngineUnavailableError and the errors of `Blocklist.check`."""
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
@@ -132,7 +132,7 @@ class Recovery:
         return cancel + self._advance()
 
     def frame(self, frame: StepFrame, now: float) -> tuple[StepFrame, list[ToCore]]:
-        """Take a frame of the core; also returns what of it the caller shall see."""
+        """Take a frame of the core; also returns the part of it that is for the caller."""
         started = []
         for core_id in frame.started:
             if (row := self._in_core.get(core_id)) is not None:
@@ -153,15 +153,15 @@ class Recovery:
         return seen, commands
 
     def loaded(self, now: float) -> list[ToCore]:
-        """A new core is ready."""
+        """Give a new core, which is ready, its rows."""
         self._up = True
         self._idle_since = now
         return self._feed()
 
     def died(self, now: float, how: str = "", plugin: str = "") -> Death:
-        """The core is gone, or could not be started; its last frame has been taken.
+        """Record that the core is gone, or could not start; its last frame has been taken.
 
-        how: in words. plugin: the one that did it, if that is known.
+        how: in words. plugin: the one that caused it, if that is known.
         """
         self._up = False
         if plugin and plugin not in self._blocklist.plugins:
@@ -180,7 +180,7 @@ class Recovery:
         return [self._fail(row, "engine_unavailable", message) for row in list(self._rows.values())]
 
     def _token(self, raw: Token) -> Token | None:
-        """Book a token; None if it belongs to no live row."""
+        """Record a token; None if it belongs to no live row."""
         row = self._in_core.get(raw.id)
         if row is None:
             return None
@@ -207,7 +207,7 @@ class Recovery:
         return parked + self._feed()
 
     def _feed(self) -> list[ToCore]:
-        """Submit what the core may have now: one suspect alone, else all that is held back."""
+        """Submit the rows that may run now: one suspect alone, else all that are held back."""
         if not self._up or self._on_probation is not None:
             return []
         if self._suspects:

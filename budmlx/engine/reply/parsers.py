@@ -20,7 +20,7 @@ TAIL_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Parsers:
-    """The parsers of a model's tool calls and reasoning; None where there is or is known none."""
+    """The parsers of a model's tool calls and reasoning; None where none is known."""
 
     tokenizer: Tokenizer
     calls: Owned[ToolParserSpec] | None

@@ -131,8 +131,8 @@ class Preparation:
     def _ends(
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]
     ) -> tuple[int, ...]:
-        """The places where messages end, from the first one on. One after which the template refuses to
-        end is taken together with the next.
+        """The places where messages end, from the first one on. A message after which the
+        template refuses to end is taken together with the next.
         """
         affordable = sum(cost <= MAX_EXPLAINED for cost in _beginnings(request))
         counts = range(1, min(affordable + 1, len(messages)))
@@ -150,7 +150,7 @@ class Preparation:
     def _common_with(
         self, request: Request, beginning: Sequence[Message], ids: Sequence[int]
     ) -> int | None:
-        """The number of ids shared with the prompt of the first messages; None if that fails."""
+        """The number of ids shared with the prompt of `beginning`; None if it has none."""
         try:
             return _common(self._render(request, beginning), ids)
         except InvalidRequestError:

@@ -43,7 +43,7 @@ class _PastPrompt:
     places: tuple[int, ...]
 
     def stored(self, common: int, cached: int) -> int:
-        """The number of the first `common` keys that were stored; at least `cached`."""
+        """The number of keys stored, of the first `common` ones, if that is more than `cached`."""
         if not self.places:
             return common
         *between, end = self.places
@@ -162,7 +162,7 @@ def _common(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
 
 
 def _may_have_more(one: NDArray[np.int64], other: NDArray[np.int64], common: int) -> bool:
-    """A quick check whether more than `length` first ids may agree; it excludes nearly all."""
+    """A quick check whether more than `common` first ids agree; it excludes nearly all."""
     return common < min(len(one), len(other)) and bool(one[common] == other[common])
 
 

@@ -1,6 +1,6 @@
 """Request pipeline: prepared, then answered from the cache or computed, event by event.
 
-What is computed are rows on a host, whose tokens come back in frames.
+Computing means rows on a host, whose tokens come back in frames.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 class RequestPipeline:
     """Runs the requests of one engine, each as a stream of its events. Thread-safe.
 
-    Whoever drives a stream decides how to wait. A stream that is closed cancels its request.
+    The driver of a stream decides how to wait. A stream that is closed cancels its request.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class RequestPipeline:
         *,
         together: bool = False,
     ) -> Stream[Event]:
-        """The events of a prepared request that the core computes. session: saved or loaded."""
+        """The events of a prepared request that the core computes. session: to save or load."""
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self._rows.foreign_plugins(request)
         with self._containment.calls(foreign) as calls:
@@ -117,7 +117,7 @@ class RequestPipeline:
 
 
 class RequestOutcome:
-    """A context manager around the events of an accepted request; tells plugins how it ended."""
+    """A context manager around the events of an accepted request; reports its end to plugins."""
 
     def __init__(self, ticket: Ticket, plugins: Plugins, model: str):
         self._ticket = ticket
@@ -173,7 +173,7 @@ class RequestOutcome:
 
 
 class RowDispatcher:
-    """Submits rows to a host and delivers what comes back to their generations. Thread-safe."""
+    """Submits rows to a host and delivers its frames to their generations. Thread-safe."""
 
     def __init__(self, settings: CoreSettings, config: ModelConfig):
         """Open the host that the configuration names. Raises ModelLoadError."""
@@ -183,11 +183,11 @@ class RowDispatcher:
         self.info = self.host.info
 
     def new_ids(self, count: int) -> list[int]:
-        """Ids of so many rows."""
+        """Ids for this many rows."""
         return [next(self._ids) for _ in range(count)]
 
     def submit(self, generation: Generation, rows: Sequence[GenerateRequest]) -> None:
-        """Queue the rows of a generation. What comes of them arrives in its mailbox.
+        """Queue the rows of a generation. Their updates arrive in its mailbox.
 
         Raises:
             EngineUnavailableError, EngineClosedError: the host takes nothing.
@@ -201,12 +201,12 @@ class RowDispatcher:
             raise
 
     def drop_ended(self, generation: Generation) -> None:
-        """Make rows leave the core whose text ended before it knew."""
+        """Cancel the rows whose text ended before the core knew."""
         for row_id in generation.ended():
             self._drop(generation, row_id)
 
     def release(self, generation: Generation) -> bool:
-        """Forget a generation, and drop its rows; whether it was known."""
+        """Forget a generation, and drop its rows; returns whether it was known."""
         for row_id in sorted(generation.running):
             self._drop(generation, row_id)
         known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]

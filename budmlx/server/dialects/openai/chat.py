@@ -132,13 +132,13 @@ class ChatRequest(GenerationRequest):
 
     @cached_property
     def callable_tools(self) -> CallableTools:
-        """What the model may call. Raises InvalidRequestError naming what is wrong."""
+        """The tools that the model may call. Raises InvalidRequestError naming what is wrong."""
         given = (self.tools, self.tool_choice, self.functions, self.function_call)
         return resolve_tools(*given) if any(given) else NO_TOOLS
 
     @property
     def uses_functions(self) -> bool:
-        """Whether the client speaks of functions, the older name of tools. Tools win."""
+        """Whether the client uses functions, the older name of tools. Tools take precedence."""
         return bool(self.functions) and not self.tools
 
     def _sampling(self) -> SamplingParams:
@@ -158,7 +158,7 @@ class ChatRequest(GenerationRequest):
     def to_request(self, *, incremental_calls: bool = False) -> Request:
         """The same request as a plain value. Raises InvalidRequestError for combinations.
 
-        incremental_calls: what holds if the client does not say.
+        incremental_calls: the default if the client does not say.
         """
         requested = self.stream_options.incremental_tool_calls if self.stream_options else None
         thinking: dict[str, Literal["raw", "hidden"]] = {"raw": "raw", "hidden": "hidden"}

@@ -164,7 +164,7 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
         self._agent = agent
 
     def _first(self) -> Iterable[ChunkChoice]:
-        """Who speaks, for each choice."""
+        """The chunks with the role, one for each choice."""
         delta = Delta(role="assistant", content="")
         return (ChunkChoice(number, delta) for number in range(self._n))
 

@@ -1,4 +1,4 @@
-"""What all replies have in common, and how events become chunks of a stream."""
+"""Reply builder: the parts that all replies share, and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TimeInfo(Struct, frozen=True):
 
 
 def server_sent(chunk: type[Struct]) -> Streamed:
-    """How a stream of such chunks is described."""
+    """The OpenAPI description of a stream of such chunks."""
     return Streamed("text/event-stream", EVENTS.format(name=chunk.__name__), chunk)
 
 
@@ -165,7 +165,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         return _framed(msgspec.json.encode(self._chunk_of(choices, **fields)))
 
     def _cached(self, cached: bool) -> bool | UnsetType:
-        """Whether the reply came from the cache; only if it did, or if the client asks for it."""
+        """Whether the reply came from the cache; absent if not, unless the client set `cache`."""
         return cached if cached or self._asks_cache else UNSET
 
     # What differs between endpoints. fields: those that all shapes have.

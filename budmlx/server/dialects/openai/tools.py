@@ -1,4 +1,4 @@
-"""What a model may call: tools, and functions, their older name, with the choice between them."""
+"""Tools that a model may call, functions, their older name, and the choice between them."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ AnyChoice = str | NamedTool | TypedFunction
 
 @dataclass(frozen=True, slots=True)
 class CallableTools:
-    """What the model may call. overridden: warnings about what had no effect on that."""
+    """The tools that the model may call. overridden: warnings about fields without effect."""
 
     tools: tuple[Tool, ...]
     choice: ToolChoice
@@ -161,7 +161,7 @@ class CallableTools:
 
 
 NO_TOOLS = CallableTools((), ToolChoice(), ())
-"""What holds where neither tools nor functions are given."""
+"""The default where neither tools nor functions are given."""
 
 
 def resolve_tools(
@@ -170,7 +170,7 @@ def resolve_tools(
     functions: Sequence[FunctionTool | Function],
     function_call: AnyChoice | None,
 ) -> CallableTools:
-    """The fields of the same names. Tools win: some clients send both.
+    """The tools and the choice from these fields. `tools` wins: some clients send both.
 
     Raises InvalidRequestError naming what is wrong, also where it would have no effect.
     """
