@@ -14,7 +14,7 @@ from bench.machine import blas_environment, describe
 from bench.model import cached_model
 from bench.plot import save_plot
 from bench.report import document
-from bench.rounds import Run, Setting, run_embedded, run_servers
+from bench.rounds import Run, RunSettings, run_embedded, run_servers
 from bench.scenarios import QUICK, Bodies, scenarios
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ of the same round.
 
 
 def main() -> int:
-    """Run what the arguments ask for; 1 when a measurement of budmlx failed."""
+    """Run the measurements of the arguments; 1 when one of budmlx failed."""
     options = parse()
     begin = time.monotonic()
     model = options.model or cached_model()
@@ -42,7 +42,7 @@ def main() -> int:
 
     output = options.output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True, exist_ok=True)
-    setting = Setting(
+    setting = RunSettings(
         model=model,
         environment=environment,
         logs=output,
@@ -99,7 +99,7 @@ def describe_model(path: Path, config: dict[str, object]) -> str:
 
 
 def keep(run: Run, facts: dict[str, str], output: Path, *, write_results: bool) -> None:
-    """Print the report and write record and plot, and where asked the results in the tree."""
+    """Print the report and write record and plot, and on request the results in the tree."""
     report = "\n\n".join(document(run, facts))
     print(f"\n{report}\n")
     places = [output, HERE] if write_results else [output]

@@ -15,7 +15,7 @@ from typing import Any
 
 from budmlx.benchmark.load import Sample, closed_loop, new_session, stream_chat
 
-# The streams have settled once each brought so many pieces of text.
+# The streams have settled once each has brought this many pieces of text.
 SETTLED_CHUNKS = 8
 # Seconds of undisturbed streaming before the first probe and between probes. The second
 # is no multiple of anybody's time slice, so that probes arrive at all phases of it.

@@ -1,4 +1,4 @@
-"""The servers that are compared, and how each is started."""
+"""Contestants: the servers that are compared, and the commands that start them."""
 
 from __future__ import annotations
 

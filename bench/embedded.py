@@ -3,7 +3,7 @@
 bare: a loop of `model(tokens, cache)` and argmax, the most that any engine could reach, and what
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
-long-row: what one long row costs the short ones beside it, in time and memory.
+long-row: the cost of one long row for the short ones beside it, in time and memory.
 prefix, images: see `bench.reuse` and `bench.pictures`.
 """
 
@@ -64,7 +64,7 @@ def bare(path: Path) -> dict[str, float]:
 
 
 def _prompt_seconds(model: Any, ids: mx.array) -> float:
-    """What one prompt costs on its own."""
+    """Seconds that one prompt takes on its own."""
     cache = make_prompt_cache(model)
     begin = time.perf_counter()
     model(ids, cache=cache)
@@ -94,7 +94,7 @@ async def _stream_all(loaded: Engine) -> dict[str, float]:
     sampling = SamplingParams(temperature=0, max_tokens=STEPS + SETTLE, ignore_eos=True)
 
     async def stream(ids: list[int]) -> list[float]:
-        """When each piece of text came."""
+        """The times at which the pieces of text came."""
         times = []
         async for event in loaded.aevents(Request(prompt=tuple(ids), sampling=sampling)):
             if not isinstance(event, Finished):

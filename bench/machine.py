@@ -1,4 +1,4 @@
-"""What the measurements were made on, and the BLAS that all contestants get."""
+"""Description of the machine, and the BLAS that all contestants get."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def installed(package: str) -> str | None:
 
 
 def blas_environment() -> tuple[dict[str, str], str]:
-    """Variables that make MLX's CPU backend use OpenBLAS, and what to tell the reader.
+    """Variables that make MLX's CPU backend use OpenBLAS, and a remark for the report.
 
     mlx-cpu brings a reference BLAS that is some 30 times slower, which no one deserves as
     a competitor and which would make every server's own overhead invisible.

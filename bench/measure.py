@@ -1,4 +1,4 @@
-"""Runs one scenario against one server and turns what the client saw into metrics.
+"""Measurement of one scenario on one server: runs the client and makes metrics of its record.
 
 Metrics are plain dicts of floats: tokens/s and seconds. A scenario that could not be
 measured has the single key `problem`.
@@ -73,7 +73,8 @@ def turns_metrics(seen: dict[str, Any]) -> Metrics:
     """Time and computed tokens of a conversation.
 
     total: seconds of all turns. ttft_p50: of all but the first. distinct: tokens of the last
-    prompt, which holds all others. computed: prompt tokens that no cache had, if the server tells.
+    prompt, which holds all others. computed: prompt tokens that no cache
+    had, if the server reports them.
     """
     turns = [Sample(**entry) for entry in seen["turns"]]
     if problem := problem_of(turns):

@@ -26,7 +26,7 @@ MODEL = SOURCE / PLUGIN / "assets" / "tiny"
 def images(_: Path) -> dict[str, Any]:
     """Tokens per second, prefill included, and time to the first token of USERS users.
 
-    Each shows a picture of its own, or, as `seen_` tells, all one that was shown before. KV
+    Each sends a picture of its own or, with the prefix `seen_`, all the same known one. KV
     is not reused, so that the difference is that of encoding. The model is the plugin's.
     """
     if not (MODEL / "config.json").exists():

@@ -132,7 +132,7 @@ def turns_table(run: Run) -> Table:
 
 
 def reuse_table(run: Run) -> Table:
-    """What stored KV saves, and what looking for it costs where there is none."""
+    """The time that stored KV saves, and the cost of looking for it where there is none."""
     table = [["KV reuse", "with", "without", "ratio", "notes"]]
     if rounds := run.embedded.get("prefix"):
         cold = _milliseconds(median(rounds, "cold"))
@@ -154,7 +154,7 @@ def reuse_table(run: Run) -> Table:
 
 
 def pictures_table(run: Run) -> Table:
-    """Throughput and latency of users who show pictures."""
+    """Throughput and latency of users who send pictures."""
     table = [["16 users, each with a picture", "tok/s", "TTFT p50", "notes"]]
     if not (rounds := run.embedded.get("images")):
         return table

@@ -99,7 +99,7 @@ def _in_place(model: Model, shared: list[int], fresh: Fresh) -> list[float]:
 
 
 def _from_disk(model: Model, shared: list[int], fresh: Fresh) -> Waits:
-    """What schedulers take that begin with what former ones left in a directory."""
+    """Measurements of schedulers that begin with the files of earlier ones."""
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
     waits = []
@@ -115,7 +115,7 @@ def _from_disk(model: Model, shared: list[int], fresh: Fresh) -> Waits:
 
 
 def _drop_pages(directory: Path) -> None:
-    """Have files read from the disk next time, where the system can be told so."""
+    """Drop files from the page cache, where the system supports that."""
     if not hasattr(os, "posix_fadvise"):
         return
     for file in directory.rglob("*"):

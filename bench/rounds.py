@@ -1,4 +1,4 @@
-"""Runs all contestants in turn, round after round, and collects their metrics."""
+"""Rounds of a run: all contestants in turn, and their metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Run:
-    """Everything one run measured.
+    """All measurements of one run.
 
     servers: scenario -> contestant -> metrics of each round.
     embedded: measurement -> result of each round.
@@ -41,8 +41,8 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What stays the same during a run. logs: directory for the servers' output."""
+class RunSettings:
+    """The settings that all rounds of a run share. logs: directory for the servers' output."""
 
     model: Path
     environment: Mapping[str, str]
@@ -52,7 +52,7 @@ class Setting:
 
 
 def run_servers(
-    setting: Setting,
+    settings: RunSettings,
     contestants: Sequence[Contestant],
     scenarios: Sequence[Scenario],
     repeats: int,
@@ -62,12 +62,12 @@ def run_servers(
     for repeat in range(repeats):
         order = contestants if repeat % 2 == 0 else list(reversed(contestants))
         for contestant in order:
-            setting.say(f"round {repeat + 1} of {repeats}: {contestant.name}")
-            _one_server(setting, contestant, scenarios, repeat, run)
+            settings.say(f"round {repeat + 1} of {repeats}: {contestant.name}")
+            _one_server(settings, contestant, scenarios, repeat, run)
 
 
 def _one_server(
-    setting: Setting,
+    settings: RunSettings,
     contestant: Contestant,
     scenarios: Sequence[Scenario],
     repeat: int,
@@ -78,24 +78,24 @@ def _one_server(
         return
     for attempt in range(2):
         # A server that died gets a second chance with the scenarios after the fatal one.
-        log = setting.logs / f"{contestant.name}-{repeat + 1}-{attempt + 1}.log"
+        log = settings.logs / f"{contestant.name}-{repeat + 1}-{attempt + 1}.log"
         try:
             with ServerProcess(
                 contestant.command,
                 log=log,
                 model=contestant.model,
-                environment=setting.environment,
+                environment=settings.environment,
             ) as server:
-                _warm_up(setting, server, f"{repeat}-{attempt}")
+                _warm_up(settings, server, f"{repeat}-{attempt}")
                 while waiting and server.alive:
                     scenario = waiting.pop(0)
-                    metrics = measure(server.url, server.model, scenario, setting.bodies, repeat)
+                    metrics = measure(server.url, server.model, scenario, settings.bodies, repeat)
                     run.add(scenario.name, contestant.name, metrics)
-                    setting.say(f"  {scenario.name}: {in_words(metrics)}")
+                    settings.say(f"  {scenario.name}: {in_words(metrics)}")
                     if metrics.get("problem", "").startswith("failed"):
-                        setting.say(server.log_tail())
+                        settings.say(server.log_tail())
         except SpawnError as error:
-            setting.say(f"  {error.message}")
+            settings.say(f"  {error.message}")
             for scenario in waiting:
                 run.add(scenario.name, contestant.name, {"problem": "failed: did not start"})
             return
@@ -109,23 +109,23 @@ def _takes_part(contestant: Contestant, scenario: Scenario) -> bool:
     return contestant.name == OURS or not getattr(scenario, "ours", False)
 
 
-def _warm_up(setting: Setting, server: ServerProcess, label: str) -> None:
+def _warm_up(settings: RunSettings, server: ServerProcess, label: str) -> None:
     for scenario in WARM_UP:
-        measure(server.url, server.model, scenario, setting.bodies, hash(label) % 10**6)
+        measure(server.url, server.model, scenario, settings.bodies, hash(label) % 10**6)
 
 
-def run_embedded(setting: Setting, wanted: Sequence[str], repeats: int, run: Run) -> None:
+def run_embedded(settings: RunSettings, wanted: Sequence[str], repeats: int, run: Run) -> None:
     """Run the measurements without a server, one process each, in turn."""
     for repeat in range(repeats):
         for what in wanted:
-            metrics = _embedded(setting, what)
+            metrics = _embedded(settings, what)
             run.embedded.setdefault(what, []).append(metrics)
-            setting.say(f"embedded {what}, round {repeat + 1}: {in_words(metrics)}")
+            settings.say(f"embedded {what}, round {repeat + 1}: {in_words(metrics)}")
 
 
-def _embedded(setting: Setting, what: str) -> Metrics:
-    command = [sys.executable, "-m", "bench.embedded", what, str(setting.model)]
-    environment = {**os.environ, **setting.environment}
+def _embedded(settings: RunSettings, what: str) -> Metrics:
+    command = [sys.executable, "-m", "bench.embedded", what, str(settings.model)]
+    environment = {**os.environ, **settings.environment}
     try:
         done = subprocess.run(
             command,

@@ -1,6 +1,6 @@
-"""What is measured. Every server gets the same prompts, lengths and options.
+"""Scenarios of the bench. Every server gets the same prompts, lengths and options.
 
-Prompts are never repeated within a run, so that no prefix cache helps anybody, but where KV
+Prompts are never repeated within a run, so that no prefix cache helps, except where KV
 reuse is what is measured: `shared-16` and `turns-20`.
 """
 
@@ -27,7 +27,7 @@ CONSTRAINED = {
             "name": "report",
             "schema": {
                 "type": "object",
-                # Longer than any reply, so that all replies have the length they ask for.
+                # Longer than any reply, so that all replies have the requested length.
                 "properties": {"text": {"type": "string", "minLength": 4000}},
                 "required": ["text"],
                 "additionalProperties": False,
@@ -43,7 +43,7 @@ class ClosedLoop:
     """`users` users work through `requests` requests.
 
     max_tokens: range from which each request's length is drawn. seeded: each has a seed.
-    repeated: all requests are the same. ours: peers do not know what it measures.
+    repeated: all requests are the same. ours: peers lack the feature that it measures.
     shared_tokens: of a system message with which all requests of a round begin.
     """
 
@@ -63,7 +63,7 @@ class ClosedLoop:
 class Join:
     """Requests that arrive one by one while `streams` others run.
 
-    alone: how many of the same requests are first timed on the idle server.
+    alone: the number of the same requests that are first timed on the idle server.
     """
 
     name: str
@@ -135,7 +135,7 @@ def scenarios(context: int) -> list[Scenario]:
             users=16,
             requests=32,
             options=GREEDY,
-            # What 1,500 words of English are to the tokenizers of language models.
+            # About 1,500 words of English.
             shared_tokens=min(2000, context // 3),
             max_tokens=(32, 32),
         ),
@@ -159,7 +159,7 @@ QUICK = ("greedy-1", "greedy-16", "sampled-16", "seeded-16", "late-joiner")
 class Bodies:
     """Makes the requests of a scenario: the same for every server, other ones each round.
 
-    run: other ones for each value, so that no cache on disk knows them.
+    run: the requests differ with it, so that no cache on disk has them.
     """
 
     def __init__(self, model: Path, run: str = ""):
@@ -192,7 +192,7 @@ class Bodies:
         return bodies
 
     def turns(self, scenario: Turns, model: str, repeat: int) -> dict[str, Any]:
-        """What the user says, and a request without messages."""
+        """The messages of the user, and a request without messages."""
         chance = random.Random(f"{self._run} {scenario.name} {repeat}")
         body = chat_body(model, "", scenario.max_tokens, **scenario.options)
         said = [

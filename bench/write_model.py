@@ -2,7 +2,7 @@
 
 A float32 Llama whose decoding is bound by memory on a CPU with OpenBLAS, as that of a large
 quantized model is on a GPU. It has no end-of-sequence token, so that replies have exactly
-the length that was asked for, and every token is plain ASCII, so that every token is one
+the requested length, and every token is plain ASCII, so that every token is one
 visible event of a stream.
 """
 

@@ -16,7 +16,7 @@ from bench import embedded, goals, pictures, report, reuse
 from bench.contestants import NO_REUSE, Contestant, contestants
 from bench.measure import join_metrics, measure
 from bench.model import cache_root
-from bench.rounds import Run, Setting, run_servers
+from bench.rounds import Run, RunSettings, run_servers
 from bench.scenarios import GREEDY, QUICK, Bodies, ClosedLoop, Join, Turns, scenarios
 from bench.write_model import write_tokenizer
 from budmlx.benchmark.load import Load, Sample, summarize
@@ -117,7 +117,7 @@ def test_a_contestant_may_run_some_scenarios_only(tmp_path: Path, bodies: Bodies
     [no_reuse], _ = contestants(Path("model"), [NO_REUSE])
     assert no_reuse.command[-2:] == ["--prefix-cache", "0"]
     assert no_reuse.only == ("greedy-16", "sampled-16")
-    setting = Setting(
+    setting = RunSettings(
         model=Path("model"), environment={}, logs=tmp_path, bodies=bodies, say=lambda _: None
     )
     known = [loop(name="greedy-1"), loop(name="greedy-16", ours=True)]

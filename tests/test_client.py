@@ -238,7 +238,7 @@ def test_an_engine_outlives_its_clients(engine: Engine) -> None:
     with pytest.raises(BudAPIError):
         client.chat.completions.create(model="x", messages=[USER])
     forgotten = BudClient(engine=engine)
-    thread = forgotten._target.server._thread  # type: ignore[union-attr]
+    thread = forgotten._destination.server._thread  # type: ignore[union-attr]
     del forgotten
     gc.collect()
     thread.join(10)
@@ -249,7 +249,7 @@ def test_an_engine_outlives_its_clients(engine: Engine) -> None:
 
 
 def test_the_key_of_an_engine_is_needed(engine: Engine, client: BudClient) -> None:
-    address = client._target.url
+    address = client._destination.url
     other = BudClient(api_key="guess", base_url=address, max_retries=0)
     with other, pytest.raises(BudAPIError) as caught:
         other.chat.completions.create(model="x", messages=[USER])

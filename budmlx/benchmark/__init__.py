@@ -1,4 +1,4 @@
-"""Load on a server, and what it measured: for `budmlx bench` and for `bench/`.
+"""Load on a server and its measurements, for `budmlx bench` and for `bench/`.
 
 Imports nothing of budmlx but errors.
 """

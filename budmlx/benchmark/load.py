@@ -1,4 +1,4 @@
-"""A closed loop of users against a chat-completions server, and what they measured."""
+"""A closed loop of users against a chat-completions server, and its measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORDS = [
     *("circle", "number", "question", "answer", "picture", "corner", "story", "valley", "summit"),
 ]
 
-# A server that says nothing for so long is taken for dead.
+# Seconds after which a silent server is considered dead.
 SILENCE_SECONDS = 120.0
 
 
@@ -30,7 +30,7 @@ class Sample:
     """One streamed request as its client saw it; times in seconds of one monotonic clock.
 
     chunks: when each piece of text arrived. status: HTTP status, 0 without an answer.
-    expected: the max_tokens that was asked for. cached_tokens: of the prompt; None if the
+    expected: the max_tokens of the request. cached_tokens: of the prompt; None if the
     server does not say.
     """
 
@@ -48,7 +48,7 @@ class Sample:
 
     @property
     def tokens_per_chunk(self) -> float:
-        """How many tokens a piece of text stands for; 1 while the usage is not known."""
+        """The number of tokens per piece of text; 1 while the usage is not known."""
         return self.completion_tokens / len(self.chunks) if self.completion_tokens else 1.0
 
     @property
@@ -68,9 +68,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a load measured: tokens per second of all users together, the rest in seconds.
+    """Measurements of a load: tokens per second of all users together, the rest in seconds.
 
-    problem: why there is nothing to measure. early: replies shorter than asked for.
+    problem: why there is nothing to measure. early: replies shorter than requested.
     """
 
     problem: str = ""
@@ -135,7 +135,7 @@ async def stream_chat(
 
 
 def _take(sample: Sample, event: Mapping[str, Any], now: float) -> None:
-    """Note what one event of a stream says."""
+    """Record one event of a stream."""
     if "error" in event:
         sample.error = json.dumps(event["error"])[:500]
     for choice in event.get("choices") or ():
@@ -156,7 +156,7 @@ async def closed_loop(
     users: int,
     headers: Mapping[str, str] | None = None,
 ) -> Load:
-    """Let `users` work through `bodies`, each asking the next as soon as it is answered."""
+    """Let `users` work through `bodies`, each sending the next as soon as it has an answer."""
     jobs = iter(bodies)
     samples: list[Sample] = []
     ends: list[float] = []

@@ -1,4 +1,4 @@
-"""A server in a process of its own, for measuring it."""
+"""Server process: a server to be measured, in a process of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SpawnError(BudmlxError):
 class ServerProcess:
     """A running chat-completions server on a free port; a context manager that stops it.
 
-    command: how to start it, without the port, which is appended as `--port N`.
+    command: the one that starts it, without the port, which is appended as `--port N`.
     log: file that takes what the server prints. headers: sent with every request.
 
     Raises:
@@ -84,7 +84,7 @@ class ServerProcess:
         return "\n".join(lines[-TAIL_LINES:])
 
     def stop(self) -> None:
-        """Ask the server to end, and end it when it does not. Idempotent."""
+        """Terminate the server, and kill it if it does not end. Idempotent."""
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
@@ -128,7 +128,7 @@ def ask(url: str, model: str, headers: Mapping[str, str], timeout: float) -> Non
 
 
 def free_port() -> int:
-    """A port that nobody uses at the moment."""
+    """A port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

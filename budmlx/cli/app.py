@@ -1,4 +1,4 @@
-"""The command group: which commands there are, and how a failure looks."""
+"""The command group: its commands, and messages for failures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LazyGroup(TyperGroup):
             self.add_command(TyperCommand(name, help=summary))
 
     def get_command(self, ctx: Any, name: str) -> Any:
-        """The stub of a command; plugins are loaded only for names that are not ours."""
+        """The stub of a command; plugins are loaded only for names that budmlx lacks."""
         found = super().get_command(ctx, name)
         if found is None and self._extend():
             found = super().get_command(ctx, name)
@@ -76,7 +76,7 @@ class LazyGroup(TyperGroup):
         return name, load(str(stub.name), self._targets[str(stub.name)]), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and keep what it learns of --debug for `main`."""
+        """Run the command, and keep the value of --debug for `main`."""
         self.meta = ctx.meta
         return super().invoke(ctx)
 

@@ -1,4 +1,4 @@
-"""`budmlx bench`: how fast a model or a running server answers how many users."""
+"""`budmlx bench`: speed of a model or a running server by number of users."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _running(url: str, headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _started(
     command: Sequence[str], loaded: LoadedConfig, headers: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """The same of a server that runs as long as the context."""
+    """The address and the model's name of a server that runs as long as the context."""
     settings = for_served(loaded)
     with tempfile.TemporaryDirectory() as directory:
         with progress(settings.model, settings.revision):

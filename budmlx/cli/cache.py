@@ -1,4 +1,4 @@
-"""`budmlx cache`: what `--kv-store` keeps on disk, and how to be rid of it."""
+"""`budmlx cache`: lists and clears the KV that `--kv-store` keeps on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILE = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{8}\.tmp|\.safetensors|\.bad)")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ModelKV:
     """The files of one model, as it was at one time. used: seconds since the epoch."""
 
     model: str
@@ -64,8 +64,8 @@ def cache(
     typer.echo(f"Removed {_size(freed)} of {directory}.")
 
 
-def _kept(directory: Path) -> list[Kept]:
-    """What there is of each model, the last used first."""
+def _kept(directory: Path) -> list[ModelKV]:
+    """The files of each model, the last used first."""
     found = []
     for folder in _inside(directory):
         if match := FOLDER.fullmatch(folder.name):
@@ -77,7 +77,7 @@ def _kept(directory: Path) -> list[Kept]:
                     sizes.append(status.st_size)
                     times.append(status.st_mtime)
             damaged = sum(path.suffix == ".bad" for path in files)
-            found.append(Kept(match["model"], folder, files, damaged, sum(sizes), max(times)))
+            found.append(ModelKV(match["model"], folder, files, damaged, sum(sizes), max(times)))
     return sorted(found, key=lambda each: each.used, reverse=True)
 
 
@@ -90,11 +90,11 @@ def _inside(directory: Path) -> list[Path]:
         raise BudmlxError(f"Cannot read {directory}: {error.strerror}.") from error
 
 
-def _names(kept: Kept) -> tuple[str, str, str]:
+def _names(kept: ModelKV) -> tuple[str, str, str]:
     return kept.model, kept.model.replace("--", "/"), kept.folder.name
 
 
-def _list(found: list[Kept], directory: Path, limit: int) -> None:
+def _list(found: list[ModelKV], directory: Path, limit: int) -> None:
     table = Table("Model", "Id", "Blocks", "Size", "Last used", box=None, pad_edge=False)
     for each in found:
         blocks = str(len(each.files) - each.damaged)
@@ -110,8 +110,8 @@ def _list(found: list[Kept], directory: Path, limit: int) -> None:
     console.print(f"{_size(total)} of at most {_size(limit)} in {directory}", soft_wrap=True)
 
 
-def _clear(kept: Kept) -> int:
-    """Remove the files of a model; the bytes that they had."""
+def _clear(kept: ModelKV) -> int:
+    """Remove the files of a model; returns the bytes that they had."""
     for path in kept.files:
         try:
             path.unlink(missing_ok=True)

@@ -45,14 +45,14 @@ def chat(
     """Chat with a model in the terminal."""
     engine = open_engine(model, config, given(options, ENGINE_OPTIONS))
     with engine:
-        tell(f"This is {engine.info.name}. /help lists commands, Ctrl-D leaves.")
+        notify(f"This is {engine.info.name}. /help lists commands, Ctrl-D leaves.")
         conversation = Conversation(engine, given(options, SAMPLING_OPTIONS), checked(system))
         conversation.run(read_terminal if sys.stdin.isatty() else read_pipe)
 
 
 @dataclass
 class Conversation:
-    """The turns so far, and what the user may do with them."""
+    """The turns so far, and the commands of the user on them."""
 
     engine: Engine
     sampling: Mapping[str, Any]
@@ -66,39 +66,39 @@ class Conversation:
             if command == "/exit":
                 return
             if command.startswith("/"):
-                self.obey(command, rest.strip())
+                self.run_command(command, rest.strip())
             elif command:
                 self.answer(line)
 
-    def obey(self, command: str, rest: str) -> None:
+    def run_command(self, command: str, rest: str) -> None:
         """Run a command other than /exit."""
         match command:
             case "/reset":
                 self.turns.clear()
-                tell("The conversation is forgotten.")
+                notify("The conversation is forgotten.")
             case "/system":
                 self.system = rest
-                tell("The system prompt is set." if rest else "There is no system prompt.")
+                notify("The system prompt is set." if rest else "There is no system prompt.")
             case "/help":
-                tell(HELP)
+                notify(HELP)
             case _:
-                tell(f"There is no command {command}; /help lists them.")
+                notify(f"There is no command {command}; /help lists them.")
 
     def answer(self, line: str) -> None:
-        """Stream one reply. Ctrl-C keeps what was said; a failure takes the turn back."""
+        """Stream one reply. Ctrl-C keeps the text so far; a failure removes the turn."""
         self.turns.append(Message(role="user", content=line))
         pieces: list[str] = []
         try:
             self._stream(pieces)
         except KeyboardInterrupt:
             show("\n")
-            tell("Stopped.")
+            notify("Stopped.")
         except EngineClosedError:
             raise
         except BudmlxError as error:
             if any(pieces):
                 show("\n")
-            tell(f"{error.message} (/reset starts over.)")
+            notify(f"{error.message} (/reset starts over.)")
             self.turns.pop()
             return
         self.turns.append(Message(role="assistant", content="".join(pieces)))
@@ -110,12 +110,12 @@ class Conversation:
         events = self.engine.stream([*system, *self.turns], **self.sampling)
         with closing(events):  # Ctrl-C must cancel the request
             for event in events:
-                pieces.append(printer.tell(event))
+                pieces.append(printer.show_event(event))
         show("\n")
 
 
-def tell(text: str) -> None:
-    """Say something that is not the model's."""
+def notify(text: str) -> None:
+    """Print a message that is not the model's."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -125,9 +125,9 @@ def read_terminal() -> str | None:
         try:
             return input("> ")
         except KeyboardInterrupt:
-            tell("\n(Ctrl-D leaves.)")
+            notify("\n(Ctrl-D leaves.)")
         except EOFError:
-            tell("")
+            notify("")
             return None
 
 

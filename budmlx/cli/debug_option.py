@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""The option --debug, which every command has."""
 
 from __future__ import annotations
 

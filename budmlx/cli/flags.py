@@ -41,7 +41,7 @@ CONFIG_OPTION = typer.Option("--config", help="TOML file with settings.", metava
 
 
 def with_options(parameters: Iterable[Parameter]) -> Callable[[Command], Command]:
-    """Replace a command's `**options` by generated parameters, for typer to read."""
+    """Replace a command's `**options` with generated parameters, for typer to read."""
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
@@ -110,7 +110,7 @@ def option(
 
 
 def shown_default(default: Any) -> str:
-    """A default as people write it."""
+    """A default as users write it."""
     return default.human_readable() if isinstance(default, ByteSize) else str(default)
 
 
@@ -129,7 +129,7 @@ def _parameter(name: str, kind: Any, info: Any, default: Any) -> Parameter:
 
 
 def _flag_type(annotation: Any) -> Any:
-    """The type that typer shall parse; None when it cannot."""
+    """The type for typer to parse; None when it cannot."""
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):

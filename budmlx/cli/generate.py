@@ -50,7 +50,7 @@ def generate(
         if stream:
             printer = ReplyPrinter()
             for event in engine.stream(messages, **sampling):
-                printer.tell(event)
+                printer.show_event(event)
         else:
             show(engine.chat(messages, **sampling).text)
     show("\n")

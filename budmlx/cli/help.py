@@ -1,4 +1,4 @@
-"""How the help of a command lists its options."""
+"""Help of commands, with options in sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load with something to look at: download bars, then a line until the weights are read."""
+"""Loading with progress: download bars, then a line until the weights are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENGINE_FIELDS = ("revision", "memory_limit")
 
 
 def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
-    """`load_config`, and a warning for `BUDMLX_*` variables that nothing reads."""
+    """Load the configuration; warns of `BUDMLX_*` variables that nothing reads."""
     loaded = load_config(flags, file)
     for name in loaded.unknown_variables:
         Console(stderr=True).print(f"Warning: {name} is not a setting of budmlx.", markup=False)
@@ -30,7 +30,7 @@ def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
 
 
 def for_served(loaded: LoadedConfig) -> Config:
-    """`Config.for_model` for the model that is named, and a warning if only others have tables."""
+    """`Config.for_model` for the named model; warns if only other models have tables."""
     config = loaded.config
     if config.models and table_for(config.models, config.model) is None:
         names = ", ".join(config.models)
@@ -43,7 +43,7 @@ def for_served(loaded: LoadedConfig) -> Config:
 
 @contextmanager
 def progress(model: str | None, revision: str | None) -> Iterator[None]:
-    """Show on stderr what loading does; the block itself loads."""
+    """Show the progress of loading on stderr; the block itself loads."""
     console = Console(stderr=True)
     if model is None:
         console.print("No model named: this is the small demo model that comes with budmlx.")

@@ -1,4 +1,4 @@
-"""`budmlx plugins`: what is installed and whether it works; `budmlx plugins new`: a package."""
+"""`budmlx plugins`: the installed plugins and their faults; `budmlx plugins new`: a package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`budmlx serve`: load a model and answer HTTP until told to stop."""
+"""`budmlx serve`: load a model and answer HTTP until it is stopped."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def serve(
 
 
 def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:
-    """What prints the address, and a request to try, once the server answers."""
+    """A function that prints the address, and a request to try, once the server answers."""
 
     def announce(url: str) -> None:
         name = models.names[0]
@@ -75,7 +75,7 @@ def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:
 
 
 def example(url: str, model: str, config: Config) -> str:
-    """A curl line for the shell that asks the server something."""
+    """A curl command with a request to the server."""
     message = {"role": "user", "content": "Hello!"}
     body = {"model": model, "messages": [message], "max_tokens": 100}
     words = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]

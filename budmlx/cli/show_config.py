@@ -1,4 +1,4 @@
-"""Print the effective configuration as TOML that could be read again."""
+"""The effective configuration as TOML that can be read again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _settings(loaded: LoadedConfig) -> Iterator[str]:
 
 
 def _tables(loaded: LoadedConfig) -> Iterator[str]:
-    """What `Config.models` holds, which must stand behind all that is in no table."""
+    """The tables of `Config.models`, which TOML needs behind everything outside of tables."""
     place = loaded.places.get(TABLES, "default")
     for label, table in loaded.config.models.items():
         yield f"\n[{toml_key(TABLES, label)}]  # {place}"

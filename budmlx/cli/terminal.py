@@ -19,7 +19,7 @@ def show(text: str) -> None:
 
 
 def checked(text: str) -> str:
-    """`text`, if it came in as UTF-8. Raises InvalidRequestError otherwise."""
+    """`text`, if it was valid UTF-8. Raises InvalidRequestError if not."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -28,13 +28,13 @@ def checked(text: str) -> str:
 
 
 class ReplyPrinter:
-    """Prints a reply while it is made. Reasoning is for the eye: dim, and only on a terminal."""
+    """Prints a reply while it is generated. Reasoning is dim, and shown on a terminal only."""
 
     def __init__(self) -> None:
         self._thinking = False
         self._terminal = sys.stderr.isatty()
 
-    def tell(self, event: Event) -> str:
+    def show_event(self, event: Event) -> str:
         """Print an event; returns what it adds to the reply's text."""
         if isinstance(event, ReasoningDelta) and self._terminal:
             self._thinking = True

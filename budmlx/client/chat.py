@@ -18,7 +18,7 @@ PATH = "/chat/completions"
 
 
 class ChatCompletion(shapes.ChatCompletion):
-    """A whole reply. cached: it came from the response cache. warnings: what had no effect."""
+    """A whole reply. cached: it came from the response cache. warnings: on unused fields."""
 
     cached: bool = False
     warnings: list[str] = []  # noqa: RUF012  pydantic copies mutable defaults

@@ -1,4 +1,4 @@
-"""`BudClient` and its twin for asyncio: where they connect, and for how long."""
+"""`BudClient` and `AsyncBudClient`: their connections, keys and time limits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TIMEOUT_SECONDS = 600.0
 RETRIES = 2
 
 
-class _Target:
-    """Where requests go, and the key that opens it. server: our own, if there is one."""
+class _Destination:
+    """The address of requests, and the API key for it. server: our own, if there is one."""
 
     def __init__(self, api_key: str | None, base_url: str | None, engine: Engine | None):
         self.server: EmbeddedServer | None = None
@@ -34,7 +34,7 @@ class _Target:
         else:
             if base_url is not None:
                 raise ValueError("Give either an engine or a base_url.")
-            # The server is not imported by those who talk to one elsewhere.
+            # Clients of a server elsewhere do not import ours.
             embedded = importlib.import_module("budmlx.server.embedded")
             self.server = embedded.EmbeddedServer(engine)
             url, self.key = self.server.url, self.server.key
@@ -66,12 +66,12 @@ class BudClient:
         max_retries: int = RETRIES,
         headers: Mapping[str, str] | None = None,
     ):
-        self._target = _Target(api_key, base_url, engine)
+        self._destination = _Destination(api_key, base_url, engine)
         # Proxies of the environment do not reach into this process.
         http_client = None if engine is None else openai.DefaultHttpxClient(trust_env=False)
         self._client = openai.OpenAI(
-            api_key=self._target.key,
-            base_url=self._target.url,
+            api_key=self._destination.key,
+            base_url=self._destination.url,
             timeout=timeout,
             max_retries=max_retries,
             default_headers=headers,
@@ -82,7 +82,7 @@ class BudClient:
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._client.close()
-        self._target.close()
+        self._destination.close()
 
     def __enter__(self) -> Self:
         return self
@@ -109,11 +109,11 @@ class AsyncBudClient:
         max_retries: int = RETRIES,
         headers: Mapping[str, str] | None = None,
     ):
-        self._target = _Target(api_key, base_url, engine)
+        self._destination = _Destination(api_key, base_url, engine)
         http_client = None if engine is None else openai.DefaultAsyncHttpxClient(trust_env=False)
         self._client = openai.AsyncOpenAI(
-            api_key=self._target.key,
-            base_url=self._target.url,
+            api_key=self._destination.key,
+            base_url=self._destination.url,
             timeout=timeout,
             max_retries=max_retries,
             default_headers=headers,
@@ -124,7 +124,7 @@ class AsyncBudClient:
     async def close(self) -> None:
         """Close the connections. Idempotent."""
         await self._client.close()
-        await asyncio.to_thread(self._target.close)
+        await asyncio.to_thread(self._destination.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What the client raises."""
+"""Errors of the client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import openai
 class BudAPIError(Exception):
     """A request failed.
 
-    message: what the server says. status_code: of the response; None if there was none, or if
+    message: that of the server. status_code: of the response; None if there was none, or if
     it had begun as a stream. param, code: of the error body. request_id: for the server's log.
     """
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 
 class Parameters(TypedDict, total=False):
-    """What a request may say; the README lists the values. None means not given."""
+    """The parameters of a request; the README lists the values. None means not given."""
 
     cache: bool | Literal["bypass"] | Mapping[str, float] | None
     cache_salt: str | None

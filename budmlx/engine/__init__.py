@@ -1,4 +1,4 @@
-"""Front half: messages to token ids, token ids to text, and the hosts a core runs in.
+"""Engine: messages to token ids, token ids to text, and the hosts that a core runs in.
 
 `engine.Engine` is the facade, `models.ModelSet` the engines of a server. Its folders import
 each other in this order only: engine -> run -> {request, reuse, hosts}, engine -> load ->

@@ -13,7 +13,7 @@ from budmlx.engine.reply.parsers import Parsers
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
-from budmlx.engine.run.pipeline import RequestPipeline, Runner
+from budmlx.engine.run.pipeline import RequestPipeline, RowDispatcher
 from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
@@ -43,8 +43,8 @@ def assemble(path: Path, name: str, config: Config, plugins: Plugins) -> Assembl
     settings = core_settings(files, name, config, plugins, images)
     store = None if config.cache == "off" else plugins.response_cache(config)
     parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
-    runner = Runner(settings, config)
-    info = runner.info
+    dispatcher = RowDispatcher(settings, config)
+    info = dispatcher.info
     tracker = ReuseTracker(
         tokenizer,
         info.context_length,
@@ -58,7 +58,7 @@ def assemble(path: Path, name: str, config: Config, plugins: Plugins) -> Assembl
     return Assembly(
         tokenizer,
         parsers,
-        RequestPipeline(preparation, cache, rows, runner, tracker, plugins),
+        RequestPipeline(preparation, cache, rows, dispatcher, tracker, plugins),
         RequestWarnings(
             parsers,
             info.vocab_size,

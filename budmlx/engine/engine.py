@@ -15,7 +15,7 @@ from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
-from budmlx.engine.run.many import run_all
+from budmlx.engine.run.concurrent_requests import run_all
 from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError
@@ -23,7 +23,7 @@ from budmlx.plugins.manager import Plugins
 from budmlx.progress import Progress
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
-# What the model is called that runs when none is named.
+# The name of the model that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
 
 
@@ -46,7 +46,7 @@ class Engine(TextMethods):
         self._parts = assemble(path, name, config, self.plugins)
         self._pipeline = self._parts.pipeline
         self._tokenizer = self._parts.tokenizer
-        self.info: ModelInfo = self._pipeline.runner.info
+        self.info: ModelInfo = self._pipeline.dispatcher.info
 
     @classmethod
     def load(
@@ -55,7 +55,7 @@ class Engine(TextMethods):
         """Load a directory, a hub repository (`org/name`) or, with None, the demo model.
 
         plugins: names as in the setting `plugin`, or live objects, which need the thread
-        host; they go before all others.
+        host; they take precedence over all others.
         settings: fields of `budmlx.config.Config`, such as `revision`, `memory_limit`,
         `max_rows`, or `engine_host="process"` to run the model in a child process.
 
@@ -101,16 +101,16 @@ class Engine(TextMethods):
         """End the core. Requests that still run raise EngineUnavailableError. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._pipeline.runner.host.close()
+            self._pipeline.dispatcher.host.close()
             self._pipeline.cache.close()
             self.plugins.close()
 
     def status(self) -> HostStatus:
-        """Whether requests make progress now."""
-        return self._pipeline.runner.host.status()
+        """The state of the host: whether requests make progress now."""
+        return self._pipeline.dispatcher.host.status()
 
     def prefix_cache_stats(self) -> PrefixCacheStats:
-        """How much of the prompts' KV was reused so far, and why not more."""
+        """Counts of the KV that prompts reused so far, and of the reasons why it was not more."""
         return self._pipeline.tracker.stats
 
     # The Python API
@@ -231,11 +231,11 @@ class Engine(TextMethods):
         return adrive_stream(self._stream(request))
 
     def warnings(self, request: Request) -> list[str]:
-        """What of a request has no effect on this model."""
+        """Warnings about the parts of a request that have no effect on this model."""
         return self._parts.warnings.of(request)
 
     def with_ids(self, request: Request) -> Request:
-        """The request for raw text with the ids of its prompt; raises what `events` would."""
+        """The request for raw text with the ids of its prompt. Raises the errors of `events`."""
         self._check_open()
         _, prompt = drive(self._pipeline.preparation.run(request))
         return replace(request, prompt=tuple(prompt.ids))

@@ -13,7 +13,7 @@ from budmlx.errors import ModelNotFoundError
 class ModelSet:
     """Finds the engine for a requested name.
 
-    any_name: the demo model answers to whatever name a client's example uses.
+    any_name: the demo model answers to every name, so that the examples of clients work.
     """
 
     def __init__(self, engine: Engine, names: Sequence[str], *, any_name: bool = False):

@@ -1,7 +1,7 @@
-"""Procedures: generators that wait without saying how, driven on a thread or an event loop.
+"""Procedures: generators that wait, driven either on a thread or on an event loop.
 
 A procedure yields each thing that it waits for, and reads the outcome from that thing. A stream
-yields values, too. Whoever drives one decides what waiting means.
+yields values, too. The driver decides what waiting means.
 
 Calls of plugins may take for ever, and Python cannot stop them: they run on other threads, and
 a request gives up waiting. What budmlx ships is trusted and called directly: a thread for each
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Wait(ABC):
-    """Something that a procedure waits for."""
+    """An awaited thing: a procedure yields it, and reads its outcome afterwards."""
 
     @abstractmethod
     def block(self) -> None:
@@ -47,7 +47,7 @@ Stream = Generator[Wait | T, None, None]
 
 
 class FutureWait(Wait):
-    """A future, done in whatever way. After `timeout` seconds it is cancelled if it can be."""
+    """A wait for a future. After `timeout` seconds it is cancelled if it can be."""
 
     def __init__(self, future: Future[Any], timeout: float | None = None):
         self._future = future
@@ -113,13 +113,13 @@ class Mailbox(Wait, Generic[T]):
 
 
 def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    # RuntimeError: the loop was closed under the procedure; nobody receives anything.
+    # RuntimeError: the loop was closed under the procedure, so there is no receiver.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(event.set)
 
 
 class _Work(Wait, Generic[T]):
-    """A call that takes long. What it raises reaches whoever drives, not the procedure."""
+    """A call that takes long. What it raises reaches the driver, not the procedure."""
 
     def __init__(self, call: Callable[[], T]):
         self._call = call
@@ -135,7 +135,7 @@ class _Work(Wait, Generic[T]):
 def off_loop(call: Callable[[], T]) -> Procedure[T]:
     """The result of a call that must not run on an event loop.
 
-    What it raises reaches whoever drives the procedure, which is closed then.
+    What it raises reaches the driver of the procedure, which is closed then.
     """
     work = _Work(call)
     yield work
@@ -173,13 +173,13 @@ async def adrive_stream(stream: Stream[T]) -> AsyncGenerator[T, None]:
 
 
 class Containment:
-    """Which plugins of an engine hang. Thread-safe."""
+    """Record of the plugins of an engine that hang. Thread-safe."""
 
     def __init__(self) -> None:
         self._hung: dict[str, Future[Any]] = {}
 
     def calls(self, plugins: Collection[str]) -> PluginCalls:
-        """What makes the calls of one request. plugins: those that it uses and that may hang.
+        """A `PluginCalls` for one request. plugins: those that it uses and that may hang.
 
         Raises:
             PluginError: a call of one of them still hangs.
@@ -211,7 +211,7 @@ class PluginCalls:
             self._worker.end()
 
     def run(self, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> Procedure[T]:
-        """Make one call. undo: takes back a result that comes when nobody waits any more.
+        """Make one call. undo: takes back a result that arrives after the request has given up.
 
         Raises:
             PluginError: a plugin does not return.

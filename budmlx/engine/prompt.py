@@ -1,4 +1,4 @@
-"""Prompts as token ids, and what is known of who submits one."""
+"""Tokenized prompts, and their submission to the core."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TokenizedPrompt:
     """Token ids for the model, and the pictures whose placeholders are among them.
 
     checkpoints: places, in ascending order, up to which other prompts may be the same.
-    ends: where each message ends, if that was asked for.
+    ends: where each message ends, if the request wants an explanation of its reuse.
     """
 
     ids: list[int]
@@ -25,9 +25,9 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A prompt as it is submitted to the core, and by whom.
+    """A prompt as it is submitted to the core, with the namespace of its owner.
 
-    namespace: whose KV it may reuse. since: how many prompts the history had seen by then.
+    namespace: that of the KV that it may reuse. since: `History.count` at the submission.
     """
 
     owner: str
@@ -51,7 +51,7 @@ class Submission:
 
 
 def _namespace(owner: str, salt: str) -> str:
-    """Another one for each pair, whatever characters are in them; nothing for two empty ones."""
+    """The namespace of a pair: distinct for distinct pairs, and empty for two empty strings."""
     if not owner and not salt:
         return ""
     text = f"{len(owner)} {owner}{salt}"

@@ -1,4 +1,4 @@
-"""Answers a request with what the engine generates, whole or as a stream of events."""
+"""Answers to requests for generated text, whole or as a stream of events."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.types import Completion, Event
 
 STALLED_SECONDS = 30.0
-"""A client that reads nothing for so long is cut off."""
+"""Seconds after which a client that reads nothing is cut off."""
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""They keep proxies from holding back what is sent."""
+"""Headers that keep proxies from holding back a stream."""
 
 Events = AsyncIterator[Event]
 Collect = Callable[[Sequence[Event]], Completion]
@@ -29,7 +29,7 @@ Collect = Callable[[Sequence[Event]], Completion]
 async def whole(
     request: web.Request, encoder: ReplyEncoder, events: Events, collect: Collect, places: int = 1
 ) -> web.Response:
-    """Answer when all is generated. places: how many the events hold while they run."""
+    """Answer when all is generated. places: the number that the events hold in flight."""
     async with _in_flight(request, events, places):
         done = collect([event async for event in events])
     return web.Response(
@@ -40,7 +40,7 @@ async def whole(
 async def streamed(
     request: web.Request, encoder: ReplyEncoder, events: Events, places: int = 1
 ) -> web.StreamResponse:
-    """Answer event by event, or raise what happened before the first one. See `whole`."""
+    """Answer event by event, or raise an error from before the first one. See `whole`."""
     sender = EventStream(request, request.app[CONFIG], encoder)
     try:
         async with _in_flight(request, events, places), sender:
@@ -63,14 +63,14 @@ async def streamed(
 
 @asynccontextmanager
 async def _in_flight(request: web.Request, events: Events, places: int) -> AsyncIterator[None]:
-    """Hold places for the events; leaving cancels what still runs."""
+    """Hold places for the events; leaving the block cancels the generation."""
     closing = aclosing(cast("AsyncGenerator[Event, None]", events))
     async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")), closing:
         yield
 
 
 class EventStream:
-    """Writes what an encoder says, and its keep-alive while the engine says nothing.
+    """Writes the bytes of an encoder, and its keep-alive while the engine is silent.
 
     The headers are held back until `start`, so that an early error can still have its own
     status; after `hold_seconds` the stream starts anyway. Use it as an async context manager
@@ -104,7 +104,7 @@ class EventStream:
     async def start(self) -> None:
         """Send the headers and the opening, unless they have been sent.
 
-        Raises ConnectionError when the client is gone or does not read, as all that follows.
+        Raises ConnectionError when the client is gone or does not read, as the other methods do.
         """
         async with self._lock:
             if self.response is None:

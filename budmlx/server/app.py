@@ -76,11 +76,11 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return len(self._runner.server.connections) if self._runner.server else 0
 
     async def drain(self) -> None:
-        """Accept nobody, let replies finish for `drain_seconds`, end the rest, unbind."""
+        """Accept no more clients, let replies finish for `drain_seconds`, end the rest, unbind."""
         for site in self._runner.sites:
             await site.stop()
         await self.in_flight.drain(self._app[CONFIG].drain_seconds)

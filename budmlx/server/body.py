@@ -51,7 +51,7 @@ async def off_loop(
     *args: Arguments.args,
     **kwargs: Arguments.kwargs,
 ) -> Result:
-    """Do what takes time for a body of `size` bytes, in a thread if it is large."""
+    """Do work for a body of `size` bytes, in a thread if it is large."""
     if size > OFF_LOOP_BYTES:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""A server for an engine of this same process, so that clients need no other one."""
+"""Embedded server: HTTP for an engine of the same process, for clients that need it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EmbeddedServer:
         self.key = secrets.token_urlsafe(32)
         config = Config.model_construct(port=0, api_keys=(SecretStr(self.key),), drain_seconds=1.0)
         started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        # A daemon, so that a client that nobody closes does not keep the program from ending.
+        # A daemon, so that an unclosed client does not keep the program from ending.
         self._thread = threading.Thread(
             target=lambda: asyncio.run(_serve(engine, config, started)),
             name="budmlx-embedded-server",
@@ -51,7 +51,7 @@ async def _serve(
     stop = asyncio.Event()
     try:
         server = await HttpServer.start(ModelSet(engine, (), any_name=True), config)
-    except Exception as error:  # It is raised where the server was asked for.
+    except Exception as error:  # It is raised where the server was requested.
         started.set_exception(error)
         return
     started.set_result((server.url, asyncio.get_running_loop(), stop))

@@ -1,4 +1,4 @@
-"""Endpoints: routes that carry what the OpenAPI document says of them."""
+"""Endpoints: routes with their entries in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ ERRORS = {
 """A sentence on each status that is an error."""
 
 ALWAYS = (400, 401, 403, 417, 500)
-"""What every endpoint may answer."""
+"""Statuses that every endpoint may answer with."""
 
 WITH_BODY = (404, 408, 413, 415, 429, 503)
-"""What endpoints with a body may answer, too."""
+"""Further statuses of endpoints with a body."""
 
 Decorator = Callable[[Handler], Handler]
 
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A reply as a stream. event: what it consists of; description: how it is framed."""
+    """A reply as a stream. event: the type of its events; description: their framing."""
 
     content_type: str
     description: str
@@ -82,7 +82,7 @@ class EndpointTable:
     """Collects endpoints by decorators, in the order of the document.
 
     prefix: paths that begin with it answer without it, and with it twice, too: some clients
-    append it to the address that they are given and others do not.
+    append it to the address that they get and others do not.
     body_errors: sentences on statuses that only endpoints with a body have, here alone.
     """
 

@@ -1,4 +1,4 @@
-"""From exceptions to HTTP: what a failure is, before a dialect says it."""
+"""Failures: exceptions as HTTP, before a dialect encodes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from budmlx.errors import (
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1
-"""What `Retry-After` says when the error itself does not know better."""
+"""Seconds in `Retry-After` when the error itself has none."""
 
 HOPELESS = {"X-Should-Retry": "false"}
 """Clients repeat a request after 500 unless this says that it would fail again."""
@@ -45,7 +45,7 @@ MESSAGES = {
     417: "Only 'Expect: 100-continue' is understood.",
     500: "The server failed to answer this request; its log says more.",
 }
-"""What is said for errors that are raised below our own code."""
+"""Messages for errors that are raised below our own code."""
 
 
 class HttpError(BudmlxError):

@@ -1,4 +1,4 @@
-"""Places for the requests in flight, and how these end when the server drains."""
+"""Places for the requests in flight, and their end when the server drains."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 
 from budmlx.errors import EngineUnavailableError, OverloadedError
 
-LAST_WORD_SECONDS = 1.0
-"""How long requests that the drain ended may take to tell their clients."""
+FINAL_EVENT_SECONDS = 1.0
+"""Seconds for requests that the drain ended to send their last event."""
 
 
 class InFlight:
@@ -29,7 +29,7 @@ class InFlight:
 
     @property
     def count(self) -> int:
-        """How many places are held."""
+        """The number of places that are held."""
         return sum(places for _, places in self._scopes.values())
 
     @asynccontextmanager
@@ -37,7 +37,7 @@ class InFlight:
         """Hold places. Raises OverloadedError when there are too few, EngineUnavailableError
         when the server is shutting down or its patience with this request ends.
 
-        key: stands for the API key of the request.
+        key: any string that identifies the API key of the request.
         """
         if self.draining:
             raise _shutting_down()
@@ -74,7 +74,7 @@ class InFlight:
         now = asyncio.get_running_loop().time()
         for scope in self._scopes:
             scope.reschedule(now)
-        await self._wait_until_empty(LAST_WORD_SECONDS)
+        await self._wait_until_empty(FINAL_EVENT_SECONDS)
 
     async def _wait_until_empty(self, seconds: float) -> None:
         self._empty.clear()

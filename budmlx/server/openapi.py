@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, put together from what the endpoints say of themselves."""
+"""The OpenAPI 3.1 document, built from the table of endpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ A model on this machine. {dialects} Query strings are ignored. Where API keys ar
 but `/health`, `/ready`, `/docs` and this document need one. Routes of plugins are not listed."""
 
 RANGES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-"""What pydantic calls the bounds of a type that has validators of its own."""
+"""Pydantic's names for the bounds of a type that has validators of its own."""
 
 
 @cache
@@ -63,7 +63,7 @@ Group = tuple[type[Struct], tuple[Endpoint, ...]]
 """Endpoints, and the shape of their errors."""
 
 Refs = dict[type, Schema]
-"""Where the schema of a body or a reply stands."""
+"""References to the schemas of bodies and replies."""
 
 
 def _paths(groups: Sequence[Group], refs: Refs) -> Schema:
@@ -108,7 +108,7 @@ def _operation(endpoint: Endpoint, refs: Refs, error: type[Struct]) -> Schema:
 
 
 def _content(endpoint: Endpoint, refs: Refs) -> Schema:
-    """What a response that is no error may hold, by content type."""
+    """The schemas of a successful response, by content type."""
     content: Schema = {}
     if endpoint.reply is not None:
         content["application/json"] = {"schema": refs[endpoint.reply]}
@@ -132,7 +132,7 @@ def _headers(status: int) -> Schema:
 
 
 def _schemas(groups: Sequence[Group]) -> tuple[Refs, Schema]:
-    """Every shape that the paths refer to: where it stands, and all of them by name."""
+    """The schemas that the paths refer to: the reference to each, and all of them by name."""
     bodies: dict[type[BaseModel], None] = {}
     replies: dict[type[Struct], None] = {}
     for error, endpoints in groups:
@@ -141,12 +141,12 @@ def _schemas(groups: Sequence[Group]) -> tuple[Refs, Schema]:
             replies |= {} if each.reply is None else {each.reply: None}
             replies |= {} if each.streamed is None else {each.streamed.event: None}
         replies[error] = None
-    asked, found = models_json_schema(
+    input_refs, found = models_json_schema(
         [(body, "validation") for body in bodies], ref_template=REF + "{model}"
     )
-    answered, described = msgspec.json.schema_components(replies, ref_template=REF + "{name}")
-    refs: Refs = {model: ref for (model, _), ref in asked.items() if isinstance(model, type)}
-    refs |= dict(zip(replies, answered, strict=True))
+    output_refs, described = msgspec.json.schema_components(replies, ref_template=REF + "{name}")
+    refs: Refs = {model: ref for (model, _), ref in input_refs.items() if isinstance(model, type)}
+    refs |= dict(zip(replies, output_refs, strict=True))
     return refs, {**_standard(found["$defs"]), **described}
 
 

@@ -17,7 +17,7 @@ from budmlx.server.security import OPEN_ROUTES
 log = logging.getLogger(__name__)
 
 PASSED = (web.HTTPException, BudmlxError, ConnectionError)
-"""What a handler may raise to answer with a status, or because its client is gone."""
+"""Exceptions that a handler may raise to answer with a status, or when its client is gone."""
 
 
 def add_plugin_routes(app: web.Application, plugins: Plugins) -> None:

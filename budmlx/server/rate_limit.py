@@ -1,4 +1,4 @@
-"""Rate limits: how many requests an API key may make per minute, and at once."""
+"""Rate limits: the requests that an API key may make per minute, and at once."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ WINDOW_SECONDS = 60.0
 
 
 @dataclass
-class _Use:
-    """What one key has asked for. times: of the requests of the last minute."""
+class _KeyUsage:
+    """The requests of one key. times: of those of the last minute."""
 
     times: deque[float] = field(default_factory=deque)
     running: int = 0
 
 
 class RateLimiter:
-    """Counts what each key asks for. None: as much as it likes."""
+    """Counts the requests of each key against the limits. None: no limit."""
 
     def __init__(self, per_minute: int | None, concurrent: int | None):
         self._per_minute = per_minute
         self._concurrent = concurrent
-        self._uses: defaultdict[str, _Use] = defaultdict(_Use)
+        self._usage: defaultdict[str, _KeyUsage] = defaultdict(_KeyUsage)
 
     @contextmanager
     def counted(self, key: str, now: float) -> Iterator[None]:
-        """Count a request of a key while it runs; what is refused does not count.
+        """Count a request of a key while it runs; refused ones do not count.
 
         now: in seconds, of any clock that only goes forward.
 
         Raises:
             HttpError: 429, with `Retry-After` in whole seconds.
         """
-        use = self._uses[key]
+        use = self._usage[key]
         while use.times and use.times[0] <= now - WINDOW_SECONDS:
             use.times.popleft()
         if self._per_minute is not None and len(use.times) >= self._per_minute:

@@ -1,4 +1,4 @@
-"""Who may talk to the server: addresses, Host and Origin headers, API keys."""
+"""Access to the server: addresses, Host and Origin headers, API keys."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _is_open(request: web.Request) -> bool:
 def _check_key(request: web.Request, digests: list[bytes]) -> None:
     dialects = request.app[DIALECTS]
     given = [_digest(key) for key in dialects.keys(request.path, request.headers)]
-    # Every pair is compared, so that the time says nothing about which one came close.
+    # Every pair is compared, so that the time does not reveal which one came close.
     matches = [
         (hmac.compare_digest(one, known), one) for one in given for known in digests
     ]  # fmt: skip

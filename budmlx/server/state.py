@@ -16,7 +16,7 @@ CONFIG = web.AppKey("config", ServerConfig)
 MODELS = web.AppKey("models", ModelSet)
 DIALECTS = web.AppKey("dialects", Dialects)
 ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")
-"""Those of no dialect; each dialect has its own."""
+"""The endpoints of no dialect; each dialect has its own."""
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
 NAMESPACE = web.RequestKey("namespace", str)

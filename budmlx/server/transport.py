@@ -28,8 +28,8 @@ SHUTDOWN_SECONDS = 1.0
 class Connection(web.RequestHandler):
     """One client connection.
 
-    aiohttp answers what it cannot parse, and what its routes do not expect, in plain text
-    that quotes the input; here both get an error of the dialect that the path speaks.
+    aiohttp answers requests that it cannot parse, or that no route expects, in plain text
+    that quotes the input; here both get an error in the dialect of the path.
     """
 
     __slots__ = ("_dialects", "_first_request_timer")
@@ -63,7 +63,10 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request that could not be parsed, or whose handling failed."""
+        """Answer a request that could not be parsed, or whose handling failed.
+
+        Raises ConnectionError if the response has begun or the client is gone.
+        """
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             raise ConnectionError("the response has begun or the client is gone")
         if status >= 500:
@@ -125,7 +128,7 @@ class AccessLog(AbstractAccessLogger):
 
     @property
     def enabled(self) -> bool:
-        """Whether anybody reads the lines."""
+        """Whether the lines are logged at all."""
         return self.logger.isEnabledFor(logging.INFO)
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
@@ -148,7 +151,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def _error_response(request: web.Request, exc: Exception) -> web.Response:
-    """The error in the dialect that the path speaks."""
+    """The error in the dialect of the path."""
     dialect = request.app[DIALECTS].of(request.path)
     missing = dialect.not_found(request.path) if isinstance(exc, web.HTTPNotFound) else None
     return dialect.error(request, missing or failure_of(exc))
@@ -163,6 +166,6 @@ async def prepare(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Put on a response what every response carries."""
+    """Add the headers that every response carries."""
     response.headers["X-Request-Id"] = request_id(request)
     response.headers["Server"] = "budmlx"

@@ -55,13 +55,13 @@ def test_a_pipe_gets_replies_on_stdout_and_the_rest_on_stderr(engine: Engine) ->
 def test_reset_and_system_change_what_the_model_sees(engine: Engine) -> None:
     conversation = Conversation(engine, SAMPLING)
     conversation.answer("one")
-    conversation.obey("/reset", "")
-    conversation.obey("/system", "Be brief.")
+    conversation.run_command("/reset", "")
+    conversation.run_command("/system", "Be brief.")
     conversation.answer("two")
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "two"}]
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
     assert conversation.turns[-1].text == engine.chat(asked, **SAMPLING).text
-    conversation.obey("/system", "")
+    conversation.run_command("/system", "")
     assert conversation.system == ""
 
 

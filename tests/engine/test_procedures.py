@@ -21,7 +21,7 @@ from budmlx.engine.procedures import (
     drive_stream,
     off_loop,
 )
-from budmlx.engine.run.many import drive_streams
+from budmlx.engine.run.concurrent_requests import drive_streams
 from budmlx.threads import run_apart
 
 

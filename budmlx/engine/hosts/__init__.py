@@ -1,4 +1,4 @@
-"""Where a core runs: a thread or a child process, which is watched and restarted.
+"""Hosts of a core: a thread, or a child process that is watched and restarted.
 
 Imports nothing of the engine.
 """

@@ -31,7 +31,7 @@ _CRASHES = (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE)
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a core ended, in words. plugin: the one that did it; empty when none is known to."""
+    """The end of a core, in words. plugin: the one that caused it; empty if none is known to."""
 
     how: str
     plugin: str = ""
@@ -80,13 +80,13 @@ class Child:
         self._process.kill()
 
     def end_hung(self, silence: float) -> End:
-        """End a process that said nothing for so many seconds, and `reap` it."""
+        """End a process that sent nothing for that many seconds, and `reap` it."""
         self._process.kill()
         plugin = self._reaped()
         return End(f"it made no step for {silence:.0f} s", plugin)
 
     def reap(self) -> End:
-        """Make sure that the process is gone and free what it held; how it ended."""
+        """Make sure that the process is gone and free its resources; returns how it ended."""
         plugin, status = self._reaped(), self._process.returncode
         return End(_describe(status), plugin if status in _CRASHES else "")
 

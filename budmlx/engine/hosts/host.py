@@ -1,4 +1,4 @@
-"""Host interface: somewhere that a core runs, how it is opened, how its frames are delivered."""
+"""Host interface: a place for a core to run, its opening, the delivery of its frames."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FRESH_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """Whether requests make progress now.
+    """The state of a host: whether requests make progress now.
 
     ready: the core is loaded and has stepped or idled within the last seconds.
     reason: one sentence when it is not ready, else empty.
     waiting, running: rows in the core. memory: bytes in use there.
-    restarts: how often the core was started again.
+    restarts: the number of times that the core was restarted.
     """
 
     ready: bool
@@ -43,7 +43,7 @@ class HostStatus:
 
 
 class Host(Protocol):
-    """A core somewhere. Constructing one loads the model and blocks until it is loaded.
+    """A core and the place where it runs. The constructor blocks until the model is loaded.
 
     Every submitted row ends in exactly one of: a `Token` with a reason, a `RowFailed`, or a
     `cancel` by the caller. That holds when the core dies, hangs or is closed, too.
@@ -83,7 +83,7 @@ def open_host(settings: CoreSettings, sink: FrameSink, config: ModelConfig) -> H
 
 
 def deliver(sink: FrameSink, frame: StepFrame, cancel: Callable[[int], object]) -> None:
-    """Hand a frame to the sink. If that fails, end each row that the frame tells of.
+    """Hand a frame to the sink. If that fails, end each row in the frame.
 
     cancel: drops a row, so that it gets no further message of the core's. The fault is ours; it
     must neither end the host's thread nor leave a hole in a reply.
@@ -102,5 +102,5 @@ def _fail(sink: FrameSink, row_id: int) -> None:
     # One frame for each row: what fails for one must not keep the others waiting for ever.
     try:
         sink(StepFrame(failed=[RowFailed(row_id, "request_failed", UNDELIVERED)]))
-    except Exception:  # see above; nobody is left to be told
+    except Exception:  # see above; no receiver is left to report it to
         log.exception("A row of the engine could not be ended")

@@ -54,7 +54,7 @@ class ProcessHost:
     ):
         """Start the core and wait until it is loaded. Raises ModelLoadError.
 
-        watchdog_seconds: a loaded core that sends nothing for so long is killed.
+        watchdog_seconds: a loaded core that sends nothing for that long is killed.
         command: program to run; the descriptors of socket and note are appended.
         """
         self._settings = settings
@@ -155,7 +155,7 @@ class ProcessHost:
             self._deliver_failed(failed)
 
     def _run_core(self) -> End:
-        """One life of a further core; how it ended."""
+        """Start a further core and follow it to its end; returns how it ended."""
         with self._lock:
             self._restarts += 1
         try:
@@ -202,9 +202,9 @@ class ProcessHost:
         )
 
     def _follow(self, child: Child) -> End:
-        """Take the core's frames until it ends or hangs; how it ended."""
+        """Take the core's frames until it ends or hangs; returns how it ended."""
         # Counted in naps, not by the clock: after a pause of this process, such as the sleep
-        # of a laptop, the core gets time to speak.
+        # of a laptop, the core gets time to send something.
         nap = min(1.0, self._watchdog_seconds / 4)
         silence = 0.0
         while silence < self._watchdog_seconds:
@@ -231,7 +231,7 @@ class ProcessHost:
             self._child.post(self._recovery.loaded(self._last_frame))
 
     def _went_down(self, end: End) -> float:
-        """Book the end of a core; seconds to wait before the next."""
+        """Record the end of a core; returns the seconds to wait before the next."""
         with self._lock:
             self._last_end = end.how
             self._latest = StepFrame()

@@ -1,4 +1,4 @@
-"""Recovery: what becomes of the live rows when the core dies, without processes or clocks.
+"""Recovery of the live rows when the core dies, without processes or clocks.
 
 Rows that were running in a core that died are suspects. The next core gets them one at a
 time and strictly alone; one that makes a little progress is cleared and parked until all
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from budmlx.engine.hosts.refusals import Refusals, chosen_plugins
+from budmlx.engine.hosts.blocklist import Blocklist, chosen_plugins
 from budmlx.errors import EngineUnavailableError
 from budmlx.protocol import (
     Cancel,
@@ -54,7 +54,7 @@ class RecoveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """What follows a death: rows to fail now, and seconds to wait before the restart."""
+    """Consequences of a death: rows to fail now, and seconds to wait before the restart."""
 
     failed: list[RowFailed]
     delay: float
@@ -75,7 +75,7 @@ class _LiveRow:
 
 
 class Recovery:
-    """The live rows and where they are. Not thread-safe; `now` is any monotonic clock.
+    """The live rows and their places. Not thread-safe; `now` is any monotonic clock.
 
     Methods return the messages to send to the core, in order.
     """
@@ -87,7 +87,7 @@ class Recovery:
         self._suspects: deque[_LiveRow] = deque()
         self._on_probation: _LiveRow | None = None
         self._core_ids = itertools.count()
-        self._refusals = Refusals()
+        self._blocklist = Blocklist()
         self._up = False
         self._deaths = 0  # since the core was last known to be healthy
         self._trips = 0  # times the breaker opened since then; open while the core is down
@@ -114,11 +114,11 @@ class Recovery:
         )
 
     def submit(self, request: GenerateRequest, now: float) -> list[ToCore]:
-        """Take a row. Raises EngineUnavailableError, or what `Refusals.check` does."""
+        """Take a row. Raises EngineUnavailableError and the errors of `Blocklist.check`."""
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
-        self._refusals.check(request, now)
+        self._blocklist.check(request, now)
         self._rows[request.id] = _LiveRow(request, list(request.emitted_ids))
         return self._feed()
 
@@ -132,7 +132,7 @@ class Recovery:
         return cancel + self._advance()
 
     def frame(self, frame: StepFrame, now: float) -> tuple[StepFrame, list[ToCore]]:
-        """Take a frame of the core; also returns what of it the caller shall see."""
+        """Take a frame of the core; also returns the part of it that is for the caller."""
         started = []
         for core_id in frame.started:
             if (row := self._in_core.get(core_id)) is not None:
@@ -153,18 +153,18 @@ class Recovery:
         return seen, commands
 
     def loaded(self, now: float) -> list[ToCore]:
-        """A new core is ready."""
+        """Give a new core, which is ready, its rows."""
         self._up = True
         self._idle_since = now
         return self._feed()
 
     def died(self, now: float, how: str = "", plugin: str = "") -> Death:
-        """The core is gone, or could not be started; its last frame has been taken.
+        """Record that the core is gone, or could not start; its last frame has been taken.
 
-        how: in words. plugin: the one that did it, if that is known.
+        how: in words. plugin: the one that caused it, if that is known.
         """
         self._up = False
-        if plugin and plugin not in self._refusals.plugins:
+        if plugin and plugin not in self._blocklist.plugins:
             return Death(self._blame_plugin(plugin, how), 0.0)
         self._deaths += 1
         failed = self._blame(now)
@@ -180,7 +180,7 @@ class Recovery:
         return [self._fail(row, "engine_unavailable", message) for row in list(self._rows.values())]
 
     def _token(self, raw: Token) -> Token | None:
-        """Book a token; None if it belongs to no live row."""
+        """Record a token; None if it belongs to no live row."""
         row = self._in_core.get(raw.id)
         if row is None:
             return None
@@ -207,7 +207,7 @@ class Recovery:
         return parked + self._feed()
 
     def _feed(self) -> list[ToCore]:
-        """Submit what the core may have now: one suspect alone, else all that is held back."""
+        """Submit the rows that may run now: one suspect alone, else all that are held back."""
         if not self._up or self._on_probation is not None:
             return []
         if self._suspects:
@@ -260,8 +260,8 @@ class Recovery:
 
     def _refuse(self, guilty: _LiveRow, now: float) -> list[RowFailed]:
         """Fail a poison request and its live twins, and keep it out for a while."""
-        self._refusals.add(guilty.request, now + self._policy.refusal_seconds)
-        twins = [row for row in self._rows.values() if row.request in self._refusals]
+        self._blocklist.add(guilty.request, now + self._policy.refusal_seconds)
+        twins = [row for row in self._rows.values() if row.request in self._blocklist]
         message = "The engine crashed twice on this request. Change it, or report the crash."
         return [self._fail(row, "request_failed", message) for row in twins]
 
@@ -272,7 +272,7 @@ class Recovery:
             self._on_probation = None
         for row in list(self._in_core.values()):
             self._leave_core(row)
-        message = self._refusals.add_plugin(plugin, how)
+        message = self._blocklist.add_plugin(plugin, how)
         guilty = [row for row in self._rows.values() if plugin in chosen_plugins(row.request)]
         return [self._fail(row, "plugin_error", message) for row in guilty]
 

@@ -1,4 +1,4 @@
-"""Image decoding: from whatever form a request brings to RGB arrays."""
+"""Image decoding: from the forms that requests use to RGB arrays."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def from_python(value: Picture, param: str) -> Pixels:
     uint8, [height, width] grey, [height, width, 3] RGB or [height, width, 4] RGBA.
 
     Raises:
-        InvalidRequestError: it is none of these, or as of `decode`.
+        InvalidRequestError: it is none of these, or for the reasons of `decode`.
     """
     match value:
         case bytes() | bytearray() | memoryview():
@@ -109,7 +109,7 @@ def size_of(data: bytes, param: str) -> tuple[int, int]:
     """Width and height that a file declares, before EXIF turns it; nothing is decoded.
 
     Raises:
-        InvalidRequestError: as of `decode`, as far as the header tells.
+        InvalidRequestError: for the reasons of `decode` that the header shows.
     """
     try:
         return open_picture(data, param).size

@@ -136,7 +136,7 @@ class Fetcher:
             return await _body(response)
 
     async def _addresses(self, url: URL, redirected: bool) -> Sequence[str]:
-        """Where to connect for a URL; raises ValueError if its host or an address is refused."""
+        """The addresses for a URL; raises ValueError if its host or an address is refused."""
         host, port = str(url.host), url.port or 0
         rules = [rule for rule in self._rules if rule.covers(host, port)]
         if not rules:
@@ -150,8 +150,8 @@ class Fetcher:
 
 
 class _Pinned(AbstractResolver):
-    """Gives the connector the addresses that were checked. It is not asked for IP addresses in
-    URLs, which were checked as they stand."""
+    """Gives the connector the addresses that were checked. It is not called for IP
+    addresses in URLs, which were checked as they are."""
 
     def __init__(self, found: Sequence[str]):
         self._found = found
@@ -177,7 +177,7 @@ class _Pinned(AbstractResolver):
 
 
 def _parsed(text: str) -> URL:
-    """A URL whose host is in its normal form; raises ValueError for what is none."""
+    """A URL whose host is in its normal form; raises ValueError for any other text."""
     match = _URL.fullmatch(text)
     if match is None or len(text) > _MAX_URL:
         raise ValueError("not an http URL")

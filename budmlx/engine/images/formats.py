@@ -1,4 +1,4 @@
-"""Image formats: which files are opened, and how large they may be.
+"""Image formats: the files that may be opened, and their limits.
 
 A picture's own header says how large it is, so a small file that unpacks to gigabytes is
 refused before memory is taken for it. Only formats that clients send are opened.
@@ -38,7 +38,7 @@ def open_picture(data: bytes, param: str) -> ImageFile:
 
     Raises:
         InvalidRequestError: the picture is too large (code `image_too_large`) or empty.
-        Exception: whatever Pillow raises of a damaged file, or ValueError if it is no picture.
+        Exception: any error of Pillow about a damaged file, or ValueError if it is no picture.
     """
     check_bytes(data, param)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -98,7 +98,7 @@ def _first_frame(data: bytes) -> tuple[bytes, tuple[int, int]]:
     """A GIF without what stands before its first frame, and the size of canvas and frame.
 
     Pillow takes memory for the first frame when it opens the file, before its size is known
-    to anybody else. What is left of the extensions is the transparent colour.
+    to any other code. What is left of the extensions is the transparent colour.
     """
     at = start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     control = b""

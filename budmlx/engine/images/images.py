@@ -33,13 +33,13 @@ MAX_IMAGES = 16
 MAX_PIXELS = 128 * 10**6
 """Of all pictures of a request together."""
 MAX_ARRAYS = 60 * 2**20
-"""Bytes of what the encoder gets for a request, which travel in one message to the core."""
+"""Bytes of the encoder's input for a request, which travel in one message to the core."""
 REMOTE = ("http:", "https:")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A prepared picture, and the digest of what the encoder gets."""
+class KeyedImage:
+    """A prepared picture. key: the digest of the encoder's input."""
 
     image: PreparedImage
     key: str
@@ -51,16 +51,16 @@ class Shown:
 
 
 class Images:
-    """What one model does with pictures.
+    """The images of one model's requests: checked, fetched and prepared.
 
     placeholder: text of the token that stands for one; empty where no token does.
-    target: what makes the model's encoder, if it needs one.
+    target: the constructor of the model's encoder, if it needs one.
     """
 
     def __init__(
         self, plugins: Plugins, tokenizer: Tokenizer, files: ModelFiles, config: ModelConfig
     ):
-        """Ask the plugins about a model. Raises ConfigError if what they say does not fit."""
+        """Find the plugins for a model. Raises ConfigError if what they offer does not fit."""
         name = config.vision_preprocessor
         self._spec: Owned[VisionPreprocessorSpec] | None = plugins.chosen(
             "provide_vision_preprocessor", name, files
@@ -85,7 +85,7 @@ class Images:
         self.target = Target(plugin=encoder.plugin, core=encoder.value.core)
 
     def check(self, request: Request) -> None:
-        """Refuse pictures that cannot be shown, before any is looked at."""
+        """Refuse pictures that cannot be used, before any is opened. Raises InvalidRequestError."""
         for number, message in enumerate(request.messages or ()):
             if message.shows_images and message.role != "user":
                 param = f"messages[{number}].content"
@@ -106,7 +106,7 @@ class Images:
             )
 
     def fetched(self, request: Request) -> Procedure[Request]:
-        """The request with the bytes of what lies at http URLs. Raises InvalidRequestError."""
+        """The request with the files behind its http URLs. Raises InvalidRequestError."""
         self.check(request)
         remote = {
             param: part.source
@@ -123,8 +123,8 @@ class Images:
         fetches = [self._fetcher.fetch(url, param) for param, url in remote.items()]
         return dict(zip(remote, await asyncio.gather(*fetches), strict=True))
 
-    def prepared(self, request: Request) -> tuple[Request, list[Shown]]:
-        """The request with text, or digests, instead of pictures, and what these became.
+    def prepared(self, request: Request) -> tuple[Request, list[KeyedImage]]:
+        """The request with text, or digests, instead of pictures, and the prepared pictures.
 
         Blocking: to be called on a thread.
 
@@ -133,7 +133,7 @@ class Images:
             PluginError: the preprocessor failed.
         """
         self.check(request)
-        shown: list[Shown] = []
+        shown: list[KeyedImage] = []
         become: dict[str, Any] = {}
         left = MAX_PIXELS
         for param, part in _shown(request.messages or ()):
@@ -149,7 +149,7 @@ class Images:
             if self._token is None:
                 become[param] = TextPart(image.text)
             else:
-                shown.append(Shown(image, key_of(image)))
+                shown.append(KeyedImage(image, key_of(image)))
                 become[param] = shown[-1].key
                 if sum(each.nbytes for each in shown) > MAX_ARRAYS:
                     raise InvalidRequestError(
@@ -172,7 +172,7 @@ class Images:
             raise wrong_type(plugin, what, image.tokens, "a number of tokens")
         return image
 
-    def placed(self, ids: list[int], shown: Sequence[Shown]) -> TokenizedPrompt:
+    def placed(self, ids: list[int], shown: Sequence[KeyedImage]) -> TokenizedPrompt:
         """The prompt in which placeholders are as many as the pictures have tokens."""
         assert self.target is not None
         result: list[int] = []
@@ -193,7 +193,7 @@ class Images:
 
 
 def key_of(image: PreparedImage) -> str:
-    """SHA-256, hexadecimal, of all that the encoder gets."""
+    """SHA-256, hexadecimal, of everything that the encoder gets."""
     digest = hashlib.sha256()
     for name, array in sorted(image.arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -201,7 +201,7 @@ def key_of(image: PreparedImage) -> str:
     return digest.hexdigest()
 
 
-def _on_the_wire(shown: Shown, plugin: str, start: int) -> Image:
+def _on_the_wire(shown: KeyedImage, plugin: str, start: int) -> Image:
     arrays = {
         name: Tensor(str(array.dtype), list(array.shape), array.tobytes())
         for name, array in shown.image.arrays.items()
@@ -249,7 +249,7 @@ def _area(source: Any, param: str) -> int:
 
 
 def _opened(source: Any, param: str) -> Any:
-    """What `from_python` takes: the bytes of a URL or a file, or the picture itself."""
+    """An argument for `from_python`: the bytes of a URL or a file, or the picture itself."""
     if isinstance(source, os.PathLike):
         return read_file(source, param)
     if isinstance(source, bytearray | memoryview):

@@ -1,4 +1,4 @@
-"""From a model's name to a checked directory, and what the core is told about it.
+"""Loading: from a model's name to a checked directory and the settings of its core.
 
 May import `engine.images`.
 """

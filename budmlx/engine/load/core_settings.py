@@ -1,4 +1,4 @@
-"""Core settings: what a core gets before it loads a model."""
+"""Core settings: the message that a core gets before it loads a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model directory checks: whether it can be loaded safely and completely.
+"""Checks of a model directory: whether it can be loaded safely and completely.
 
 Nothing is imported or executed here: JSON and the headers of the weight files are read.
 """
@@ -45,7 +45,7 @@ def check_model_dir(path: Path, name: str) -> None:
 
 
 def model_files(path: Path) -> ModelFiles:
-    """What plugins are told of a model directory. Raises ModelLoadError."""
+    """The description of a model directory for plugins. Raises ModelLoadError."""
     optional = path / "preprocessor_config.json"
     preprocessor = _read_json(optional, path.name) if optional.is_file() else {}
     return ModelFiles(str(path), _read_json(path / "config.json", path.name), preprocessor)
@@ -101,7 +101,7 @@ def _damaged(path: Path, name: str, reason: str) -> ModelLoadError:
 
 
 def _impostor(start: bytes) -> str | None:
-    """What a file that pretends to hold weights really is."""
+    """The real content of a file that pretends to hold weights, in words."""
     head = start.lstrip().lower()
     if head.startswith(b"<"):
         return (
@@ -151,7 +151,7 @@ def _instead_of_weights(path: Path) -> str:
 
 
 def no_weights(files: Iterable[str]) -> str:
-    """What to do with a model that has these files but no `model*.safetensors`."""
+    """Advice about a model that has these files but no `model*.safetensors`."""
     suffixes = {Path(file).suffix for file in files}
     if suffixes & set(UNSAFE_WEIGHTS):
         return (

@@ -119,7 +119,7 @@ def _needs_download(name: str, revision: str | None) -> bool:
 
 
 def _reason(error: Exception, name: str, revision: str | None) -> str:
-    """What went wrong with a download, and what to do about it."""
+    """The reason why a download failed, and what to do about it."""
     match error:
         case GatedRepoError():
             return f"{name} needs its licence accepted on its web page, then HF_TOKEN set."

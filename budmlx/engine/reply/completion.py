@@ -22,7 +22,7 @@ from budmlx.types import (
 
 
 def completion(model: str, warnings: Sequence[str], events: Sequence[Event]) -> Completion:
-    """Put the events of a request that went well together; the last one is `Finished`."""
+    """Build the completion from the events of a successful request; the last one is `Finished`."""
     finished = events[-1]
     assert isinstance(finished, Finished)
     choices = tuple(
@@ -56,7 +56,7 @@ def _choice(events: Sequence[Event], reason: FinishReason) -> Choice:
 
 
 def tool_calls(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
-    """The calls of one choice, put together from their pieces."""
+    """The tool calls of one choice, joined from their pieces."""
     pieces: dict[int, list[ToolCallDelta]] = {}
     for delta in deltas:
         pieces.setdefault(delta.index, []).append(delta)
@@ -82,5 +82,5 @@ def _parsed(choice: Choice, model: type[BaseModel]) -> BaseModel | None:
         return None
     try:
         return model.model_validate_json(choice.text)
-    except ValidationError:  # A rule of the class that its schema does not tell.
+    except ValidationError:  # A rule of the class that its schema does not express.
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from budmlx.engine.procedures import Mailbox
 from budmlx.engine.prompt import Submission
-from budmlx.engine.reply.output import OutputReader, event_of
+from budmlx.engine.reply.output_reader import OutputReader, event_of
 from budmlx.engine.reply.plugin_filters import FilterChain
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
@@ -35,7 +35,7 @@ from budmlx.types import (
 )
 
 Update = Token | RowFailed
-"""What the core says of a row."""
+"""Messages of the core about a row."""
 
 ERRORS: dict[str, type[BudmlxError]] = {
     "context_length_exceeded": ContextLengthError,
@@ -51,7 +51,7 @@ ERRORS: dict[str, type[BudmlxError]] = {
 
 @dataclass(frozen=True, slots=True)
 class RowText:
-    """What makes the text of one row. reader: if logprobs are wanted.
+    """The parts that make the text of one row. reader: None if no logprobs are wanted.
 
     output: takes reasoning and calls out of the text. hide: reasoning is not reported.
     """
@@ -96,11 +96,11 @@ class _ChoiceText:
             self.reason = "stop" if self._text.stopped else update.reason
             if self.reason is not None:
                 break
-        yield from self._told("".join(shown), last=self.reason is not None)
+        yield from self._text_events("".join(shown), last=self.reason is not None)
         if self.reason is not None:
             yield ChoiceFinished(self.reason, self.number)
 
-    def _told(self, text: str, *, last: bool) -> Iterator[Event]:
+    def _text_events(self, text: str, *, last: bool) -> Iterator[Event]:
         """The events of new text."""
         if self._output is None:
             self._shown += len(text)
@@ -147,7 +147,7 @@ class Generation:
     submission: the prompt as the core got it. from_disk: tokens of it that were read there.
     over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
-    events are consumed, so that a slow reader delays nobody.
+    events are consumed, so that a slow reader delays no other request.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Generation:
         self._started = self._started or now
 
     def deliver(self, updates: Sequence[Update], now: float) -> None:
-        """Take what a frame holds for these rows. Called on the host's thread."""
+        """Take the updates of a frame for these rows. Called on the host's thread."""
         self._first = self._first or now
         self._last = now
         for update in updates:

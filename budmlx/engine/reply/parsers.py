@@ -1,4 +1,4 @@
-"""Parsers of a model for tool calls and reasoning, and what they make of one request."""
+"""Parsers of a model for tool calls and reasoning, and the readers they make for a request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from budmlx.config import ModelConfig
-from budmlx.engine.reply.output import OutputReader, Stage
+from budmlx.engine.reply.output_reader import OutputReader, Stage
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.boundary import calling
@@ -15,12 +15,12 @@ from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserS
 from budmlx.types import Request, Tool
 
 TAIL_TOKENS = 64
-"""So many tokens at the end of a prompt tell whether it ends inside of reasoning."""
+"""Tokens at the end of a prompt that show whether it ends inside of reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsers:
-    """How a model writes tool calls and reasoning; None where it does not, or nobody knows."""
+    """The parsers of a model's tool calls and reasoning; None where none is known."""
 
     tokenizer: Tokenizer
     calls: Owned[ToolParserSpec] | None
@@ -28,7 +28,7 @@ class Parsers:
 
     @classmethod
     def of(cls, plugins: Plugins, tokenizer: Tokenizer, model: str, config: ModelConfig) -> Parsers:
-        """Ask the plugins about a model type.
+        """Find the parsers for a model type among the plugins.
 
         Raises:
             ConfigError: no plugin knows a parser that was named.
@@ -81,7 +81,7 @@ class Parsers:
         return frozenset(seen)
 
     def reader(self, request: Request, tail: str) -> OutputReader | None:
-        """What takes the text of one choice apart; None if it is all content."""
+        """The reader that splits the text of one choice; None if it is all content."""
         reasoning = calls = None
         if self.reasoning is not None and _thinks(request) and request.reasoning != "raw":
             spec, plugin = self.reasoning.value, self.reasoning.plugin

@@ -23,7 +23,7 @@ class FilterChain:
                 self._filters.append(Owned(factory.plugin, factory.value()))
 
     def push(self, text: str, *, last: bool) -> str:
-        """What of the new text may be shown now. Raises PluginError."""
+        """The part of the text that may be shown now. Raises PluginError."""
         for each in self._filters:
             if not text and not last:
                 break

@@ -1,4 +1,4 @@
-"""From what callers ask to what the core takes: messages, tools, grammars, prompts.
+"""Preparation of requests for the core: messages, tools, grammars, prompts.
 
 May import `engine.reply`, `engine.images` and `engine.text`.
 """

@@ -1,4 +1,4 @@
-"""Grammar of a reply: its form, its calls, and what may come before them.
+"""Grammar of a reply: its form, its tool calls, and the reasoning before them.
 
 Grammars are written in llguidance's Lark dialect. A control token stands as `<[id]>`, for
 text never spells one.
@@ -31,7 +31,7 @@ _NO_OPERATOR = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
 def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
-    """What the reply may be; None if it is free.
+    """The grammar of the reply; None if any text is allowed.
 
     tail: the end of the prompt.
 
@@ -96,7 +96,7 @@ def _thinking(request: Request, parsers: Parsers, tail: str) -> _Thinking | None
         return None
     spec = parsers.reasoning.value
     end_of_prompt = tail.rstrip()
-    # A template that closes the block says that there is to be none.
+    # A template that closes the block wants no reasoning.
     if not spec.begin or not spec.end or end_of_prompt.endswith(spec.end):
         return None
     begun = end_of_prompt.endswith(spec.begin)

@@ -1,4 +1,4 @@
-"""Messages of the Python API: what callers write, in the shape of the protocol, to values."""
+"""Messages of the Python API: from the shape of the protocol to values."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Offers = Mapping[str, Owned[Any]]
 
 
 class PluginChoices:
-    """What plugins offer, and how requests' choices become calls in the core."""
+    """The samplers and processors of plugins; turns the choices of requests into calls."""
 
     def __init__(self, plugins: Plugins):
         self._samplers: Offers = plugins.named("add_samplers")

@@ -1,6 +1,6 @@
 """Preparation: from a request to the tokenized prompt that the core takes.
 
-The characters that go into a prompt are its costs: they tell how long it takes to make.
+The costs of a prompt are its characters, since the time to render it grows with them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from budmlx.engine.images.images import Images, Shown
+from budmlx.engine.images.images import Images, KeyedImage
 from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.parsers import Parsers, active_tools
@@ -24,17 +24,17 @@ from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Message, ModelInfo, Request, TextPart
 
-# What may be rendered to find where messages end, in characters. Of messages beyond it is not
-# told that the reuse of KV ended there.
+# Characters that may be rendered to find where messages end. Explanations do not name the
+# messages beyond them.
 MAX_EXPLAINED = 1_048_576
-# What a message, and a value of JSON, cost besides their own characters.
+# Costs of a message, and of a JSON value, besides their own characters.
 PER_MESSAGE = 64
 PER_VALUE = 8
 INSTRUCTIONS = ("system", "developer")
 
 
 class Preparation:
-    """What happens to requests before they run. Thread-safe."""
+    """Prepares requests for the core. Thread-safe."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Preparation:
             return request, TokenizedPrompt(list(raw))
         check_results(request.messages)
         check_prefix(request.messages)
-        shown: Sequence[Shown] = ()
+        shown: Sequence[KeyedImage] = ()
         if request.shows_images:
             request, shown = self._images.prepared(request)
         messages = request.messages or ()
@@ -122,7 +122,7 @@ class Preparation:
     def _checkpoints(
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]
     ) -> tuple[int, ...]:
-        """Where the instructions end, and where the last message begins."""
+        """The places where the instructions end, and where the last message begins."""
         first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
         counts = {first, len(messages) - 1} - {0, len(messages)}
         places = {self._common_with(request, messages[:count], ids) for count in counts}
@@ -131,8 +131,8 @@ class Preparation:
     def _ends(
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]
     ) -> tuple[int, ...]:
-        """Where messages end, from the first one on. One after which the template refuses to
-        end is taken together with the next.
+        """The places where messages end, from the first one on. A message after which the
+        template refuses to end is taken together with the next.
         """
         affordable = sum(cost <= MAX_EXPLAINED for cost in _beginnings(request))
         counts = range(1, min(affordable + 1, len(messages)))
@@ -150,7 +150,7 @@ class Preparation:
     def _common_with(
         self, request: Request, beginning: Sequence[Message], ids: Sequence[int]
     ) -> int | None:
-        """How far the prompt agrees with that of its first messages; None if they have none."""
+        """The number of ids shared with the prompt of `beginning`; None if it has none."""
         try:
             return _common(self._render(request, beginning), ids)
         except InvalidRequestError:
@@ -175,20 +175,20 @@ class Preparation:
 
 
 def _beginnings(request: Request) -> Iterator[int]:
-    """What it costs to render the first message, then also the first two, and so on."""
+    """The costs of rendering the first message, then also the first two, and so on."""
     frame = sum(_frame_costs(request))
     lengths = accumulate(sum(_message_costs(message)) for message in request.messages or ())
     return accumulate(frame + length for length in lengths)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids both begin with."""
+    """The number of ids that both begin with."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _exceeds(costs: Iterable[int], limit: int) -> bool:
-    """Whether the sum is more than the limit. Looks no further than it must."""
+    """Whether the sum is more than the limit. Stops as soon as it is certain."""
     return any(total > limit for total in accumulate(costs))
 
 
@@ -203,7 +203,7 @@ def _request_costs(request: Request) -> Iterator[int]:
 
 
 def _frame_costs(request: Request) -> Iterator[int]:
-    """The costs of what is written besides the messages."""
+    """The costs of the parts of a prompt besides its messages."""
     for tool in request.tools:
         yield from _costs([tool.name, tool.description, tool.parameters])
     yield from _costs(request.chat_template_kwargs)

@@ -1,4 +1,4 @@
-"""Messages to token ids.
+"""Rendering: messages to token ids through the chat template.
 
 Users' text must not structure the conversation, whatever control tokens it spells. The
 template renders it as it is, and that is encoded, unless it holds more control tokens than
@@ -20,7 +20,7 @@ from budmlx.types import Message, Part, TextPart, Tool, ToolCall
 
 
 def check_results(messages: Sequence[Message]) -> None:
-    """Refuse results of tools that nobody called. Ids are compared where both sides have them.
+    """Refuse results of tools that were not called. Ids are compared where both sides have them.
 
     Raises:
         InvalidRequestError: `param` names the message.
@@ -67,7 +67,7 @@ def render(
     tools: Sequence[Tool] = (),
     placeholder: str = "",
 ) -> list[int]:
-    """Token ids of a conversation, up to where the assistant begins to speak, or goes on.
+    """Token ids of a conversation, up to where the assistant's reply begins or continues.
 
     placeholder: text of the token that stands for a picture; it is written once for each.
 
@@ -109,7 +109,7 @@ def _encode(
     honest = _ids(control.recognised(veil.blank(blind)))
     if control.among(ids) == honest:
         return ids
-    # What the model said before stays in sight if it may, since templates drop its reasoning.
+    # Earlier replies keep their reasoning where possible, since templates drop it.
     partly = [turn if turn["role"] == "assistant" else veil.cover(turn) for turn in reading]
     for text in (template.render(partly, **hidden), blind):
         spans = control.recognised(veil.blank(text))
@@ -129,7 +129,7 @@ def _ids(spans: Sequence[Span]) -> list[int]:
 
 
 def _readings(turns: list[Json], template: ChatTemplate) -> list[list[Json]]:
-    """The turns, and the turns with reasoning apart, where the template knows such."""
+    """The turns, and the turns with reasoning apart, where the template supports that."""
     apart = [_reasoning_apart(turn) for turn in turns] if template.reads_reasoning else turns
     return [turns] if apart == turns else [turns, apart]
 

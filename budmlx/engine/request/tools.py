@@ -32,7 +32,7 @@ def _error(param: str, problem: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param} {problem}.", param=param)
 
 
-# What tools and choices mean, for all who speak of them.
+# Checks of tools and choices, shared by the Python API and the dialects.
 
 
 def check_count(tools: Sequence[Any], param: str = "tools") -> None:
@@ -93,7 +93,7 @@ def choice_of_name(name: str, tools: Sequence[Tool], param: str = "tool_choice")
     return ToolChoice("required", name)
 
 
-# How callers of the Python API write them.
+# The shapes of the Python API.
 
 
 def parse_tools(raw: Any, param: str = "tools") -> tuple[Tool, ...]:

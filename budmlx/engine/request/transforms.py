@@ -22,7 +22,7 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
 
     Raises:
         InvalidRequestError: a transform refuses the request.
-        PluginError: a transform failed, hung, or returned something else than messages.
+        PluginError: a transform failed, hung, or returned something other than messages.
     """
     messages = request.messages
     if messages is None:

@@ -24,13 +24,13 @@ from budmlx.types import CacheExplanation, MissReason
 # Prompts, and tokens of prompts, that are remembered.
 MAX_PROMPTS = 256
 MAX_TOKENS = 2_000_000
-# So many tokens after a difference tell whether the text is the same all the same.
+# Tokens after a difference that are compared to see whether the text is the same anyway.
 AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
 class _PastPrompt:
-    """A prompt with its reply. owner: whose prompts may be compared.
+    """A prompt with its reply. owner: prompts of the same one may be compared.
 
     number: how many were added before it. keys: see `with_image_keys`. places: where states
     were kept; without any, all of it was.
@@ -43,7 +43,7 @@ class _PastPrompt:
     places: tuple[int, ...]
 
     def stored(self, common: int, cached: int) -> int:
-        """How much was stored of the first `common` keys, if not only `cached` were."""
+        """The number of keys stored, of the first `common` ones, if that is more than `cached`."""
         if not self.places:
             return common
         *between, end = self.places
@@ -52,7 +52,7 @@ class _PastPrompt:
 
 
 class History:
-    """What was computed lately: prompts with their replies. Thread-safe.
+    """Recent prompts with their replies. Thread-safe.
 
     states: the model keeps states at few places, instead of KV that can be cut anywhere.
     count: prompts that were ever added.
@@ -68,7 +68,7 @@ class History:
     def add(
         self, owner: str, namespace: str, prompt: TokenizedPrompt, reply: Sequence[int] = ()
     ) -> None:
-        """Remember a prompt and its reply. owner: whose prompts may be compared."""
+        """Remember a prompt and its reply. owner: prompts of the same one may be compared."""
         places = (*prompt.checkpoints, len(prompt.ids) - 1) if self._states else ()
         keys = _keys(prompt, reply)
         with self._lock:
@@ -86,10 +86,10 @@ class History:
         from_disk: int,
         since: int | None = None,
     ) -> CacheExplanation:
-        """Why no more than `cached` tokens of a prompt were reused.
+        """The reason why no more than `cached` tokens of a prompt were reused.
 
-        since: `count` when it was asked. What was added later was computed at the same time, so
-        that nobody could have reused more of it.
+        since: `count` at the submission. Prompts added later were computed at the same time, so
+        that none of their KV could have been reused.
         """
         keys = _keys(prompt)
         with self._lock:
@@ -155,14 +155,14 @@ def _keys(prompt: TokenizedPrompt, reply: Sequence[int] = ()) -> NDArray[np.int6
 
 
 def _common(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """How many ids both begin with."""
+    """The number of ids that both begin with."""
     length = min(len(one), len(other))
     same = one[:length] == other[:length]
     return length if same.all() else int(same.argmin())
 
 
 def _may_have_more(one: NDArray[np.int64], other: NDArray[np.int64], common: int) -> bool:
-    """Whether both may begin with more than so many same ids. Nearly all are ruled out here."""
+    """A quick check whether more than `common` first ids agree; it excludes nearly all."""
     return common < min(len(one), len(other)) and bool(one[common] == other[common])
 
 
@@ -173,5 +173,5 @@ def _same_text(one: Sequence[bytes], other: Sequence[bytes]) -> bool:
 
 
 def _message(ends: Sequence[int], place: int) -> int | None:
-    """Which message a token belongs to."""
+    """The number of the message that a token belongs to."""
     return next((number for number, end in enumerate(ends) if place < end), None)

@@ -1,4 +1,4 @@
-"""Response cache around a plugin's store: who is answered from it, who computes, who waits."""
+"""Response cache around a plugin's store; equal requests in flight share one computation."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ GET_SECONDS = 2.0
 """A store that takes longer to answer is left alone for `REST_SECONDS`."""
 REST_SECONDS = 60.0
 MAX_BACKLOG = 256
-"""Replies that wait to be kept; more are dropped."""
+"""Replies that may wait to be stored; more are dropped."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who consumes a request: a thread, or a task on it."""
+    """The consumer of a request: a thread, or a task on it."""
 
     thread: int
     task: asyncio.Task[object] | None = None
 
     @classmethod
     def current(cls) -> Caller:
-        """Whoever calls this."""
+        """The thread or task that calls this."""
         try:
             task = asyncio.current_task()
         except RuntimeError:
@@ -61,7 +61,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A reply that somebody computes.
+    """A reply that a request, the leader, is computing for its followers.
 
     future: its bytes; empty if it must not be shared; None if the leader gave up or failed.
     """
@@ -71,7 +71,7 @@ class _Flight:
 
 
 class ReplyCache:
-    """The stored replies of one engine. Whatever the store does, requests are answered."""
+    """The stored replies of one engine. Faults of the store never fail a request."""
 
     def __init__(self, store: Owned[ResponseCache] | None, config: ModelConfig, salt: str):
         self.enabled = store is not None and config.cache != "off"
@@ -85,7 +85,7 @@ class ReplyCache:
         self._silent_until = 0.0
 
     def ticket(self, request: Request, ids: list[int], *, share: bool = True) -> Ticket:
-        """What accompanies one request. share: equal requests in flight may be waited for."""
+        """The ticket of one request. share: it may wait for an equal request in flight."""
         policy = self._policy(request)
         if policy is None or time.monotonic() < self._resting_until:
             return Ticket(self, "", CachePolicy.of(False), share=False)
@@ -114,7 +114,7 @@ class ReplyCache:
     # For tickets
 
     def read(self, key: str) -> Procedure[StoredReply | None]:
-        """What the store has kept."""
+        """The stored reply; None if there is none."""
         assert self._store is not None
         store = self._store.value
         reading = self._call(lambda: store.get(key))
@@ -132,13 +132,13 @@ class ReplyCache:
         return reply
 
     def write(self, key: str, raw: bytes, ttl: float | None) -> None:
-        """Keep a reply, without waiting."""
+        """Store a reply, without waiting."""
         assert self._store is not None and self._worker is not None
         store = self._store.value
         if self._worker.backlog < MAX_BACKLOG:
             self._call(lambda: store.set(key, raw, ttl))
 
-    def board(self, key: str, caller: Caller) -> tuple[_Flight | None, bool]:
+    def join_flight(self, key: str, caller: Caller) -> tuple[_Flight | None, bool]:
         """The flight of a key and whether it is the caller's own; None: compute alone."""
         with self._lock:
             flight = self._flights.get(key)
@@ -149,7 +149,7 @@ class ReplyCache:
                 return flight, True
             return (None if caller.would_block(flight.leader) else flight), False
 
-    def land(self, key: str, flight: _Flight, raw: bytes | None) -> None:
+    def end_flight(self, key: str, flight: _Flight, raw: bytes | None) -> None:
         """End a flight; `raw` is what its future holds then."""
         with self._lock:
             if self._flights.get(key) is flight:
@@ -182,7 +182,7 @@ class ReplyCache:
 
 
 class Ticket:
-    """One request's way past the cache. Close it, or those who wait for it wait for ever."""
+    """One request's use of the cache. It must be closed, since other requests may wait for it."""
 
     def __init__(self, cache: ReplyCache, key: str, policy: CachePolicy, *, share: bool):
         self._cache = cache
@@ -193,25 +193,25 @@ class Ticket:
         self._events: list[Event] = []
 
     def lookup(self) -> Procedure[StoredReply | None]:
-        """The reply, if it was kept or an equal request in flight makes it."""
+        """The reply, if it is stored or an equal request in flight computes it."""
         if not self._policy.read:
             return None
         if self._share:
             caller = Caller.current()
-            flight, own = self._cache.board(self._key, caller)
+            flight, own = self._cache.join_flight(self._key, caller)
             while flight is not None and not own:
                 yield FutureWait(flight.future)
                 if (raw := flight.future.result()) is not None:
                     return decode(self._key, raw)  # None for a filtered reply: compute alone
-                flight, own = self._cache.board(self._key, caller)
+                flight, own = self._cache.join_flight(self._key, caller)
             self._flight = flight
         reply = yield from self._cache.read(self._key)
         if reply is not None:
-            self._land(reply.encode())
+            self._end_flight(reply.encode())
         return reply
 
     def note(self, event: Event) -> None:
-        """See an event that the request computed; the last one makes the reply be kept."""
+        """Collect an event that the request computed; with the last one the reply is stored."""
         if not self._policy.write:
             return
         self._events.append(event)
@@ -220,13 +220,13 @@ class Ticket:
             raw = b"" if reply is None else reply.encode()
             if raw:
                 self._cache.write(self._key, raw, self._policy.ttl)
-            self._land(raw)
+            self._end_flight(raw)
 
     def close(self) -> None:
-        """The request is over, however it ended. Idempotent."""
-        self._land(None)
+        """End the flight of the request, however that ended. Idempotent."""
+        self._end_flight(None)
 
-    def _land(self, raw: bytes | None) -> None:
+    def _end_flight(self, raw: bytes | None) -> None:
         flight, self._flight = self._flight, None
         if flight is not None:
-            self._cache.land(self._key, flight, raw)
+            self._cache.end_flight(self._key, flight, raw)

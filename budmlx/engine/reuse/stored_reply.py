@@ -41,11 +41,11 @@ class StoredLogprob(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, entry: TokenLogprob) -> StoredLogprob:
-        """The same as a stored value."""
+        """The stored form of an event's value."""
         return cls(entry.text, entry.bytes, entry.logprob, tuple(map(cls.of, entry.top)))
 
     def entry(self) -> TokenLogprob:
-        """The same as an event's value."""
+        """The event's value."""
         top = tuple(each.entry() for each in self.top)
         return TokenLogprob(self.text, self.raw, self.logprob, top)
 
@@ -61,7 +61,7 @@ class StoredChoice(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredReply(msgspec.Struct, frozen=True, array_like=True):
-    """A whole reply. key: under which it was kept, so that a mixed-up cache is noticed."""
+    """A whole reply. key: the one it was stored under, so that a mixed-up cache is noticed."""
 
     format: int
     key: str
@@ -71,7 +71,7 @@ class StoredReply(msgspec.Struct, frozen=True, array_like=True):
     reasoning_tokens: int
 
     def encode(self) -> bytes:
-        """As msgpack."""
+        """The bytes of the reply, as msgpack."""
         return msgspec.msgpack.encode(self)
 
 
@@ -85,7 +85,7 @@ def decode(key: str, raw: bytes) -> StoredReply | None:
 
 
 def stored(key: str, events: Sequence[Event]) -> StoredReply | None:
-    """The reply that these events make; None if it may not be kept, since it was filtered."""
+    """The reply of these events; None if it must not be stored, since it was filtered."""
     finished = events[-1]
     assert isinstance(finished, Finished)
     if "content_filter" in finished.reasons:
@@ -113,7 +113,7 @@ def stored(key: str, events: Sequence[Event]) -> StoredReply | None:
 
 
 def replay(reply: StoredReply) -> Iterator[Event]:
-    """The events of a kept reply. Its prompt counts as cached."""
+    """The events of a stored reply. Its prompt counts as cached."""
     for number, choice in enumerate(reply.choices):
         if choice.reasoning:
             yield ReasoningDelta(choice.reasoning, number)
@@ -136,13 +136,13 @@ def replay(reply: StoredReply) -> Iterator[Event]:
 def reply_key(request: Request, ids: Sequence[int], salt: str) -> str:
     """SHA-256, hexadecimal, over all that determines the answer.
 
-    ids: of the rendered prompt. salt: says which model and which plugins answer.
+    ids: of the rendered prompt. salt: identifies the model and the plugins that answer.
     """
-    told = [
+    values = [
         (field.name, getattr(request, field.name))
         for field in fields(Request)
         if field.name not in NOT_IN_KEY
     ]
     # Callers may pass values in mappings that no serialisation takes, so it is their repr.
-    text = repr((FORMAT, __version__, salt, told, list(ids)))
+    text = repr((FORMAT, __version__, salt, values, list(ids)))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

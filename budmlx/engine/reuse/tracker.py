@@ -1,4 +1,4 @@
-"""Tracker of the reuse of KV: former prompts and replies, and why requests reused no more.
+"""Tracker of KV reuse: own ids for earlier replies, and explanations of what was reused.
 
 A client sends a reply back as text, which may tokenize differently than the model wrote it.
 Where the text is the same, the model's own ids take its place in the next prompt, so that the
@@ -51,9 +51,9 @@ class ReuseTracker:
         return self._stats
 
     def with_own_ids(self, submission: Submission, seed: int | None) -> Submission:
-        """A prompt that is submitted now, with what the model wrote before in its own ids.
+        """A submission of the prompt, in which earlier replies of the model have their own ids.
 
-        A seed promises the same tokens whatever was submitted before, so that none are exchanged.
+        With a seed no ids are exchanged, since it promises the same tokens whatever came before.
         """
         submission = replace(submission, since=self._history.count)
         if not self._enabled or not submission.is_chat or seed is not None:
@@ -72,7 +72,7 @@ class ReuseTracker:
         self._history.add(submission.owner, submission.namespace, submission.prompt, reply)
 
     def explained(self, submission: Submission, end: Finished, from_disk: int) -> Finished:
-        """The end with why no more KV was reused, if that was asked for; counts it anyway.
+        """The end with the explanation of its reuse, if the request wants one; always counted.
 
         end: of a request; each must come here once.
         """
@@ -108,7 +108,7 @@ def _plus(
 
 
 class Transcript:
-    """Transcript: the last replies in their own ids, by the prompts that they answered.
+    """The last replies in their own ids, by the prompts that they answered.
 
     Thread-safe.
     """
@@ -149,7 +149,7 @@ class Transcript:
             return self._replies.entries.get(walk.key)
 
     def _common(self, reply: Sequence[int], ids: Sequence[int]) -> tuple[int, int]:
-        """How many ids of both, from their beginnings, stand for exactly the same text.
+        """The numbers of first ids, of either, that stand for exactly the same text.
 
         Control tokens are no text: they equal themselves only.
         """
@@ -172,7 +172,7 @@ class Transcript:
                 return best
 
     def _text(self, ids: Sequence[int], place: int) -> bytes | None:
-        """What the id at a place stands for; None at the end and for control tokens."""
+        """The text of the id at a place; None at the end and for control tokens."""
         if place == len(ids) or self._tokenizer.control.among([ids[place]]):
             return None
         return token_bytes(self._tokenizer, ids[place])

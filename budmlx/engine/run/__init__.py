@@ -1,4 +1,4 @@
-"""The way of a request through a host, alone or beside others.
+"""Running requests on a host, alone or beside others.
 
 May import `engine.request`, `engine.reuse`, `engine.hosts` and what these import.
 """

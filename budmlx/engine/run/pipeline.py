@@ -1,6 +1,6 @@
 """Request pipeline: prepared, then answered from the cache or computed, event by event.
 
-What is computed are rows on a host, whose tokens come back in frames.
+Computing means rows on a host, whose tokens come back in frames.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 class RequestPipeline:
     """Runs the requests of one engine, each as a stream of its events. Thread-safe.
 
-    Whoever drives a stream decides how to wait. A stream that is closed cancels its request.
+    The driver of a stream decides how to wait. A stream that is closed cancels its request.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class RequestPipeline:
         preparation: Preparation,
         cache: ReplyCache,
         rows: RowBuilder,
-        runner: Runner,
+        dispatcher: RowDispatcher,
         tracker: ReuseTracker,
         plugins: Plugins,
     ):
         self.preparation = preparation
         self.cache = cache
-        self.runner = runner
+        self.dispatcher = dispatcher
         self.tracker = tracker
         self._rows = rows
         self._plugins = plugins
@@ -63,7 +63,7 @@ class RequestPipeline:
         """
         request, prompt = yield from self.preparation.run(request)
         ticket = self.cache.ticket(request, prompt.ids, share=not together)
-        with RequestOutcome(ticket, self._plugins, self.runner.info.name) as outcome:
+        with RequestOutcome(ticket, self._plugins, self.dispatcher.info.name) as outcome:
             reply = yield from ticket.lookup()
             if reply is not None:
                 yield from outcome.replayed(reply)
@@ -78,7 +78,7 @@ class RequestPipeline:
         *,
         together: bool = False,
     ) -> Stream[Event]:
-        """The events of a prepared request that the core computes. session: saved or loaded."""
+        """The events of a prepared request that the core computes. session: to save or load."""
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self._rows.foreign_plugins(request)
         with self._containment.calls(foreign) as calls:
@@ -98,9 +98,9 @@ class RequestPipeline:
         mailbox: Mailbox[Sequence[Update]],
         session: SessionFile | None,
     ) -> Generation:
-        built = self._rows.build(request, prompt, self.runner.new_ids(request.n), session)
+        built = self._rows.build(request, prompt, self.dispatcher.new_ids(request.n), session)
         generation = Generation(built.submission, built.texts, mailbox)
-        self.runner.submit(generation, built.rows)
+        self.dispatcher.submit(generation, built.rows)
         return generation
 
     def _events(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
@@ -108,16 +108,16 @@ class RequestPipeline:
             if isinstance(event, Finished):
                 event = self.tracker.explained(generation.submission, event, generation.from_disk)
             yield event
-        self.runner.drop_ended(generation)
+        self.dispatcher.drop_ended(generation)
 
     def _release(self, generation: Generation) -> None:
         """Idempotent, since a call that was given up may return later."""
-        if self.runner.release(generation):
+        if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
 
 
 class RequestOutcome:
-    """A context manager around the events of an accepted request; tells plugins how it ended."""
+    """A context manager around the events of an accepted request; reports its end to plugins."""
 
     def __init__(self, ticket: Ticket, plugins: Plugins, model: str):
         self._ticket = ticket
@@ -172,8 +172,8 @@ class RequestOutcome:
         return RequestRecord(model=self._model, outcome="failed", error=code or "internal_error")
 
 
-class Runner:
-    """Submits rows to a host and delivers what comes back to their generations. Thread-safe."""
+class RowDispatcher:
+    """Submits rows to a host and delivers its frames to their generations. Thread-safe."""
 
     def __init__(self, settings: CoreSettings, config: ModelConfig):
         """Open the host that the configuration names. Raises ModelLoadError."""
@@ -183,11 +183,11 @@ class Runner:
         self.info = self.host.info
 
     def new_ids(self, count: int) -> list[int]:
-        """Ids of so many rows."""
+        """Ids for this many rows."""
         return [next(self._ids) for _ in range(count)]
 
     def submit(self, generation: Generation, rows: Sequence[GenerateRequest]) -> None:
-        """Queue the rows of a generation. What comes of them arrives in its mailbox.
+        """Queue the rows of a generation. Their updates arrive in its mailbox.
 
         Raises:
             EngineUnavailableError, EngineClosedError: the host takes nothing.
@@ -201,12 +201,12 @@ class Runner:
             raise
 
     def drop_ended(self, generation: Generation) -> None:
-        """Make rows leave the core whose text ended before it knew."""
+        """Cancel the rows whose text ended before the core knew."""
         for row_id in generation.ended():
             self._drop(generation, row_id)
 
     def release(self, generation: Generation) -> bool:
-        """Forget a generation, and drop its rows; whether it was known."""
+        """Forget a generation, and drop its rows; returns whether it was known."""
         for row_id in sorted(generation.running):
             self._drop(generation, row_id)
         known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]

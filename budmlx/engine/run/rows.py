@@ -1,6 +1,6 @@
-"""Rows of a request: what the core runs for each choice, and what makes text of its tokens.
+"""Rows of a request: one for each choice, and the parts that turn its tokens into text.
 
-The sampling parameters are resolved for one model here; what has no effect on it is told of.
+The sampling parameters are resolved for one model here; those without effect cause warnings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNLIMITED = 2**62
 
 @dataclass(frozen=True, slots=True)
 class BuiltRows:
-    """The rows of a request, with what makes text of each, by its id."""
+    """The rows of a request, and the parts that make the text of each, by its id."""
 
     submission: Submission
     rows: list[GenerateRequest]
@@ -77,12 +77,12 @@ class RowBuilder:
 
         Raises:
             InvalidRequestError: a chosen sampler or processor is unknown or misused, or the
-                reply cannot be constrained as asked.
+                reply cannot be constrained as requested.
             PluginError: an output filter or a parser cannot be made.
         """
         sampling, _ = without_unknown_ids(request.sampling, self._info.vocab_size)
         if self._filters:
-            # The tokens would tell what a filter hides.
+            # The tokens would reveal what a filter hides.
             sampling = replace(sampling, logprobs=None)
         submission = Submission.of(request, prompt, shared=self._shared)
         submission = self._tracker.with_own_ids(submission, sampling.seed)
@@ -172,7 +172,7 @@ def _without_resolved(sampling: SamplingParams) -> SamplingParams:
 
 
 def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingParams, list[str]]:
-    """Drop what names token ids outside the vocabulary; they must never reach the core.
+    """Drop token ids outside the vocabulary; they must never reach the core.
 
     Returns the parameters and a warning for each that lost something: documented client
     code sends such ids, so they are not an error.
@@ -191,7 +191,7 @@ def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingP
 
 @dataclass(frozen=True, slots=True)
 class RequestWarnings:
-    """What makes the warnings of a model. filtered: output filters may change the text.
+    """Makes the warnings of a model. filtered: output filters may change the text.
 
     cached: there is a response cache.
     """

@@ -1,4 +1,4 @@
-"""Sessions in files: a row whose KV is saved, or that makes the core read what was saved."""
+"""Sessions in files: a row whose KV is saved, or that loads the KV of a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ONE_TOKEN = {"max_tokens": 1, "temperature": 0}
 
 
 def beginning(messages: Messages | Sequence[int]) -> Request:
-    """The request whose prompt a session begins with. messages: token ids, too."""
+    """The request for the prompt of a session. messages: those of `chat`, or token ids."""
     if not isinstance(messages, str) and messages and isinstance(messages[0], int):
         return prompt_request([id_ for id_ in messages if isinstance(id_, int)], ONE_TOKEN)
     return chat_request(messages, ONE_TOKEN)  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ REFUSED_FILTERS = frozenset(
         "xmlattr",
     }
 )
-"""Those that no chat needs and that make much of little, or take long."""
+"""Filters that no chat needs and that make much of little, or take long."""
 
 _OVER_ITEMS = re.compile(
     "groupby|join|list|map|max|min|reject|rejectattr|select|selectattr|sort|sum|unique"

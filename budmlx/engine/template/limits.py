@@ -1,4 +1,4 @@
-"""Template limits: how long rendering may take, and how large what it makes may be.
+"""Template limits: the time that rendering may take, and the size of what it makes.
 
 Python cannot be stopped inside of `str.replace` and its like, so what they would make is
 estimated from their arguments before they run. Two rules carry the rest: no value is heavier
@@ -37,7 +37,7 @@ MAX_DIGITS = 3
 _ITEM: Final = MAX_CHARACTERS // MAX_ITEMS
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS = (list, tuple, Mapping, *_VIEWS)
-_PLAIN = (bool, int, float, type(None))  # the common ones, faster than to ask for a Mapping
+_PLAIN = (bool, int, float, type(None))  # the common ones, faster than a check for Mapping
 _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _WIDE = {
     "%": re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\d{4}|\*)"),
@@ -53,7 +53,7 @@ class LimitError(jinja2.TemplateError):
 
 
 class Limits:
-    """What one rendering has left. seconds: how long it may take."""
+    """The time and bytes that one rendering has left. seconds: how long it may take."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
@@ -71,7 +71,7 @@ class Limits:
             raise LimitError(f"the template takes longer than {self._seconds} s")
 
     def weight(self, value: Any) -> int:
-        """About how many characters a value has when it is printed."""
+        """The approximate number of characters of a value when it is printed."""
         if isinstance(value, str):
             return len(value)
         if type(value) in _PLAIN or not isinstance(value, _CONTAINERS):
@@ -86,7 +86,7 @@ class Limits:
         return known[1]
 
     def made(self, value: T, weight: int | None = None) -> T:
-        """The value, if it is within the limits. weight: if it is known already."""
+        """The value, checked against the limits. weight: if it is known. Raises LimitError."""
         if weight is not None and isinstance(value, _CONTAINERS):
             self._weights[id(value)] = (value, weight)
         check_size(self.weight(value))
@@ -99,7 +99,7 @@ _limits: ContextVar[Limits] = ContextVar("limits")
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Count from here on."""
+    """A context manager: what renders within it has new limits."""
     before = _limits.set(Limits(seconds))
     try:
         yield
@@ -108,7 +108,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def limits() -> Limits:
-    """Those of the rendering at hand."""
+    """The limits of the current rendering."""
     return _limits.get()
 
 
@@ -129,7 +129,7 @@ def listed(items: Any) -> list[Any] | tuple[Any, ...]:
 
 
 class Ticked:
-    """What a loop goes through, with a look at the clock for each item."""
+    """The iterable of a loop, which checks the clock for each item."""
 
     def __init__(self, items: Iterable[Any]):
         self._items = items
@@ -189,7 +189,7 @@ def _splitlines(text: str, keepends: bool = False) -> None:
 
 
 def line_count(text: str) -> int:
-    """How many lines a text has at most."""
+    """An upper bound for the number of lines of a text."""
     return 1 + sum(map(text.count, _LINE_ENDS))
 
 

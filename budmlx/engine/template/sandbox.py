@@ -64,7 +64,7 @@ TEMPLATE_FAULTS = (
 
 
 class RaisedError(jinja2.TemplateError):
-    """What `raise_exception` raises: a message that its author wrote for the user."""
+    """The error of `raise_exception`: a message that the template's author wrote for the user."""
 
 
 class _GenerationBlock(Extension):
@@ -95,7 +95,7 @@ class _Namespace(Namespace):
 
 
 def _joined(items: Iterable[Any]) -> str:
-    """What `a ~ b` makes."""
+    """The result of `a ~ b`."""
     return concat(map(str, items))
 
 
@@ -154,7 +154,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
 
 def compiled(source: str, seconds: float) -> jinja2.Template:
-    """The template, with what it does within limits. Raises TemplateSyntaxError."""
+    """The template, compiled with its limits. Raises TemplateSyntaxError."""
     with limited(seconds):  # filters of constants run already
         return environment().from_string(_bounded(environment().parse(source)))
 

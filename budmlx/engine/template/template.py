@@ -1,4 +1,4 @@
-"""Chat templates: what a model's template understands, and what it writes."""
+"""Chat templates: the features that a model's template supports, and rendering with it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _PROBE = "budmlxprobe"
 
 
 class ChatTemplate:
-    """One compiled template and what it understands.
+    """A compiled template and the features that it supports.
 
     plain: it stands in for a template that the model lacks. source: its text.
     reads_tools: it writes tool definitions.
@@ -70,7 +70,7 @@ class ChatTemplate:
     reads_reasoning: it writes the reasoning of earlier replies, from `reasoning_content`,
     between think tags.
     takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
-    mark, end: what `marking` and `continuing` make of them; else empty.
+    mark, end: set by `marking` and `continuing`; else empty.
     seconds: how long a rendering may take.
     """
 
@@ -214,9 +214,9 @@ class ChatTemplate:
     def _renders_call(self, arguments: str | Json) -> bool:
         function = {"name": _PROBE, "arguments": arguments}
         call = {"id": "123456789", "type": "function", "function": function}
-        asked = {"role": "user", "content": _PROBE}
+        question = {"role": "user", "content": _PROBE}
         try:
-            self._render([asked, {"role": "assistant", "content": "", "tool_calls": [call]}])
+            self._render([question, {"role": "assistant", "content": "", "tool_calls": [call]}])
         except LimitError:
             raise
         except TEMPLATE_FAULTS:

@@ -23,7 +23,7 @@ from budmlx.errors import InvalidRequestError
 
 # To encode fewer characters takes a few milliseconds.
 LONG_TEXT = 16_384
-# So many characters are looked at in one call: no other thread runs during it.
+# Characters that one call looks at: no other thread runs during it.
 _AT_ONCE = 65_536
 
 BRACKETS = frozenset("<>[]{}|\uff5c")
@@ -54,7 +54,7 @@ def is_control(token: AddedToken, template_text: str) -> bool:
 def encoded(backend: Backend, text: str, *, offsets: bool = False) -> Encoded:
     """Text encoded without what the tokenizer puts around it. Long text stops no other thread.
 
-    offsets: the places of tokens are needed too, not their ids alone.
+    offsets: whether the places of tokens are needed, not their ids alone.
     """
     if len(text) <= LONG_TEXT:
         return backend.encode(text, add_special_tokens=False)
@@ -136,7 +136,7 @@ class ControlTokens:
     """The control tokens of one tokenizer.
 
     ids: token -> id. unknown_id: what the tokenizer emits for characters that it does not
-    know; it says nothing about who wrote a control token, so it is never counted.
+    know; it does not show where a control token came from, so it is never counted.
     """
 
     def __init__(self, backend: Backend, ids: Mapping[str, int], unknown_id: int | None):
@@ -146,7 +146,7 @@ class ControlTokens:
         self._counted = frozenset(ids.values()) - {unknown_id}
         longest_first = sorted(map(re.escape, ids), key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first) or "(?!)")
-        # Of one length, so that none is part of another; nobody outside can guess them.
+        # Of one length, so that none is part of another, and impossible to guess.
         self._spelling = {token: f"\U0010fffd{secrets.token_hex(12)}" for token in ids}
         self._veiled = _veiled_characters(ids)
         self._second = self._second_backend()
@@ -175,12 +175,12 @@ class ControlTokens:
         return [self._real_id.get(token_id, token_id) for token_id in ids]
 
     def recognised(self, text: str) -> list[Span]:
-        """Where the tokenizer itself sees control tokens: start, end and id of each."""
+        """The control tokens that the tokenizer itself sees: start, end and id of each."""
         encoding = encoded(self._backend, text, offsets=True)
         found = [
             (i, token_id) for i, token_id in enumerate(encoding.ids) if token_id in self._counted
         ]
-        # Few are asked for: to list the offsets of all stops other threads.
+        # Few offsets are read: listing all of them stops other threads.
         spans = [(encoding.token_to_chars(place), token_id) for place, token_id in found]
         return [(*span, token_id) for span, token_id in spans if span is not None]
 

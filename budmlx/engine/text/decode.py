@@ -1,4 +1,4 @@
-"""Detokenization: token ids to text while they arrive, and where the text ends.
+"""Detokenization: token ids to text while they arrive, up to a stop string.
 
 All text that a `TextStream` gives out equals what the tokenizer decodes from all ids at
 once. The one exception: where a model writes characters as single bytes and breaks one

@@ -1,4 +1,4 @@
-"""Encodings: text, token ids and prompts, for callers who want to look at them."""
+"""Encodings: text, token ids and prompts, for callers that inspect them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from budmlx.types import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Token ids and what they stand for.
+    """Token ids and the text that they stand for.
 
-    text: of all ids, control tokens included. pieces: of each id alone, where what is no
-    whole character is a replacement character.
+    text: of all ids, control tokens included. pieces: of each id alone, with a
+    replacement character for an incomplete one.
     """
 
     ids: tuple[int, ...]
@@ -25,7 +25,7 @@ class Encoding:
 
 
 def encoding(tokenizer: Tokenizer, ids: Sequence[int], text: str | None = None) -> Encoding:
-    """What ids stand for. text: if it is known already."""
+    """The encoding of these ids. text: if it is known already."""
     known = {token_id: token_bytes(tokenizer, token_id) for token_id in set(ids)}
     pieces = tuple(known[token_id].decode(errors="replace") for token_id in ids)
     return Encoding(tuple(ids), decoded(tokenizer, ids) if text is None else text, pieces)
@@ -53,7 +53,7 @@ def check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
 
 
 class TextMethods:
-    """What an engine offers for text and token ids."""
+    """The methods of an engine for text and token ids."""
 
     _tokenizer: Tokenizer
     info: ModelInfo
@@ -61,7 +61,7 @@ class TextMethods:
     def tokenize(self, text: str, *, add_special: bool = True) -> Encoding:
         """Token ids of raw text; control tokens in it become their ids.
 
-        add_special: begin with what the model expects there, such as `<s>`.
+        add_special: begin with the tokens that the model expects there, such as `<s>`.
 
         >>> engine.detokenize(engine.tokenize("Hello", add_special=False).ids)
         'Hello'

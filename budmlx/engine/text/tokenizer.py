@@ -29,7 +29,7 @@ class Tokenizer:
 
     backend: the tokenizers library's object. special_tokens: `bos_token` -> `<s>` and so on.
     eos_token_ids: ids that end a reply, those of generation_config.json first.
-    hidden_ids: ids that are never shown as text. prefix_ids: what the model expects before
+    hidden_ids: ids that are never shown as text. prefix_ids: ids that the model expects before
     text that no template wrote. control: tokens that only templates write.
     """
 
@@ -195,7 +195,7 @@ def _special_contents(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _read_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Chat templates by name. Files go before what tokenizer_config.json holds."""
+    """Chat templates by name. Files take precedence over tokenizer_config.json."""
     files = {path.stem: path for path in (directory / "additional_chat_templates").glob("*.jinja")}
     if (directory / "chat_template.jinja").is_file():
         files["default"] = directory / "chat_template.jinja"

@@ -1,8 +1,8 @@
-"""A dialect: what a protocol says on the wire, and how the server asks for it.
+"""Dialect interface: the parts of a protocol that the server calls.
 
 A dialect's handlers parse a body to `types.Request`s, run them and hand the events to a
 `ReplyEncoder` (see `budmlx.server.answer`). Everything else that differs from protocol to
-protocol is asked of the `Dialect` of a path.
+protocol comes from the `Dialect` of a path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from budmlx.types import Completion, Event
 
 
 class StreamEncoder(Protocol):
-    """The bytes of a stream that do not depend on what the engine says.
+    """The bytes of a stream that do not depend on the engine's events.
 
     They are encoded immediately before they are written, so that an encoder can number what it
     sends. Each is a whole event, framed.
@@ -37,33 +37,33 @@ class StreamEncoder(Protocol):
         """The content type of a stream."""
 
     def opening(self) -> bytes:
-        """Sent when the stream starts, which may be before the first event of the engine."""
+        """The first bytes of the stream, which may be sent before the first event."""
 
     def keep_alive(self) -> bytes:
-        """Sent, never before the opening, while the engine says nothing."""
+        """Bytes that are sent, never before the opening, while the engine is silent."""
 
 
 class ReplyEncoder(StreamEncoder, Protocol):
     """The reply to one request: `whole`, or `opening chunks* (end | failure)`."""
 
     def chunks(self, event: Event) -> bytes:
-        """What one event of the engine adds to the stream; may be nothing."""
+        """The bytes that one event of the engine adds to the stream; may be empty."""
 
     def end(self) -> bytes:
-        """What follows the last event."""
+        """The bytes after the last event."""
 
     def failure(self, failure: Failure) -> bytes:
-        """What a stream that has begun says of a failure, in place of `end`."""
+        """The bytes for a failure in a stream that has begun, in place of `end`."""
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a reply that is not streamed."""
 
 
 class Dialect(ABC):
-    """What the server asks of a protocol.
+    """A protocol, as the server uses it.
 
-    roots: paths, in every spelling, below which everything speaks this dialect. What is below
-    the roots of none speaks the default dialect.
+    roots: paths, in every spelling, below which everything uses this dialect. Paths below
+    the roots of none use the default dialect.
     introduction: a few sentences at the head of the OpenAPI document.
     error_reply: the body of an error, for the document.
     key_schemes: OpenAPI security schemes of the API key, by name.
@@ -83,14 +83,14 @@ class Dialect(ABC):
 
     @abstractmethod
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
-        """What may be the API key of a request."""
+        """The candidates for the API key of a request."""
 
     @abstractmethod
     def error(self, request: web.BaseRequest, failure: Failure) -> web.Response:
         """The response to a request that failed before its reply began."""
 
     def not_found(self, path: str) -> Failure | None:
-        """What to say of a path that leads nowhere; None for the common sentence."""
+        """The failure for a path that leads nowhere; None for the common sentence."""
         return None
 
 
@@ -112,11 +112,11 @@ class Dialects:
         return self._default
 
     def keys(self, path: str, headers: CIMultiDictProxy[str]) -> Iterable[str]:
-        """What may be the API key of a request.
+        """The candidates for the API key of a request.
 
         Paths of the default dialect take a key as any dialect sends it: clients of all of them
-        ask for `/v1/models`.
+        request `/v1/models`.
         """
         dialect = self.of(path)
-        asked = self if dialect is self._default else (dialect,)
-        return chain.from_iterable(each.keys(headers) for each in asked)
+        dialects = self if dialect is self._default else (dialect,)
+        return chain.from_iterable(each.keys(headers) for each in dialects)

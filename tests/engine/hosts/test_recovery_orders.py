@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from budmlx.engine.hosts.refusals import chosen_plugins
+from budmlx.engine.hosts.blocklist import chosen_plugins
 from budmlx.errors import EngineUnavailableError, PluginError, RequestFailedError
 from tests.amount import examples
 from tests.engine.hosts.simulated_core import World, request

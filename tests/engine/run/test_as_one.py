@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from budmlx.engine.run.many import as_one
+from budmlx.engine.run.concurrent_requests import as_one
 from budmlx.types import Event, Finished, FinishReason, TextDelta, Timing, Usage
 
 

@@ -21,13 +21,13 @@ from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.dialects.openai.tools import (
-    NO_CALLS,
-    Calls,
+    NO_TOOLS,
+    CallableTools,
     Functions,
     NewChoice,
     OldChoice,
     Tools,
-    calls_of,
+    resolve_tools,
 )
 from budmlx.server.dialects.openai.wire_model import Int, ignored
 from budmlx.server.endpoints import EndpointTable
@@ -91,11 +91,11 @@ class ChatRequest(GenerationRequest):
         yield from self.other_name("min_tokens", "min_completion_tokens")
         if self.top_logprobs and "logprobs" in self.model_fields_set and not self.logprobs:
             yield ignored("logprobs", "top_logprobs")
-        yield from self.calls.overridden
+        yield from self.callable_tools.overridden
         several = self.parallel_tool_calls and "parallel_tool_calls" in self.model_fields_set
         if several and self.uses_functions:
             yield "`parallel_tool_calls` has no effect on `functions`."
-        if self.format is not None and self.calls.forced:
+        if self.format is not None and self.callable_tools.forced:
             yield "`response_format` has no effect on a reply that must be a call."
         for variable, (name, value) in self._short.items():
             if self.chat_template_kwargs.get(variable, value) != value:
@@ -131,14 +131,14 @@ class ChatRequest(GenerationRequest):
         return short
 
     @cached_property
-    def calls(self) -> Calls:
-        """What the model may call. Raises InvalidRequestError naming what is wrong."""
+    def callable_tools(self) -> CallableTools:
+        """The tools that the model may call. Raises InvalidRequestError naming what is wrong."""
         given = (self.tools, self.tool_choice, self.functions, self.function_call)
-        return calls_of(*given) if any(given) else NO_CALLS
+        return resolve_tools(*given) if any(given) else NO_TOOLS
 
     @property
     def uses_functions(self) -> bool:
-        """Whether the client speaks of functions, the older name of tools. Tools win."""
+        """Whether the client uses functions, the older name of tools. Tools take precedence."""
         return bool(self.functions) and not self.tools
 
     def _sampling(self) -> SamplingParams:
@@ -158,18 +158,18 @@ class ChatRequest(GenerationRequest):
     def to_request(self, *, incremental_calls: bool = False) -> Request:
         """The same request as a plain value. Raises InvalidRequestError for combinations.
 
-        incremental_calls: what holds if the client does not say.
+        incremental_calls: the default if the client does not say.
         """
-        asked = self.stream_options.incremental_tool_calls if self.stream_options else None
+        requested = self.stream_options.incremental_tool_calls if self.stream_options else None
         thinking: dict[str, Literal["raw", "hidden"]] = {"raw": "raw", "hidden": "hidden"}
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=self._sampling(),
             n=self.n,
-            tools=self.calls.tools,
-            tool_choice=self.calls.choice,
+            tools=self.callable_tools.tools,
+            tool_choice=self.callable_tools.choice,
             parallel_tool_calls=self.parallel_tool_calls and not self.uses_functions,
-            incremental_calls=incremental_calls if asked is None else asked,
+            incremental_calls=incremental_calls if requested is None else requested,
             response_format=self.format,
             reasoning=thinking.get(self.reasoning_format, "parsed"),
             chat_template_kwargs=self.template_kwargs,
@@ -193,11 +193,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     engine = request.app[MODELS].resolve(chat.model)
-    asked = replace(
+    generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),
     )
-    warnings += engine.warnings(asked)
+    warnings += engine.warnings(generation)
     reply = ChatReply(
         chat,
         engine.info.fingerprint,
@@ -206,7 +206,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         uses_functions=chat.uses_functions,
         agent=request.headers.get("User-Agent", ""),
     )
-    events = engine.aevents(asked)
+    events = engine.aevents(generation)
     if streaming:
         return await answer.streamed(request, reply, events)
     collect = partial(completion, engine.info.name, warnings)

@@ -149,7 +149,7 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
 
     def __init__(
         self,
-        asked: GenerationRequest,
+        body: GenerationRequest,
         fingerprint: str,
         warnings: Sequence[str],
         *,
@@ -157,14 +157,14 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
         uses_functions: bool,
         agent: str,
     ):
-        super().__init__(asked, "chatcmpl", fingerprint, warnings)
-        self._n = asked.n
+        super().__init__(body, "chatcmpl", fingerprint, warnings)
+        self._n = body.n
         self._logprobs = logprobs
         self._legacy = uses_functions
         self._agent = agent
 
     def _first(self) -> Iterable[ChunkChoice]:
-        """Who speaks, for each choice."""
+        """The chunks with the role, one for each choice."""
         delta = Delta(role="assistant", content="")
         return (ChunkChoice(number, delta) for number in range(self._n))
 

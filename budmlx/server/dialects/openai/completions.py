@@ -12,7 +12,7 @@ from pydantic import Field
 
 from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
-from budmlx.engine.run.many import as_one
+from budmlx.engine.run.concurrent_requests import as_one
 from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
@@ -137,22 +137,22 @@ def _mean_logprob(choice: Choice) -> float:
 )
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue one prompt or several, as JSON or as a stream of events."""
-    asked, size = await parsed(request, CompletionRequest.parse)
-    streaming = asked.wants_stream(request.headers)
-    warnings = asked.review(streaming=streaming, strict=request.app[CONFIG].strict)
-    engine = request.app[MODELS].resolve(asked.model)
-    asked.check(streaming=streaming, vocab_size=engine.info.vocab_size)
-    _check_places(asked, request.app[IN_FLIGHT].limit)
+    body, size = await parsed(request, CompletionRequest.parse)
+    streaming = body.wants_stream(request.headers)
+    warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
+    engine = request.app[MODELS].resolve(body.model)
+    body.check(streaming=streaming, vocab_size=engine.info.vocab_size)
+    _check_places(body, request.app[IN_FLIGHT].limit)
     namespace = request.get(NAMESPACE, "")
-    requests = [replace(each, namespace=namespace) for each in asked.to_requests()]
+    requests = [replace(each, namespace=namespace) for each in body.to_requests()]
     warnings += engine.warnings(requests[0])
-    requests = await off_loop(size, _with_ids, asked, engine, requests)
-    echoes = await off_loop(size, _echoes, asked, engine)
+    requests = await off_loop(size, _with_ids, body, engine, requests)
+    echoes = await off_loop(size, _echoes, body, engine)
     reply = TextReply(
-        asked,
+        body,
         engine.info.fingerprint,
         warnings,
-        logprobs=asked.logprobs is not None,
+        logprobs=body.logprobs is not None,
         echoes=echoes,
     )
     parts = [(each.n, engine.aevents(each)) for each in requests]
@@ -161,13 +161,13 @@ async def completions(request: web.Request) -> web.StreamResponse:
         return await answer.streamed(request, reply, events, places=len(parts))
 
     def collect(events: Sequence[Event]) -> Completion:
-        return asked.chosen(completion(engine.info.name, warnings, events))
+        return body.chosen(completion(engine.info.name, warnings, events))
 
     return await answer.whole(request, reply, events, collect, places=len(parts))
 
 
-def _check_places(asked: CompletionRequest, limit: int) -> None:
-    if (count := len(asked.prompts)) > limit:
+def _check_places(body: CompletionRequest, limit: int) -> None:
+    if (count := len(body.prompts)) > limit:
         raise InvalidRequestError(
             f"`prompt` has {count} prompts; this server takes at most {limit} at once.",
             param="prompt",
@@ -175,11 +175,11 @@ def _check_places(asked: CompletionRequest, limit: int) -> None:
 
 
 def _with_ids(
-    asked: CompletionRequest, engine: Engine, requests: Sequence[Request]
+    body: CompletionRequest, engine: Engine, requests: Sequence[Request]
 ) -> list[Request]:
     """The requests, ready to run, so that what is wrong with one is known before any runs."""
     result = []
-    for place, each in zip(asked.prompts, requests, strict=True):
+    for place, each in zip(body.prompts, requests, strict=True):
         try:
             result.append(engine.with_ids(each))
         except InvalidRequestError as exc:
@@ -188,8 +188,8 @@ def _with_ids(
     return result
 
 
-def _echoes(asked: CompletionRequest, engine: Engine) -> list[str]:
+def _echoes(body: CompletionRequest, engine: Engine) -> list[str]:
     """The texts of the prompts, if they are to be echoed."""
-    if not asked.echo:
+    if not body.echo:
         return []
-    return [p if isinstance(p, str) else engine.detokenize(p) for p in asked.prompts.values()]
+    return [p if isinstance(p, str) else engine.detokenize(p) for p in body.prompts.values()]

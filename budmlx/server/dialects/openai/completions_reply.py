@@ -66,15 +66,15 @@ class TextReply(ReplyBuilder[TextChoice]):
 
     def __init__(
         self,
-        asked: GenerationRequest,
+        body: GenerationRequest,
         fingerprint: str,
         warnings: Sequence[str],
         *,
         logprobs: bool,
         echoes: Sequence[str],
     ):
-        super().__init__(asked, "cmpl", fingerprint, warnings)
-        self._n = asked.n
+        super().__init__(body, "cmpl", fingerprint, warnings)
+        self._n = body.n
         self._echoes = echoes
         self._logprobs = logprobs
         self._offsets: dict[int, _Offsets] = {}
@@ -126,7 +126,7 @@ class TextReply(ReplyBuilder[TextChoice]):
 
 
 def _token(entry: TokenLogprob) -> str:
-    """A token's text; that of one which is no text alone as its bytes, to tell such apart."""
+    """A token's text; its bytes where it is no text alone, so that such tokens stay distinct."""
     text = _text(entry)
     return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry.bytes) if text is None else text
 
@@ -154,7 +154,7 @@ class _Offsets:
         self._first = True
 
     def next(self, entry: TokenLogprob, text: str) -> int:
-        """Where a token begins. text: that it is part of."""
+        """The offset at which a token begins. text: the one that it is part of."""
         if self._first and entry.bytes.startswith(b" ") and not text.startswith(" "):
             self._count = -1  # Some tokenizers' first word has a space that texts begin without.
         self._first = False

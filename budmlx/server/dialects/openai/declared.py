@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 HINTS = get_type_hints(SamplingParams)
 WIRE_TYPES: dict[Any, Any] = {bool: bool, int: Int, float: float, int | None: Int}
-"""What the wire has for a field's type. An explicit null is dropped before types matter."""
+"""The wire types for the types of fields. An explicit null is dropped before types matter."""
 
 SCALARS = tuple(name for name, hint in HINTS.items() if hint in WIRE_TYPES)
 """The parameters that are one number or one switch, in order."""
@@ -27,7 +27,7 @@ def within(name: str) -> Any:
 
 
 def described(name: str, wire_form: str = "") -> Any:
-    """The sentence on a sampling parameter. wire_form: what is to be said of the wire alone."""
+    """The sentence on a sampling parameter. wire_form: a remark on the wire alone."""
     return Field(description=" ".join(filter(None, (PARAMETERS[name].sentence, wire_form))))
 
 

@@ -22,7 +22,7 @@ ELSEWHERE = re.compile(
     r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a|messages"
     r"|events|event-triggers)(/.*)?"
 )
-"""What the services whose clients are served here also have, and this server has not."""
+"""Endpoints of the services whose clients are served here that this server lacks."""
 
 
 class OpenAI(Dialect):
@@ -43,7 +43,7 @@ class OpenAI(Dialect):
         return chain(chat.endpoints, completions.endpoints, tokens.endpoints)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
-        """The bearer token of the only Authorization header."""
+        """The bearer token, if there is exactly one Authorization header."""
         given = headers.getall("Authorization", [])
         scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         return [key.strip()] if scheme.lower() == "bearer" else []
@@ -59,7 +59,7 @@ class OpenAI(Dialect):
         )
 
     def not_found(self, path: str) -> Failure:
-        """What is offered; of endpoints that clients expect, that they are missing.
+        """A failure that names the endpoints there are, or the one that is missing on purpose.
 
         The status is 404, since clients repeat a request after 501.
         """

@@ -113,7 +113,7 @@ _BY_TAG = Discriminator(
     custom_error_type="content",
     custom_error_message="Input should be a string or a list of parts",
 )
-Text = Annotated[Annotated[str, Tag("<text>")] | Annotated[Texts, Tag("<parts>")], _BY_TAG]
+TextOrParts = Annotated[Annotated[str, Tag("<text>")] | Annotated[Texts, Tag("<parts>")], _BY_TAG]
 Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[Parts, Tag("<parts>")], _BY_TAG]
 
 
@@ -162,8 +162,8 @@ class ChatMessage(WireModel):
     tool_calls: list[CallOfTool] = []
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
-    reasoning: Text | None = None
-    reasoning_content: Text | None = None
+    reasoning: TextOrParts | None = None
+    reasoning_content: TextOrParts | None = None
     content: Content | None = Field(None, validate_default=True)
     prefix: bool = False
 

@@ -1,4 +1,4 @@
-"""Replies to clients that need others than the rest, recognised by their User-Agent."""
+"""Exceptions for single clients, recognised by their User-Agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ERRORS = {422: "The same as 400, for bud-sdk, which shows no reason for that."}
 def understood(request: web.BaseRequest, failure: Failure) -> Failure:
     """The failure with a status that the client handles.
 
-    bud-sdk repeats a request after 400 and then says nothing of why; 422 it shows at once.
+    bud-sdk repeats a request after 400 and does not report the reason; it shows 422 at once.
     """
     agent = request.headers.get("User-Agent", "")
     if failure.status == 400 and agent.startswith("bud-sdk-python/"):
@@ -25,5 +25,5 @@ def understood(request: web.BaseRequest, failure: Failure) -> Failure:
 
 
 def reason_of_filters(agent: str) -> Literal["content_filter", "error"]:
-    """The finish reason of what a filter ended; beezy-ai fails at the usual one."""
+    """The finish reason of a reply that a filter ended; beezy-ai fails at the usual one."""
     return "error" if agent.endswith(" beezy-ai") else "content_filter"

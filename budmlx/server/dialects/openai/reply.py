@@ -1,4 +1,4 @@
-"""What all replies have in common, and how events become chunks of a stream."""
+"""Reply builder: the parts that all replies share, and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TimeInfo(Struct, frozen=True):
 
 
 def server_sent(chunk: type[Struct]) -> Streamed:
-    """How a stream of such chunks is described."""
+    """The OpenAPI description of a stream of such chunks."""
     return Streamed("text/event-stream", EVENTS.format(name=chunk.__name__), chunk)
 
 
@@ -82,25 +82,25 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
     """Encodes the reply to one request, all of it with the same id, time and model.
 
     They echo the model's name as the client wrote it. A stream's usage is in its last
-    finish chunk or, if the client asked for it, in a chunk of its own without choices.
+    finish chunk or, if the client requested it, in a chunk of its own without choices.
     """
 
     headers: Mapping[str, str] = {}
     stream_type = "text/event-stream"
 
     def __init__(
-        self, asked: GenerationRequest, prefix: str, fingerprint: str, warnings: Sequence[str]
+        self, body: GenerationRequest, prefix: str, fingerprint: str, warnings: Sequence[str]
     ):
         self._common = {
             "id": f"{prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": asked.model,
+            "model": body.model,
             "system_fingerprint": fingerprint,
-            "service_tier": UNSET if asked.service_tier is None else "default",
+            "service_tier": UNSET if body.service_tier is None else "default",
         }
         self._warnings = warnings or UNSET
-        self._include_usage = asked.include_usage
-        self._asks_cache = asked.cache is not None
+        self._include_usage = body.include_usage
+        self._asks_cache = body.cache is not None
         self._ended: ChoiceFinished | None = None
 
     def whole(self, done: Completion) -> bytes:
@@ -165,7 +165,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         return _framed(msgspec.json.encode(self._chunk_of(choices, **fields)))
 
     def _cached(self, cached: bool) -> bool | UnsetType:
-        """Whether the reply came from the cache; only if it did, or if the client asks for it."""
+        """Whether the reply came from the cache; absent if not, unless the client set `cache`."""
         return cached if cached or self._asks_cache else UNSET
 
     # What differs between endpoints. fields: those that all shapes have.

@@ -21,7 +21,7 @@ from budmlx.types import ResponseFormat
 
 PLACE = "response_format"
 
-Text = Annotated[str, Field(min_length=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 def _with_description(schema: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class RegexFormat(UniformErrors):
     """Text that a regular expression matches as a whole."""
 
     type: Literal["regex"]
-    regex: Annotated[Text, ErrorMessage("must be a text")]
+    regex: Annotated[NonEmptyText, ErrorMessage("must be a text")]
 
     def to_format(self) -> ResponseFormat | None:
         """The same form as a plain value; None for any text."""
@@ -90,7 +90,7 @@ class GrammarFormat(UniformErrors):
     """Text of a language that a Lark grammar describes."""
 
     type: Literal["grammar"]
-    grammar: Annotated[Text, ErrorMessage("must be a text")]
+    grammar: Annotated[NonEmptyText, ErrorMessage("must be a text")]
 
     def to_format(self) -> ResponseFormat | None:
         """The same form as a plain value; None for any text."""
@@ -102,7 +102,7 @@ class ChoiceFormat(UniformErrors):
 
     type: Literal["choice"]
     choice: Annotated[
-        list[Text],
+        list[NonEmptyText],
         Field(min_length=1, max_length=MAX_CHOICES),
         ErrorMessage(f"must be a list of 1 to {MAX_CHOICES} texts"),
     ]

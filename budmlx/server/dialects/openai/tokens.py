@@ -61,12 +61,12 @@ class Text(Struct, frozen=True):
 @endpoints.post("/v1/tokenize", "Token ids of raw text", TokenizeRequest, Tokens)
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of raw text, and what each stands for."""
-    asked, size = await parsed(request, TokenizeRequest.parse)
-    warnings = asked.review(strict=request.app[CONFIG].strict)
-    engine = request.app[MODELS].resolve(asked.model)
+    body, size = await parsed(request, TokenizeRequest.parse)
+    warnings = body.review(strict=request.app[CONFIG].strict)
+    engine = request.app[MODELS].resolve(body.model)
 
     def work() -> Struct:
-        found = engine.tokenize(asked.prompt, add_special=asked.add_special_tokens)
+        found = engine.tokenize(body.prompt, add_special=body.add_special_tokens)
         return _tokens(found, engine.info.context_length, warnings, with_text=False)
 
     return await off_loop(size, _answer, work)
@@ -75,12 +75,12 @@ async def tokenize(request: web.Request) -> web.Response:
 @endpoints.post("/v1/detokenize", "Text of token ids", DetokenizeRequest, Text)
 async def detokenize(request: web.Request) -> web.Response:
     """Text of token ids."""
-    asked, size = await parsed(request, DetokenizeRequest.parse)
-    warnings = asked.review(strict=request.app[CONFIG].strict)
-    engine = request.app[MODELS].resolve(asked.model)
+    body, size = await parsed(request, DetokenizeRequest.parse)
+    warnings = body.review(strict=request.app[CONFIG].strict)
+    engine = request.app[MODELS].resolve(body.model)
 
     def work() -> Struct:
-        return Text(engine.detokenize(asked.tokens), warnings or UNSET)
+        return Text(engine.detokenize(body.tokens), warnings or UNSET)
 
     return await off_loop(size, _answer, work)
 
@@ -90,12 +90,12 @@ async def detokenize(request: web.Request) -> web.Response:
 )
 async def apply_template(request: web.Request) -> web.Response:
     """The prompt that the model would get for the body of a chat, as text and as ids."""
-    asked, _ = await parsed(request, ChatRequest.parse)
-    warnings = asked.review(strict=request.app[CONFIG].strict, streaming=True)
-    engine = request.app[MODELS].resolve(asked.model)
+    body, _ = await parsed(request, ChatRequest.parse)
+    warnings = body.review(strict=request.app[CONFIG].strict, streaming=True)
+    engine = request.app[MODELS].resolve(body.model)
 
     def work() -> Struct:
-        chat = asked.to_request()
+        chat = body.to_request()
         found = engine.apply_template(chat)
         notes = [*warnings, *engine.warnings(chat)]
         return _tokens(found, engine.info.context_length, notes, with_text=True)

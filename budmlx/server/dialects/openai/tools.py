@@ -1,4 +1,4 @@
-"""What a model may call: tools, and functions, their older name, with the choice between them."""
+"""Tools that a model may call, functions, their older name, and the choice between them."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ AnyChoice = str | NamedTool | TypedFunction
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
-    """What the model may call. overridden: warnings about what had no effect on that."""
+class CallableTools:
+    """The tools that the model may call. overridden: warnings about fields without effect."""
 
     tools: tuple[Tool, ...]
     choice: ToolChoice
@@ -160,17 +160,17 @@ class Calls:
         return self.choice.mode == "required"
 
 
-NO_CALLS = Calls((), ToolChoice(), ())
-"""What holds where neither tools nor functions are given."""
+NO_TOOLS = CallableTools((), ToolChoice(), ())
+"""The default where neither tools nor functions are given."""
 
 
-def calls_of(
+def resolve_tools(
     tools: Sequence[FunctionTool | Function],
     tool_choice: AnyChoice | None,
     functions: Sequence[FunctionTool | Function],
     function_call: AnyChoice | None,
-) -> Calls:
-    """The fields of the same names. Tools win: some clients send both.
+) -> CallableTools:
+    """The tools and the choice from these fields. `tools` wins: some clients send both.
 
     Raises InvalidRequestError naming what is wrong, also where it would have no effect.
     """
@@ -181,13 +181,13 @@ def calls_of(
     if old and not new:
         lost = differ and tool_choice is not None
         warning = "`tool_choice` has no effect on `functions`; `function_call` has."
-        return Calls(old, by_functions, (warning,) if lost else ())
+        return CallableTools(old, by_functions, (warning,) if lost else ())
     overridden = []
     if old and old != new:
         overridden.append(ignored("functions", "tools"))
     if new and differ and function_call is not None:
         overridden.append("`function_call` has no effect on `tools`; `tool_choice` has.")
-    return Calls(new, by_tools, tuple(overridden))
+    return CallableTools(new, by_tools, tuple(overridden))
 
 
 def _tools(given: Sequence[FunctionTool | Function], place: str) -> tuple[Tool, ...]:

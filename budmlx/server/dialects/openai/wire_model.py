@@ -74,7 +74,7 @@ class AnyOf:
 
 
 def an_object(problem: LiteralString) -> BeforeValidator:
-    """A validator with a message for what is no object; what is in one is left to its model."""
+    """A validator with a message for anything but an object, whose fields its model checks."""
 
     def check(value: Any) -> Any:
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Several requests at once, each with its own way through the engine."""
+"""Concurrent requests: several pipelines, consumed by one thread or as one stream."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _until_mail(
 async def as_one(parts: Sequence[tuple[int, AsyncGenerator[Event, None]]]) -> AsyncIterator[Event]:
     """The events of several requests as they come, as if they were one request.
 
-    Choices are numbered through, in the order of the parts, and one `Finished` tells of all:
+    Choices are numbered through, in the order of the parts, and one `Finished` stands for all:
     usage is the sum, the timing that of the part that took longest. The first part that fails
     raises and ends the others.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from budmlx.builtin.reasoning import provide_reasoning_parser
 from budmlx.builtin.tool_parsers import provide_tool_parser
-from budmlx.engine.reply.output import OutputReader, Stage
+from budmlx.engine.reply.output_reader import OutputReader, Stage
 from budmlx.errors import PluginError
 from budmlx.plugins.parsing import (
     Call,

@@ -1,4 +1,4 @@
-"""Refusals: requests that crashed the core twice, and plugins that ended it."""
+"""Blocklist: requests that crashed the core twice, and plugins that ended it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from budmlx.errors import PluginError, RequestFailedError
 from budmlx.protocol import GenerateRequest
 
 
-class Refusals:
-    """The requests that are refused for a while, and the plugins that are for good.
+class Blocklist:
+    """The requests that are refused for a while, and the plugins that are refused for good.
 
-    plugins: what is said of each.
+    plugins: the message about each.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Refusals:
         self._requests: dict[bytes, float] = {}  # fingerprint -> until
 
     def check(self, request: GenerateRequest, now: float) -> None:
-        """Raises PluginError or RequestFailedError if the request is refused."""
+        """Raise PluginError or RequestFailedError if the request is refused."""
         for plugin in chosen_plugins(request) & self.plugins.keys():
             raise PluginError(self.plugins[plugin])
         self._requests = {key: until for key, until in self._requests.items() if until > now}
@@ -36,11 +36,11 @@ class Refusals:
         return _fingerprint(request) in self._requests
 
     def add(self, request: GenerateRequest, until: float) -> None:
-        """Refuse a request, whoever makes it."""
+        """Refuse a request for all API keys, until this time of the clock of `check`."""
         self._requests[_fingerprint(request)] = until
 
     def add_plugin(self, plugin: str, how: str) -> str:
-        """Refuse the requests that choose a plugin; what is said of it. how: the core ended."""
+        """Refuse the requests that choose a plugin; returns the message. how: the core ended."""
         self.plugins[plugin] = (
             f"The engine failed in the plugin {plugin}: {how}. The plugin is disabled until the "
             "server is restarted; leave it out of the request."
@@ -55,7 +55,7 @@ def chosen_plugins(request: GenerateRequest) -> set[str]:
 
 
 def _fingerprint(request: GenerateRequest) -> bytes:
-    """What identifies a request that is tried again, whatever choice of it this is."""
+    """Digest of a request, the same for all of its choices and whenever it is repeated."""
     anonymous = msgspec.structs.replace(
         request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace="", owner=""
     )

@@ -24,7 +24,7 @@ PIECES = (Content, Thought, Call, CallBegun, CallArguments)
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A parser and what it is called in messages."""
+    """A parser, and its name in messages."""
 
     parser: OutputParser
     plugin: str
@@ -42,7 +42,7 @@ class Stage:
 class OutputReader:
     """Splits the text of one choice. Reasoning is taken out first, then tool calls.
 
-    one_call: nothing counts after the first call. ended: that call has come.
+    one_call: whatever follows the first call is dropped. ended: that call has come.
     calls: how many calls have begun. Pieces of content and reasoning carry their place in
     all the text that was pushed.
     """
@@ -95,7 +95,7 @@ class OutputReader:
 
 
 class _Places:
-    """Where the text outside of reasoning stands in the whole text."""
+    """Map from the text outside of reasoning to places in the whole text."""
 
     def __init__(self) -> None:
         self._inner = [0]
@@ -122,7 +122,7 @@ class _Places:
 
 
 def event_of(piece: Piece, call: int, choice: int) -> ReasoningDelta | ToolCallDelta:
-    """The event for a piece that is no content. call: the number of the call that it is of."""
+    """The event for a piece other than content. call: the number of the call it belongs to."""
     if isinstance(piece, Thought):
         return ReasoningDelta(piece.text, choice)
     if isinstance(piece, CallArguments):
