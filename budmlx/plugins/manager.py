@@ -20,8 +20,8 @@ from budmlx.errors import ConfigError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
+from budmlx.plugins.hook_results import ADDED, CHOSEN
 from budmlx.plugins.hookspecs import RINGS
-from budmlx.plugins.kinds import ADDED, CHOSEN
 from budmlx.plugins.observers import Observers
 from budmlx.plugins.parsing import ModelTraits
 from budmlx.plugins.specs import RequestRecord, ResponseCache

@@ -32,7 +32,7 @@ from budmlx.protocol.rows import (
     Tensor,
     with_image_keys,
 )
-from budmlx.protocol.settings import CoreSettings, KVStoreSettings, Target
+from budmlx.protocol.settings import CoreSettings, KVStoreSettings, PluginTarget
 from budmlx.protocol.thresholds import LEAST_REUSED, LEAST_STRETCH
 
 __all__ = [
@@ -50,13 +50,13 @@ __all__ = [
     "LoadFailed",
     "Loaded",
     "PluginCall",
+    "PluginTarget",
     "RowErrorCode",
     "RowFailed",
     "SessionFile",
     "Shutdown",
     "StepFrame",
     "Submit",
-    "Target",
     "Tensor",
     "ToCore",
     "Token",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Something that a plugin brings to the core: `package.module:attribute`."""
 
     plugin: str
@@ -46,6 +46,6 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: float = 0.0
     kv_store: KVStoreSettings | None = None
     kv_bits: int | None = None
-    loader: Target | None = None
-    vision: Target | None = None
+    loader: PluginTarget | None = None
+    vision: PluginTarget | None = None
     sessions: list[str] = []

@@ -1,4 +1,4 @@
-"""Keeps the directory of KV files within its limit, and free of what dead processes left."""
+"""Sweep of the directory of KV files: the size limit, and temporary files of dead processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEBRIS_AGE = 3600.0
 
 
 def sweep(directory: Path, limit: int) -> dict[Path, int]:
-    """Remove debris, and beyond `limit` bytes the files that were not used for longest.
+    """Remove debris, and beyond `limit` bytes the least recently used files.
 
     Returns all that is left, with its bytes. Other processes may do the same at the same time.
     """
