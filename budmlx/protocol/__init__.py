@@ -1,8 +1,8 @@
-"""The messages between the engine and the core, the same for both hosts.
+"""Messages between the engine and the core, the same for both hosts.
 
 The thread host passes these objects through queues; the process host packs each one as a
-length-prefixed msgpack frame (`channel`). One `StepFrame` carries everything that a scheduler
-turn produced, so that traffic does not grow with the batch. Imports nothing of budmlx but
+length-prefixed msgpack frame (`channel`). One `StepFrame` carries everything that a step of the
+scheduler produced, so that traffic does not grow with the batch. Imports nothing of budmlx but
 errors and types.
 """
 

@@ -47,7 +47,7 @@ class PluginSampling:
     def process(self, logits: mx.array, feed: mx.array) -> mx.array:
         """New logits [rows, vocab] for these rows.
 
-        logits: [rows, vocab] of these rows. feed: uint32 [rows of the group, 1].
+        logits: [rows, vocab] of these rows. feed: the ids [rows of the group] fed to this step.
 
         Raises:
             PluginFault: the plugin raised, or returned another shape or an unusable state.
@@ -61,7 +61,7 @@ class PluginSampling:
     def sample(self, logits: mx.array, feed: mx.array, keys: mx.array) -> mx.array:
         """Token ids, integers [rows], for these rows.
 
-        logits: [rows, vocab] of these rows. feed: uint32 [rows of the group, 1].
+        logits: [rows, vocab] of these rows. feed: the ids [rows of the group] fed to this step.
         keys: random keys, uint32 [rows, 2].
 
         Raises:
