@@ -15,7 +15,7 @@ from budmlx.plugins.boundary import FAULTS, broke, raised
 
 
 class PluginFault(RowError):
-    """A plugin raised or returned nonsense; the text is for the client."""
+    """A plugin raised, or returned a wrong value; the text is for the client."""
 
     code = "plugin_error"
 

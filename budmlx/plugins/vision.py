@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from budmlx.plugins.specs import Array, check_target
 
 Detail = Literal["auto", "low", "high"]
-"""How closely the client wants a picture looked at."""
+"""The level of detail that the client wants of a picture."""
 
 Pixels = NDArray[np.uint8]
 """A picture as RGB [height, width, 3], upright, without transparency."""

@@ -47,7 +47,7 @@ class ToolCall:
 class Message:
     """One turn of a conversation.
 
-    reasoning: what an assistant thought before its content. prefix: the reply goes on where this
+    reasoning: what an assistant thought before its content. prefix: the reply continues where this
     content ends; only for an assistant's message that is the last one.
     """
 

@@ -100,7 +100,7 @@ class Group:
             return
         self._resample()
         self.rows = [self.rows[i] for i in indices]
-        # A row that is prefilled anew may be back here before these are read.
+        # A row that is prefilled again may be back here before these are read.
         self._in_flight = [
             (drawn, [row if row in wanted else None for row in drawn_for])
             for drawn, drawn_for in self._in_flight
@@ -119,8 +119,8 @@ class Group:
         """Start the next step: forward pass and sampling, without waiting for either.
 
         expected: rows that may join soon.
-        Rows whose token in flight is their last take part only if others go on: dropping
-        them first would mean to wait for that token.
+        Rows whose token in flight is their last take part only if others continue:
+        dropping them first would mean to wait for that token.
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
         """
         self._due, self._in_flight = self._in_flight, []

@@ -119,7 +119,7 @@ class Slots:
         self._rent = self._rent + self.vacant / self.width if self.vacant else 0
         wanted = min(self.vacant, expected)
         spare = self.span - longest
-        # Slots that are wanted cost a copy each to make anew.
+        # Slots that are wanted cost a copy each to make again.
         if self._rent >= COPY * (1 + wanted):
             self._rebuild(len(self.places), spare)
         elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):

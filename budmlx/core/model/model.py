@@ -40,12 +40,12 @@ CONTEXT_KEYS = (
 # Caches that hold the keys and values of every token, so that a part of them is a whole one.
 CAN_BE_CUT = (KVCache, QuantizedCache)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
-# Models that name no limit are recurrent: nothing but patience bounds them.
+# Models that name no limit are recurrent, so their context is not bounded by memory.
 UNBOUNDED_CONTEXT = 2**20
 
 
 class DeviceLostError(Exception):
-    """The device refuses all further work; only a new process can go on."""
+    """The device refuses all further work; only a new process can continue."""
 
 
 @dataclass(frozen=True, slots=True)

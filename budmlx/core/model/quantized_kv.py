@@ -22,7 +22,7 @@ from budmlx.errors import ModelLoadError
 GROUP_SIZES = (64, 32)
 
 Triple = tuple[mx.array, mx.array, mx.array]
-"""What `mx.quantize` returns for [rows, heads, tokens, width]: packed, scales and biases."""
+"""The result of `mx.quantize` for [rows, heads, tokens, width]: packed, scales and biases."""
 
 
 class _Quantized:

@@ -55,7 +55,7 @@ class Checkpoint:
         return sum(array.nbytes for array in self.arrays)
 
     def pin(self) -> None:
-        """Nothing to do: whoever has a checkpoint keeps it."""
+        """Nothing to do: a checkpoint is kept as long as it is referenced."""
 
     def unpin(self) -> None:
         """See `pin`."""

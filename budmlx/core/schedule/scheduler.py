@@ -21,7 +21,7 @@ from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
 from budmlx.protocol import GenerateRequest, StepFrame
 
-# Every this many steps the oldest prompt goes first, so that short ones cannot starve it.
+# The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
 
 Merges = list[tuple[int, int]]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from budmlx.core.reuse.disk.files import SUFFIX, TEMPORARY, no_follow
 
-# What was damaged is put aside under this suffix.
+# Damaged files are put aside under this suffix.
 BAD = ".bad"
-# Only what has such a name is ever touched: the directory may hold other things.
+# Only files of such names are touched: the directory may hold others.
 FOLDER = re.compile(r".+-[0-9a-f]{16}")
 FILE = re.compile(rf"[0-9a-f]{{64}}(\.[0-9a-f]{{8}}{TEMPORARY}|{SUFFIX}|{BAD})")
 # Files are removed down to this share of the limit.
@@ -37,7 +37,7 @@ def sweep(directory: Path, limit: int) -> dict[Path, int]:
     left = {path: size for *_, size, path in found}
     total = sum(left.values())
     target = limit if total <= limit else int(LOW_WATER * limit)
-    # What is damaged goes first.
+    # Damaged files are removed first.
     for *_, path in sorted(found):
         if total <= target:
             break
