@@ -1,4 +1,4 @@
-"""Everything budmlx raises on purpose.
+"""Exceptions that budmlx raises on purpose, with their codes.
 
 BudmlxError
 ├── ConfigError                     the configuration is wrong; nothing was started

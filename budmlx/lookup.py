@@ -1,4 +1,4 @@
-"""Lookups within limits: a mapping that evicts the least recently used, an index of beginnings.
+"""Lookups: a bounded LRU mapping, and an index of values by prefixes of token ids.
 
 Standard library only; every ring may import it.
 """
@@ -18,10 +18,10 @@ V = TypeVar("V")
 
 
 class Bounded(Generic[K, V]):
-    """A mapping within limits: the least recently used entries are evicted. Not thread-safe.
+    """A bounded LRU mapping: the least recently used entries are evicted. Not thread-safe.
 
-    count: entries at most. limit: what the costs of all entries may add up to; `cost` is what
-    they do. removed: called with each key that leaves, for whatever reason.
+    count: entries at most. limit: most that the costs of all entries may add up to; `cost` is
+    their sum. removed: called with each key that leaves, for whatever reason.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Bounded(Generic[K, V]):
         return [value for value, _ in self._entries.values()]
 
     def peek(self, key: K) -> V | None:
-        """The value of a key, without using it."""
+        """The value of a key, which does not count as used; None if there is none."""
         entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
     def get(self, key: K) -> V | None:
-        """The value of a key, which is the most recently used then."""
+        """The value of a key, which becomes the most recently used; None if there is none."""
         if key in self._entries:
             self._entries.move_to_end(key)
         return self.peek(key)
 
     def put(self, key: K, value: V, cost: int = 1) -> bool:
-        """Set the value of a key; whether it is kept, since it is within the limit alone."""
+        """Set the value of a key; returns False if its cost alone exceeds the limit."""
         self.pop(key)
         if cost > self.limit:
             return False
@@ -69,7 +69,7 @@ class Bounded(Generic[K, V]):
         return True
 
     def pop(self, key: K) -> V | None:
-        """Remove a key, if it is there; returns its value."""
+        """Remove a key, if it is there; returns its value or None."""
         if key not in self._entries:
             return None
         value, cost = self._entries.pop(key)
@@ -95,7 +95,7 @@ class Bounded(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Token ids as a key: who may reuse what belongs to them, their number, their digest."""
+    """Token ids as a key: the namespace that may reuse their values, their number and digest."""
 
     namespace: str
     length: int
@@ -108,7 +108,7 @@ class Prefix:
 
 
 class PrefixIndex(Generic[V]):
-    """Values by token ids, found by any ids that begin with those. Not thread-safe.
+    """An index of values by token ids, found by any ids that begin with those. Not thread-safe.
 
     Only digests of the ids are kept. count, limit: as of `Bounded`.
     """
@@ -120,7 +120,7 @@ class PrefixIndex(Generic[V]):
         self._lengths: Counter[int] = Counter()
 
     def put(self, key: Prefix, value: V, cost: int) -> bool:
-        """Set the value of some ids; whether it is kept, since it is within the limit alone."""
+        """Set the value of a prefix; returns False if its cost alone exceeds the limit."""
         self._lengths[key.length] += 1
         kept = self.entries.put(key, value, cost)
         if not kept:
@@ -128,11 +128,11 @@ class PrefixIndex(Generic[V]):
         return kept
 
     def walk(self, namespace: str) -> PrefixWalk[V]:
-        """Goes along ids from one indexed beginning to the next."""
+        """A walk along ids from one indexed prefix to the next."""
         return PrefixWalk(self, namespace)
 
     def lengths(self, more_than: int, at_most: int) -> Iterable[int]:
-        """The lengths between two that anything is indexed with, in ascending order."""
+        """Lengths of indexed prefixes within bounds, in ascending order."""
         return sorted(length for length in self._lengths if more_than < length <= at_most)
 
     def _note_removed(self, key: Prefix) -> None:
@@ -142,9 +142,9 @@ class PrefixIndex(Generic[V]):
 
 
 class PrefixWalk(Generic[V]):
-    """A way along token ids, from each beginning that is indexed to the next longer one.
+    """A walk along token ids, from each indexed prefix to the next longer one.
 
-    place: how many ids lie behind. What comes after them may change between two calls of `next`.
+    place: the number of ids passed. Those after them may change between two calls of `next`.
     """
 
     def __init__(self, index: PrefixIndex[V], namespace: str):
@@ -155,11 +155,11 @@ class PrefixWalk(Generic[V]):
 
     @property
     def key(self) -> Prefix:
-        """The key of the ids that lie behind."""
+        """The key of the ids passed so far."""
         return Prefix(self._namespace, self.place, self._digest.digest())
 
     def next(self, ids: Sequence[int]) -> V | None:
-        """The value of the next beginning of `ids`; it is not used by that. None: no more."""
+        """The value of the next prefix of `ids`, which does not count as used; None if no more."""
         for length in self._index.lengths(self.place, len(ids)):
             self._digest.update(_bytes(ids[self.place : length]))
             self.place = length

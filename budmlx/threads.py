@@ -1,4 +1,4 @@
-"""Threads that run calls: one after the other, or one on a thread of its own.
+"""Threads that run calls: a worker that takes them one after the other, or one thread per call.
 
 Standard library only; every ring may import it.
 """
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs calls one after the other. The thread is a daemon: a call that hangs stops no exit.
+    """A daemon thread that runs calls one after the other; a call that hangs stops no exit.
 
     thread: its identifier.
     """
@@ -28,7 +28,7 @@ class Worker:
 
     @property
     def backlog(self) -> int:
-        """How many calls wait."""
+        """The number of calls that wait."""
         return self._queue.qsize()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:

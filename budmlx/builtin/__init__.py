@@ -1,1 +1,1 @@
-"""What ships as plugins, through the hooks that everybody has."""
+"""Built-in plugins, which use the same hooks as all others."""

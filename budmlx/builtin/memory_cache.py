@@ -1,4 +1,4 @@
-"""The response cache that ships: replies in memory, the least recently used go first."""
+"""Built-in response cache: replies in memory, of which the least recently used are evicted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from budmlx.config import Config
 from budmlx.plugins.specs import CacheStats, ResponseCache
 
 ENTRY_BYTES = 256
-"""What an entry costs beyond its key and value."""
+"""Bytes of an entry beyond its key and value."""
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Reading text that arrives in pieces, the same however it is cut.
+"""Reader of text that arrives in pieces, with the same result however it is cut.
 
 A parser is a generator: it reads with the methods of a `Reader`, which yield when they need
 more text. What it has read is unsettled until it is passed on to the client or dropped.
@@ -15,7 +15,7 @@ from budmlx.plugins.parsing import Content, Piece, Thought
 
 Result = TypeVar("Result")
 Steps = Generator[None, None, Result]
-"""Reads text, pausing wherever more of it is needed, and has a result."""
+"""A coroutine that reads text, pausing wherever more of it is needed, and has a result."""
 
 SPACE = re.compile(r"\s*+")
 
@@ -42,7 +42,7 @@ class Markers:
 
 
 markers = cache(Markers)
-"""The same, made once."""
+"""`Markers`, made once for the same texts."""
 
 
 def _beginning(text: str) -> str:
@@ -133,7 +133,7 @@ class Reader:
         self._pieces.append(self._run_kind("".join(self._run), self._run_start))
         self._run.clear()
 
-    # Reading. At the end of the text these stop, or raise `Broken` where they must have more.
+    # Reading: at the end of the text these stop, or raise `Broken` where they must have more.
 
     def run(self, pattern: re.Pattern[str]) -> Steps[str]:
         """Read all that matches a pattern of the form `[...]*`."""
@@ -175,7 +175,7 @@ class Reader:
             yield
 
     def one_of(self, *markers: str) -> Steps[str]:
-        """Read white space and then the marker that must stand there; return the marker."""
+        """Read white space and a marker, and return the marker. Raises Broken if there is none."""
         while True:
             self._match(SPACE)
             for marker in markers:
@@ -187,7 +187,7 @@ class Reader:
             yield
 
     def ending(self, *markers: str) -> Steps[str]:
-        """Like `one_of`, but the end of the text may stand for the marker or a part of it."""
+        """Like `one_of`, but the text may end before the marker or within it. Raises Broken."""
         yield from self.space()
         marker = yield from self.maybe(*markers)
         if not marker:
@@ -197,7 +197,7 @@ class Reader:
         return marker
 
     def until(self, marker: str) -> Steps[str]:
-        """Read up to and with a marker, and return what stands before it."""
+        """Read through a marker, and return the text before it. Raises Broken if the text ends."""
         parts = []
         while True:
             found = self.buffer.find(marker, self.at)

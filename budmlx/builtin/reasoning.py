@@ -1,4 +1,4 @@
-"""The reasoning parsers that ship: blocks between two markers, and the channels of gpt-oss."""
+"""Built-in reasoning parsers: blocks between two markers, and the channels of gpt-oss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Block:
 
     signs: texts in a chat template, or tokens, of which each shows that a model writes it.
     anywhere: blocks may come after content too. Otherwise one may only begin a reply, since
-    its marker is text that a reply may speak of.
+    its marker is text that a reply may mention.
     dropped: further markup, around content.
     """
 
@@ -40,7 +40,7 @@ class Block:
 
     @property
     def spec(self) -> ReasoningParserSpec:
-        """What it is to the engine."""
+        """The specification for the engine."""
         texts = (*self.begins, *self.ends, *self.dropped)
         visible = tuple(token for text in texts for token in _TOKEN.findall(text))
         make = partial(BlockScanner, self)
@@ -148,7 +148,7 @@ class ChannelScanner:
         return self._reader.advance(self._steps, text, last)
 
     def _run(self, begun: str) -> Steps[None]:
-        """begun: what the prompt holds of the reply already."""
+        """Read messages. begun: the beginning of the reply that the prompt holds."""
         reader = self._reader
         head, message, _ = begun.partition(_MESSAGE)
         try:

@@ -1,4 +1,4 @@
-"""Strips header lines that coding agents put at the head of their prompts and change each time.
+"""Stable prompts: strips header lines that coding agents put before prompts and change each time.
 
 Claude Code begins its system prompt with a line such as
 `x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch=36ee5;`
@@ -22,7 +22,7 @@ _HEADERS = re.compile(r"\A(?:[ \t]*x-anthropic-[a-z-]+:[^\n]*(?:\n|\Z))+\n*", re
 
 
 def strip_headers(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages, those of the system without such lines at their head."""
+    """The messages, with header lines removed from the beginning of system messages."""
     return tuple(
         _stripped(message) if message.role in ("system", "developer") else message
         for message in messages

@@ -1,4 +1,4 @@
-"""`Config`: all settings of one start, from flags, `BUDMLX_*` variables and the TOML file."""
+"""Configuration: all settings of one start, from flags, `BUDMLX_*` variables and the TOML file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,11 @@ class Config(ServerConfig, ModelConfig, BaseSettings):
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> Self:
-        """`of`, with the places of the values for its errors; see `explain`."""
+        """Build as `of` does, with the places of the values for its errors; see `explain`.
+
+        Raises:
+            ConfigError: a setting is unknown or has an unusable value.
+        """
         try:
             return cls(**values)
         except ValidationError as error:

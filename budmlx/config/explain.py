@@ -1,4 +1,4 @@
-"""Errors of validation as one line for whoever wrote the settings."""
+"""Validation errors of settings, as one line for their author."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def toml_string(text: str) -> str:
 
 
 def _unknown(path: list[str], names: Collection[str]) -> str:
-    """What is wrong with a key that is no setting, or none of a model."""
+    """The problem of a key that is no setting, or none of a model."""
     in_table = len(path) > 1
     if in_table and path[-1] in names and path[-1] != TABLES:
         return "is the server's, not a model's; it stands before the tables"

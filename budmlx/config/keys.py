@@ -8,7 +8,7 @@ from budmlx.errors import ConfigError
 
 
 def keys_in(path: Path) -> list[tuple[str, str]]:
-    """The keys in a file, one on each line, with what errors call their places.
+    """The keys in a file, one on each line, with their places as errors name them.
 
     Blank lines and lines that begin with `#` are skipped.
 

@@ -1,4 +1,4 @@
-"""The settings that are a model's: two models of one server may differ in each of them."""
+"""Settings of a model: two models of one server may differ in each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from budmlx.config.values import Names, SizeOrShare
 
 
 class ModelConfig(BaseModel):
-    """Which model, how its core runs and how its text is read: what `[models.NAME]` may hold.
+    """Settings of a model, its core and the reading of its text: the keys of `[models.NAME]`.
 
     In a table, `model_fields_set` says which settings the table has. Some are here although
     they could be the server's: `engine_host`, `memory_limit` and `watchdog_seconds`, since each

@@ -1,4 +1,4 @@
-"""The settings that are the server's: one value, however many models are served."""
+"""Settings of the server: one value, however many models are served."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Options = TypeVar("Options", bound=BaseModel)
 
 
 class ServerConfig(BaseModel):
-    """Addresses, keys, limits, plugins and what models share.
+    """Settings of the server: addresses, keys, limits, plugins, and stores that models share.
 
     Some are here although they act on models: plugins, since a process loads each of them once;
     `kv_store` and `cache_size`, since they describe one directory and one store, in which every
@@ -107,7 +107,7 @@ class ServerConfig(BaseModel):
         return tuple(dict.fromkeys(key for key, _ in keys))
 
     def options_of(self, plugin: str, model: type[Options]) -> Options:
-        """What `plugin_option` says about a plugin, validated by the plugin's own model.
+        """The options of a plugin in `plugin_option`, validated by the plugin's own model.
 
         Raises:
             ConfigError: a setting is unknown to the model or has an unusable value.

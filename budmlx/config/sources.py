@@ -1,4 +1,4 @@
-"""Where settings come from: flags, the environment, a TOML file, in this order."""
+"""Sources of settings: flags, the environment, a TOML file, in this order of precedence."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LoadedConfig:
 def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedConfig:
     """Merge flags over `BUDMLX_*` variables over a TOML file over defaults.
 
-    What a flag or a variable says holds for all models: the same setting in a table of the
-    file gives way. Other settings of a table win over those that the file has for all models.
+    A flag or a variable applies to all models and overrides the same setting in a table of the
+    file. Other settings of a table override those that the file has for all models.
 
     flags: field names and values; None stands for a flag that was not given.
     file: TOML file; without it `BUDMLX_CONFIG`, then `~/.config/budmlx/config.toml`.

@@ -1,4 +1,4 @@
-"""Which table of `models` is about a model."""
+"""Choice of the table of `models` that is about a model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from budmlx.errors import ConfigError
 def table_for(tables: Mapping[str, ModelConfig], model: str | None) -> str | None:
     """The name of the table for a model; None if it has none.
 
-    A table is for a model that is called like the table or an alias in it, or that is where
-    its `model` says. model: None stands for the only one that has a table.
+    A table is for a model that has the name of the table or an alias in it, or that is at the
+    place of its `model`. model: None stands for the only one that has a table.
 
     Raises:
         ConfigError: several tables fit.
@@ -37,7 +37,7 @@ def table_for(tables: Mapping[str, ModelConfig], model: str | None) -> str | Non
 
 
 def where_is(label: str, table: ModelConfig, wanted: str | None) -> str:
-    """The model of a table that was found for `wanted`: its `model`, the directory, its name."""
+    """The place of the model of a table found for `wanted`: its `model`, a directory, or a name."""
     if table.model is not None:
         return table.model
     return label if wanted is None or wanted in table.alias else wanted

@@ -17,7 +17,7 @@ def size_or_share(text: str) -> float:
     """Bytes, or a share of at most 1, of a text such as `4GiB`, `50%` or `0`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is none of these.
     """
     number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
     try:

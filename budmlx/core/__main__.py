@@ -1,7 +1,7 @@
-"""The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
+"""The core as a process of its own: `python -m budmlx.core FD [PLUGIN_FD]`.
 
 FD is a connected stream socket that carries the frames of `budmlx.protocol.channel`. The process
-ends when the other end of the socket does. NOTE_FD is a file for `budmlx.core.plugin_calls`.
+ends when the other end of the socket does. PLUGIN_FD is the file of `plugin_calls.CurrentPlugin`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import traceback
 
 from budmlx.core.loop import CoreLoop
-from budmlx.core.plugin_calls import NOTE
+from budmlx.core.plugin_calls import CURRENT_PLUGIN
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
 from budmlx.protocol.channel import Channel, FrameError
 
@@ -32,10 +32,10 @@ def main() -> None:
         faulthandler.enable()
     with contextlib.suppress(OSError):  # closed streams
         os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
-    descriptor, *notes = map(int, sys.argv[1:])
-    for each in (descriptor, *notes):
+    descriptor, *plugin_files = map(int, sys.argv[1:])
+    for each in (descriptor, *plugin_files):
         os.set_inheritable(each, False)
-    NOTE.descriptor = notes[0] if notes else None
+    CURRENT_PLUGIN.descriptor = plugin_files[0] if plugin_files else None
     channel: Channel[ToCore] = Channel(socket.socket(fileno=descriptor), ToCore)
     hello = _greeting(channel)
     if hello is None:

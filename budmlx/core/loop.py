@@ -43,7 +43,7 @@ class CoreLoop:
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
 
     def post(self, message: ToCore) -> None:
-        """Hand a message to the core. Thread-safe."""
+        """Queue a message for the core. Thread-safe."""
         self._inbox.put(message)
 
     def run(self) -> None:

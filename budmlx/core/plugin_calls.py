@@ -1,5 +1,5 @@
-"""Plugin calls in the core: what plugins name is imported here and in no other process, a call
-that fails becomes a `PluginFault`, and a note says which plugin the core's thread is in.
+"""Plugin calls in the core: objects of plugins are imported in this process only, a call that
+fails becomes a `PluginFault`, and `CURRENT_PLUGIN` says which plugin the core's thread is in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from budmlx.plugins.boundary import FAULTS, broke, raised
 
 
 class PluginFault(RowError):
-    """A plugin raised or returned nonsense; the text is for the client."""
+    """A plugin raised, or returned a wrong value; the text is for the client."""
 
     code = "plugin_error"
 
@@ -28,18 +28,18 @@ def resolve(target: str) -> Any:
 
 @contextlib.contextmanager
 def calling(plugin: str, what: str) -> Iterator[None]:
-    """Call a plugin inside, with a note of it. what: such as `vision encoder`.
+    """Context of a call of a plugin, which `CURRENT_PLUGIN` names. what: such as `vision encoder`.
 
     Raises:
         PluginFault: the plugin raised an error, which is logged.
     """
-    NOTE.write(plugin)
+    CURRENT_PLUGIN.write(plugin)
     try:
         yield
     except FAULTS as error:
         raise PluginFault(raised(plugin, what, error)) from error
     finally:
-        NOTE.write("")
+        CURRENT_PLUGIN.write("")
 
 
 def fault(plugin: str, what: str, problem: str) -> PluginFault:
@@ -47,25 +47,25 @@ def fault(plugin: str, what: str, problem: str) -> PluginFault:
     return PluginFault(broke(plugin, what, problem))
 
 
-class Note:
+class CurrentPlugin:
     """The plugin that is being called, in a file that outlives this process.
 
     The parent of a core that never returns reads it. A plugin that waits for the device is
     named for what the device does meanwhile.
 
-    descriptor: of the file; None, as in a thread of the parent's own, keeps no note.
+    descriptor: of the file; None, as for a core in a thread of its parent, writes nothing.
     """
 
     def __init__(self) -> None:
         self.descriptor: int | None = None
 
     def write(self, plugin: str) -> None:
-        """Replace the note; an empty name clears it."""
+        """Replace the name; an empty one clears it."""
         if self.descriptor is not None:
             # A plain write, since it fails where a write to mapped memory would end the process.
             with contextlib.suppress(OSError):
                 os.pwrite(self.descriptor, plugin.encode() + b"\0", 0)
 
 
-NOTE = Note()
-"""The note of this process."""
+CURRENT_PLUGIN = CurrentPlugin()
+"""The plugin that this process is calling."""

@@ -1,7 +1,7 @@
 """Row: one running request, the record that the scheduler and the executor share.
 
-The executor moves a row on, since whatever runs the same plans must move it in the same way;
-the scheduler reads it, and decides when it runs alone.
+The executor advances a row, since any executor that runs the same plans must advance it in the
+same way; the scheduler reads it, and decides when it runs alone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class RowError(Exception):
 
 
 class GrammarState(Protocol):
-    """How far a row has come in its grammar. matcher: llguidance's. consumed: tokens so far."""
+    """A row's position in its grammar. matcher: llguidance's. consumed: tokens so far."""
 
     matcher: Any
     consumed: int
 
     def follow(self, tokens: list[int]) -> str:
-        """Consume further tokens. Returns what is wrong, if anything."""
+        """Consume further tokens. Returns the problem, or an empty string."""
 
     def reset(self) -> None:
-        """Go back to the beginning; the row's tokens are followed anew."""
+        """Go back to the beginning; all of the row's tokens are consumed again."""
 
 
 # A row that ran alone for this many tokens after a fault may share a batch again.
@@ -41,17 +41,17 @@ PROBATION = 8
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """A row's tokens, and where it is in them.
+    """A row's request, its tokens and its position.
 
     ids: prompt and every generated token that has been read.
-    keys: the same for comparing prompts: what stands for a picture differs by picture.
+    keys: the same for comparing prompts, with keys of images in place of their placeholders.
     unread: tokens that have been drawn, or are being drawn, and are not in `ids` yet.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     started: its prefill began once already.
     cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
     states: what samplers and processors of plugins keep for this row, by slot.
-    grammar: how far it has come in its grammar, if it has one.
+    grammar: its position in its grammar, if it has one.
     """
 
     request: GenerateRequest
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def position(self) -> int:
-        """Place of the next token to be drawn among the generated ones, from 0 on."""
+        """Index of the next token to be drawn among the generated ones."""
         return self.produced + self.unread
 
     @property
@@ -120,11 +120,11 @@ class Row:
         return self.ids[len(self.request.prompt_ids) + begin :]
 
     def advance(self, count: int = 1) -> None:
-        """Note that so many further tokens are being drawn."""
+        """Count `count` further tokens that are being drawn."""
         self.unread += count
 
     def commit(self, tokens: Sequence[int]) -> Literal["stop", "length"] | None:
-        """Append tokens that were read. Returns why the row ends, if it does.
+        """Append tokens that were read. Returns the finish reason if the row ends.
 
         Those that were drawn beyond its end are left out.
         """
@@ -151,7 +151,7 @@ class Row:
             self.grammar.reset()
 
     def suspect(self) -> None:
-        """Run alone for a while: a fault happened in this row's company."""
+        """Let the row run alone for a while, after a fault of a batch that it was in."""
         self.solo_until = self.produced + PROBATION
 
     def prefills_with(self, other: Row) -> bool:

@@ -1,1 +1,1 @@
-"""What a plugin may provide, and how plugins are found, checked and guarded."""
+"""Plugins: their hooks and interfaces, discovery, checks, and the guard around their calls."""

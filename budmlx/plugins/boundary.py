@@ -1,7 +1,7 @@
-"""The boundary around calls of plugins: what they raise, what they return, how long they take.
+"""The boundary around calls of plugins: exceptions, wrong results and calls that take too long.
 
-Whatever goes wrong is logged and worded here, for all rings. Messages say which plugin failed in
-what; only the log says where.
+All failures are logged and worded here, for all rings. Messages name the plugin and its part that
+failed; only the log has the place in the code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from budmlx.threads import run_apart
 log = logging.getLogger(__name__)
 
 FAULTS = (Exception, SystemExit)
-"""What a plugin may raise; a library that calls sys.exit must not end the server."""
+"""Exceptions of plugins that are caught; a library that calls sys.exit must not end the server."""
 PLUGIN_SECONDS = 10.0
 """A call that takes longer fails its request."""
 
@@ -31,9 +31,11 @@ _running: dict[int, tuple[str, str]] = {}
 
 @contextmanager
 def calling(plugin: str, what: str) -> Iterator[None]:
-    """Call a plugin inside: whatever it raises becomes `PluginError`, and is logged.
+    """Context of a call of a plugin. what: the part of it, such as `filter`.
 
-    `InvalidRequestError` passes, for a plugin may refuse a request. what: such as `filter`.
+    Raises:
+        PluginError: the plugin raised something else than the next, which is logged.
+        InvalidRequestError: the plugin refuses the request.
     """
     thread = threading.get_ident()
     _running[thread] = (plugin, what)
@@ -50,7 +52,11 @@ def calling(plugin: str, what: str) -> Iterator[None]:
 def call_apart(plugin: str, what: str, function: Callable[[], T]) -> T:
     """Call a plugin on a thread of its own, for `PLUGIN_SECONDS` at most.
 
-    Python cannot stop a call: one that takes longer goes on there. Raises as `calling` does.
+    Python cannot stop a call: one that takes longer continues there.
+
+    Raises:
+        PluginError: the plugin raised, or takes too long.
+        InvalidRequestError: the plugin refuses the request.
     """
     future = run_apart("budmlx-plugin", function)
     if wait([future], PLUGIN_SECONDS).not_done:
@@ -60,7 +66,7 @@ def call_apart(plugin: str, what: str, function: Callable[[], T]) -> T:
 
 
 def running_on(thread: int) -> tuple[str, str] | None:
-    """The plugin that a thread calls now, and what of it."""
+    """The plugin that a thread is calling, and the part of it; None if there is none."""
     return _running.get(thread)
 
 
@@ -80,12 +86,12 @@ def broke(plugin: str, what: str, problem: str) -> str:
 
 
 def wrong_type(plugin: str, what: str, value: object, wanted: str) -> PluginError:
-    """The error for a plugin that returned nonsense, which is logged."""
+    """The error for a plugin that returned a value of a wrong type; it is logged."""
     return PluginError(broke(plugin, what, f"returned {type(value).__name__}, not {wanted}"))
 
 
 def hangs(plugin: str, what: str) -> PluginError:
-    """The error for a plugin that does not return, which is logged."""
+    """The error for a plugin that does not return; it is logged."""
     log.error("Plugin %s hangs in its %s", plugin, what)
     return PluginError(
         f"The plugin {plugin} failed: its {what} took more than {PLUGIN_SECONDS:g} s."

@@ -1,4 +1,4 @@
-"""Where plugins come from: handed over, named, installed, built in."""
+"""Discovery of plugins: those handed over, named in the configuration, installed, and built in."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ BUILTINS = {
     "tool-parsers": "budmlx.builtin.tool_parsers",
     "reasoning-parsers": "budmlx.builtin.reasoning",
 }
-"""What ships, registered by name like any other plugin."""
+"""Plugins that ship with budmlx, registered by name like any other."""
 
 OPTIONAL = {"stable-prompts": "budmlx.builtin.stable_prompts"}
-"""What ships but changes prompts, so that it is loaded only when it is named."""
+"""Plugins that ship but change prompts, so that they are loaded only when they are named."""
 
 Source = Literal["object", "named", "installed", "built-in"]
 
@@ -88,14 +88,14 @@ def _installed(entry: EntryPoint, *, required: bool) -> Candidate:
 
 
 def import_target(target: str) -> Any:
-    """What `package.module` or `package.module:object` names."""
+    """Import `package.module` or `package.module:object`. Raises whatever the import raises."""
     module_name, _, attribute = target.partition(":")
     module = importlib.import_module(module_name)
     return getattr(module, attribute) if attribute else module
 
 
 def version_of(plugin: object) -> str:
-    """A version for a plugin without a distribution: its own word, or a digest of its source.
+    """A version for a plugin without a distribution: its `__version__`, or a digest of its source.
 
     Empty for objects without a file, whose code nothing identifies.
     """

@@ -1,14 +1,14 @@
-"""The whole extension surface: the hooks that a plugin may implement.
+"""Hook specifications: all functions that a plugin may implement.
 
 A plugin is a module (or an object) with functions marked `@budmlx.hookimpl` that have the
 names below; each takes the arguments that it wants. It is found by the entry-point group
-`budmlx`. The prefix tells the mode: of `provide_` the first answer that is not None wins, of
-`add_` all answers count, `on_` only informs. Plugins handed to `Engine.load` come first, then
+`budmlx`. The prefix tells the mode: of `provide_` the first result that is not None is used, of
+`add_` all results are used, `on_` only informs. Plugins handed to `Engine.load` come first, then
 those that the configuration names, then installed ones by name, then what budmlx ships.
 
-The ring says where what a hook returns runs: core (the process that owns MLX), engine,
-server or cli. Everything a hook returns is called inside a guard: if it raises or returns
-nonsense, the request at hand fails with `plugin_error`, and no other.
+The ring says where the result of a hook runs: core (the process that owns MLX), engine,
+server or cli. Every result of a hook is called inside a guard: if it raises or returns
+a wrong value, the request at hand fails with `plugin_error`, and no other.
 """
 
 # The bodies are empty: pluggy reads names, arguments and docstrings.

@@ -1,4 +1,4 @@
-"""The loaded plugins: found, checked as a whole, and asked for what they add."""
+"""Plugin manager: loads plugins, checks each as a whole, and collects what they add."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from budmlx.errors import ConfigError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
+from budmlx.plugins.hook_results import ADDED, CHOSEN
 from budmlx.plugins.hookspecs import RINGS
-from budmlx.plugins.kinds import ADDED, CHOSEN
 from budmlx.plugins.observers import Observers
 from budmlx.plugins.parsing import ModelTraits
 from budmlx.plugins.specs import RequestRecord, ResponseCache
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Owned(Generic[T]):
-    """Something that a plugin added, with the plugin's name."""
+    """A value that a plugin added, with the plugin's name."""
 
     plugin: str
     value: T
@@ -52,7 +52,7 @@ class PluginInfo:
 
     @property
     def rings(self) -> tuple[str, ...]:
-        """Where it acts."""
+        """The rings in which it acts."""
         return tuple(dict.fromkeys(RINGS[hook] for hook in self.hooks))
 
 
@@ -64,15 +64,15 @@ class _Plugin:
 
 
 class LoadProblem(Exception):
-    """Why a plugin is left out."""
+    """A plugin is left out; the text says why."""
 
 
 class Plugins:
     """The plugins of one engine, whole or not at all.
 
     info: every plugin that was found, also those left out. digest: names and versions of
-    the loaded ones; it changes when answers may. observed: whether any of them wants to know
-    how requests ended.
+    the loaded ones; it changes when replies may. observed: whether any of them implements
+    `on_request_finished`.
     """
 
     def __init__(self, found: Sequence[Candidate]):
@@ -170,7 +170,7 @@ class Plugins:
             self._manager.unregister(name=name)
 
     def _caller(self, hook: str, name: str) -> pluggy.HookCaller:
-        """What calls a hook of this plugin alone."""
+        """A caller of a hook of this plugin alone."""
         others = [
             plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin
         ]
@@ -192,7 +192,7 @@ class Plugins:
         return [implementation.plugin_name for implementation in reversed(implementations)]
 
     def added(self, hook: str) -> list[Owned[Any]]:
-        """Everything that plugins added by an `add_` hook, in the order of the calls."""
+        """All values that plugins added by an `add_` hook, in the order of the calls."""
         return [
             Owned(name, value)
             for name in self._order(hook)
@@ -200,7 +200,7 @@ class Plugins:
         ]
 
     def named(self, hook: str) -> Mapping[str, Owned[Any]]:
-        """What an `add_` hook added, by its name; the first of a name wins."""
+        """The values of an `add_` hook by their names; the first of a name is used."""
         named: dict[str, Owned[Any]] = {}
         for owned in self.added(hook):
             first = named.setdefault(owned.value.name, owned)
@@ -211,7 +211,7 @@ class Plugins:
         return named
 
     def ships(self, name: str) -> bool:
-        """Whether a plugin is one of budmlx's own."""
+        """Whether a plugin ships with budmlx."""
         return self._loaded[name].info.source == "built-in"
 
     def required(self, name: str) -> bool:
@@ -227,7 +227,13 @@ class Plugins:
         return self._first("provide_response_cache", ResponseCache, config=config)
 
     def chosen(self, hook: str, name: str, model: ModelTraits | ModelFiles) -> Owned[Any] | None:
-        """What a hook says of a model. name: the value of the hook's setting."""
+        """The parser or preprocessor that a hook provides for a model; None if there is none.
+
+        name: the value of the hook's setting.
+
+        Raises:
+            ConfigError: no plugin knows the name, or a plugin that must load failed.
+        """
         if name == "none":
             return None
         found = self._first(hook, CHOSEN[hook], name=name, model=model)
@@ -237,16 +243,16 @@ class Plugins:
         return found
 
     def vision_encoder(self, model: ModelFiles) -> Owned[VisionEncoderSpec] | None:
-        """What encodes pictures for a model."""
+        """The vision encoder for a model; None if no plugin provides one. Raises ConfigError."""
         return self._first("provide_vision_encoder", VisionEncoderSpec, model=model)
 
     def loader(self, model_type: str) -> Owned[ModelLoaderSpec] | None:
-        """What loads models of a type, if mlx-lm should not."""
+        """The loader for a type of models; None leaves it to mlx-lm."""
         loaders = self.added("add_model_loaders")
         return next((each for each in loaders if model_type in each.value.model_types), None)
 
     def _first(self, hook: str, wanted: type, **arguments: Any) -> Owned[Any] | None:
-        """What the first plugin provides that provides anything."""
+        """The result of the first plugin that provides anything. Raises ConfigError."""
         what = hook.removeprefix("provide_").replace("_", " ")
         for name in self._order(hook):
             try:
@@ -266,11 +272,11 @@ class Plugins:
         return None
 
     def request_finished(self, record: RequestRecord) -> None:
-        """Have every plugin told that wants to know how a request ended; waits for none."""
+        """Queue a record for every plugin with `on_request_finished`; waits for none."""
         self._observers.tell(record)
 
     def close(self) -> None:
-        """Wait shortly until plugins were told of all requests."""
+        """Wait up to `observers.CLOSE_SECONDS` for plugins to receive the last records."""
         self._observers.finish()
 
 
@@ -285,7 +291,7 @@ def _imported(candidate: Candidate) -> object:
 
 
 def _left_out(candidate: Candidate, version: str, problem: str) -> PluginInfo:
-    """Report a broken plugin. Raises ConfigError if it was asked for."""
+    """Report a broken plugin. Raises ConfigError if it is required."""
     if candidate.required:
         raise ConfigError(f"Plugin {candidate.name} cannot be loaded: {problem}.", param="plugin")
     log.error("Plugin %s is left out: %s", candidate.name, problem)

@@ -1,4 +1,4 @@
-"""Plugins that learn how requests ended, each told on a thread of its own."""
+"""Observers: plugins that receive the records of finished requests, each on its own thread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 256
 """Records that wait for one observer; more are dropped."""
 CLOSE_SECONDS = 2.0
-"""So long observers have for the last records when an engine is closed."""
+"""The time that observers have for the last records when an engine is closed."""
 
 
 class _Observer:
-    """Tells one plugin, in order. The thread ends when there is nothing to tell."""
+    """Passes records to one plugin, in order. The thread ends when none waits."""
 
     def __init__(self, plugin: str, call: Callable[..., object]):
         self._plugin = plugin
@@ -75,12 +75,12 @@ class Observers:
         self._observers = [_Observer(plugin, call) for plugin, call in calls]
 
     def tell(self, record: RequestRecord) -> None:
-        """Have everybody told, soon."""
+        """Queue a record for every observer."""
         for observer in self._observers:
             observer.tell(record)
 
     def finish(self) -> None:
-        """Wait until everybody was told, for `CLOSE_SECONDS` at most."""
+        """Wait until all records were passed on, for `CLOSE_SECONDS` at most."""
         end = time.monotonic() + CLOSE_SECONDS
         for observer in self._observers:
             observer.finish(max(0.0, end - time.monotonic()))

@@ -1,4 +1,4 @@
-"""The interfaces of parsers, which find tool calls and reasoning in what a model writes.
+"""Interfaces of parsers, which find tool calls and reasoning in the text that a model generates.
 
 Parsers read text piece by piece while it is generated and must give the same result however
 it is cut. They run in the engine; nothing here loads MLX.
@@ -15,7 +15,7 @@ from budmlx.types import Tool as Tool
 
 @dataclass(frozen=True, slots=True)
 class ModelTraits:
-    """What tells model families apart.
+    """Traits by which model families are told apart.
 
     template: source of the chat template; the one for tools where there are several.
     tokens: the added tokens of the vocabulary, control tokens among them.
@@ -68,7 +68,7 @@ Piece = Content | Thought | Call | CallBegun | CallArguments
 
 
 class OutputParser(Protocol):
-    """Reads the text of one choice."""
+    """A parser of the text of one choice."""
 
     def push(self, text: str, last: bool) -> Sequence[Piece]:
         """Take more text; return the pieces that are now certain.
@@ -81,7 +81,7 @@ class OutputParser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallGrammar:
-    """How one call is written, for constraining it.
+    """The grammar of one tool call, for constraining it.
 
     begin, end: literal text around the arguments, control tokens included.
     arguments: a Lark expression of llguidance, such as `%json {...}`, without rules of its
@@ -95,7 +95,7 @@ class CallGrammar:
 
 @dataclass(frozen=True, slots=True)
 class CallSyntax:
-    """How a model family writes calls, for forcing and constraining them.
+    """The syntax of a model family's tool calls, for forcing and constraining them.
 
     trigger: text after which the model has decided to call; `open` and every call's `begin`
     continue from it (it is their common beginning). Empty where only the beginning of a reply
@@ -117,7 +117,7 @@ class CallSyntax:
 
 @dataclass(frozen=True, slots=True)
 class ToolParserSpec:
-    """How one model family writes tool calls.
+    """A tool-call parser for one model family.
 
     make: a parser for one choice, given the tools of the request and whether arguments are
     wanted in pieces (`CallBegun`, `CallArguments`) where the family's format allows that;
@@ -134,7 +134,7 @@ class ToolParserSpec:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningParserSpec:
-    """How one model family writes reasoning.
+    """A reasoning parser for one model family.
 
     make: a parser for one choice. Its argument is the end of the prompt as text, since
     prompts may end inside a block of reasoning.

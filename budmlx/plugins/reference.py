@@ -1,4 +1,4 @@
-"""The reference of all hooks, made from their specs; `make docs` writes it to docs/hooks.md."""
+"""Reference of all hooks, made from their specs; `make docs` writes it to docs/hooks.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The values and interfaces of the hooks. Nothing here loads MLX.
+"""Values and interfaces of the hooks. Nothing here loads MLX.
 
-What runs in the core is registered as data: a name, a pydantic model of its options, and
-where its factory is. Only the process that owns MLX imports the factory.
+Samplers and the like, which run in the core, are registered as data: a name, a pydantic model
+of the options, and the place of the factory. Only the process that owns MLX imports the factory.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LogitsProcessorSpec(_CoreSpec):
 
 @dataclass(frozen=True, slots=True)
 class RowContext:
-    """What is known of the rows of a step.
+    """The tokens of the rows of a step.
 
     history: token ids of each row, prompt first, without the one in `last`.
     last: the ids [rows] that were fed to this step.
@@ -95,9 +95,9 @@ class Sampler(Protocol):
     def sample(
         self, logits: Array, state: State, context: RowContext, keys: Array
     ) -> tuple[Array, State]:
-        """Token ids [rows] for logits [rows, vocab], and the new state.
+        """Token ids, integers [rows], for logits [rows, vocab], and the new state.
 
-        keys: a random key for each row, uint32 [rows, 2]; the only permitted randomness.
+        keys: a random key for each row, uint32 [rows, 2]; the only permitted source of randomness.
         """
 
 
@@ -108,7 +108,7 @@ class LogitsProcessor(Protocol):
         """The state of one new row, with a first axis of 1. options: validated, as JSON."""
 
     def process(self, logits: Array, state: State, context: RowContext) -> tuple[Array, State]:
-        """New logits [rows, vocab], and the new state."""
+        """New logits [rows, vocab] for logits [rows, vocab], and the new state."""
 
 
 # In the engine
@@ -116,7 +116,7 @@ class LogitsProcessor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What a response cache holds. bytes: of keys and values."""
+    """The contents of a response cache, counted. bytes: of keys and values."""
 
     entries: int
     bytes: int
@@ -179,7 +179,7 @@ OutputFilterFactory = Callable[[], OutputFilter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """How a request ended. It holds no text of the request or of the reply.
+    """The record of a finished request. It holds no text of the request or of the reply.
 
     reasons: finish reasons of the choices; empty unless completed.
     error: code of the error of a failed request.

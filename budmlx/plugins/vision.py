@@ -1,4 +1,4 @@
-"""The interfaces of vision: pictures to arrays in the engine, arrays to embeddings in the core,
+"""Interfaces of vision: pictures to arrays in the engine, arrays to embeddings in the core,
 and loaders of models that mlx-lm alone cannot load. Nothing here loads MLX.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from budmlx.plugins.specs import Array, check_target
 
 Detail = Literal["auto", "low", "high"]
-"""How closely the client wants a picture looked at."""
+"""The level of detail that the client wants of a picture."""
 
 Pixels = NDArray[np.uint8]
 """A picture as RGB [height, width, 3], upright, without transparency."""
@@ -47,7 +47,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """What becomes of a picture: either text, or arrays that the core encodes.
+    """A picture prepared for a prompt: either text, or arrays that the core encodes.
 
     text: stands in the prompt in the picture's place, as if the user had written it.
     tokens: how many placeholder tokens stand for the picture; the encoder returns as many
@@ -61,7 +61,7 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class VisionPreprocessorSpec:
-    """How pictures get into a model's prompts.
+    """A preprocessor of the pictures in a model's prompts.
 
     prepare: called on threads, several at once, for each picture, with 10 s for each;
     `InvalidRequestError` from it refuses the request with 400.
@@ -77,7 +77,7 @@ class VisionPreprocessorSpec:
 
 @dataclass(frozen=True, slots=True)
 class VisionEncoderSpec:
-    """What turns arrays into embeddings. core: `package.module:factory` of a `VisionEncoder`,
+    """An encoder of arrays into embeddings. core: `package.module:factory` of a `VisionEncoder`,
     called once with the model's `ModelFiles`."""
 
     name: str
@@ -88,7 +88,10 @@ class VisionEncoderSpec:
 
 
 class VisionEncoder(Protocol):
-    """Runs in the core, on its only thread, once for each picture that is not in the cache."""
+    """A vision encoder in the core.
+
+    It is called on the core's only thread, once for each picture that is not in the cache.
+    """
 
     @property
     def nbytes(self) -> int:
@@ -100,7 +103,7 @@ class VisionEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaderSpec:
-    """How mlx-lm loads models of types that it does not know, or gets wrong.
+    """A loader of models whose types mlx-lm does not know, or gets wrong.
 
     model_types: what config.json names. core: `package.module:classes`, called with
     config.json as a dict; it returns the pair (Model, ModelArgs) that

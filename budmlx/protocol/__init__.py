@@ -1,8 +1,8 @@
-"""The messages between the engine and the core, the same for both hosts.
+"""Messages between the engine and the core, the same for both hosts.
 
 The thread host passes these objects through queues; the process host packs each one as a
-length-prefixed msgpack frame (`channel`). One `StepFrame` carries everything that a scheduler
-turn produced, so that traffic does not grow with the batch. Imports nothing of budmlx but
+length-prefixed msgpack frame (`channel`). One `StepFrame` carries everything that a step of the
+scheduler produced, so that traffic does not grow with the batch. Imports nothing of budmlx but
 errors and types.
 """
 
@@ -32,7 +32,7 @@ from budmlx.protocol.rows import (
     Tensor,
     with_image_keys,
 )
-from budmlx.protocol.settings import CoreSettings, KVStoreSettings, Target
+from budmlx.protocol.settings import CoreSettings, KVStoreSettings, PluginTarget
 from budmlx.protocol.thresholds import LEAST_REUSED, LEAST_STRETCH
 
 __all__ = [
@@ -50,13 +50,13 @@ __all__ = [
     "LoadFailed",
     "Loaded",
     "PluginCall",
+    "PluginTarget",
     "RowErrorCode",
     "RowFailed",
     "SessionFile",
     "Shutdown",
     "StepFrame",
     "Submit",
-    "Target",
     "Tensor",
     "ToCore",
     "Token",

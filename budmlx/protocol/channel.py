@@ -1,4 +1,4 @@
-"""Messages as length-prefixed msgpack frames over a stream socket."""
+"""Channel: messages as length-prefixed msgpack frames over a stream socket."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ class Channel(Generic[Incoming]):
         self._poll.register(sock, select.POLLIN)
 
     def send(self, message: msgspec.Struct) -> None:
-        """Send one frame; blocks while the peer's buffer is full. Raises OSError."""
+        """Send one frame; blocks while the peer's buffer is full.
+
+        Raises:
+            FrameError: the message is too long.
+            OSError: the socket is closed.
+        """
         body = self._encoder.encode(message)
         if len(body) > MAX_FRAME_BYTES:
             raise FrameError(f"A frame of {len(body)} bytes is over {MAX_FRAME_BYTES}.")
@@ -48,7 +53,9 @@ class Channel(Generic[Incoming]):
     def receive(self, timeout: float | None = None) -> Incoming | None:
         """The next frame, or None when nothing at all came for `timeout` seconds.
 
-        Raises EOFError when the peer is gone, FrameError when it sent garbage.
+        Raises:
+            EOFError: the peer is gone.
+            FrameError: it sent something else than a frame.
         """
         while True:
             body = self._take()

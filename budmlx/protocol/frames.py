@@ -1,4 +1,4 @@
-"""The messages between the engine and the core."""
+"""Frames: the messages between the engine and the core."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):
-    """A row that ended without a further token. param: the parameter that is to blame."""
+    """A row that ended without a further token. param: the parameter at fault, if there is one."""
 
     id: int
     code: RowErrorCode
@@ -95,9 +95,10 @@ class RowFailed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):
-    """What one scheduler turn produced. An empty frame is the heartbeat of an idle core.
+    """The results of one step of the scheduler. An empty frame is the heartbeat of an idle core.
 
-    started: rows whose prefill began (end of their queue time).
+    started: rows whose prefill began (end of their queue time). waiting, running: numbers of
+    rows. memory: bytes that MLX has in use.
     """
 
     tokens: list[Token] = []

@@ -1,4 +1,4 @@
-"""Rows that the core generates: their prompts, parameters, grammars and pictures."""
+"""Rows for the core to generate: their prompts, parameters, grammars and pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row may write. source: a grammar in one of llguidance's forms.
+    """The grammar of a row's text. source: a grammar in one of llguidance's forms.
 
     param: the parameter that it came from, for errors.
     """
@@ -33,7 +33,7 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
-    """An array as bytes. dtype: a name of numpy's."""
+    """A C-contiguous array as bytes. dtype: a name of numpy's."""
 
     dtype: str
     shape: list[int]
@@ -41,7 +41,7 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SessionFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file with the KV of a prompt, all but its last token. save: write it, else read it."""
+    """A file with the KV of a prompt without its last token. save: write it, else read it."""
 
     path: str
     save: bool
@@ -73,12 +73,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: counts `emitted_ids` too.
     stop_ids: ids that end the row, the model's own included; the id itself is reported as the
     row's last token.
-    min_tokens: no stop id may come before so many tokens.
-    sampler: draws instead of us. processors: change the logits before, in this order.
-    grammar: what the row may write; it is compiled before the row is queued.
+    min_tokens: no stop id may come before this many tokens.
+    sampler: a plugin's, which draws tokens. processors: change the logits before, in this order.
+    grammar: of the row's text; it is compiled before the row is queued.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     namespace: rows reuse KV of rows with the same one only.
-    owner: whose row it is; owners take turns where rows must wait.
+    owner: an opaque name of the client; waiting rows are started fairly among owners.
     images: what the prompt shows, in order.
     checkpoints: places in the prompt up to which others may be the same, ascending.
     session: a file to read before the prompt is computed, or to write afterwards.
@@ -105,7 +105,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:
-    """Ids in which negative numbers made of its key stand for a picture, 60 bits in each."""
+    """Ids with negative numbers in place of pictures' placeholders: 60 bits of a key in each."""
     keys = list(ids)
     for image in images:
         words = [-1 - int(image.key[at : at + 15], 16) for at in range(0, len(image.key), 15)]

@@ -1,22 +1,22 @@
-"""What the core is told before it loads a model."""
+"""Settings of the core, which it receives before it loads a model."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a plugin brings to the core: `package.module:attribute`."""
+class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """An object of a plugin for the core to import. core: `package.module:attribute`."""
 
     plugin: str
     core: str
 
 
 class KVStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the KV of prompts outlives the process.
+    """The disk tier of the prefix cache.
 
-    directory: of all models. limit: bytes of all files in it. salt: what KV depends on beside
-    the model's directory.
+    directory: of all models. limit: bytes of all files in it. salt: a text on which KV depends
+    besides the model's directory.
     """
 
     directory: str
@@ -25,7 +25,7 @@ class KVStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the core needs before it can load.
+    """Settings of a core and its model.
 
     memory_limit: bytes for weights, KV caches and activations; None asks the device.
     max_rows: most rows that run at once.
@@ -34,7 +34,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     that the weights leave; 0 keeps none.
     kv_store: keeps that KV on disk, too.
     kv_bits: bits of each number in a KV cache, 8 or 4; None leaves them as the model makes them.
-    loader: knows the model's classes instead of mlx-lm. vision: makes its encoder.
+    loader: a plugin's function that gives the model's classes instead of mlx-lm. vision: a
+    plugin's factory of the vision encoder.
     sessions: files whose KV every row may begin with.
     """
 
@@ -46,6 +47,6 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: float = 0.0
     kv_store: KVStoreSettings | None = None
     kv_bits: int | None = None
-    loader: Target | None = None
-    vision: Target | None = None
+    loader: PluginTarget | None = None
+    vision: PluginTarget | None = None
     sessions: list[str] = []

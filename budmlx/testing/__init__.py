@@ -1,7 +1,7 @@
-"""For authors of plugins: a tiny model and engines as pytest fixtures, and contract checks.
+"""Test tools for authors of plugins: a tiny model and engines as fixtures, and contract checks.
 
 Put `pytest_plugins = ["budmlx.testing"]` into your `conftest.py`. Each `check_` function
-raises AssertionError that says which promise of `budmlx.plugins.specs` is broken.
+raises an AssertionError that says which promise of `budmlx.plugins.specs` is broken.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from budmlx.plugins.parsing import (
 
 
 def require(promise: bool, broken: str) -> None:
-    """Raise AssertionError with what is broken, also where Python leaves asserts out."""
+    """Raise AssertionError with the text `broken` unless `promise`, also under `python -O`."""
     if not promise:
         raise AssertionError(broken)
 
@@ -62,7 +62,7 @@ def check_reasoning_parser(
 
 
 class Found:
-    """What a parser made of a text that was pushed in pieces."""
+    """The output of a parser for a text that was pushed in pieces."""
 
     def __init__(self, parser: OutputParser, pieces: Sequence[str]):
         self.content = self.thought = ""

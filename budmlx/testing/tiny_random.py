@@ -1,4 +1,4 @@
-"""Write a model directory of random weights: `python -m budmlx.testing.tiny_random PATH`.
+"""Tiny model with random weights, written by `python -m budmlx.testing.tiny_random PATH`.
 
 Tests and plugin authors run real models that take milliseconds; what such a model says is
 noise. The tokenizer is a byte-level BPE with a ChatML template.

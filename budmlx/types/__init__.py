@@ -1,4 +1,4 @@
-"""The values that cross rings: messages, requests, sampling parameters, events, replies.
+"""Values that cross rings: messages, requests, sampling parameters, events, replies.
 
 Everything here is frozen and needs only the standard library, so that the server, the
 engine, the core and plugins share one vocabulary. Imports nothing of budmlx but errors.

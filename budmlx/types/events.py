@@ -1,4 +1,4 @@
-"""What happens to a request, as it is told."""
+"""Events of a request, and the counts and times that come with them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. cached_tokens: of the prompt, that nobody had to compute.
+    """Token counts of one request.
 
-    reasoning_tokens: of the completion, that were reasoning.
+    cached_tokens: those of the prompt that were not computed. reasoning_tokens: those of the
+    completion that were reasoning.
     """
 
     prompt_tokens: int
@@ -30,7 +31,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of one request went, in seconds."""
+    """Durations of one request's phases, in seconds."""
 
     queue: float
     prompt: float
@@ -106,12 +107,12 @@ MissReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class CacheExplanation:
-    """How much of a prompt's KV was reused, and why not more.
+    """An explanation of how much of a prompt's KV was reused, and why not more.
 
     tier: where it was. reason: all of it was stored (complete); what was stored ends there
-    (new); the prompt most like it goes on otherwise (differs), with the same text in other
-    tokens (retokenised); it was stored once (evicted), is stored for another cache_salt
-    (other_namespace), nothing like it was ever asked (never_seen), or nothing is kept (off).
+    (new); the prompt most like it continues differently (differs), or with the same text in
+    other tokens (retokenised); it was stored once (evicted), is stored for another cache_salt
+    (other_namespace), no prompt like it came before (never_seen), or nothing is kept (off).
     token: the first token of the prompt that was not reused for that reason. text: what it
     stands for. message: the message that it belongs to, if that is known.
     """
@@ -131,10 +132,10 @@ def _no_reasons() -> Mapping[MissReason, int]:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCacheStats:
-    """How much of all prompts' KV was reused since the engine was made, and why not more.
+    """Counts of the KV that prompts reused since the engine was made, and of reasons for no more.
 
     Requests that finished are counted, each once, however many choices it had; those that
-    failed or were cancelled are not, nor are those that a kept reply answered.
+    failed or were cancelled are not, nor are those that a cached response answered.
     prompt_tokens: of their prompts. memory_tokens, disk_tokens: those of them that were
     reused from there. reasons: requests by `CacheExplanation.reason`; all reasons are there.
     """
@@ -151,7 +152,7 @@ class PrefixCacheStats:
 
     @property
     def cached_tokens(self) -> int:
-        """The sum of what `Usage.cached_tokens` said."""
+        """The sum of `Usage.cached_tokens` of all requests."""
         return self.memory_tokens + self.disk_tokens
 
 
@@ -159,7 +160,7 @@ class PrefixCacheStats:
 class Finished:
     """The terminal event of a request that went well. reasons: one for each choice.
 
-    cached: the reply was kept from, or shared with, an equal request.
+    cached: the reply is that of an equal request, from the response cache or while both ran.
     cache_explanation: if the request asked for it.
     """
 
@@ -171,9 +172,9 @@ class Finished:
 
     @property
     def reason(self) -> FinishReason:
-        """Why the first choice ended."""
+        """The finish reason of the first choice."""
         return self.reasons[0]
 
 
 Event = TextDelta | ReasoningDelta | ToolCallDelta | ChoiceFinished | Finished
-"""What a stream yields. A failed request raises instead, which is its terminal event."""
+"""An item of a stream. A failed request raises instead, which is its terminal event."""

@@ -1,4 +1,4 @@
-"""Whole replies, and what is known of the model that gave them."""
+"""Whole replies, and the description of a loaded model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from budmlx.types.request import ToolCall
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What the engine knows of a loaded model.
+    """The description of a loaded model.
 
     context_length: most tokens a sequence may have, prompt and completion together.
     vocab_size: width of the logits; a token id outside it must never reach the core.
     batchable: False when the model's cache cannot be merged, so that it runs row by row.
-    needs_checkpoints: prompts go on only from places where a state was kept.
+    needs_checkpoints: prompts can continue only from places where a whole state was kept.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Completion:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the first choice ended."""
+        """The finish reason of the first choice."""
         return self.choices[0].finish_reason
 
     @property

@@ -1,4 +1,4 @@
-"""A request for one generation: messages, tools, and the form of the reply."""
+"""Requests: messages, tools, and the form of the reply."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ToolCall:
 class Message:
     """One turn of a conversation.
 
-    reasoning: what an assistant thought before its content. prefix: the reply goes on where this
+    reasoning: what an assistant thought before its content. prefix: the reply continues where this
     content ends; only for an assistant's message that is the last one.
     """
 
@@ -88,7 +88,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether the model calls tools. name: the one that it must call; mode is `required` then."""
+    """The use of tools. name: the one that the model must call; mode is `required` then."""
 
     mode: Literal["none", "auto", "required"] = "auto"
     name: str | None = None
@@ -118,7 +118,7 @@ class Request:
     reasoning: report it apart (`parsed`), leave it in the text (`raw`), or drop it (`hidden`).
     chat_template_kwargs: extra variables for the template; only allow-listed names pass.
     cache: what the response cache may do; None leaves it to the engine's setting.
-    namespace: whose request it is; kept replies are not shared between namespaces.
+    namespace: an opaque name of the client; cached responses are not shared between namespaces.
     cache_salt: nothing is reused between requests with other salts.
     explain_cache: say how much of the prompt's KV was reused, and why not more.
     """

@@ -1,4 +1,4 @@
-"""The parameters of a request."""
+"""Sampling parameters and the cache policy of a request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PluginChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How tokens are chosen and when generation ends.
+    """The parameters by which tokens are chosen and generation ends.
 
     A field is the only place that says what a parameter takes: wire models, the OpenAPI
     document, command-line flags and the documentation read its declaration.
@@ -179,7 +179,7 @@ def _declarations() -> dict[str, Param]:
 
 
 PARAMETERS: Mapping[str, Param] = _declarations()
-"""What the fields of `SamplingParams` declare, by name."""
+"""The declarations of the fields of `SamplingParams`, by name."""
 
 RANGES: dict[str, tuple[float, float]] = {
     name: (param.low, param.high)
@@ -191,9 +191,9 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """What the response cache may do for one request.
+    """Permissions of the response cache for one request.
 
-    read: a kept reply may be the answer. write: the reply may be kept, for `ttl` seconds.
+    read: a cached response may be the answer. write: the reply may be kept, for `ttl` seconds.
     """
 
     read: bool = True
@@ -202,10 +202,10 @@ class CachePolicy:
 
     @classmethod
     def of(cls, value: object) -> CachePolicy:
-        """From what callers write: a boolean, `"bypass"`, or `{"ttl": seconds}`.
+        """Make a policy of a boolean, `"bypass"`, or `{"ttl": seconds}`.
 
         Raises:
-            InvalidRequestError: it is something else.
+            InvalidRequestError: the value is something else.
         """
         if isinstance(value, CachePolicy):
             return value

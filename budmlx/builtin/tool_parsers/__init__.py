@@ -1,4 +1,4 @@
-"""The tool-call parsers that ship: the formats of the common model families."""
+"""Built-in tool-call parsers: the formats of the common model families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family of formats declares."""
+"""Family: the declaration of a tool-call format and of the models that use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way of writing calls.
+    """A format of tool calls.
 
     signs: texts in a chat template, or tokens, of which each shows that a model uses it.
     syntax: how its calls can be forced, for a model.
@@ -35,7 +35,7 @@ class Family:
         return any(sign in model.template or sign in tokens for sign in self.signs)
 
     def spec(self, model: ModelTraits) -> ToolParserSpec:
-        """What the family is to the engine."""
+        """The specification for the engine, for a model of the family."""
         form = self.form
         markers = dict.fromkeys((*form.openers, *form.ends, *form.closers, *self.visible))
         return ToolParserSpec(

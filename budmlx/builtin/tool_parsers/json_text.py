@@ -1,4 +1,4 @@
-"""Reading JSON while it is written."""
+"""Incremental reading of JSON: values, arguments and call objects while they are generated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse(text: str) -> Any:
     """The value of a text.
 
     Raises:
-        Broken: it is not JSON.
+        Broken: the text is not JSON.
     """
     try:
         return json.loads(text, parse_constant=_refuse)

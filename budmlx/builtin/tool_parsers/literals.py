@@ -1,4 +1,4 @@
-"""Reading values in notations other than JSON: Python's, and Gemma's."""
+"""Literals: reads values in notations other than JSON, Python's and Gemma's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How strings are written, and what the text of one means; both patterns are complete.
+    """A notation of values: a pattern of its tokens, and the values of its strings.
 
     token: a pattern of all tokens, with strings as group 1, words and numbers as group 2 and
     other signs as group 3.
@@ -89,14 +89,14 @@ class Tokens:
         return found
 
     def expect(self, *signs: str) -> str:
-        """Read one of these signs."""
+        """Read one of these signs. Raises Broken if another token stands here."""
         found = self.sign(*signs)
         if not found:
             raise Broken
         return found
 
     def word(self) -> str:
-        """Read a name."""
+        """Read a name. Raises Broken if another token stands here."""
         if self._token is None or not self._token[2]:
             raise Broken
         found = self._token[2]
@@ -120,7 +120,7 @@ class Tokens:
         return self.word()
 
     def value(self) -> str:
-        """Read a value, as JSON text."""
+        """Read a value, as JSON text. Raises Broken if it is wrong or nested too deeply."""
         if self._token is None or self._depth >= MAX_DEPTH:
             raise Broken
         string, atom = self._token[1], self._token[2]

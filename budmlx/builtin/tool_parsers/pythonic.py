@@ -85,7 +85,7 @@ def _call(tool: Tool) -> CallGrammar:
 
 
 def _arguments(schema: Schema) -> str:
-    """What is required, then what is not, each in the order of the schema."""
+    """The required arguments, then the others, each in the order of the schema."""
     first: list[str] = []
     rest: list[str] = []
     for key, inner in properties(schema).items():

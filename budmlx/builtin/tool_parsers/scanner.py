@@ -1,4 +1,4 @@
-"""Finding calls in text: what all families of formats have in common."""
+"""Scanner: finds tool calls in text, the part that all families of formats share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from budmlx.plugins.parsing import Call, CallArguments, CallBegun, Piece, Tool
 
 
 class Calls:
-    """Takes the calls that are read. A call is given whole, or as it comes (`in_pieces`)."""
+    """Receives the calls that are read, and passes each on whole or in pieces (`in_pieces`)."""
 
     def __init__(self, reader: Reader, tools: Sequence[Tool], in_pieces: bool):
         self.schemas = {tool.name: tool.parameters for tool in tools}
@@ -22,11 +22,11 @@ class Calls:
 
     @property
     def given(self) -> bool:
-        """Whether something was given of the call that is being read."""
+        """Whether a part of the call that is being read was passed on."""
         return self.begun and self._in_pieces
 
     def begin(self, name: str) -> None:
-        """The name of a call is known.
+        """Begin a call, whose name is known.
 
         Raises:
             Broken: there is no name.
@@ -39,14 +39,14 @@ class Calls:
             self._reader.give(CallBegun(name))
 
     def arguments(self, text: str) -> None:
-        """More text of the arguments."""
+        """Add text of the arguments."""
         if not self._in_pieces:
             self._arguments.append(text)
         elif text:
             self._reader.give(CallArguments(text))
 
     def end(self) -> None:
-        """The call is complete, and so is its markup."""
+        """End the call, which is complete with its markup."""
         self._reader.drop()
         if not self._in_pieces:
             self._reader.give(Call(self._name, "".join(self._arguments)))
@@ -58,14 +58,14 @@ class Calls:
         self._arguments.clear()
 
     def whole(self, name: str, arguments: str) -> None:
-        """A complete call, of a format that does not come in pieces."""
+        """Pass on a complete call, of a format that does not come in pieces."""
         self._reader.drop()
         self._reader.give(Call(name, arguments))
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How calls of one family stand in text.
+    """The form of one family's calls in text.
 
     openers: texts that begin a call or a section of calls. None is the beginning of another.
     read: reads on after an opener, through the end of a call, and gives the call. It raises

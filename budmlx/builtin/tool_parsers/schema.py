@@ -1,4 +1,4 @@
-"""Values of arguments that are written as bare text, by what a tool's schema says of them."""
+"""Schemas of tools, and the JSON values of arguments that are written as bare text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Schema = Mapping[str, Any]
 """A JSON schema of an object of arguments."""
 
 MAX_REFERENCES = 8
-"""How deep schemas in schemas are looked at."""
+"""Levels of schemas in schemas that are read."""
 
 
 def properties(schema: Schema) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _resolve(reference: str, root: Schema) -> Any:
-    """What a reference into the same schema (`#/$defs/name`) points at."""
+    """The target of a reference into the same schema (`#/$defs/name`)."""
     found: Any = root
     for part in reference.removeprefix("#").split("/")[1:]:
         found = found.get(part) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""Calls that are written as tags: which texts they are, and a grammar of them."""
+"""Tags: the literal texts of calls that are written as tags, and a grammar of such calls."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import mlx.core as mx
 
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
-from budmlx.core.batch.prefill import Prompt, look
+from budmlx.core.batch.prefill import Prompt, find_stored
 from budmlx.core.model.model import DeviceLostError, Model
-from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import Row, RowError, RowFault
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
@@ -29,9 +29,9 @@ CLEAR_EVERY = 256
 class Executor:
     """The prompts that are being prefilled and the groups that decode, on one model.
 
-    Executors of the same model that are told the same rows and run the same plans have the same
-    prompts, groups and stored prefixes, and draw the same tokens: no clock and no chance takes
-    part. Not thread-safe: everything happens on the core's thread.
+    Executors of the same model that get the same rows and run the same plans have the same
+    prompts, groups and stored prefixes, and draw the same tokens: nothing depends on a clock or
+    on chance. Not thread-safe: everything happens on the core's thread.
 
     reuse: where KV of former prompts and replies is kept; without it, none is.
     prompts, groups: the oldest first; for others to read.
@@ -44,7 +44,7 @@ class Executor:
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []
         self._model = model
-        self._reuse = reuse or Reuse(model, 0)
+        self._reuse = reuse or BlockReuse(model, 0)
         self._rows: dict[int, Row] = {}
         self._runs = 0
         self._progress = _Progress()
@@ -56,7 +56,7 @@ class Executor:
 
     @property
     def reserved(self) -> int:
-        """Bytes that are kept for reuse whatever rows need."""
+        """Bytes that stay in use for reuse, however much rows need."""
         return self._reuse.reserved
 
     @property
@@ -65,16 +65,16 @@ class Executor:
         return self._reuse.pending
 
     def add(self, row: Row) -> str:
-        """Take in a row that plans will name, with its grammar ready to be followed.
+        """Register a row that plans will name; its grammar, if any, is compiled.
 
-        Returns why it cannot run, or nothing.
+        Returns the reason why it cannot run, or an empty string.
         """
         if not (problem := self._reuse.open_session(row.request.session)):
             self._rows[row.id] = row
         return problem
 
     def run(self, plan: Plan) -> Result:
-        """Do what a plan says, each step as soon as the one before is on its way.
+        """Run a plan, each action as soon as the one before has been submitted to the device.
 
         A fault ends the action that raised and nothing else; see `Result.faults`.
 
@@ -86,7 +86,7 @@ class Executor:
         self._runs += 1
         allowed = Allowance(plan.restore)
         self._rearrange(plan)
-        look(self.prompts, self._reuse, allowed)
+        find_stored(self.prompts, self._reuse, allowed)
         if plan.room is not None:
             self._reuse.resize(plan.room)
         if plan.save:
@@ -94,7 +94,7 @@ class Executor:
         if plan.prefill is not None:
             self._prefill(plan.prefill)
             # What was stored may serve other prompts.
-            look(self.prompts, self._reuse, Allowance(None))
+            find_stored(self.prompts, self._reuse, Allowance(None))
         if plan.decode or plan.pause:
             self._decode(plan)
         if self._runs % CLEAR_EVERY == 0:
@@ -111,7 +111,7 @@ class Executor:
         )
 
     def close(self, seconds: float) -> None:
-        """Save what can be saved in so much time."""
+        """Write to disk what can be written within `seconds`."""
         self._reuse.close(seconds)
 
     # Rows that come and go
@@ -135,7 +135,7 @@ class Executor:
             self.prompts.append(Prompt(rows, self._model.new_cache()))
 
     def _keep(self, row: Row) -> None:
-        """Store what a row computed that is about to leave."""
+        """Store the KV of a row that is about to leave."""
         group = next((group for group in self.groups if row in group.rows), None)
         if group is not None and not group.empty:
             cache = partial(group.cache_of, row)
@@ -241,7 +241,7 @@ class Executor:
 
 
 class _Progress:
-    """What came of a plan so far. out: rows that take no further part in it."""
+    """The results of a plan so far. out: rows that take no further part in it."""
 
     def __init__(self) -> None:
         self.tokens: list[Token] = []

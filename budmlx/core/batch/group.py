@@ -24,8 +24,8 @@ class Group:
     no mask; caches are merged when there are more. Rows are in the order of their slots.
     `_feed`, [rows, 1], holds the next input token of each row: for a row that has just joined
     the last prompt token, otherwise one that is still being computed.
-    `_in_flight` holds what steps drew that nobody has read, with the rows they drew it for;
-    None for those that have left.
+    `_in_flight` holds tokens that steps drew and nobody has read, with the rows they were drawn
+    for; None stands for rows that have left.
     """
 
     def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
@@ -58,7 +58,7 @@ class Group:
 
     @property
     def state(self) -> GroupState:
-        """What the scheduler needs to know."""
+        """The group as the scheduler sees it."""
         slots = self._slots
         return GroupState([row.id for row in self.rows], slots.width, slots.span, slots.empty)
 
@@ -89,7 +89,7 @@ class Group:
         self._in_flight += other._in_flight
 
     def cache_of(self, row: Row) -> list[Any]:
-        """A row's own cache, between steps. It may hold tokens that nobody has read yet."""
+        """A row's own cache, one entry per layer, between steps. It may run ahead of `row.ids`."""
         return self._slots.row(self.rows.index(row))
 
     def keep(self, rows: Iterable[Row]) -> None:
@@ -100,7 +100,7 @@ class Group:
             return
         self._resample()
         self.rows = [self.rows[i] for i in indices]
-        # A row that is prefilled anew may be back here before these are read.
+        # A row that is prefilled again may be back here before these are read.
         self._in_flight = [
             (drawn, [row if row in wanted else None for row in drawn_for])
             for drawn, drawn_for in self._in_flight
@@ -110,7 +110,7 @@ class Group:
             self._slots.keep(indices)
 
     def _resample(self) -> None:
-        """The rows are about to change: their sampling is put together anew."""
+        """Drop the sampling of the rows, which are about to change; it is built again."""
         if self._sampling is not None:
             self._sampling.release()
             self._sampling = None
@@ -119,8 +119,8 @@ class Group:
         """Start the next step: forward pass and sampling, without waiting for either.
 
         expected: rows that may join soon.
-        Rows whose token in flight is their last take part only if others go on: dropping
-        them first would mean to wait for that token.
+        Rows whose token in flight is their last take part only if others continue:
+        dropping them first would mean to wait for that token.
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
         """
         self._due, self._in_flight = self._in_flight, []
@@ -145,7 +145,7 @@ class Group:
         return drawn.faults
 
     def _unread(self) -> dict[Row, list[int]]:
-        """What rows drew in the step that is due."""
+        """Tokens that rows drew in the step that is due, by row."""
         here = set(self.rows)
         return {
             row: tokens
@@ -155,11 +155,11 @@ class Group:
         }
 
     def pause(self) -> None:
-        """Take no step this time; what the last one drew is due all the same."""
+        """Skip a step; the tokens of the last one are read all the same."""
         self._due, self._in_flight = self._in_flight, []
 
     def collect(self) -> Iterator[tuple[Row, list[Outcome]]]:
-        """Wait for what the step before the last `dispatch` drew, for each row in its order."""
+        """Wait for the tokens of the step before the last `dispatch`; yields them by row."""
         due, self._due = self._due, []
         here = set(self.rows)
         for drawn, rows in due:

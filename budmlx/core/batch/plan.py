@@ -1,7 +1,7 @@
-"""Plan and Result: what the scheduler tells the executor to do, and what it hears back.
+"""Plan and Result: the messages from the scheduler to the executor and back.
 
-Both are data of numbers and ids, fit for a socket. A plan says everything that is not the same
-for whoever ran the same plans before: what came in, what a clock or a disk decided.
+Both consist of numbers and ids, so that they pass through a socket. A plan holds everything that
+does not follow from the plans before it: new rows, and what depends on a clock or a disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Prefill(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What to do next, in the order of the fields. Rows are named by their ids.
+    """Actions of the executor, in the order of the fields. Rows are named by their ids.
 
     forget: drop what is stored for reuse, since a fault left it in doubt.
     keep: rows that are about to leave, whose KV is stored. leave: rows that are done with.
@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PromptState(msgspec.Struct, frozen=True, array_like=True):
-    """A prompt that is not computed yet.
+    """A prompt whose prefill is not finished.
 
     rows: the choices that fork from it. computed: tokens that its cache holds.
     remaining: tokens to compute; what is stored of the prompt is not among them.
@@ -72,7 +72,7 @@ class PromptState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GroupState(msgspec.Struct, frozen=True, array_like=True):
-    """A group, and what it takes.
+    """A group, and the slots and tokens that its KV arrays have room for.
 
     width: slots, the vacant ones included. span: tokens that every slot takes, padding
     included; 0 where no slot can stay vacant. empty: a cache has no content, so that the group
@@ -86,7 +86,10 @@ class GroupState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DiskRead(msgspec.Struct, frozen=True, array_like=True):
-    """What was read from disk. declined: blocks that were not, since reading does not pay."""
+    """Reading from disk during a plan. seconds: its duration. tokens: how many were read.
+
+    declined: blocks that were not read, since reading does not pay.
+    """
 
     seconds: float = 0.0
     tokens: int = 0
@@ -94,7 +97,7 @@ class DiskRead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of a plan.
+    """The outcome of a plan.
 
     tokens: those that were read, each row's in their order.
     failed: rows that ended through a fault of their own; a later plan must let them leave.

@@ -1,4 +1,4 @@
-"""Prefill: prompts on their way into caches, for the rows that will continue them."""
+"""Prefill: computes the KV of prompts into caches, for the rows that will continue them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from budmlx.core.batch.plan import PromptState
 from budmlx.core.model.memory import row_of
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.interface import Allowance, Found, Reusing, Taken
+from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row
 from budmlx.protocol import LEAST_STRETCH
@@ -27,7 +27,8 @@ class Prompt:
     rows: the choices that fork from it; all have the same ids.
     cache: one entry per layer, a single row's. computed: how many ids it holds.
     match: a stored prefix that is longer; it is copied before the next pass.
-    reused: prompt tokens that came out of the tree. seen: the tree that was looked at.
+    reused: prompt tokens that came out of the tree. seen: version of the tree at the
+    last look-up, -1 before the first.
     restoring: more of it is on disk, and worth waiting for.
     in_memory: tokens that could be reused before anything was read from there.
     """
@@ -35,7 +36,7 @@ class Prompt:
     rows: list[Row]
     cache: list[Any]
     computed: int = 0
-    match: Found | None = None
+    match: StoredPrefix | None = None
     reused: int = 0
     seen: int = -1
     restoring: bool = False
@@ -43,7 +44,7 @@ class Prompt:
 
     @property
     def state(self) -> PromptState:
-        """What the scheduler needs to know."""
+        """The prompt as the scheduler sees it."""
         rows = [row.id for row in self.rows]
         left, place = self.remaining, self.next_checkpoint
         return PromptState(rows, self.computed, left, place, self.restoring)
@@ -55,12 +56,12 @@ class Prompt:
 
     @property
     def keys(self) -> list[int]:
-        """What stands for the ids where prompts are compared."""
+        """Ids for comparing prompts, in which keys of images stand for their placeholders."""
         return self.rows[0].keys
 
     @property
     def namespace(self) -> str:
-        """Whose prefixes may be used."""
+        """The namespace whose stored prefixes may be used."""
         return self.rows[0].request.namespace
 
     @property
@@ -71,7 +72,7 @@ class Prompt:
 
     @property
     def next_checkpoint(self) -> int | None:
-        """How many tokens there are to the next place where the state is kept, if any."""
+        """Tokens up to the next place where the state is kept; None if there is none."""
         end = len(self.ids) - 1
         done = end - self.remaining
         begun = self.reused if self.match is None else self.match.length
@@ -80,19 +81,19 @@ class Prompt:
         return next((place - done for place in places if first <= place < end), None)
 
     def drop(self, gone: Collection[Row]) -> None:
-        """Go on without these rows; without any, let go of what was found."""
+        """Remove these rows; when none is left, release the match."""
         self.rows = [row for row in self.rows if row not in gone]
         if not self.rows:
             self.release()
 
     def release(self) -> None:
-        """Let go of what the last look found."""
+        """Unpin and forget the match."""
         match, self.match = self.match, None
         if match is not None:
             match.unpin()
 
     def fill(self, reuse: Reusing) -> None:
-        """Copy into the cache what the last look found."""
+        """Copy the match into the cache."""
         if self.match is not None:
             self.cache = reuse.dense(self.match, len(self.ids))
             prompt = len(self.rows[0].request.prompt_ids)
@@ -104,8 +105,8 @@ class Prompt:
         """Prefill `count` more tokens and wait for them; full blocks, and the end, are stored.
 
         Raises:
-            PluginFault: a picture among them cannot be encoded; nothing is computed then.
-            SessionError: all is computed, but cannot be saved.
+            PluginFault: an image among them cannot be encoded; nothing is computed then.
+            SessionError: everything is computed, but the session cannot be saved.
         """
         self.fill(reuse)
         if count:
@@ -129,15 +130,15 @@ class Prompt:
         self.computed = end
 
     def finish(self) -> None:
-        """Note with rows that are about to begin how much of their prompt was reused."""
+        """Record in rows that begin how many tokens of their prompt were reused."""
         for row in self.rows:
             if row.fresh:
                 row.cached = self.reused
                 row.from_disk = max(self.reused - self.in_memory, 0)
 
 
-def look(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -> None:
-    """Find what is stored of each prompt, if more may be there than at its last look.
+def find_stored(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -> None:
+    """Find the longest stored prefix of each prompt, if it may be longer than at the last look-up.
 
     allowed: what may be read from disk, for prompts that are new or wait for more of it.
     """
@@ -157,7 +158,7 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     """Prefill whole prompts in one forward pass, padded on the right, and wait for it.
 
     Returns batch caches, one entry per layer, with a row for each prompt. Only caches that
-    know padding can do this, see `Model.paddable`. What is computed is stored.
+    support padding can do this, see `Model.paddable`. What is computed is stored for reuse.
     """
     for prompt in prompts:
         prompt.fill(reuse)
@@ -173,7 +174,7 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     model(mx.array(tokens), merged)
     for entry in merged:
         entry.finalize()
-    cuts: list[Taken] = []
+    cuts: list[PendingCopy] = []
     for index, prompt in enumerate(prompts):
         row_cache = partial(extract, merged, index)
         cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=True)
@@ -185,5 +186,5 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
 
 
 def extract(caches: Sequence[Any], index: int) -> list[Any]:
-    """One row's own cache out of batch caches, to be looked at before they change."""
+    """One row's own cache out of batch caches, one entry per layer; read it before they change."""
     return [row_of(entry, index) for entry in caches]

@@ -1,4 +1,4 @@
-"""Slots: where the rows of a group have their KV."""
+"""Slots: the places of a group's rows in its KV arrays."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SPARE_SHARE = 1 / 16
 class Slots:
     """A group's caches, one entry per layer, in which each row has a slot.
 
-    A slot more, or less, is a copy of all others, so a row that leaves a batch leaves its slot
-    vacant, and the next to come is written into it. Vacant slots take part in every step: once
+    Adding or removing a slot copies all others, so a row that leaves a batch leaves its slot
+    vacant, and the next newcomer is written into it. Vacant slots take part in every step: once
     they have cost about as much as the copy, they are given up.
 
     places: the slot of each row, ascending. width: how many slots there are.
@@ -60,7 +60,7 @@ class Slots:
         return known and not self.empty
 
     def row(self, index: int) -> list[Any]:
-        """The cache of one row."""
+        """The cache of one row, one entry per layer."""
         return extract(self.caches, self.places[index]) if self._merged else self.caches
 
     def keep(self, indices: Sequence[int]) -> None:
@@ -119,14 +119,14 @@ class Slots:
         self._rent = self._rent + self.vacant / self.width if self.vacant else 0
         wanted = min(self.vacant, expected)
         spare = self.span - longest
-        # Slots that are wanted cost a copy each to make anew.
+        # Slots that are wanted cost a copy each to make again.
         if self._rent >= COPY * (1 + wanted):
             self._rebuild(len(self.places), spare)
         elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
             self._rebuild(len(self.places) + wanted, spare)
 
     def compact(self, longest: int | None = None) -> bool:
-        """Give up vacant slots and needless padding; whether there were any.
+        """Give up vacant slots and needless padding; returns whether there were any.
 
         longest: tokens of the longest row; None leaves the padding.
         """

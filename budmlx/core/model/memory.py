@@ -1,4 +1,4 @@
-"""Memory: the arrays in which layers keep a row, and what rows cost, projected before anything is
+"""Memory: the arrays of a layer's KV cache, and the bytes of rows, projected before anything is
 allocated.
 """
 
@@ -29,9 +29,9 @@ def arrays_of(entry: Any) -> list[mx.array]:
 
 
 def fill(entry: Any, arrays: Sequence[mx.array], length: int) -> None:
-    """Make arrays like those of `arrays_of` the content of an empty row's cache.
+    """Set the content of a row's empty cache.
 
-    length: how many tokens they hold.
+    arrays: as `arrays_of` returns them, [1, heads, tokens, ...]. length: tokens that they hold.
     """
     half = len(arrays) // 2
     keys, values = tuple(arrays[:half]), tuple(arrays[half:])
@@ -39,7 +39,7 @@ def fill(entry: Any, arrays: Sequence[mx.array], length: int) -> None:
 
 
 def row_of(batch: Any, index: int) -> Any:
-    """One row's cache out of a batch's; for plain caches it shows the batch's arrays.
+    """One row's cache out of a batch's; that of plain caches is a view of the batch's arrays.
 
     A copy of a long row costs more than what is usually wanted of it.
     """
@@ -79,7 +79,7 @@ class CacheLayer:
 
 
 def probe_layers(cache: Iterable[Any], chunk: int) -> tuple[CacheLayer, ...]:
-    """Read the layout off a single row's cache after a (lazy) forward pass of one token.
+    """The layout of a single row's cache after a (lazy) forward pass of one token.
 
     chunk: most tokens of one forward pass; a windowed cache keeps them beside its window.
     """
@@ -112,8 +112,9 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """Projects bytes. Estimates are upper bounds that a test holds against measured peaks.
+    """Projection of memory in bytes: upper bounds, which a test compares with measured peaks.
 
+    limit: bytes that may be used. weights: bytes of the model.
     fused_attention: attention is computed without storing its scores.
     """
 

@@ -1,4 +1,4 @@
-"""A loaded model: mlx-lm's module plus what the core needs to know of it."""
+"""A loaded model: mlx-lm's module, its caches and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
-from budmlx.protocol import CoreSettings, Target
+from budmlx.protocol import CoreSettings, PluginTarget
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -40,21 +40,21 @@ CONTEXT_KEYS = (
 # Caches that hold the keys and values of every token, so that a part of them is a whole one.
 CAN_BE_CUT = (KVCache, QuantizedCache)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
-# Models that name no limit are recurrent: nothing but patience bounds them.
+# Models that name no limit are recurrent, so their context is not bounded by memory.
 UNBOUNDED_CONTEXT = 2**20
 
 
 class DeviceLostError(Exception):
-    """The device refuses all further work; only a new process can go on."""
+    """The device refuses all further work; only a new process can continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What runs.
+    """A loaded model.
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
-    would take the padding for tokens. vision: if it can be shown pictures.
+    would treat the padding as tokens. vision: the image encoder, if the model has one.
     """
 
     module: nn.Module
@@ -69,7 +69,7 @@ class Model:
     ) -> mx.array:
         """Logits [rows, tokens, vocab] for token ids [rows, tokens]; updates `cache`.
 
-        embeddings: [rows, tokens, hidden] to take instead of the tokens' own.
+        embeddings: [rows, tokens, hidden], used instead of those of the tokens.
         """
         extra = {} if embeddings is None else {"input_embeddings": embeddings}
         logits: mx.array = self.module(tokens, cache=cache, **extra)
@@ -126,8 +126,8 @@ def load_model(settings: CoreSettings) -> Model:
     return Model(module, info, memory, new_cache, paddable, vision)
 
 
-def _classes(loader: Target | None) -> dict[str, Any]:
-    """What makes mlx-lm take a plugin's classes for the model instead of its own."""
+def _classes(loader: PluginTarget | None) -> dict[str, Any]:
+    """Arguments that make mlx-lm use a plugin's classes for the model. Raises ModelLoadError."""
     if loader is None:
         return {}
     try:

@@ -22,14 +22,14 @@ from budmlx.errors import ModelLoadError
 GROUP_SIZES = (64, 32)
 
 Triple = tuple[mx.array, mx.array, mx.array]
-"""What `mx.quantize` returns for [rows, heads, tokens, width]: packed, scales and biases."""
+"""The result of `mx.quantize` for [rows, heads, tokens, width]: packed, scales and biases."""
 
 
 class _Quantized:
     """Keys and values as triples of arrays [rows, heads, tokens, ...].
 
-    Each token is quantized once, when it comes, along its own width, so what is stored of it
-    depends neither on its neighbours nor on the pass that brought it.
+    Each token is quantized once, when it is added, along its own width, so its stored form
+    depends neither on its neighbours nor on the forward pass that added it.
     """
 
     bits: int
@@ -40,11 +40,11 @@ class _Quantized:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, with the room for tokens to come."""
+        """Bytes of all arrays, including the room for further tokens."""
         return sum(array.nbytes for array in arrays_of(self))
 
     def keys_and_values(self) -> tuple[Triple, Triple]:
-        """What is held of all tokens, padding included."""
+        """Keys and values of all tokens, padding included; arrays [rows, heads, tokens, ...]."""
         size = self.size()
         return tree_map(lambda array: array[..., :size, :], (self.keys, self.values))  # type: ignore[no-any-return]
 
@@ -113,7 +113,7 @@ class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]
             self._right_padding = None
 
     def filter(self, batch_indices: mx.array) -> None:
-        """Keep these rows, and no more padding than they need."""
+        """Keep the rows `batch_indices` [rows], and no more padding than they need."""
         self.offset = self.offset[batch_indices]
         self.left_padding = self.left_padding[batch_indices]
         needless = min(self.left_padding.tolist())
@@ -135,7 +135,7 @@ class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]
         self._idx = end
 
     def extract(self, idx: int) -> QuantizedCache:
-        """One row, which shows the batch's arrays."""
+        """One row, as a view of the batch's arrays."""
         row = QuantizedCache(self.bits, self.group_size)
         padding = self.left_padding.tolist()[idx]
         row.keys, row.values = tree_map(
@@ -190,9 +190,9 @@ def _aligned(caches: Sequence[Any], counts: Sequence[int], end: int, room: int) 
 
 
 def cache_maker(module: nn.Module, bits: int | None) -> Callable[[], list[Any]]:
-    """What makes an empty cache for one row, a list with one entry per layer.
+    """A function that makes an empty cache for one row, a list with one entry per layer.
 
-    bits: of each number that is kept, 4 or 8; None keeps keys and values as they are.
+    bits: of each stored number, 4 or 8; None stores keys and values as they are.
 
     Raises:
         ModelLoadError: the model cannot run with quantized keys and values.
@@ -216,7 +216,7 @@ def _quantized(module: nn.Module, bits: int, group_size: int) -> list[QuantizedC
 
 
 def _group_size(module: nn.Module) -> int:
-    """How many numbers of a head may share a scale. Raises ModelLoadError."""
+    """The count of a head's numbers that share a scale. Raises ModelLoadError."""
     cache = make_prompt_cache(module)
     if others := {type(entry).__name__ for entry in cache if type(entry) is not KVCache}:
         raise _refusal(

@@ -1,4 +1,4 @@
-"""Vision: pictures in prompts, encoded once each, and put in the place of their placeholders."""
+"""Vision: encodes the images of prompts, once each, and replaces placeholders by embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from budmlx.errors import ModelLoadError
 from budmlx.lookup import Bounded
 from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.vision import ModelFiles, VisionEncoder
-from budmlx.protocol import Image, Target
+from budmlx.protocol import Image, PluginTarget
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ ENCODER = "vision encoder"
 
 
 class Vision:
-    """The encoder of one model, and the embeddings of the pictures that it encoded last.
+    """The encoder of one model, and the embeddings of the images that it encoded last.
 
     limit: bytes of embeddings at most.
     """
@@ -38,7 +38,7 @@ class Vision:
         self.encoded = 0
 
     @classmethod
-    def open(cls, target: Target, path: Path, module: Any) -> Vision:
+    def open(cls, target: PluginTarget, path: Path, module: Any) -> Vision:
         """Make the encoder of the model in `path`.
 
         Raises:
@@ -63,15 +63,18 @@ class Vision:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the encoder and the embeddings may take."""
+        """Bytes that the encoder and the stored embeddings may take."""
         return self._encoder.nbytes + int(self._kept.limit)
 
     def embed(
         self, module: Any, ids: Sequence[int], images: Sequence[Image], begin: int
     ) -> mx.array | None:
-        """Embeddings [1, len(ids), hidden] of a part of a prompt; None if it shows nothing.
+        """Embeddings [1, len(ids), hidden] of a part of a prompt; None if it has no image.
 
-        ids: from token `begin` of the prompt on. Raises PluginFault.
+        ids: the prompt's from token `begin` on.
+
+        Raises:
+            PluginFault: the encoder failed.
         """
         end = begin + len(ids)
         shown = [i for i in images if i.start < end and i.start + i.tokens > begin]
@@ -89,7 +92,7 @@ class Vision:
         return mx.concatenate(parts, axis=1)
 
     def _embeddings(self, image: Image, hidden: int) -> mx.array:
-        """Embeddings [tokens, hidden] of a picture."""
+        """Embeddings [tokens, hidden] of an image. Raises PluginFault."""
         kept = self._kept.get(image.key)
         if kept is not None:
             return kept
@@ -108,5 +111,5 @@ class Vision:
 
 
 def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:
-    """The array that came as bytes."""
+    """A read-only array of the bytes, dtype and shape of a `protocol.Tensor`."""
     return np.frombuffer(tensor.data, dtype=tensor.dtype).reshape(tensor.shape)

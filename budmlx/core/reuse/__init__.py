@@ -1,4 +1,4 @@
-"""KV of former prompts and replies: where it is kept, and how prompts begin with it.
+"""The prefix cache: KV of former prompts and replies, stored for prompts that begin alike.
 
 May import `core.model` and the row.
 """

@@ -1,5 +1,5 @@
-"""KV of prompts and replies that were computed before: out of the rows' caches into the tree
-of prefixes, and from there into the caches of prompts that begin alike.
+"""Block reuse: copies KV of prompts and replies in blocks of tokens from the caches of rows into
+the tree of prefixes, and from there into the caches of prompts that begin alike.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ SESSIONS = "sessions"
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Blocks on their way into the tree. values: keys and values of all layers, of each block."""
+class BlockCopies:
+    """Copies of blocks that are not in the tree yet.
+
+    start: the first token of `ids` that they hold. values: for each block its keys and values of
+    all layers, arrays [1, heads, tokens, ...].
+    """
 
     namespace: str
     ids: Sequence[int]
@@ -38,15 +42,15 @@ class Cut:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Everything that must be evaluated before the tree may have it."""
+        """The arrays to evaluate before they are put into the tree."""
         return [array for arrays in self.values for array in arrays]
 
 
-class Reuse:
-    """Stores and finds KV by token ids. Only caches that can be cut anywhere take part.
+class BlockReuse:
+    """Stores and finds KV by token ids, for caches that can be cut at any token.
 
     limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
-    kv_store: where KV outlives the process, if it does.
+    kv_store: the directory in which KV outlives the process, if there is one.
     """
 
     def __init__(
@@ -80,11 +84,11 @@ class Reuse:
 
     @property
     def reserved(self) -> int:
-        """Bytes that are kept whatever rows need: those of sessions."""
+        """Bytes that are never evicted: those of sessions."""
         return sum(session.nbytes for session in self._sessions.values())
 
     def resize(self, room: int) -> None:
-        """Take no more than the rows leave of the memory, in bytes."""
+        """Evict down to `room`, the bytes that rows leave, or to the limit if that is less."""
         self.tree.resize(max(0, min(self._limit, room)))
 
     def clear(self) -> None:
@@ -100,9 +104,9 @@ class Reuse:
     # Sessions
 
     def open_session(self, session: SessionFile | None) -> str:
-        """Read a session, if that is asked for, for every row to begin with from now on.
+        """Load a session for every row to begin with from now on; one to be saved is ignored.
 
-        Returns why that cannot be, or nothing.
+        Returns the reason why it cannot be used, or an empty string.
         """
         if session is None or session.save:
             return ""
@@ -118,7 +122,7 @@ class Reuse:
         return ""
 
     def _pin(self, session: Session) -> bool:
-        """Put a session into the tree for good, if there is room for it."""
+        """Pin a session in the tree; returns whether there is room for it."""
         block, ids = self.tree.block, session.ids
         ends = range(block, len(ids) + block, block)
         cuts = [[array[..., end - block : end, :] for array in session.arrays] for end in ends]
@@ -133,29 +137,29 @@ class Reuse:
 
     @property
     def pending(self) -> bool:
-        """Whether something waits to be saved while nothing else is to do."""
+        """Whether blocks wait to be written to disk."""
         return self.tier is not None and self.tier.pending
 
     def save(self) -> None:
-        """Hand one block to the disk."""
+        """Queue one block for the disk."""
         if self.tier is not None:
             self.tier.save()
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
-        """How many tokens of `ids` need no disk: all, where there is none."""
+        """Tokens of `ids` that are in memory; all of them where there is no disk tier."""
         return self.tree.match(namespace, ids).length if self.tier is not None else len(ids)
 
     def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
-        """Read what the disk has of `ids` into the tree, as much as is allowed.
+        """Read blocks of `ids` from disk into the tree, as many as are allowed.
 
-        Returns whether more is to come with the next allowance.
+        Returns whether there is more for the next allowance.
         """
         if self.tier is None:
             return False
         return self.tier.restore(self.tree, namespace, ids, self._least, allowed)
 
     def close(self, seconds: float) -> None:
-        """Save what can be saved in so much time."""
+        """Write to disk what can be written within `seconds`."""
         if self.tier is not None:
             self.tier.close(seconds)
 
@@ -175,23 +179,23 @@ class Reuse:
         return match
 
     def _with_session(self, namespace: str, ids: Sequence[int], match: Match) -> Match:
-        """The match, or that of a session if it is longer: its KV is lent.
+        """The match, or that of a session if it is longer, whose KV is shared by reference.
 
-        A part of the last block is lent as a block that ended early, which the row's own KV
-        replaces when it goes on.
+        A part of the last block is shared as a block that ended early, which the row's own KV
+        replaces when it continues.
         """
         session = self.tree.match(SESSIONS, ids) if self._sessions else match
         length = session.length
         if length <= match.length or length < min(self._least, len(ids)):
             return match
-        lent = [(block.value, 0) for block in session.blocks]
-        rest = length - (len(lent) - 1) * self.tree.block
-        lent[-1] = ([array[..., :rest, :] for array in session.blocks[-1].value], 0)
-        self.tree.insert(namespace, ids[:length], 0, lent)
+        shared = [(block.value, 0) for block in session.blocks]
+        rest = length - (len(shared) - 1) * self.tree.block
+        shared[-1] = ([array[..., :rest, :] for array in session.blocks[-1].value], 0)
+        self.tree.insert(namespace, ids[:length], 0, shared)
         return self.tree.match(namespace, ids)
 
     def dense(self, match: Match, capacity: int) -> list[Any]:
-        """A cache for one row, one entry per layer, that holds a copy of the match.
+        """A contiguous cache for one row, one entry per layer, that holds a copy of the match.
 
         capacity: tokens that the row needs room for soon.
         """
@@ -223,7 +227,7 @@ class Reuse:
         cache: Callable[[], Sequence[Any]],
         *,
         tail: bool,
-    ) -> Cut | None:
+    ) -> BlockCopies | None:
         """Copies, not yet computed, of the blocks of `ids` that are not stored.
 
         cache: gives the cache of a row that holds at least `ids`. tail: the tokens after the
@@ -244,10 +248,10 @@ class Reuse:
             [mx.contiguous(array[..., begin : min(begin + block, length), :]) for array in arrays]
             for begin in range(start, min(length, start + most * block), block)
         ]
-        return Cut(namespace, ids[:length], start, values)
+        return BlockCopies(namespace, ids[:length], start, values)
 
-    def store(self, cut: Cut | None) -> None:
-        """Hand over what `cut` returned, once it has been evaluated."""
+    def store(self, cut: BlockCopies | None) -> None:
+        """Put what `cut` returned into the tree, once it has been evaluated."""
         if cut is not None:
             values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cut.values]
             new = self.tree.insert(cut.namespace, cut.ids, cut.start, values)
@@ -257,7 +261,7 @@ class Reuse:
     def keep(
         self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
     ) -> None:
-        """Store what a row computed, as far as its cache holds it.
+        """Store the KV of a row that leaves, as far as its cache holds it.
 
         ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
         or go on beyond `ids`.
@@ -272,7 +276,7 @@ class Reuse:
 
 
 def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reusing:
-    """What fits the model's caches.
+    """The reuse that fits the model's caches: of blocks or of checkpoints.
 
     size: bytes, or, up to 1, a share of the memory that the weights leave.
     """
@@ -283,4 +287,4 @@ def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = Non
         log.warning("no KV is kept on disk, since %s", reason)
     if model.info.needs_checkpoints:
         return CheckpointReuse(limit)
-    return Reuse(model, limit, kv_store=kv_store)
+    return BlockReuse(model, limit, kv_store=kv_store)

@@ -1,5 +1,5 @@
-"""Whole states of rows, for caches that cannot be cut at any token: those of sliding windows
-and of recurrent layers. A state serves prompts that begin with exactly its tokens.
+"""Checkpoints: whole states of rows, for caches that cannot be cut at any token, such as those of
+sliding windows and recurrent layers. A state serves prompts that begin with exactly its tokens.
 
 States are kept where the engine expects other prompts to part, where a prompt ends, and where a
 row ends, for the next turn of its conversation.
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Everything that must be evaluated before it may be used."""
+        """The arrays to evaluate before the checkpoint is used."""
         return _arrays_of(self.cache)
 
     @property
@@ -55,14 +55,14 @@ class Checkpoint:
         return sum(array.nbytes for array in self.arrays)
 
     def pin(self) -> None:
-        """Nothing to do: whoever has a checkpoint keeps it."""
+        """Nothing to do: a checkpoint is kept as long as it is referenced."""
 
     def unpin(self) -> None:
         """See `pin`."""
 
 
 class Checkpoints:
-    """Holds checkpoints up to a limit in bytes; the least recently used one goes first.
+    """Holds checkpoints up to a limit in bytes; the least recently used one is evicted first.
 
     version: changes whenever more can be found.
     """
@@ -82,14 +82,14 @@ class Checkpoints:
         return self._kept.entries.cost
 
     def find(self, namespace: str, ids: Sequence[int], more_than: int) -> Checkpoint | None:
-        """The longest checkpoint for a beginning of `ids` with more than so many tokens."""
+        """The longest checkpoint for a beginning of `ids` of more than `more_than` tokens."""
         found = self._longest(namespace, ids)
         if found is None or found.length <= more_than:
             return None
         return self._kept.entries.get(found.key)
 
     def covered(self, namespace: str, ids: Sequence[int]) -> int:
-        """How many tokens of `ids` could be found; to ask is not to use them."""
+        """Tokens of `ids` that the longest checkpoint has; it does not count as used."""
         found = self._longest(namespace, ids)
         return 0 if found is None else found.length
 
@@ -104,7 +104,7 @@ class Checkpoints:
         return Prefix.of(namespace, ids) in self._kept.entries
 
     def store(self, checkpoint: Checkpoint) -> bool:
-        """Keep a checkpoint if it is new and fits; whether that is so."""
+        """Store a checkpoint; returns False if there is one already, or if it does not fit."""
         if checkpoint.key in self._kept.entries:
             return False
         kept = self._kept.put(checkpoint.key, checkpoint, checkpoint.nbytes)
@@ -122,7 +122,10 @@ class Checkpoints:
 
 
 class CheckpointReuse:
-    """What `Reuse` is for other models. limit: bytes at most; 0 switches everything off."""
+    """Stores and finds whole states by token ids, for caches that cannot be cut at any token.
+
+    limit: bytes at most; 0 switches everything off.
+    """
 
     pending = False
     reserved = 0
@@ -142,7 +145,7 @@ class CheckpointReuse:
         return self._kept.version
 
     def resize(self, room: int) -> None:
-        """Take no more than the rows leave of the memory, in bytes."""
+        """Evict down to `room`, the bytes that rows leave, or to the limit if that is less."""
         self._kept.resize(max(0, min(self._limit, room)))
 
     def clear(self) -> None:
@@ -153,18 +156,18 @@ class CheckpointReuse:
         """Nothing to do: states are not written to disk."""
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
-        """There is no disk."""
+        """The length of `ids`, since there is no disk tier."""
         return len(ids)
 
     def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
-        """Nothing comes from disk."""
+        """False: nothing comes from disk."""
         return False
 
     def close(self, seconds: float) -> None:
         """Nothing to do."""
 
     def open_session(self, session: SessionFile | None) -> str:
-        """There are no sessions of such models."""
+        """Refuse to load a session, as there are none for such models; returns the reason."""
         return "" if session is None or session.save else "This model cannot begin with a session."
 
     def find(self, namespace: str, ids: Sequence[int], computed: int) -> Checkpoint | None:
@@ -178,7 +181,7 @@ class CheckpointReuse:
         return found
 
     def dense(self, match: Checkpoint, capacity: int) -> list[Any]:
-        """A copy of a state for one row to go on with."""
+        """A copy of a state for one row to continue, one entry per layer."""
         return copy.deepcopy(match.cache)
 
     def cut(
@@ -193,7 +196,7 @@ class CheckpointReuse:
         return Checkpoint.of(namespace, ids, cache())
 
     def store(self, cut: Checkpoint | None) -> None:
-        """Hand over what `cut` returned, once it has been evaluated."""
+        """Store what `cut` returned, once it has been evaluated."""
         if cut is not None:
             self._kept.store(cut)
 

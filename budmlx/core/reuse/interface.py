@@ -1,4 +1,4 @@
-"""Reusing: what the executor needs of a place where states of former prompts are kept."""
+"""Reusing: the executor's interface to the store of former prompts' states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import mlx.core as mx
 from budmlx.protocol import SessionFile
 
 
-class Found(Protocol):
+class StoredPrefix(Protocol):
     """A stored state for the first `length` tokens of a prompt."""
 
     @property
@@ -25,21 +25,21 @@ class Found(Protocol):
         """Undo one `pin`."""
 
 
-class Taken(Protocol):
-    """A copy on its way into the place."""
+class PendingCopy(Protocol):
+    """A copy of a state that is not evaluated and stored yet."""
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Everything that must be evaluated before it may be stored."""
+        """The arrays to evaluate before they are stored."""
 
 
 @dataclass(slots=True)
 class Allowance:
-    """What may be read from disk now, and what was.
+    """The budget for reading from disk, and the reading that was done.
 
-    tokens: one block may be read, and more until so many tokens were. 0: reading does not pay.
-    None: nothing may be read. read: tokens. declined: blocks that were not read, since reading
-    does not pay. seconds: how long reading took.
+    tokens: one block may be read, and more until this many tokens were. 0: reading does not pay.
+    None: nothing may be read. read: tokens that were. declined: blocks that were not read, since
+    reading does not pay. seconds: how long reading took.
     """
 
     tokens: int | None
@@ -56,7 +56,7 @@ class Allowance:
 class Reusing(Protocol):
     """Stores and finds the states of rows by token ids.
 
-    `Reuse` does so for caches that can be cut at any token, `CheckpointReuse` for others.
+    `BlockReuse` does so for caches that can be cut at any token, `CheckpointReuse` for others.
     """
 
     @property
@@ -65,7 +65,7 @@ class Reusing(Protocol):
 
     @property
     def pending(self) -> bool:
-        """Whether something waits to be saved while nothing else is to do."""
+        """Whether states wait to be written to disk."""
 
     @property
     def version(self) -> int:
@@ -73,59 +73,59 @@ class Reusing(Protocol):
 
     @property
     def reserved(self) -> int:
-        """Bytes that are kept whatever rows need."""
+        """Bytes that are never evicted."""
 
     def resize(self, room: int) -> None:
-        """Take no more than the rows leave of the memory, in bytes."""
+        """Evict down to `room`, the bytes that rows leave, or to the limit if that is less."""
 
     def clear(self) -> None:
         """Forget everything."""
 
     def save(self) -> None:
-        """Hand one piece of what waits to be saved to the disk."""
+        """Queue one of the waiting states for the disk."""
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
-        """How many tokens of `ids` need no disk: all, where there is none."""
+        """Tokens of `ids` that are in memory; all of them where there is no disk tier."""
 
     def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
-        """Read what the disk has of `ids`; whether more is to come with the next allowance."""
+        """Read what the disk has of `ids`; returns whether there is more for the next allowance."""
 
     def close(self, seconds: float) -> None:
-        """Save what can be saved in so much time."""
+        """Write to disk what can be written within `seconds`."""
 
     def open_session(self, session: SessionFile | None) -> str:
-        """Read a session, if that is asked for, for every row to begin with from now on.
+        """Load a session for every row to begin with from now on; one to be saved is ignored.
 
-        Returns why that cannot be, or nothing.
+        Returns the reason why it cannot be used, or an empty string.
         """
 
-    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Found | None:
+    def find(self, namespace: str, ids: Sequence[int], computed: int) -> StoredPrefix | None:
         """A stored beginning of `ids` that is worth its copy; it is pinned.
 
         computed: tokens of `ids` that need no computing anyway.
         """
 
     def dense(self, match: Any, capacity: int) -> list[Any]:
-        """A cache for one row with a copy of what was found.
+        """A contiguous cache for one row, one entry per layer, with a copy of a stored prefix.
 
         capacity: tokens that the row needs room for soon.
         """
 
     def cut(
         self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]], *, tail: bool
-    ) -> Taken | None:
-        """A copy, not yet computed, of what is not stored of `ids`.
+    ) -> PendingCopy | None:
+        """A copy, not yet computed, of the part of `ids` that is not stored; None if all is.
 
         cache: gives the cache of a row that holds them. tail: the very end of `ids` is wanted.
         """
 
     def store(self, cut: Any) -> None:
-        """Hand over what `cut` returned, once it has been evaluated; None is ignored."""
+        """Store what `cut` returned, once it has been evaluated; None is ignored."""
 
     def keep(
         self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
     ) -> None:
-        """Store what a row computed, as far as its cache holds it.
+        """Store the KV of a row that leaves, as far as its cache holds it.
 
         ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
         or go on beyond `ids`.

@@ -1,6 +1,6 @@
-"""Sessions: the KV of one long prompt in a file, to begin with it another time.
+"""Sessions: the KV of one long prompt in a file, for later prompts that begin with it.
 
-A file is like those of `kv_files`: its header follows from the model, the number of tokens and
+A file is like those of `disk.files`: its header follows from the model, the number of tokens and
 the checksum of what comes after it, and a reader compares all of it.
 """
 
@@ -41,7 +41,7 @@ class SessionError(RowError):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """KV of `ids`: the arrays of all layers, each with the tokens on axis 2."""
+    """KV of `ids`: the arrays of all layers, each [1, heads, tokens, ...]."""
 
     ids: list[int]
     arrays: list[mx.array]
@@ -93,7 +93,7 @@ def load_session(model: Model, path: Path, limit: int) -> Session:
     """Read a session of this very model, of at most `limit` bytes.
 
     Raises:
-        SessionError: it is none, it is damaged, or another model made it.
+        SessionError: the file is no session, is damaged, or was made by another model.
     """
     kv = layout_of(model)
     if kv is None or not path.is_file():
@@ -119,7 +119,7 @@ def load_session(model: Model, path: Path, limit: int) -> Session:
 
 
 def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
-    """The header of a session, if it says that this model and this version can use it."""
+    """The header of a session of this model and version. Raises SessionError."""
     size = file.read(8)
     text = file.read(min(int.from_bytes(size, "little"), MAX_HEADER))
     try:
@@ -140,7 +140,7 @@ def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
 
 
 def _checksum(file: BinaryIO) -> int:
-    """That of the rest of a file, before any of it takes memory."""
+    """CRC-32 of the rest of a file, read in chunks."""
     chunk = memoryview(bytearray(CHUNK))
     checksum = 0
     while count := file.readinto(chunk):  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class KVTier:
-    """Blocks of the tree that are not on disk yet, and the way back from there."""
+    """Writes blocks of the tree to disk, and reads them back."""
 
     def __init__(self, store: KVStore, layout: Layout):
         self._store = store
@@ -34,7 +34,7 @@ class KVTier:
 
     @classmethod
     def open(cls, model: Model, settings: KVStoreSettings, block: int) -> KVTier | None:
-        """The tier of a model whose caches can be cut; None if its numbers cannot be stored."""
+        """The tier of a model whose caches can be cut; None if its dtype cannot be stored."""
         layout = layout_of(model)
         if layout is None:
             log.warning("KV is not kept on disk: this model computes with numbers of other types")
@@ -46,7 +46,7 @@ class KVTier:
 
     @property
     def counters(self) -> Counters:
-        """What happened since the start."""
+        """Counts since the start."""
         return self._store.counters
 
     # To the disk
@@ -57,27 +57,27 @@ class KVTier:
         return bool(self._unsaved) and self._store.accepts
 
     def added(self, blocks: Iterable[Block]) -> None:
-        """Note blocks that are new in the tree."""
+        """Register blocks that are new in the tree."""
         self._unsaved.update(dict.fromkeys(blocks))
 
     def save(self) -> None:
-        """Hand one block to the store."""
+        """Queue one block for the store."""
         if self.pending:
             block, _ = self._unsaved.popitem(last=False)
             self._save(block)
 
     def leaving(self, block: Block) -> None:
-        """Hand a block that is about to go to the store, unless it is there."""
+        """Queue a block that is about to be evicted for the store, unless the store has it."""
         self._unsaved.pop(block, None)
         self._save(block)
 
     def forget(self) -> None:
-        """Nothing that the tree holds may reach the disk any more."""
+        """Drop all blocks that wait to be written: what the tree holds must not reach the disk."""
         self._unsaved.clear()
         self._store.forget()
 
     def close(self, seconds: float) -> None:
-        """Save what can be saved in so much time."""
+        """Write what can be written within `seconds`."""
         end = time.monotonic() + seconds
         while self.pending and time.monotonic() < end:
             self.save()
@@ -122,9 +122,9 @@ class KVTier:
     def restore(
         self, tree: PrefixTree, namespace: str, ids: Sequence[int], least: int, allowed: Allowance
     ) -> bool:
-        """Put into the tree what follows there of `ids`; True if more is to come.
+        """Read what follows of `ids` into the tree; returns whether more is left to read.
 
-        least: so many more tokens must be found.
+        least: the fewest additional tokens that are worth reading.
         """
         match = tree.match(namespace, ids)
         start = match.length // tree.block * tree.block

@@ -1,4 +1,4 @@
-"""A radix tree over token ids: what sequences have in common is stored once.
+"""A radix tree over token ids, which stores common prefixes of sequences once.
 
 The tree knows neither models nor arrays: the values it holds are opaque.
 """
@@ -17,12 +17,12 @@ BLOCK = 256
 
 @dataclass(eq=False, slots=True)
 class Block:
-    """A run of tokens, and what is stored for them.
+    """A node of the tree: a run of tokens, and the value that is stored for them.
 
     tokens: `PrefixTree.block` of them; fewer only where no children follow.
     value: opaque; a root's is its namespace. pins: how many hold this block or one below it.
     children: sorted by their tokens; none begins with all tokens of another.
-    key: for who stores blocks elsewhere, too; empty again when the tokens change.
+    key: the block's name in another store (see `tier`); empty again when the tokens change.
     """
 
     parent: Block | None = None
@@ -50,16 +50,16 @@ class Match:
         self.tree.hold(self.blocks)
 
     def unpin(self) -> None:
-        """Undo one `pin`; what the limit had to spare for it goes."""
+        """Undo one `pin`, and evict what only the pin kept beyond the limit."""
         self.tree.let_go(self.blocks)
         self.tree.resize(self.tree.limit)
 
 
 class PrefixTree:
-    """Holds blocks up to a limit in bytes; the least recently used one goes first.
+    """Holds blocks up to a limit in bytes; the least recently used one is evicted first.
 
     block: tokens of a full block. version: changes whenever more can match.
-    leaving: called with each block just before it goes; it must not use the tree.
+    leaving: called with each block just before its eviction; it must not use the tree.
     `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
     it a moment later, so the first block that nobody holds never has children.
     """
@@ -93,7 +93,7 @@ class PrefixTree:
         return Match(self, tuple(path), length)
 
     def stored(self, namespace: str, ids: Sequence[int]) -> int:
-        """How many tokens of `ids` are stored: whole blocks, or all if the rest is there too."""
+        """The number of tokens of `ids` in whole blocks, or all if the rest is stored too."""
         path = self._path(namespace, ids)
         return min(len(path) * self.block, len(ids))
 
@@ -136,7 +136,7 @@ class PrefixTree:
         self._evict(limit)
 
     def hold(self, blocks: Iterable[Block]) -> None:
-        """Never evict these blocks; what holds one must hold those above it."""
+        """Protect blocks from eviction; a holder of a block must hold those above it, too."""
         for block in blocks:
             self.pinned += 0 if block.pins else block.nbytes
             block.pins += 1

@@ -1,8 +1,8 @@
-"""Grammars: which tokens a row may draw next.
+"""Guided decoding: masks of the tokens that the grammars of rows allow next.
 
-llguidance compiles a grammar and follows the text; here grammars are compiled beside the
-core's thread, kept for equal requests, and turned into masks for the rows of a group. Masks
-are computed on the CPU while the device runs the forward pass.
+llguidance compiles grammars and follows the text. They are compiled on threads beside the
+core's, cached for equal requests, and turned into masks for the rows of a group. Masks are
+computed on the CPU while the device runs the forward pass.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class GrammarError(Exception):
 
 
 class Grammars:
-    """Compiles the grammars of one model and keeps the last ones. Thread-safe."""
+    """Compiles the grammars of one model and caches the last ones. Thread-safe."""
 
     def __init__(self, info: ModelInfo):
         self._file = Path(info.path) / "tokenizer.json"
@@ -87,7 +87,7 @@ class Grammars:
             return self._tokenizer
 
 
-class Compiling:
+class CompilingRows:
     """Rows that wait for their grammars.
 
     rows: those that wait, by their ids, each with its grammar and the `time.monotonic` at which
@@ -110,7 +110,7 @@ class Compiling:
         self.rows.pop(row_id, None)
 
     def done(self, *, idle: bool) -> Iterator[tuple[Row, str]]:
-        """Rows that wait no more, each with what is wrong with its grammar, if anything.
+        """Rows that need not wait any more, each with its grammar's problem, or an empty string.
 
         idle: there is nothing else to do, so that waiting a moment costs nobody.
         """
@@ -137,19 +137,19 @@ def _problem(compiled: Future[LLMatcher]) -> str:
 
 
 class RowGrammar:
-    """How far one row has come in its grammar."""
+    """One row's position in its grammar."""
 
     def __init__(self, matcher: LLMatcher):
         self.matcher = matcher
         self.consumed = 0
 
     def reset(self) -> None:
-        """Go back to the beginning; the row's tokens are followed anew."""
+        """Go back to the beginning; all of the row's tokens are consumed again."""
         self.matcher.reset()
         self.consumed = 0
 
     def follow(self, tokens: list[int]) -> str:
-        """Consume further tokens. Returns what is wrong, if anything."""
+        """Consume further tokens. Returns the problem, or an empty string."""
         self.consumed += len(tokens)
         if tokens and not self.matcher.consume_tokens(tokens):
             return problem_of(self.matcher)
@@ -162,7 +162,7 @@ def _executor() -> LLExecutor:
 
 
 class Constraints:
-    """The rows of a group that have grammars."""
+    """The grammars of a group's rows, applied to their logits. vocab: width of the logits."""
 
     def __init__(self, rows: Sequence[Row], vocab: int):
         self._indices = [i for i, row in enumerate(rows) if row.grammar is not None]
@@ -174,10 +174,10 @@ class Constraints:
     def apply(
         self, logits: mx.array, unread: Mapping[Row, list[int]], faults: dict[Row, RowFault]
     ) -> mx.array:
-        """The logits [rows, vocab] with -inf where a row's grammar allows no token.
+        """The logits [rows, vocab] with -inf for tokens that a row's grammar does not allow.
 
         unread: tokens that rows have drawn and that are not in their ids yet.
-        faults: takes rows that left their grammar.
+        faults: receives rows that broke their grammar.
         """
         finished = self._follow(unread, faults)
         bits = np.unpackbits(self._masks.view(np.uint8), axis=-1, bitorder="little")
@@ -194,7 +194,7 @@ class Constraints:
         return constrained
 
     def _follow(self, unread: Mapping[Row, list[int]], faults: dict[Row, RowFault]) -> list[bool]:
-        """Fill the masks; whether each row's text is complete."""
+        """Fill the masks; returns for each row whether its text is complete."""
         self._masks[:] = -1
         wanted: list[tuple[LLMatcher, int]] = []
         finished = [False] * len(self._rows)

@@ -1,8 +1,8 @@
-"""Probe of grammars: what llguidance cannot follow is found before anybody generates, and
-explained in plain words.
+"""Probe of grammars: finds those that llguidance cannot follow before anybody generates, and words
+the errors for clients.
 
-It bounds the work of one step, so that a grammar may compile and yet break later, where a reply
-can go on in too many ways at once.
+llguidance bounds the work of one token, so a grammar may compile and yet fail later, where a reply
+can continue in too many ways at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARKER = re.compile(r"<\[(\d+)\]>")
 
 
 def problem_of(matcher: LLMatcher) -> str:
-    """What is wrong with a grammar whose matcher is in error, for a client; empty if nothing."""
+    """The error of a matcher in words for a client; empty if there is none."""
     error = " ".join(matcher.get_error().partition("\n<")[0].split())[:MAX_MESSAGE]
     if not error:
         return ""
@@ -41,7 +41,7 @@ def problem_of(matcher: LLMatcher) -> str:
 
 
 def probe(matcher: LLMatcher, tokenizer: LLTokenizer, source: str) -> str:
-    """Follow a copy of a fresh matcher of `source` for a while; what breaks it, if anything."""
+    """Generate a while with a copy of a fresh matcher of `source`; returns the problem, or ""."""
     follower = matcher.deep_copy()
     structure = map(tokenizer.greedy_tokenize, STRUCTURE)
     preferred = [*map(int, MARKER.findall(source)), *(ids[0] for ids in structure if len(ids) == 1)]

@@ -1,5 +1,5 @@
-"""Plugged: samplers and logits processors that plugins bring, called once per step for all rows
-that chose them, with a state for each row that is taken apart and put together as rows come and go.
+"""Plugin sampling: samplers and logits processors of plugins, called once per step for all rows
+that chose them. Each row has a state, which is split off and concatenated as rows come and go.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from budmlx.protocol import PluginCall
 _instances: dict[str, Any] = {}
 
 
-class Plugged:
+class PluginSampling:
     """One plugin object and the rows of a group that chose it at one place.
 
     slot: the place, which also names the rows' states: 0 is the sampler, 1 the first
@@ -34,7 +34,7 @@ class Plugged:
         self._state: Any = None
 
     def prepare(self) -> None:
-        """Find the plugin and put the rows' states together. Raises PluginFault."""
+        """Make the plugin's object and concatenate the rows' states. Raises PluginFault."""
         self._plugin = self._guarded(self._instance)
         for row in self.rows:
             if self._slot not in row.states:
@@ -45,7 +45,13 @@ class Plugged:
         self._state = self._guarded(_concatenate, states)
 
     def process(self, logits: mx.array, feed: mx.array) -> mx.array:
-        """New logits [rows, vocab] for these rows. Raises PluginFault."""
+        """New logits [rows, vocab] for these rows.
+
+        logits: [rows, vocab] of these rows. feed: the ids [rows of the group] fed to this step.
+
+        Raises:
+            PluginFault: the plugin raised, or returned another shape or an unusable state.
+        """
         changed, state = self._pair("process", logits, self._state, self._context(feed))
         self._check(changed, logits.shape)
         self._check_state(state, rows=len(self.rows))
@@ -53,7 +59,14 @@ class Plugged:
         return changed
 
     def sample(self, logits: mx.array, feed: mx.array, keys: mx.array) -> mx.array:
-        """Token ids [rows] for these rows. Raises PluginFault."""
+        """Token ids, integers [rows], for these rows.
+
+        logits: [rows, vocab] of these rows. feed: the ids [rows of the group] fed to this step.
+        keys: random keys, uint32 [rows, 2].
+
+        Raises:
+            PluginFault: the plugin raised, or returned another shape or an unusable state.
+        """
         tokens, state = self._pair("sample", logits, self._state, self._context(feed), keys)
         self._check(tokens, logits.shape[:1])
         if not mx.issubdtype(tokens.dtype, mx.integer):
@@ -63,7 +76,7 @@ class Plugged:
         return tokens
 
     def release(self) -> None:
-        """Give the rows their states back."""
+        """Split the state into the states of the rows."""
         if self._state is None:
             return
         for i, row in enumerate(self.rows):
@@ -119,9 +132,9 @@ class Plugged:
         return fault(self._call.plugin, self._what, problem)
 
 
-def plugged(rows: Sequence[Row]) -> tuple[list[Plugged], list[Plugged]]:
+def plugin_sampling(rows: Sequence[Row]) -> tuple[list[PluginSampling], list[PluginSampling]]:
     """The processors, in the order in which they run, and the samplers that rows chose."""
-    processors: list[Plugged] = []
+    processors: list[PluginSampling] = []
     for place in range(max((len(row.request.processors) for row in rows), default=0)):
         processors += _grouped(
             place + 1,
@@ -134,14 +147,16 @@ def plugged(rows: Sequence[Row]) -> tuple[list[Plugged], list[Plugged]]:
     return processors, _grouped(0, [row.request.sampler for row in rows], rows)
 
 
-def _grouped(slot: int, calls: Sequence[PluginCall | None], rows: Sequence[Row]) -> list[Plugged]:
+def _grouped(
+    slot: int, calls: Sequence[PluginCall | None], rows: Sequence[Row]
+) -> list[PluginSampling]:
     indices: dict[str, list[int]] = {}
     chosen: dict[str, PluginCall] = {}
     for i, call in enumerate(calls):
         if call is not None:
             indices.setdefault(call.core, []).append(i)
             chosen.setdefault(call.core, call)
-    return [Plugged(slot, chosen[core], indices[core], rows) for core in indices]
+    return [PluginSampling(slot, chosen[core], indices[core], rows) for core in indices]
 
 
 def _concatenate(states: Sequence[Any]) -> Any:

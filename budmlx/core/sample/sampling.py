@@ -17,7 +17,7 @@ from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.adjustments import Adjustment, Bias, EarlyStops, Penalties
 from budmlx.core.sample.draw import Draws
 from budmlx.core.sample.grammar import Constraints
-from budmlx.core.sample.plugins import Plugged, plugged
+from budmlx.core.sample.plugins import PluginSampling, plugin_sampling
 
 NOTHING_DRAWN = (
     "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
@@ -44,7 +44,7 @@ def _splitmix(x: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _blaming(each: Plugged, faults: dict[Row, RowFault]) -> Iterator[None]:
+def _blaming(each: PluginSampling, faults: dict[Row, RowFault]) -> Iterator[None]:
     """Note what a plugin does wrong against the rows that chose it."""
     try:
         yield
@@ -148,7 +148,7 @@ class RowSampling:
         self._adjustments = _adjustments(rows, vocab)
         self._counts = [p.logprobs for p in params]
         plugins = bool(chosen) or any(r.processors for r in requests)
-        self._processors, self._samplers = plugged(rows) if plugins else ([], [])
+        self._processors, self._samplers = plugin_sampling(rows) if plugins else ([], [])
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None

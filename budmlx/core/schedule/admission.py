@@ -1,5 +1,5 @@
-"""Who comes in: whose turn it is, and whether rows fit into memory together, before they start and
-while they grow.
+"""Admission: the fair queue of waiting rows, and whether rows fit into memory together, before they
+start and while they grow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Lengths = Sequence[Sequence[int]]
 
 
 class FairQueue:
-    """Rows that wait. Within a line they go in the order in which they came.
+    """Rows that wait, in one line per owner, each first come, first served.
 
     The next row is one of the owner with the fewest rows at work; of several such owners it is
     the one who has waited longest since its last start or its arrival. An owner without rows at
@@ -49,7 +49,10 @@ class FairQueue:
     def next(self, rows: Iterable[Row]) -> list[Row]:
         """The next row, and those that prefill together with it; none is taken out.
 
-        rows: all there are, waiting or not. Raises ValueError when nobody waits.
+        rows: all there are, waiting or not.
+
+        Raises:
+            ValueError: nobody waits.
         """
         if self._front:
             leader = self._front[0]
@@ -60,7 +63,7 @@ class FairQueue:
         return [row for row in near if row is leader or row.prefills_with(leader)]
 
     def take(self, rows: Sequence[Row]) -> None:
-        """Take out rows of one owner that start now; it goes behind the other owners."""
+        """Remove rows of one owner that start now; the owner goes behind the others."""
         for row in rows:
             self.remove(row)
         owner = rows[0].request.owner
@@ -68,7 +71,11 @@ class FairQueue:
             self._lines[owner] = self._lines.pop(owner)
 
     def remove(self, row: Row) -> None:
-        """Take out a row that shall not run any more. Raises ValueError if it does not wait."""
+        """Remove a row that shall not run any more.
+
+        Raises:
+            ValueError: it does not wait.
+        """
         if row in self._front:
             self._front.remove(row)
             return
@@ -97,8 +104,8 @@ class FairQueue:
 class Admission:
     """Projects the bytes of rows against the memory limit.
 
-    What is kept for reuse does not count, since rows have priority: it gets what they leave.
-    reserved: bytes of it that cannot go.
+    The prefix cache does not count, since rows have priority: it gets the memory that they leave.
+    reserved: bytes of it that cannot be evicted.
     """
 
     def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int):

@@ -1,7 +1,7 @@
-"""Prefill: how many prompt tokens a step may compute, and how many it may read from disk, so that
-running rows keep streaming; and which prompts the next forward pass computes.
+"""Prefill budgets: the prompt tokens that a step may compute or read from disk, so that running
+rows keep streaming; and the choice of the prompts that the next forward pass computes.
 
-What is affordable is learned from what plans took: no clock is read here.
+Budgets are learned from the durations of plans: no clock is read here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from budmlx.core.batch.plan import DiskRead, Prefill
 from budmlx.core.row import Row
 
 # Prefill may lengthen a step by this share of a quiet one, or, where many wait, by more: rows
-# that wait for their prompt count so many times against those that decode, since small passes
+# that wait for their prompt count this many times against those that decode, since small passes
 # waste most of their time on reading the weights ...
 SLOWDOWN = 1.2
 CROWD = 4.0
@@ -32,15 +32,15 @@ LONG_READ = 0.25
 NEWEST_READ = 0.3
 # What a block that is computed because the disk was slow takes off the memory of that.
 FORGIVENESS = 0.95
-# Prompts that differ by so few tokens are alike even if one is many times longer.
+# Prompts that differ by this few tokens are alike even if one is many times longer.
 SLACK = 16
 
 
-class Pace:
-    """Learns what decoding and prefilling cost from the steps themselves.
+class PrefillBudget:
+    """The prompt tokens of a step, by what decoding and prefilling cost in the steps before.
 
     A forward pass has a fixed cost beside that of its tokens, and both grow with the prompt,
-    so the cost of a token is that of the last passes: their size settles where it should be.
+    so the cost of a token is that of the last passes, whose size converges.
 
     chunk: most prompt tokens of any step.
     """
@@ -72,7 +72,7 @@ class Pace:
         return min(self._chunk, max(SMALLEST_CHUNK, affordable))
 
     def learn(self, seconds: float, *, prefilled: int, decoding: bool) -> None:
-        """Take in one step. The device works asynchronously, so only whole steps tell.
+        """Record one step. The device works asynchronously, so only whole steps can be timed.
 
         prefilled: prompt tokens. decoding: there were rows that generated before it.
         """
@@ -90,8 +90,8 @@ class Pace:
             self._quiet = (1 - NEWEST) * old + NEWEST * seconds
 
 
-class DiskPace:
-    """Learns what reading KV from disk costs from what was read."""
+class DiskReadBudget:
+    """The tokens of KV that a step may read from disk, by what reading cost before."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -110,7 +110,7 @@ class DiskPace:
         return max(1, int((LONG_READ if alone else SHORT_READ) / max(cost, 1e-9)))
 
     def learn(self, disk: DiskRead) -> None:
-        """Take in what one plan read."""
+        """Record what one plan read."""
         self._seconds *= FORGIVENESS**disk.declined
         if disk.tokens:
             # Sums, not a mean of ratios: a short block takes as long to open.
@@ -211,7 +211,7 @@ class PassChoice:
         return batch
 
     def _repeats(self, prompt: PromptView, batch: Sequence[PromptView]) -> bool:
-        """Whether one of the batch computes most of what this prompt can have from there."""
+        """Whether one of the batch computes most of what this prompt could reuse from it."""
         if not self._reuses or prompt.remaining < 2 * SLACK:
             return False
         row = prompt.rows[0]

@@ -1,4 +1,4 @@
-"""Scheduler: decides what runs next and says so in plans; it touches no array.
+"""Scheduler: decides what runs next, as plans for the executor; it touches no array.
 
     for plan in scheduler.plans():
         scheduler.take(executor.run(plan))
@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
-from budmlx.core.sample.grammar import Compiling, Grammars
+from budmlx.core.sample.grammar import CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
-from budmlx.core.schedule.prefill import DiskPace, Pace
-from budmlx.core.schedule.report import Report
+from budmlx.core.schedule.prefill import DiskReadBudget, PrefillBudget
+from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
 from budmlx.protocol import GenerateRequest, StepFrame
 
-# Every so many steps the oldest prompt goes first, so that short ones cannot starve it.
+# The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
 
 Merges = list[tuple[int, int]]
 
 
 @dataclass(slots=True)
-class Draft:
-    """What is decided and not in a plan yet; the fields are those of `Plan`."""
+class PlanDraft:
+    """Decisions that are not in a plan yet; the fields are those of `Plan`."""
 
     forget: bool = False
     keep: list[int] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Draft:
         return bool(self.forget or self.leave or self.requeue or self.compact or self.admit)
 
     def pop_room(self) -> int | None:
-        """`room`, which then is in a plan."""
+        """Return `room` and reset it."""
         room, self.room = self.room, None
         return room
 
@@ -53,8 +53,8 @@ class Draft:
 class Scheduler:
     """Runs rows on one executor. Not thread-safe: everything happens on the core's thread.
 
-    A row waits, or is in a prompt or group of the executor. Between steps nothing is undecided:
-    what left or came is known to the executor.
+    A row waits, or is in a prompt or group of the executor. Between steps the executor knows of
+    every row that came or left.
     """
 
     def __init__(self, executor: Executor, *, max_rows: int, prefill_chunk: int):
@@ -62,13 +62,13 @@ class Scheduler:
         self._max_rows = max_rows
         self._view = View(executor)
         self._admission = Admission(executor.info, executor.memory, prefill_chunk)
-        self._pace = Pace(prefill_chunk)
-        self._disk = DiskPace()
+        self._prefill_budget = PrefillBudget(prefill_chunk)
+        self._disk = DiskReadBudget()
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
-        self._compiling = Compiling(Grammars(executor.info))
-        self._report = Report()
-        self._draft = Draft()
+        self._compiling = CompilingRows(Grammars(executor.info))
+        self._report = StepReport()
+        self._draft = PlanDraft()
         self._steps = 0
         self._seconds = 0.0
         self._room: int | None = None
@@ -139,15 +139,15 @@ class Scheduler:
         yield from self._settle(restore=self._readable(), save=self._saves)
         self._seconds = 0.0
         decoding = self._view.decoding
-        budget = self._pace.budget(decoding, len(self._rows) - decoding)
+        budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding)
         prefilled, merges = yield from self._prefill(budget)
         if self._view.groups:
             yield self._decode(merges)
-        self._pace.learn(self._seconds, prefilled=prefilled, decoding=bool(decoding))
+        self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=bool(decoding))
         yield from self._settle()
 
     def take(self, result: Result) -> None:
-        """Take in what came of the last plan."""
+        """Process the result of the last plan."""
         self._memory = result.memory
         self._seconds += result.seconds
         self._disk.learn(result.disk)
@@ -162,9 +162,9 @@ class Scheduler:
             self._suspect([self._rows[row_id] for row_id in ids if row_id in self._rows])
 
     def _settle(self, restore: int | None = None, *, save: bool = False) -> Iterator[Plan]:
-        """Plans for what was decided and must be so before anything else is looked at."""
+        """Plans for decisions that must be carried out before anything else is decided."""
         while self._draft.pending or restore is not None or save:
-            draft, self._draft = self._draft, Draft()
+            draft, self._draft = self._draft, PlanDraft()
             yield Plan(
                 forget=draft.forget,
                 keep=draft.keep,
@@ -181,7 +181,7 @@ class Scheduler:
     def _prefill(self, budget: int) -> Generator[Plan, None, tuple[int, Merges]]:
         """Passes of at most `budget` prompt tokens, whole prompts as far as they fit.
 
-        Returns how many tokens there were, and which groups the last of them let merge.
+        Returns the number of tokens, and the groups that can merge after the last pass.
         """
         done, merges = 0, Merges()
         oldest = self._steps % OLDEST_EVERY == 0
@@ -209,7 +209,9 @@ class Scheduler:
         """Tokens that may be read from disk, if a prompt is new or waits for more."""
         if not self._draft.admit and not any(prompt.restoring for prompt in self._view.prompts):
             return None
-        return self._disk.allowance(alone=not self._view.groups, per_token=self._pace.per_token)
+        return self._disk.allowance(
+            alone=not self._view.groups, per_token=self._prefill_budget.per_token
+        )
 
     @property
     def _saves(self) -> bool:
@@ -268,7 +270,7 @@ class Scheduler:
                 self._requeue([self._waiting.to_preempt(self._rows.values())])
 
     def _compact(self) -> bool:
-        """Let one group give up memory that no row needs; whether there was any."""
+        """Let one group give up memory that no row needs; returns whether there was any."""
         group = next((group for group in self._view.groups if group.compact()), None)
         if group is not None:
             self._draft.compact.append(group)

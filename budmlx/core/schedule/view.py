@@ -1,5 +1,5 @@
-"""View: what the executor holds, as its last result said and as plans since then will change it,
-and which of its groups should be one.
+"""View: the prompts and groups of the executor, as in its last result and as plans since then will
+change them, and the choice of groups to merge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from budmlx.core.schedule.prefill import PassChoice, PrefillPass, PromptView
 STEP_OVERHEAD = 32 * 2**20
 # A merge copies the rectangles, so it must promise more than a few bytes.
 MERGE_GAIN = 0.9
-# A group whose step costs so many times more for each of its rows is heavy.
+# A group whose step costs this many times more for each of its rows is heavy.
 HEAVY = 4
 
 
@@ -31,7 +31,7 @@ class GroupView:
 
     @property
     def id(self) -> int:
-        """What names the group in a plan: one of its rows."""
+        """The id by which plans name the group: that of one of its rows."""
         return self.rows[0].id
 
     @property
@@ -41,11 +41,11 @@ class GroupView:
 
     @property
     def occupied(self) -> list[int]:
-        """Tokens that the caches have room for, by slot: what the group takes in memory."""
+        """Tokens that the caches have room for, by slot: the size of the group in memory."""
         return [max(*self.lengths, self.span + 1)] * self.width
 
     def compact(self) -> bool:
-        """Give up memory that no row needs; whether there was any."""
+        """Give up memory that no row needs; returns whether there was any."""
         longest = max(row.held for row in self.rows) if self.span else 0
         if self.width == len(self.rows) and self.span == longest:
             return False
@@ -89,7 +89,7 @@ class Placement:
         return None
 
     def heavy(self, groups: Sequence[Sequence[int]]) -> list[bool]:
-        """Which groups should decode only in every other step, so that a row of great length
+        """For each group whether it should decode only in every other step, so that a very long row
         does not halve the pace of many short ones.
         """
         costs = [self.cost(lengths) / len(lengths) for lengths in groups]
@@ -113,7 +113,7 @@ class View:
         groups: Sequence[GroupState],
         rows: Mapping[int, Row],
     ) -> None:
-        """Take in what a result says. rows: all that the executor may name, by their ids."""
+        """Replace the view by a result's. rows: all that the executor may name, by their ids."""
         self.prompts = [
             PromptView(
                 [rows[i] for i in p.rows], p.computed, p.remaining, p.checkpoint, p.restoring
@@ -125,7 +125,7 @@ class View:
         ]
 
     def admit(self, rows: Sequence[Row]) -> None:
-        """Add a prompt, of which nothing is computed."""
+        """Add a prompt whose prefill has not begun."""
         self.prompts.append(PromptView(list(rows), 0, len(rows[0].ids) - 1))
 
     def drop(self, rows: Iterable[Row]) -> None:
@@ -147,7 +147,7 @@ class View:
 
     @property
     def decoding(self) -> int:
-        """How many rows generate."""
+        """The number of rows that generate."""
         return sum(len(group.rows) for group in self.groups)
 
     @property
@@ -159,7 +159,7 @@ class View:
     # What runs together
 
     def next_pass(self, budget: int, *, oldest: bool) -> PrefillPass | None:
-        """What the next forward pass over prompts computes; None if none is ready.
+        """The next forward pass over prompts; None if no prompt is ready.
 
         budget: see `PassChoice.next`, as for `oldest`.
         """
@@ -183,13 +183,13 @@ class View:
         return merges
 
     def merge_best(self) -> list[tuple[int, int]]:
-        """Merge the two groups that had better be one, if there are any; see `join`."""
+        """Merge two groups that cost less as one, if there are any; see `join`."""
         joinable = [group for group in self.groups if self._joinable(group)]
         pair = self._placement.merge([group.lengths for group in joinable])
         return [] if pair is None else [self._merge(joinable[pair[0]], joinable[pair[1]])]
 
     def heavy(self) -> list[bool]:
-        """Which groups should step less often."""
+        """For each group whether it should decode less often; see `Placement.heavy`."""
         return self._placement.heavy([group.lengths for group in self.groups])
 
     def _joinable(self, group: GroupView) -> bool:

@@ -23,7 +23,7 @@ from budmlx.errors import ConfigError, InvalidRequestError
 from budmlx.plugins.boundary import call_apart, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.vision import ModelFiles, Pixels, PreparedImage, VisionPreprocessorSpec
-from budmlx.protocol import Image, Target, Tensor
+from budmlx.protocol import Image, PluginTarget, Tensor
 from budmlx.threads import run_apart
 from budmlx.types import ImagePart, Message, Part, Request, TextPart
 
@@ -67,7 +67,7 @@ class Images:
         )
         self._fetcher = Fetcher(config.image_host)
         self.placeholder = self._spec.value.placeholder if self._spec else ""
-        self.target: Target | None = None
+        self.target: PluginTarget | None = None
         self._token: int | None = None
         if self._spec is None or not self.placeholder:
             return
@@ -82,7 +82,7 @@ class Images:
                 "Set vision_preprocessor to none to run it without pictures.",
                 param="vision_preprocessor",
             )
-        self.target = Target(plugin=encoder.plugin, core=encoder.value.core)
+        self.target = PluginTarget(plugin=encoder.plugin, core=encoder.value.core)
 
     def check(self, request: Request) -> None:
         """Refuse pictures that cannot be used, before any is opened. Raises InvalidRequestError."""

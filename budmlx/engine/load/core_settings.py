@@ -8,7 +8,7 @@ from budmlx.config import Config, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.vision import ModelFiles
-from budmlx.protocol import CoreSettings, KVStoreSettings, Target
+from budmlx.protocol import CoreSettings, KVStoreSettings, PluginTarget
 
 
 def core_settings(
@@ -25,7 +25,7 @@ def core_settings(
         kv_bits=config.kv_bits,
         prefix_cache=size_or_share(config.prefix_cache),
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
-        loader=Target(plugin=loader.plugin, core=loader.value.core) if loader else None,
+        loader=PluginTarget(plugin=loader.plugin, core=loader.value.core) if loader else None,
         vision=images.target,
         sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
     )

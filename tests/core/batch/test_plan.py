@@ -12,7 +12,7 @@ import pytest
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Prefill, Result
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.checkpoints import CheckpointReuse
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row
@@ -78,7 +78,7 @@ def reuse_of(model: Model) -> Reusing:
     per_token = sum(layer.per_token for layer in model.memory.layers)
     if model.info.needs_checkpoints:
         return CheckpointReuse(2**24)
-    return Reuse(model, 200 * per_token, block=8, least=1)
+    return BlockReuse(model, 200 * per_token, block=8, least=1)
 
 
 def mixed(model: Model, rng: random.Random) -> list[GenerateRequest]:
@@ -146,7 +146,7 @@ def test_whoever_runs_the_same_plans_draws_the_same_tokens(name: str) -> None:
 
 def test_a_quiet_step_is_one_small_plan() -> None:
     model = load()
-    executor = Recording(model, Reuse(model, 0))
+    executor = Recording(model, BlockReuse(model, 0))
     driver = Driver(model)
     driver.scheduler = Scheduler(executor, max_rows=16, prefill_chunk=512)
     driver.submit(*(request(k, [5 + k] * 9, max_tokens=40) for k in range(16)))

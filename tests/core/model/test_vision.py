@@ -12,15 +12,15 @@ import pytest
 
 from budmlx.core.model.model import Model, load_model
 from budmlx.core.model.vision import Vision
-from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import CoreSettings, Image, Target, Tensor, with_image_keys
+from budmlx.protocol import CoreSettings, Image, PluginTarget, Tensor, with_image_keys
 from tests.core.driver import Driver, request
 from tests.models import tiny_model_dir
 from tests.vision_plugin import write_vision_model
 
-LOADER = Target(plugin="quarters", core="tests.vision_plugin_core:classes")
-ENCODER = Target(plugin="quarters", core="tests.vision_plugin_core:load")
+LOADER = PluginTarget(plugin="quarters", core="tests.vision_plugin_core:classes")
+ENCODER = PluginTarget(plugin="quarters", core="tests.vision_plugin_core:load")
 PLACEHOLDER = 7
 
 
@@ -52,7 +52,7 @@ def showing(row_id: int, *seeds: int, **changes: Any) -> Any:
     return request(row_id, ids, images=images, max_tokens=6, **changes)
 
 
-def run(model: Model, *requests: Any, chunk: int = 64, reuse: Reuse | None = None) -> Driver:
+def run(model: Model, *requests: Any, chunk: int = 64, reuse: BlockReuse | None = None) -> Driver:
     driver = Driver(model, prefill_chunk=chunk, reuse=reuse)
     driver.submit(*requests)
     driver.run()
@@ -94,7 +94,7 @@ def test_what_is_kept_is_bounded(path: Path, model: Model) -> None:
 
 
 def test_kv_is_found_for_the_same_pictures_only(model: Model) -> None:
-    reuse = Reuse(model, 2**28, block=4, least=1)
+    reuse = BlockReuse(model, 2**28, block=4, least=1)
     driver = run(model, showing(0, 1, 2), reuse=reuse)
     cached = []
     for row_id, seeds in ((3, (1, 2)), (6, (1, 3)), (9, (4, 2))):
@@ -119,11 +119,16 @@ def test_keys_tell_pictures_apart() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loader": Target(plugin="p", core="tests.none:classes")}, "plugin p cannot load"),
-        ({"loader": LOADER, "vision": Target(plugin="p", core="tests.none:x")}, "plugin p cannot"),
+        ({"loader": PluginTarget(plugin="p", core="tests.none:classes")}, "plugin p cannot load"),
+        (
+            {"loader": LOADER, "vision": PluginTarget(plugin="p", core="tests.none:x")},
+            "plugin p cannot",
+        ),
     ],
 )
-def test_plugins_that_cannot_load(path: Path, settings: dict[str, Target], words: str) -> None:
+def test_plugins_that_cannot_load(
+    path: Path, settings: dict[str, PluginTarget], words: str
+) -> None:
     with pytest.raises(ModelLoadError, match=words):
         load_model(CoreSettings(model_path=str(path), model_name="m", **settings))
 

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.checkpoints import CheckpointReuse
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, KINDS
@@ -30,7 +30,7 @@ def test_tokens_do_not_depend_on_what_is_reused(name: str) -> None:
         request(4, [*rules[:40], *second], max_tokens=8),
     ]
     expected = cold(model, *asked)
-    reuse: Reuse | CheckpointReuse = Reuse(model, 2**28, block=8, least=1)
+    reuse: BlockReuse | CheckpointReuse = BlockReuse(model, 2**28, block=8, least=1)
     if model.info.needs_checkpoints:
         reuse = CheckpointReuse(2**28)
     driver = Driver(model, max_rows=8, reuse=reuse)

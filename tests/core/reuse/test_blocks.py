@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.protocol import GenerateRequest, Grammar, KVStoreSettings, StepFrame
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, KINDS, SCALES
@@ -39,7 +39,7 @@ class Reusing(Driver):
         prefill_chunk: int = 64,
         kv_store: KVStoreSettings | None = None,
     ):
-        self.reuse = Reuse(model, limit, block=block, least=least, kv_store=kv_store)
+        self.reuse = BlockReuse(model, limit, block=block, least=least, kv_store=kv_store)
         super().__init__(model, max_rows=max_rows, prefill_chunk=prefill_chunk, reuse=self.reuse)
         self.cached: dict[int, int] = {}
 

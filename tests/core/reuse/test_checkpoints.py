@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.blocks import Reuse, open_reuse
+from budmlx.core.reuse.blocks import BlockReuse, open_reuse
 from budmlx.core.reuse.checkpoints import Checkpoint, CheckpointReuse, Checkpoints
 from budmlx.protocol import GenerateRequest, StepFrame
 from tests.amount import usually
@@ -45,7 +45,7 @@ class Resuming(Driver):
 
 
 def test_the_cache_decides_how_prompts_are_reused() -> None:
-    assert isinstance(open_reuse(plain("llama"), 0.5), Reuse)
+    assert isinstance(open_reuse(plain("llama"), 0.5), BlockReuse)
     for name in NAMES:
         assert isinstance(open_reuse(plain(name), 0.5), CheckpointReuse)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from budmlx.core.reuse.blocks import Reuse
+from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.tree import Match
 from budmlx.core.schedule.admission import Admission
 from budmlx.protocol import SessionFile
@@ -27,7 +27,7 @@ def test_rows_wait_for_what_a_session_leaves(tmp_path: Path) -> None:
     tight = replace(model, memory=replace(model.memory, limit=needed + 1000))
     admission = Admission(tight.info, tight.memory, 64)
     assert admission.fits(lengths)
-    reuse = Reuse(tight, 2**28)
+    reuse = BlockReuse(tight, 2**28)
     driver = Driver(tight, max_rows=8, reuse=reuse)
     driver.submit(request(0, [5], max_tokens=1, session=SessionFile(path=path, save=False)))
     driver.run()

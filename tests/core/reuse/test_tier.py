@@ -245,13 +245,13 @@ def test_blocks_are_computed_if_that_is_faster(model: Model, tmp_path: Path) -> 
         assert tier is not None
         disk = driver.scheduler._disk
         disk._seconds, disk._tokens = 10.0, 1.0
-        driver.scheduler._pace._per_token = 1e-9
+        driver.scheduler._prefill_budget._per_token = 1e-9
         item = request(2, [*prompt, 3], max_tokens=4)
         assert driver.once(item) == cold(model, item)[2]
         assert (driver.cached[2], tier.counters.hits, tier.counters.slower) == (0, 0, 1)
         assert disk._seconds < 10.0, "it would never be tried again"
         driver.reuse.clear()
-        driver.scheduler._pace._per_token = 1e9
+        driver.scheduler._prefill_budget._per_token = 1e9
         driver.once(request(3, [*prompt, 4], max_tokens=1))
         assert driver.cached[3] == 10 * BLOCK
 

@@ -13,8 +13,8 @@ from budmlx.core.schedule.prefill import (
     SHORT_READ,
     SMALLEST_CHUNK,
     WHOLE,
-    DiskPace,
-    Pace,
+    DiskReadBudget,
+    PrefillBudget,
 )
 
 CHUNK = 4096
@@ -22,22 +22,22 @@ QUIET = 1.0
 COST = 0.02  # Seconds of a prompt token.
 
 
-def learned(chunk: int = CHUNK) -> Pace:
+def learned(chunk: int = CHUNK) -> PrefillBudget:
     """A pace that has seen a step of decoding, and one with 100 prompt tokens beside it."""
-    pace = Pace(chunk)
+    pace = PrefillBudget(chunk)
     pace.learn(QUIET, prefilled=0, decoding=True)
     pace.learn(QUIET + 100 * COST, prefilled=100, decoding=True)
     return pace
 
 
 def test_alone_a_prompt_takes_whole_chunks() -> None:
-    assert Pace(CHUNK).budget(0, 1) == CHUNK
+    assert PrefillBudget(CHUNK).budget(0, 1) == CHUNK
     assert learned().budget(0, 1) == CHUNK
 
 
 def test_nothing_is_known_before_both_kinds_of_step() -> None:
-    pace = Pace(CHUNK)
-    assert pace.budget(1, 1) == WHOLE and Pace(8).budget(1, 1) == 8
+    pace = PrefillBudget(CHUNK)
+    assert pace.budget(1, 1) == WHOLE and PrefillBudget(8).budget(1, 1) == 8
     pace.learn(QUIET, prefilled=0, decoding=True)
     assert pace.budget(1, 1) == WHOLE
     pace.learn(QUIET + 1.0, prefilled=10, decoding=True)
@@ -64,14 +64,14 @@ def test_the_more_wait_the_longer_a_step_may_be(decoding: int, waiting: int, sha
 
 def test_a_budget_stays_within_a_chunk_and_never_ends() -> None:
     assert learned(chunk=50).budget(4, 1) == 50
-    pace = Pace(CHUNK)
+    pace = PrefillBudget(CHUNK)
     pace.learn(QUIET, prefilled=0, decoding=True)
     pace.learn(100.0, prefilled=10, decoding=True)
     assert pace.budget(4, 1) == SMALLEST_CHUNK
 
 
 def test_the_newest_steps_count_most() -> None:
-    pace = Pace(CHUNK)
+    pace = PrefillBudget(CHUNK)
     pace.learn(1.0, prefilled=0, decoding=True)
     pace.learn(2.0, prefilled=0, decoding=True)
     quiet = (1 - NEWEST) * 1.0 + NEWEST * 2.0
@@ -82,7 +82,7 @@ def test_the_newest_steps_count_most() -> None:
 
 
 def test_the_cost_of_a_token_is_measured_in_passes_of_many() -> None:
-    pace = Pace(CHUNK)
+    pace = PrefillBudget(CHUNK)
     pace.learn(QUIET, prefilled=0, decoding=True)
     pace.learn(QUIET + 5.0, prefilled=WHOLE - 1, decoding=True)
     assert pace.per_token is None
@@ -94,7 +94,7 @@ def test_the_cost_of_a_token_is_measured_in_passes_of_many() -> None:
 
 
 def test_a_step_that_did_nothing_teaches_nothing() -> None:
-    pace = Pace(CHUNK)
+    pace = PrefillBudget(CHUNK)
     pace.learn(50.0, prefilled=0, decoding=False)
     pace.learn(QUIET, prefilled=0, decoding=True)
     pace.learn(QUIET + 100 * COST, prefilled=100, decoding=True)
@@ -102,7 +102,7 @@ def test_a_step_that_did_nothing_teaches_nothing() -> None:
 
 
 def test_the_disk_is_tried_with_one_block_and_then_by_its_speed() -> None:
-    disk = DiskPace()
+    disk = DiskReadBudget()
     assert disk.allowance(alone=True, per_token=1e-9) == 1
     for _ in range(40):
         disk.learn(DiskRead(0.001, 100))
@@ -111,7 +111,7 @@ def test_the_disk_is_tried_with_one_block_and_then_by_its_speed() -> None:
 
 
 def test_a_slow_disk_is_left_alone_and_forgiven() -> None:
-    disk = DiskPace()
+    disk = DiskReadBudget()
     disk.learn(DiskRead(1.0, 100))
     assert disk.allowance(alone=True, per_token=0.009) == 0
     disk.learn(DiskRead())

@@ -1,4 +1,4 @@
-"""Files with the keys and values of one block of tokens, in the safetensors format.
+"""Files of KV blocks, each with the keys and values of some tokens, in the safetensors format.
 
 A file's header follows from its name, the model's layout and the checksum of its payload, so a
 reader computes what must be there and compares: it believes nothing that a file says of itself.
@@ -31,7 +31,7 @@ class BadFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One of the arrays that are stored of each token.
+    """One of the arrays that are stored for each token.
 
     dtype: a key of `SIZES`. shape: [rows, heads, 1, width], that of one token.
     """
@@ -40,11 +40,11 @@ class ArraySpec:
     shape: tuple[int, ...]
 
     def of(self, tokens: int) -> tuple[int, ...]:
-        """The shape with so many tokens."""
+        """The shape for this many tokens."""
         return (*self.shape[:2], tokens, *self.shape[3:])
 
     def nbytes(self, tokens: int) -> int:
-        """Bytes with so many tokens."""
+        """Bytes for this many tokens."""
         size = SIZES[self.dtype] * tokens
         for length in self.shape:
             size *= length
@@ -89,7 +89,8 @@ def read(folder: Path, key: str, layout: Layout, tokens: int) -> list[memoryview
     """The arrays' bytes of the block `key`, verified.
 
     Raises:
-        BadFileError: what is there is not this block. OSError: it cannot be read.
+        BadFileError: the file is not this block.
+        OSError: it cannot be read.
     """
     path = folder / f"{key}{SUFFIX}"
     head = len(_header(key, layout, tokens, 0))
@@ -110,12 +111,12 @@ def read(folder: Path, key: str, layout: Layout, tokens: int) -> list[memoryview
 
 
 def no_follow(path: str, flags: int) -> int:
-    """An `opener` that takes no links, and waits for no pipe."""
+    """An `opener` that follows no links and does not block on pipes. Raises OSError."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def header(metadata: Mapping[str, str], layout: Layout, tokens: int) -> bytes:
-    """The length in 8 bytes, then JSON, then spaces up to a multiple of 8 bytes.
+    """A safetensors header: its length in 8 bytes, JSON, spaces up to a multiple of 8 bytes.
 
     https://huggingface.co/docs/safetensors#format
     """

@@ -1,4 +1,4 @@
-"""What keys and values on disk depend on beside tokens: the model, and how it keeps them."""
+"""Identity of KV on disk: the model and the layout of its caches, on which it depends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def name_of(array: mx.array) -> str:
 
 
 def layout_of(model: Model) -> Layout | None:
-    """What a model keeps of each token; None if it cannot be stored."""
+    """The arrays that a model keeps for each token; None if they cannot be stored."""
     cache = model.new_cache()
     # Lazy: gives shapes and dtypes without computing anything.
     model(mx.zeros((1, 1), dtype=mx.int32), cache)
@@ -42,6 +42,6 @@ def layout_of(model: Model) -> Layout | None:
 
 
 def model_digest(path: Path) -> str:
-    """A digest of what computes: the model in `path`, and the libraries with their device."""
+    """A digest of the model in `path`, the versions of the libraries, and their device."""
     versions = [mx.__version__, mlx_lm.__version__, str(mx.default_device())]
     return ModelIdentity.read(path).sampled(versions)

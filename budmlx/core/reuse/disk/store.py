@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much a store takes on, and how often it looks at its directory.
+    """Limits of a store's queue, and the intervals of its maintenance.
 
-    queue: bytes that wait to be written; more are dropped, since they take memory from nobody's
-    share. jobs: blocks that wait. pause: seconds without writing after the disk refused, and
-    between warnings. rescan: seconds after which a writer looks what other processes did.
+    queue: bytes that wait to be written; more are dropped, since this memory is not budgeted.
+    jobs: blocks that wait. pause: seconds without writing after the disk refused, and
+    between warnings. rescan: seconds between sweeps, which find what other processes did.
     """
 
     queue: int = 256 * 2**20
@@ -46,7 +46,7 @@ BOUNDS = Bounds()
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since the start.
+    """Counts since the start.
 
     hits: blocks that were read. misses: blocks that were there, but could not be used, and
     prompts of which nothing was there. hit_bytes, written_bytes: of payloads.
@@ -133,16 +133,16 @@ class KVStore:
         self._writer.start()
 
     def root(self, namespace: str) -> bytes:
-        """What stands for the key before that of a namespace's first block."""
+        """The parent key of a namespace's first block."""
         return hashlib.sha256(self._identity + namespace.encode()).digest()
 
     def __contains__(self, key: bytes) -> bool:
-        """Whether the block seems to be there."""
+        """Whether the index has the block; its file may be gone."""
         return key.hex() in self._keys
 
     @property
     def accepts(self) -> bool:
-        """Whether a block would be written if it came now."""
+        """Whether a block would be queued now."""
         room = self._queued < self._bounds.queue and len(self._jobs) < self._bounds.jobs
         return room and time.monotonic() >= self._resume and not self._closing
 
@@ -166,14 +166,14 @@ class KVStore:
         return arrays
 
     def save(self, path: Sequence[bytes], tokens: int, arrays: Sequence[bytes]) -> None:
-        """Write a block when there is time. path: the keys up to its own."""
+        """Queue a block to be written, or drop it. path: the keys up to its own."""
         if self.accepts:
             self._put(_Job(path, tokens, arrays))
         else:
             self.drop()
 
     def use(self, path: Sequence[bytes]) -> None:
-        """These blocks shall be kept longer than others. path: keys from the first one on."""
+        """Mark blocks as recently used. path: keys from the first one on."""
         if self.accepts:
             self._put(_Job(path))
 
@@ -183,14 +183,14 @@ class KVStore:
             self.counters.dropped += blocks
 
     def forget(self) -> None:
-        """Do not write what waits."""
+        """Drop all blocks that wait to be written."""
         with self._wake:
             self.drop(sum(bool(job.arrays) for job in self._jobs))
             self._queued -= sum(job.nbytes for job in self._jobs)
             self._jobs.clear()
 
     def close(self, seconds: float) -> None:
-        """Wait so long for what is not written yet."""
+        """Wait up to `seconds` for blocks that are not written yet."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -256,7 +256,7 @@ class KVStore:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Keep within the limit, and take in what other processes did."""
+        """Remove files down to the limit, and update the index with what other processes did."""
         self._swept = time.monotonic()
         with self._wake:
             self._lost.clear()

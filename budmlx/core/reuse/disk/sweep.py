@@ -1,4 +1,4 @@
-"""Keeps the directory of KV files within its limit, and free of what dead processes left."""
+"""Sweep of the directory of KV files: the size limit, and temporary files of dead processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from budmlx.core.reuse.disk.files import SUFFIX, TEMPORARY, no_follow
 
-# What was damaged is put aside under this suffix.
+# Damaged files are put aside under this suffix.
 BAD = ".bad"
-# Only what has such a name is ever touched: the directory may hold other things.
+# Only files of such names are touched: the directory may hold others.
 FOLDER = re.compile(r".+-[0-9a-f]{16}")
 FILE = re.compile(rf"[0-9a-f]{{64}}(\.[0-9a-f]{{8}}{TEMPORARY}|{SUFFIX}|{BAD})")
 # Files are removed down to this share of the limit.
@@ -22,7 +22,7 @@ DEBRIS_AGE = 3600.0
 
 
 def sweep(directory: Path, limit: int) -> dict[Path, int]:
-    """Remove debris, and beyond `limit` bytes the files that were not used for longest.
+    """Remove debris, and beyond `limit` bytes the least recently used files.
 
     Returns all that is left, with its bytes. Other processes may do the same at the same time.
     """
@@ -37,7 +37,7 @@ def sweep(directory: Path, limit: int) -> dict[Path, int]:
     left = {path: size for *_, size, path in found}
     total = sum(left.values())
     target = limit if total <= limit else int(LOW_WATER * limit)
-    # What is damaged goes first.
+    # Damaged files are removed first.
     for *_, path in sorted(found):
         if total <= target:
             break

@@ -1,4 +1,4 @@
-"""What the answers of hooks must be."""
+"""Types of hook results, by which they are checked."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ADDED: dict[str, type] = {
     "add_routes": Route,
     "add_commands": CommandSpec,
 }
-"""The hooks whose answers are collected when a plugin is loaded, and what they consist of."""
+"""Hooks whose results are collected when a plugin is loaded, with the type of each item."""
 
 CHOSEN = {
     "provide_tool_parser": ToolParserSpec,
     "provide_reasoning_parser": ReasoningParserSpec,
     "provide_vision_preprocessor": VisionPreprocessorSpec,
 }
-"""The hooks whose plugin a setting chooses, and what they provide."""
+"""Hooks whose plugin is chosen by a setting, with the type of their result."""

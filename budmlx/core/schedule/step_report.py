@@ -1,4 +1,4 @@
-"""Report: what a step of the scheduler tells the engine, collected until its frame is sent."""
+"""Step report: tokens, failures and starts of a scheduler step, collected for the engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame,
 FAILED = "The model failed on this request. Other requests are not affected."
 
 
-class Report:
+class StepReport:
     """The draft of the next frame."""
 
     def __init__(self) -> None:
@@ -29,20 +29,20 @@ class Report:
         return bool(self._started)
 
     def add(self, tokens: Sequence[Token], failed: Sequence[RowFailed]) -> None:
-        """Take in what an executor reports."""
+        """Add tokens and failures of a result."""
         self._tokens += tokens
         self._failed += failed
 
     def fail(self, row_id: int, code: RowErrorCode, message: str, param: str | None = None) -> None:
-        """Note that a row ends without a further token."""
+        """Record that a row ends without a further token."""
         self._failed.append(RowFailed(row_id, code, message, param))
 
     def raised(self, row_id: int) -> None:
-        """Note that a row ends because the model raised an error while it ran alone."""
+        """Record that a row ends because the model raised an error while it ran alone."""
         self.fail(row_id, "request_failed", FAILED)
 
     def too_long(self, request: GenerateRequest, longest: int) -> None:
-        """Note that a row can never fit into memory, which holds `longest` tokens of one row."""
+        """Record that a row can never fit into memory, which holds `longest` tokens of one row."""
         message = (
             f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only {longest} of "
             "one request, together with the completion. Shorten it, or raise the memory limit."
@@ -50,14 +50,14 @@ class Report:
         self.fail(request.id, "context_length_exceeded", message)
 
     def bad_grammar(self, row: Row, problem: str) -> None:
-        """Note that a row cannot begin, since its grammar cannot be used."""
+        """Record that a row cannot begin, since its grammar cannot be used."""
         grammar = row.request.grammar
         assert grammar is not None
         message = f"{grammar.param} cannot be used: {problem}."
         self.fail(row.id, "invalid_grammar", message, grammar.param)
 
     def start(self, row: Row) -> None:
-        """Note that a row left the queue, the first time."""
+        """Record that a row left the queue for the first time."""
         if not row.started:
             row.started = True
             self._started.append(row.id)
