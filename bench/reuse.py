@@ -74,12 +74,12 @@ def _first_token(scheduler: Scheduler, ids: list[int]) -> tuple[float, Token]:
     """Seconds from submitting a prompt to its first token, and that; then lets the row end."""
     begin = time.perf_counter()
     scheduler.submit(greedy(0, ids, REPLY))
-    while not (frame := scheduler.turn()).tokens:
+    while not (frame := scheduler.step()).tokens:
         if frame.failed:
             raise RuntimeError(frame.failed[0].message)
     seconds = time.perf_counter() - begin
     while scheduler.busy:
-        scheduler.turn()
+        scheduler.step()
     return seconds, frame.tokens[0]
 
 
