@@ -14,7 +14,7 @@ import pytest
 from tests.docs.pages import ADDRESS, ROOT
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables for the code: no settings of whoever runs the tests, and `budmlx` as a command."""
     home, programs = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("bin")
@@ -31,7 +31,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def url(environment: dict[str, str]) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "budmlx", "serve", "--port", "0"],
