@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
-from budmlx.core.sample.grammar import Compiling, Grammars
+from budmlx.core.sample.grammar import COMPILE_SECONDS, Compiling, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
 from budmlx.core.schedule.prefill import DiskPace, Pace
 from budmlx.core.schedule.report import Report
@@ -55,18 +55,29 @@ class Scheduler:
 
     A row waits, or is in a prompt or group of the executor. Between steps nothing is undecided:
     what left or came is known to the executor.
+
+    disk: how much a step may read from disk. compile_seconds: a grammar that takes longer is
+    refused.
     """
 
-    def __init__(self, executor: Executor, *, max_rows: int, prefill_chunk: int):
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        max_rows: int,
+        prefill_chunk: int,
+        disk: DiskPace | None = None,
+        compile_seconds: float = COMPILE_SECONDS,
+    ):
         self._executor = executor
         self._max_rows = max_rows
         self._view = View(executor)
         self._admission = Admission(executor.info, executor.memory, prefill_chunk)
         self._pace = Pace(prefill_chunk)
-        self._disk = DiskPace()
+        self._disk = disk or DiskPace()
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
-        self._compiling = Compiling(Grammars(executor.info))
+        self._compiling = Compiling(Grammars(executor.info), compile_seconds)
         self._report = Report()
         self._draft = Draft()
         self._steps = 0
