@@ -273,7 +273,7 @@ def test_observers_learn_every_end_once() -> None:
         next(stream)
         stream.close()
         engine.chat_many(["a", "b"], **GREEDY, progress=False)
-        engine._pipeline.runner.host.close()
+        engine._pipeline.dispatcher.host.close()
         with pytest.raises(Exception, match="closed"):
             engine.chat("Hello", **GREEDY)
     ends = [(record.outcome, record.cached, record.error) for record in plugin.records]

@@ -81,7 +81,7 @@ def test_the_second_equal_request_is_served_from_the_cache(engine: Engine) -> No
 
 def test_a_hit_never_touches_the_core(engine: Engine) -> None:
     first = engine.chat("Hello", **ASK)
-    engine._pipeline.runner.host.close()
+    engine._pipeline.dispatcher.host.close()
     assert engine.chat("Hello", **ASK).text == first.text
 
 
