@@ -78,9 +78,9 @@ def core(path: Path) -> dict[str, float]:
     scheduler = new_scheduler(model)
     for index, ids in enumerate(prompts(ROWS, PROMPT, model.info.vocab_size)):
         scheduler.submit(greedy(index, ids, 10 * STEPS))
-    while len(scheduler.turn().tokens) < ROWS:
+    while len(scheduler.step().tokens) < ROWS:
         pass
-    durations = _turns(scheduler, STEPS)[SETTLE:]
+    durations = _step_times(scheduler, STEPS)[SETTLE:]
     return {"tokens_per_second": ROWS * len(durations) / sum(durations)}
 
 
@@ -124,23 +124,23 @@ def long_row(path: Path) -> dict[str, float]:
     short = prompts(SHORT_ROWS, SHORT_PROMPT, model.info.vocab_size)
     for index, ids in enumerate(short):
         scheduler.submit(greedy(index, ids, 10 * STEPS))
-    while len(scheduler.turn().tokens) < SHORT_ROWS:
+    while len(scheduler.step().tokens) < SHORT_ROWS:
         pass
-    _turns(scheduler, SETTLE)
+    _step_times(scheduler, SETTLE)
     length = min(LONG_PROMPT, model.info.context_length - 3 * LONG_ROW_STEPS)
     scheduler.submit(greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0], 10 * STEPS))
     prefill = []
     while True:
         begin = time.perf_counter()
-        frame = scheduler.turn()
+        frame = scheduler.step()
         prefill.append(time.perf_counter() - begin)
         if any(token.id == SHORT_ROWS for token in frame.tokens):
             break
-    beside = _turns(scheduler, LONG_ROW_STEPS)
+    beside = _step_times(scheduler, LONG_ROW_STEPS)
     # Rows have grown while the long prompt was computed, so they are compared with themselves
     # right after it has gone.
     scheduler.cancel(SHORT_ROWS)
-    quiet = _turns(scheduler, LONG_ROW_STEPS)
+    quiet = _step_times(scheduler, LONG_ROW_STEPS)
     grown = SHORT_PROMPT + 2 * SETTLE + LONG_ROW_STEPS + len(prefill)
     groups = [[grown] * SHORT_ROWS, [length + LONG_ROW_STEPS]]
     return {
@@ -154,11 +154,11 @@ def long_row(path: Path) -> dict[str, float]:
     }
 
 
-def _turns(scheduler: Scheduler, count: int) -> list[float]:
-    """Seconds that each of `count` turns takes."""
+def _step_times(scheduler: Scheduler, count: int) -> list[float]:
+    """Seconds that each of `count` steps takes."""
     times = [time.perf_counter()]
     for _ in range(count):
-        scheduler.turn()
+        scheduler.step()
         times.append(time.perf_counter())
     return [after - before for before, after in itertools.pairwise(times)]
 

@@ -24,7 +24,7 @@ from budmlx.protocol import KVStoreSettings, Token
 SHARED, OWN = 4000, 50
 # How often what is slow is measured, and what is quick, after a first time that is not.
 SLOW, QUICK = 3, 9
-# Tokens; more than one, since a row is stored in the turn that ends it.
+# Tokens; more than one, since a row is stored in the step that ends it.
 REPLY = 4
 # What `prefix_cache` is by default, of the memory that the weights leave.
 SHARE = 0.5
@@ -74,12 +74,12 @@ def _first_token(scheduler: Scheduler, ids: list[int]) -> tuple[float, Token]:
     """Seconds from submitting a prompt to its first token, and that; then lets the row end."""
     begin = time.perf_counter()
     scheduler.submit(greedy(0, ids, REPLY))
-    while not (frame := scheduler.turn()).tokens:
+    while not (frame := scheduler.step()).tokens:
         if frame.failed:
             raise RuntimeError(frame.failed[0].message)
     seconds = time.perf_counter() - begin
     while scheduler.busy:
-        scheduler.turn()
+        scheduler.step()
     return seconds, frame.tokens[0]
 
 

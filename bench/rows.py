@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from budmlx.core.batch.executor import Executor
 from budmlx.core.model.model import Model, load_model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.scheduler import Scheduler
@@ -29,9 +30,8 @@ def load(path: Path) -> Model:
 
 def new_scheduler(model: Model, reuse: Reusing | None = None) -> Scheduler:
     """A scheduler with the settings that are the default."""
-    return Scheduler(
-        model, max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk, reuse=reuse
-    )
+    executor = Executor(model, reuse)
+    return Scheduler(executor, max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk)
 
 
 def greedy(row_id: int, ids: list[int], max_tokens: int) -> GenerateRequest:
