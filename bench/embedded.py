@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,27 @@ from budmlx.types import Request, SamplingParams
 ROWS = 16
 # A prompt of the closed loops with its template, and their mean reply.
 PROMPT, REPLY = 48, 64
-STEPS = 240
-# Steps at the begin that are not measured, in which buffers are allocated.
-SETTLE = 16
-SHORT_ROWS, SHORT_PROMPT, LONG_PROMPT, LONG_ROW_STEPS = 15, 60, 4000, 60
+SHORT_ROWS, SHORT_PROMPT = 15, 60
 
 
-def bare(path: Path) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured.
+
+    settle: steps at the beginning that are not measured, in which buffers are allocated.
+    long_prompt: tokens. long_row_steps: with the long row, and then without.
+    """
+
+    steps: int = 240
+    settle: int = 16
+    long_prompt: int = 4000
+    long_row_steps: int = 60
+
+
+DEFAULTS = Sizes()
+
+
+def bare(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Tokens per second of the model alone, with the next step dispatched ahead."""
     model, config = load_with_mlx_lm(path)
     cache = make_prompt_cache(model)
@@ -48,14 +63,14 @@ def bare(path: Path) -> dict[str, float]:
     tokens = mx.argmax(model(ids, cache=cache)[:, -1, :], axis=-1)
     mx.eval(tokens)
     start = 0.0
-    for step in range(STEPS):
-        if step == SETTLE:
+    for step in range(sizes.steps):
+        if step == sizes.settle:
             start = time.perf_counter()
         following = mx.argmax(model(tokens[:, None], cache=cache)[:, -1, :], axis=-1)
         mx.async_eval(following)
         tokens.tolist()
         tokens = following
-    rate = ROWS * (STEPS - SETTLE) / (time.perf_counter() - start)
+    rate = ROWS * (sizes.steps - sizes.settle) / (time.perf_counter() - start)
     prompt = statistics.median(_prompt_seconds(model, ids[:1]) for _ in range(9))
     return {
         "tokens_per_second": rate,
@@ -72,26 +87,26 @@ def _prompt_seconds(model: Any, ids: mx.array) -> float:
     return time.perf_counter() - begin
 
 
-def core(path: Path) -> dict[str, float]:
+def core(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Tokens per second of the scheduler, without text."""
     model = load(path)
     scheduler = new_scheduler(model)
     for index, ids in enumerate(prompts(ROWS, PROMPT, model.info.vocab_size)):
-        scheduler.submit(greedy(index, ids, 10 * STEPS))
+        scheduler.submit(greedy(index, ids, 10 * sizes.steps))
     while len(scheduler.step().tokens) < ROWS:
         pass
-    durations = _steps(scheduler, STEPS)[SETTLE:]
+    durations = _step_times(scheduler, sizes.steps)[sizes.settle :]
     return {"tokens_per_second": ROWS * len(durations) / sum(durations)}
 
 
-def engine(path: Path) -> dict[str, float]:
+def engine(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Tokens per second of concurrent async streams of the embedded Engine."""
     with Engine.load(path) as loaded:
-        return asyncio.run(_stream_all(loaded))
+        return asyncio.run(_stream_all(loaded, sizes))
 
 
-async def _stream_all(loaded: Engine) -> dict[str, float]:
-    sampling = SamplingParams(temperature=0, max_tokens=STEPS + SETTLE, ignore_eos=True)
+async def _stream_all(loaded: Engine, sizes: Sizes) -> dict[str, float]:
+    sampling = SamplingParams(temperature=0, max_tokens=sizes.steps + sizes.settle, ignore_eos=True)
 
     async def stream(ids: list[int]) -> list[float]:
         """The times at which the pieces of text came."""
@@ -104,16 +119,16 @@ async def _stream_all(loaded: Engine) -> dict[str, float]:
     ids = prompts(ROWS, PROMPT, loaded.info.vocab_size)
     rows = await asyncio.gather(*(stream(row) for row in ids))
     # All rows run between the last one's start and the first one's end.
-    start = max(times[SETTLE] for times in rows)
+    start = max(times[sizes.settle] for times in rows)
     end = min(times[-1] for times in rows)
     if start >= end:
         raise ValueError("the rows were not all running at any time")
     pieces = sum(start < when <= end for times in rows for when in times)
-    per_piece = ROWS * (STEPS + SETTLE) / sum(len(times) for times in rows)
+    per_piece = ROWS * (sizes.steps + sizes.settle) / sum(len(times) for times in rows)
     return {"tokens_per_second": pieces * per_piece / (end - start)}
 
 
-def long_row(path: Path) -> dict[str, float]:
+def long_row(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Step times of short rows without and with a long row beside them, and peak memory."""
     # What others in this process hold is not ours.
     gc.collect()
@@ -123,12 +138,14 @@ def long_row(path: Path) -> dict[str, float]:
     scheduler = new_scheduler(model)
     short = prompts(SHORT_ROWS, SHORT_PROMPT, model.info.vocab_size)
     for index, ids in enumerate(short):
-        scheduler.submit(greedy(index, ids, 10 * STEPS))
+        scheduler.submit(greedy(index, ids, 10 * sizes.steps))
     while len(scheduler.step().tokens) < SHORT_ROWS:
         pass
-    _steps(scheduler, SETTLE)
-    length = min(LONG_PROMPT, model.info.context_length - 3 * LONG_ROW_STEPS)
-    scheduler.submit(greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0], 10 * STEPS))
+    _step_times(scheduler, sizes.settle)
+    length = min(sizes.long_prompt, model.info.context_length - 3 * sizes.long_row_steps)
+    scheduler.submit(
+        greedy(SHORT_ROWS, prompts(1, length, model.info.vocab_size)[0], 10 * sizes.steps)
+    )
     prefill = []
     while True:
         begin = time.perf_counter()
@@ -136,13 +153,13 @@ def long_row(path: Path) -> dict[str, float]:
         prefill.append(time.perf_counter() - begin)
         if any(token.id == SHORT_ROWS for token in frame.tokens):
             break
-    beside = _steps(scheduler, LONG_ROW_STEPS)
+    beside = _step_times(scheduler, sizes.long_row_steps)
     # Rows have grown while the long prompt was computed, so they are compared with themselves
     # right after it has gone.
     scheduler.cancel(SHORT_ROWS)
-    quiet = _steps(scheduler, LONG_ROW_STEPS)
-    grown = SHORT_PROMPT + 2 * SETTLE + LONG_ROW_STEPS + len(prefill)
-    groups = [[grown] * SHORT_ROWS, [length + LONG_ROW_STEPS]]
+    quiet = _step_times(scheduler, sizes.long_row_steps)
+    grown = SHORT_PROMPT + 2 * sizes.settle + sizes.long_row_steps + len(prefill)
+    groups = [[grown] * SHORT_ROWS, [length + sizes.long_row_steps]]
     return {
         # Means: beside a long row steps are of two kinds, and tokens take both.
         "quiet_step": statistics.fmean(quiet),
@@ -154,8 +171,8 @@ def long_row(path: Path) -> dict[str, float]:
     }
 
 
-def _steps(scheduler: Scheduler, count: int) -> list[float]:
-    """Seconds that each of `count` turns takes."""
+def _step_times(scheduler: Scheduler, count: int) -> list[float]:
+    """Seconds that each of `count` steps takes."""
     times = [time.perf_counter()]
     for _ in range(count):
         scheduler.step()
@@ -163,7 +180,7 @@ def _steps(scheduler: Scheduler, count: int) -> list[float]:
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-WHAT: dict[str, Callable[[Path], dict[str, Any]]] = {
+WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "bare": bare,
     "core": core,
     "engine": engine,

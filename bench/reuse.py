@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,25 +22,39 @@ from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import KVStoreSettings, Token
 
-SHARED, OWN = 4000, 50
-# How often what is slow is measured, and what is quick, after a first time that is not.
-SLOW, QUICK = 3, 9
-# Tokens; more than one, since a row is stored in the turn that ends it.
+# Tokens; more than one, since a row is stored in the step that ends it.
 REPLY = 4
 # What `prefix_cache` is by default, of the memory that the weights leave.
 SHARE = 0.5
 STORE_BYTES = 2**35
 CLOSE_SECONDS = 60.0
 
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured.
+
+    shared, own: tokens of a prompt. slow, quick: how often what is slow is measured, and what
+    is quick, after a first time that is not.
+    """
+
+    shared: int = 4000
+    own: int = 50
+    slow: int = 3
+    quick: int = 9
+
+
+DEFAULTS = Sizes()
+
 Fresh = Callable[[int], list[int]]
 Waits = list[tuple[float, Token]]
 
 
-def prefix(path: Path) -> dict[str, Any]:
-    """Medians in seconds until the first token of a prompt of SHARED + OWN tokens.
+def prefix(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, Any]:
+    """Medians in seconds until the first token of a prompt of `shared` + `own` tokens.
 
-    cold: nothing is stored. hit: another prompt began with the same SHARED tokens. in_place:
-    the model alone computes OWN tokens on a cache with the others. disk: after a restart.
+    cold: nothing is stored. hit: another prompt began with the same `shared` tokens. in_place:
+    the model alone computes `own` tokens on a cache with the others. disk: after a restart.
     hit_tokens, disk_tokens: of the prompts, that were found, and read from disk.
     """
     model = load(path)
@@ -50,16 +65,18 @@ def prefix(path: Path) -> dict[str, Any]:
     def fresh(count: int) -> list[int]:
         return [chance.randrange(model.info.vocab_size) for _ in range(count)]
 
-    shared = fresh(min(SHARED, model.info.context_length - OWN - REPLY))
-    cold = [_first_token(_with_tree(model), [*shared, *fresh(OWN)]) for _ in range(1 + SLOW)][1:]
+    shared = fresh(min(sizes.shared, model.info.context_length - sizes.own - REPLY))
+    cold = [
+        _first_token(_with_tree(model), [*shared, *fresh(sizes.own)]) for _ in range(1 + sizes.slow)
+    ][1:]
     warm = _with_tree(model)
     # The first one stores what is shared.
-    hits = [_first_token(warm, [*shared, *fresh(OWN)]) for _ in range(2 + QUICK)][2:]
-    disk = _from_disk(model, shared, fresh)
+    hits = [_first_token(warm, [*shared, *fresh(sizes.own)]) for _ in range(2 + sizes.quick)][2:]
+    disk = _from_disk(model, shared, fresh, sizes)
     return {
         "cold": _median(cold),
         "hit": _median(hits),
-        "in_place": statistics.median(_in_place(model, shared, fresh)),
+        "in_place": statistics.median(_in_place(model, shared, fresh, sizes)),
         "disk": _median(disk),
         "hit_tokens": min(token.cached for _, token in hits),
         "disk_tokens": min(token.from_disk for _, token in disk),
@@ -83,22 +100,22 @@ def _first_token(scheduler: Scheduler, ids: list[int]) -> tuple[float, Token]:
     return seconds, frame.tokens[0]
 
 
-def _in_place(model: Model, shared: list[int], fresh: Fresh) -> list[float]:
+def _in_place(model: Model, shared: list[int], fresh: Fresh, sizes: Sizes) -> list[float]:
     cache = model.new_cache()
     for begin in range(0, len(shared), SETTINGS.prefill_chunk):
         model(mx.array([shared[begin : begin + SETTINGS.prefill_chunk]]), cache)
         mx.eval([entry.state for entry in cache])
     times = []
-    for _ in range(1 + QUICK):
-        own = mx.array([fresh(OWN)])
+    for _ in range(1 + sizes.quick):
+        own = mx.array([fresh(sizes.own)])
         start = time.perf_counter()
         mx.eval(mx.argmax(model(own, cache)[:, -1, :], axis=-1))
         times.append(time.perf_counter() - start)
-        trim_prompt_cache(cache, OWN)
+        trim_prompt_cache(cache, sizes.own)
     return times[1:]
 
 
-def _from_disk(model: Model, shared: list[int], fresh: Fresh) -> Waits:
+def _from_disk(model: Model, shared: list[int], fresh: Fresh, sizes: Sizes) -> Waits:
     """Measurements of schedulers that begin with the files of earlier ones."""
     root = cache_root()
     root.mkdir(parents=True, exist_ok=True)
@@ -106,9 +123,9 @@ def _from_disk(model: Model, shared: list[int], fresh: Fresh) -> Waits:
     # Beside the model: a directory for temporary files may be in memory.
     with TemporaryDirectory(dir=root) as directory:
         store = KVStoreSettings(directory=directory, limit=STORE_BYTES)
-        for _ in range(1 + SLOW):
+        for _ in range(1 + sizes.slow):
             reuse = open_reuse(model, SHARE, store)
-            waits.append(_first_token(new_scheduler(model, reuse), [*shared, *fresh(OWN)]))
+            waits.append(_first_token(new_scheduler(model, reuse), [*shared, *fresh(sizes.own)]))
             reuse.close(CLOSE_SECONDS)
             _drop_pages(Path(directory))
     return waits[1:]

@@ -30,9 +30,8 @@ def load(path: Path) -> Model:
 
 def new_scheduler(model: Model, reuse: Reusing | None = None) -> Scheduler:
     """A scheduler with the settings that are the default."""
-    return Scheduler(
-        Executor(model, reuse), max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk
-    )
+    executor = Executor(model, reuse)
+    return Scheduler(executor, max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk)
 
 
 def greedy(row_id: int, ids: list[int], max_tokens: int) -> GenerateRequest:

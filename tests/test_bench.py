@@ -245,37 +245,31 @@ def test_time_to_first_token_with_stored_kv(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, value in (("SHARED", 300), ("SLOW", 1), ("QUICK", 1)):
-        monkeypatch.setattr(reuse, name, value)
-    found = embedded.WHAT["prefix"](tiny_model_dir(scale=4.0))
+    sizes = reuse.Sizes(shared=300, slow=1, quick=1)
+    found = embedded.WHAT["prefix"](tiny_model_dir(scale=4.0), sizes)
     assert found["hit_tokens"] == 300
     assert found["disk_tokens"] == 256
     assert min(found[name] for name in ("cold", "hit", "in_place", "disk")) > 0
     assert not list(cache_root().iterdir())
 
 
-def test_pictures_new_and_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pictures, "MODEL", tmp_path / "model")
-    assert "no config.json" in embedded.WHAT["images"](tmp_path)["problem"]
-    write_vision_model(tmp_path / "model")
-    monkeypatch.setattr(pictures, "PLUGIN", "tests.vision_plugin")
-    for name, value in (("USERS", 3), ("TOKENS", 4), ("ROUNDS", 1)):
-        monkeypatch.setattr(pictures, name, value)
-    found = embedded.WHAT["images"](tmp_path)
+def test_pictures_new_and_seen(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    assert "no config.json" in embedded.WHAT["images"](tmp_path, model=model)["problem"]
+    write_vision_model(model)
+    sizes = pictures.Sizes(users=3, tokens=4, rounds=1)
+    found = embedded.WHAT["images"](tmp_path, sizes, model=model, plugin="tests.vision_plugin")
     names = ["tokens_per_second", "ttft_p50", "seen_tokens_per_second", "seen_ttft_p50"]
     assert list(found) == names
     assert min(found.values()) > 0
 
 
-def test_embedded_measurements_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STEPS", 300)
-    monkeypatch.setattr(embedded, "SETTLE", 4)
-    monkeypatch.setattr(embedded, "LONG_PROMPT", 600)
-    monkeypatch.setattr(embedded, "LONG_ROW_STEPS", 8)
+def test_embedded_measurements_run() -> None:
+    sizes = embedded.Sizes(steps=300, settle=4, long_prompt=600, long_row_steps=8)
     path = tiny_model_dir(scale=4.0)
     for what in ("bare", "core", "engine"):
-        assert embedded.WHAT[what](path)["tokens_per_second"] > 0
-    long_row = embedded.WHAT["long-row"](path)
+        assert embedded.WHAT[what](path, sizes)["tokens_per_second"] > 0
+    long_row = embedded.WHAT["long-row"](path, sizes)
     assert long_row["weights_bytes"] < long_row["peak_bytes"] <= long_row["projected_bytes"]
 
 

@@ -52,7 +52,7 @@ def assemble(path: Path, name: str, config: Config, plugins: Plugins) -> Assembl
         states=info.needs_checkpoints,
     )
     salt = f"{info.fingerprint} {ModelIdentity.read(path).listed()} {plugins.digest}"
-    cache = ReplyCache(store, config, salt)
+    cache = ReplyCache(store, config, salt, plugins.limits.cache_seconds)
     rows = RowBuilder(info, plugins, parsers, tracker, shared=config.prefix_cache_shared)
     preparation = Preparation(plugins, tokenizer, parsers, images, info)
     return Assembly(

@@ -173,9 +173,13 @@ async def adrive_stream(stream: Stream[T]) -> AsyncGenerator[T, None]:
 
 
 class Containment:
-    """Record of the plugins of an engine that hang. Thread-safe."""
+    """Record of the plugins of an engine that hang. Thread-safe.
 
-    def __init__(self) -> None:
+    seconds: a call that takes longer hangs.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
         self._hung: dict[str, Future[Any]] = {}
 
     def calls(self, plugins: Collection[str]) -> PluginCalls:
@@ -190,15 +194,17 @@ class Containment:
                     f"The plugin {plugin} is disabled, since it does not return from an earlier "
                     "call; the server's log says more. Restart the server without it."
                 )
-        return PluginCalls(self._hung, Worker("budmlx-plugins") if plugins else None)
+        worker = Worker("budmlx-plugins") if plugins else None
+        return PluginCalls(self._hung, worker, self._seconds)
 
 
 class PluginCalls:
     """A context manager around the calls of one request, on a thread or directly."""
 
-    def __init__(self, hung: dict[str, Future[Any]], worker: Worker | None):
+    def __init__(self, hung: dict[str, Future[Any]], worker: Worker | None, seconds: float):
         self._hung = hung
         self._worker = worker
+        self._seconds = seconds
         self._abandoned: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
@@ -221,7 +227,7 @@ class PluginCalls:
         future = self._worker.submit(call)
         self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
         while True:
-            yield FutureWait(future, boundary.PLUGIN_SECONDS)
+            yield FutureWait(future, self._seconds)
             if future.cancelled():  # the thread had no time to begin
                 future = self._worker.submit(call)
                 self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
@@ -231,7 +237,7 @@ class PluginCalls:
             elif (at := boundary.running_on(self._worker.thread)) is not None:
                 plugin, what = at
                 self._hung[plugin] = future
-                raise boundary.hangs(plugin, what)
+                raise boundary.hangs(plugin, what, self._seconds)
 
     def items(self, items: Iterator[T]) -> Procedure[Iterator[T]]:
         """The items, computed at once if they are computed on the thread; see `run`."""

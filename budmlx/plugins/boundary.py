@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 FAULTS = (Exception, SystemExit)
 """Exceptions of plugins that are caught; a library that calls sys.exit must not end the server."""
-PLUGIN_SECONDS = 10.0
-"""A call that takes longer fails its request."""
 
 T = TypeVar("T")
 
@@ -49,8 +47,8 @@ def calling(plugin: str, what: str) -> Iterator[None]:
         _running.pop(thread, None)  # routes interleave on one thread
 
 
-def call_apart(plugin: str, what: str, function: Callable[[], T]) -> T:
-    """Call a plugin on a thread of its own, for `PLUGIN_SECONDS` at most.
+def call_apart(plugin: str, what: str, function: Callable[[], T], seconds: float) -> T:
+    """Call a plugin on a thread of its own, for `seconds` at most.
 
     Python cannot stop a call: one that takes longer continues there.
 
@@ -59,8 +57,8 @@ def call_apart(plugin: str, what: str, function: Callable[[], T]) -> T:
         InvalidRequestError: the plugin refuses the request.
     """
     future = run_apart("budmlx-plugin", function)
-    if wait([future], PLUGIN_SECONDS).not_done:
-        raise hangs(plugin, what)
+    if wait([future], seconds).not_done:
+        raise hangs(plugin, what, seconds)
     with calling(plugin, what):
         return future.result()
 
@@ -90,12 +88,10 @@ def wrong_type(plugin: str, what: str, value: object, wanted: str) -> PluginErro
     return PluginError(broke(plugin, what, f"returned {type(value).__name__}, not {wanted}"))
 
 
-def hangs(plugin: str, what: str) -> PluginError:
-    """The error for a plugin that does not return; it is logged."""
+def hangs(plugin: str, what: str, seconds: float) -> PluginError:
+    """The error for a plugin that does not return in time; it is logged."""
     log.error("Plugin %s hangs in its %s", plugin, what)
-    return PluginError(
-        f"The plugin {plugin} failed: its {what} took more than {PLUGIN_SECONDS:g} s."
-    )
+    return PluginError(f"The plugin {plugin} failed: its {what} took more than {seconds:g} s.")
 
 
 def whereabouts(error: BaseException) -> str:

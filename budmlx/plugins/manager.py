@@ -22,6 +22,7 @@ from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
 from budmlx.plugins.hook_results import ADDED, CHOSEN
 from budmlx.plugins.hookspecs import RINGS
+from budmlx.plugins.limits import DEFAULTS, PluginLimits
 from budmlx.plugins.observers import Observers
 from budmlx.plugins.parsing import ModelTraits
 from budmlx.plugins.specs import RequestRecord, ResponseCache
@@ -72,10 +73,11 @@ class Plugins:
 
     info: every plugin that was found, also those left out. digest: names and versions of
     the loaded ones; it changes when replies may. observed: whether any of them implements
-    `on_request_finished`.
+    `on_request_finished`. limits: of what calls of plugins may take.
     """
 
-    def __init__(self, found: Sequence[Candidate]):
+    def __init__(self, found: Sequence[Candidate], limits: PluginLimits = DEFAULTS):
+        self.limits = limits
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self._loaded: dict[str, _Plugin] = {}
@@ -87,12 +89,17 @@ class Plugins:
         observers = self._order("on_request_finished")
         self.observed = bool(observers)
         self._observers = Observers(
-            (name, self._caller("on_request_finished", name)) for name in observers
+            ((name, self._caller("on_request_finished", name)) for name in observers), limits
         )
         self.digest = self._digest()
 
     @classmethod
-    def load(cls, config: Config, objects: Sequence[object] = ()) -> Plugins:
+    def load(
+        cls,
+        config: Config,
+        objects: Sequence[object] = (),
+        limits: PluginLimits = DEFAULTS,
+    ) -> Plugins:
         """Load what the configuration admits, and live `objects`.
 
         Raises:
@@ -105,7 +112,7 @@ class Plugins:
                 "install the plugin or name its module, or use engine_host='thread'.",
                 param="plugins",
             )
-        return cls(candidates(config, objects))
+        return cls(candidates(config, objects), limits)
 
     # Loading
 

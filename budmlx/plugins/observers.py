@@ -9,21 +9,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from budmlx.plugins.boundary import raised
+from budmlx.plugins.limits import PluginLimits
 from budmlx.plugins.specs import RequestRecord
 
 log = logging.getLogger(__name__)
-
-MAX_WAITING = 256
-"""Records that wait for one observer; more are dropped."""
-CLOSE_SECONDS = 2.0
-"""The time that observers have for the last records when an engine is closed."""
 
 
 class _Observer:
     """Passes records to one plugin, in order. The thread ends when none waits."""
 
-    def __init__(self, plugin: str, call: Callable[..., object]):
+    def __init__(self, plugin: str, call: Callable[..., object], max_waiting: int):
         self._plugin = plugin
+        self._max_waiting = max_waiting
         self._call = call
         self._waiting: deque[RequestRecord] = deque()
         self._changed = threading.Condition()
@@ -32,7 +29,7 @@ class _Observer:
 
     def tell(self, record: RequestRecord) -> None:
         with self._changed:
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) >= self._max_waiting:
                 self._complain()
                 return
             self._waiting.append(record)
@@ -70,9 +67,12 @@ class _Observer:
 class Observers:
     """The observers of one engine. Thread-safe; no call waits for a plugin but `finish`."""
 
-    def __init__(self, calls: Iterable[tuple[str, Callable[..., object]]]):
+    def __init__(self, calls: Iterable[tuple[str, Callable[..., object]]], limits: PluginLimits):
         """`calls`: names of plugins, each with its hook."""
-        self._observers = [_Observer(plugin, call) for plugin, call in calls]
+        self._close_seconds = limits.close_seconds
+        self._observers = [
+            _Observer(plugin, call, limits.waiting_records) for plugin, call in calls
+        ]
 
     def tell(self, record: RequestRecord) -> None:
         """Queue a record for every observer."""
@@ -80,7 +80,7 @@ class Observers:
             observer.tell(record)
 
     def finish(self) -> None:
-        """Wait until all records were passed on, for `CLOSE_SECONDS` at most."""
-        end = time.monotonic() + CLOSE_SECONDS
+        """Wait until all records were passed on, for `close_seconds` at most."""
+        end = time.monotonic() + self._close_seconds
         for observer in self._observers:
             observer.finish(max(0.0, end - time.monotonic()))

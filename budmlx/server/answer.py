@@ -13,11 +13,9 @@ from aiohttp import web
 from budmlx.config import ServerConfig
 from budmlx.server.dialects.base import ReplyEncoder, StreamEncoder
 from budmlx.server.errors import failure_of
-from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
+from budmlx.server.limits import Limits
+from budmlx.server.state import CONFIG, IN_FLIGHT, LIMITS, NAMESPACE
 from budmlx.types import Completion, Event
-
-STALLED_SECONDS = 30.0
-"""Seconds after which a client that reads nothing is cut off."""
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Headers that keep proxies from holding back a stream."""
@@ -41,7 +39,7 @@ async def streamed(
     request: web.Request, encoder: ReplyEncoder, events: Events, places: int = 1
 ) -> web.StreamResponse:
     """Answer event by event, or raise an error from before the first one. See `whole`."""
-    sender = EventStream(request, request.app[CONFIG], encoder)
+    sender = EventStream(request, encoder, request.app[CONFIG], request.app[LIMITS])
     try:
         async with _in_flight(request, events, places), sender:
             async for event in events:
@@ -77,10 +75,13 @@ class EventStream:
     around the work that produces the events.
     """
 
-    def __init__(self, request: web.Request, config: ServerConfig, encoder: StreamEncoder):
+    def __init__(
+        self, request: web.Request, encoder: StreamEncoder, config: ServerConfig, limits: Limits
+    ):
         self._request = request
         self._hold = config.hold_seconds
         self._pause = config.keepalive_seconds
+        self._stalled = limits.stalled_seconds
         self._encoder = encoder
         self._lock = asyncio.Lock()
         self._last_write = 0.0
@@ -129,7 +130,7 @@ class EventStream:
         assert self.response is not None
         self._last_write = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(STALLED_SECONDS):
+            async with asyncio.timeout(self._stalled):
                 await self.response.write(data)
         except TimeoutError:
             if self._request.transport is not None:

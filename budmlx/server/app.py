@@ -17,11 +17,12 @@ from budmlx.errors import ConfigError
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
+from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
 from budmlx.server.routes import docs, health, models
 from budmlx.server.security import bracketed, check_bind, guard
-from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, MODELS
+from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
 from budmlx.server.transport import Runner, answer_errors, prepare
 
 ROUTES = (models.endpoints, health.endpoints, docs.endpoints)
@@ -29,7 +30,11 @@ BACKLOG = 1024
 
 
 def create_app(
-    model_set: ModelSet, config: Config, dialects: Dialects = REGISTERED
+    model_set: ModelSet,
+    config: Config,
+    dialects: Dialects = REGISTERED,
+    *,
+    limits: Limits = DEFAULTS,
 ) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
     app = web.Application(
@@ -37,6 +42,7 @@ def create_app(
         client_max_size=config.max_body,
     )
     app[CONFIG] = config
+    app[LIMITS] = limits
     app[MODELS] = model_set
     app[DIALECTS] = dialects
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
@@ -60,10 +66,10 @@ class HttpServer:
         self._runner = runner
 
     @classmethod
-    async def start(cls, model_set: ModelSet, config: Config) -> Self:
+    async def start(cls, model_set: ModelSet, config: Config, *, limits: Limits = DEFAULTS) -> Self:
         """Bind and serve. Raises ConfigError when the address is taken, unknown or unsafe."""
         check_bind(config)
-        app = create_app(model_set, config)
+        app = create_app(model_set, config, limits=limits)
         runner = Runner(app)
         await runner.setup()
         site = web.TCPSite(runner, config.host, config.port, backlog=BACKLOG)

@@ -19,12 +19,11 @@ from aiohttp import web
 
 from budmlx.errors import InvalidRequestError
 from budmlx.server.errors import HttpError, param_path
-from budmlx.server.state import CONFIG
+from budmlx.server.limits import Limits
+from budmlx.server.state import CONFIG, LIMITS
 
 MAX_DEPTH = 64
 MAX_DIGITS = 64
-BODY_IDLE_SECONDS = 15.0
-BODY_TOTAL_SECONDS = 60.0
 ENCODINGS = frozenset({"identity", "gzip", "deflate"})
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 OFF_LOOP_BYTES = 2**14
@@ -41,7 +40,7 @@ async def parsed(
 
     Raises HttpError and InvalidRequestError, see `read_body` and `parse_json`.
     """
-    raw = await read_body(request, request.app[CONFIG].max_body)
+    raw = await read_body(request, request.app[CONFIG].max_body, request.app[LIMITS])
     return await off_loop(len(raw), lambda: parse(parse_json(raw))), len(raw)
 
 
@@ -57,26 +56,27 @@ async def off_loop(
     return work(*args, **kwargs)
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """Read a JSON body of at most `limit` bytes, decompressed if need be.
+async def read_body(request: web.Request, max_bytes: int, limits: Limits) -> bytes:
+    """Read a JSON body of at most `max_bytes` bytes, decompressed if need be.
 
+    limits: how long it may take.
     Raises HttpError: 415 for another media type, charset or encoding, 413 when it is too
     large, 408 when it arrives too slowly.
     """
     _check_media_type(request)
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TOTAL_SECONDS):
+        async with asyncio.timeout(limits.body_total_seconds):
             while True:
-                async with asyncio.timeout(BODY_IDLE_SECONDS):
+                async with asyncio.timeout(limits.body_idle_seconds):
                     chunk = await request.content.readany()
                 if not chunk:
                     return bytes(body)
                 body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
     except TimeoutError:
         raise HttpError(408, "The request body arrived too slowly.", code="body_timeout") from None
 

@@ -11,8 +11,10 @@ from budmlx.engine.models import ModelSet
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
+from budmlx.server.limits import Limits
 
 CONFIG = web.AppKey("config", ServerConfig)
+LIMITS = web.AppKey("limits", Limits)
 MODELS = web.AppKey("models", ModelSet)
 DIALECTS = web.AppKey("dialects", Dialects)
 ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")

@@ -13,16 +13,11 @@ from aiohttp.typedefs import Handler
 
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
+from budmlx.server.limits import Limits
 from budmlx.server.security import request_id
-from budmlx.server.state import DIALECTS, IN_FLIGHT
+from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS
 
 log = logging.getLogger("budmlx.access")
-
-FIRST_REQUEST_SECONDS = 10.0
-KEEPALIVE_SECONDS = 75.0
-LINGER_SECONDS = 2.0
-MAX_CONNECTIONS = 1024
-SHUTDOWN_SECONDS = 1.0
 
 
 class Connection(web.RequestHandler):
@@ -32,19 +27,21 @@ class Connection(web.RequestHandler):
     that quotes the input; here both get an error in the dialect of the path.
     """
 
-    __slots__ = ("_dialects", "_first_request_timer")
+    __slots__ = ("_dialects", "_first_request_timer", "_limits")
 
-    def __init__(self, manager: web.Server, dialects: Dialects, **options: Any):
+    def __init__(self, manager: web.Server, dialects: Dialects, limits: Limits, **options: Any):
         super().__init__(manager, **options)
         self._dialects = dialects
+        self._limits = limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request, or hang up when there are too many."""
         super().connection_made(transport)
         loop = asyncio.get_running_loop()
-        self._first_request_timer = loop.call_later(FIRST_REQUEST_SECONDS, self._expire)
+        limits = self._limits
+        self._first_request_timer = loop.call_later(limits.first_request_seconds, self._expire)
         assert self._manager is not None
-        if len(self._manager.connections) > MAX_CONNECTIONS:
+        if len(self._manager.connections) > limits.max_connections:
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -92,34 +89,38 @@ class Connection(web.RequestHandler):
 class Listener(web.Server):
     """Makes a `Connection` for every client."""
 
-    def __init__(self, app_server: web.Server, dialects: Dialects, **options: Any):
+    def __init__(self, app_server: web.Server, dialects: Dialects, limits: Limits, **options: Any):
         super().__init__(
             app_server.request_handler,
             request_factory=app_server.request_factory,
             handler_cancellation=True,
         )
         self._dialects = dialects
+        self._limits = limits
         self._options = options
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
-        return Connection(self, self._dialects, loop=asyncio.get_running_loop(), **self._options)
+        loop = asyncio.get_running_loop()
+        return Connection(self, self._dialects, self._limits, loop=loop, **self._options)
 
 
 class Runner(web.AppRunner):
     """Runs an application on `Connection`s; a vanished client cancels its handler."""
 
     def __init__(self, app: web.Application):
-        super().__init__(app, shutdown_timeout=SHUTDOWN_SECONDS)
+        super().__init__(app, shutdown_timeout=app[LIMITS].shutdown_seconds)
 
     async def _make_server(self) -> web.Server:
+        limits = self.app[LIMITS]
         return Listener(
             await super()._make_server(),
             self.app[DIALECTS],
+            limits,
             access_log=log,
             access_log_class=AccessLog,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            lingering_time=LINGER_SECONDS,
+            keepalive_timeout=limits.keepalive_seconds,
+            lingering_time=limits.linger_seconds,
         )
 
 

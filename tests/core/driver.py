@@ -34,7 +34,7 @@ def request(row_id: int, prompt: Iterable[int], **changes: object) -> GenerateRe
 
 
 class Driver:
-    """Collects what a scheduler says of each row."""
+    """Collects what a scheduler says of each row. scheduling: further arguments of that."""
 
     def __init__(
         self,
@@ -43,9 +43,12 @@ class Driver:
         max_rows: int = 64,
         prefill_chunk: int = 64,
         reuse: Reusing | None = None,
+        **scheduling: Any,
     ):
         self.executor = Executor(model, reuse)
-        self.scheduler = Scheduler(self.executor, max_rows=max_rows, prefill_chunk=prefill_chunk)
+        self.scheduler = Scheduler(
+            self.executor, max_rows=max_rows, prefill_chunk=prefill_chunk, **scheduling
+        )
         self.tokens: dict[int, list[int]] = {}
         self.reasons: dict[int, str] = {}
         self.failed: dict[int, RowFailed] = {}

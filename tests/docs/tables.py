@@ -15,10 +15,11 @@ from budmlx.engine.images import formats, images
 from budmlx.errors import BudmlxError, ConfigError, ModelLoadError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.hookspecs import RINGS
-from budmlx.server import answer, body, transport
+from budmlx.server import body
 from budmlx.server.app import ROUTES
 from budmlx.server.dialects.registry import DIALECTS
 from budmlx.server.errors import failure_of
+from budmlx.server.limits import DEFAULTS
 from budmlx.server.openapi import document
 
 BEFORE_A_SERVER = (ConfigError, ModelLoadError)
@@ -98,10 +99,11 @@ def limits() -> str:
         ("Nesting of JSON", f"{body.MAX_DEPTH} levels"),
         (
             "Time for a request body",
-            f"{body.BODY_TOTAL_SECONDS:g} s, with pauses of at most {body.BODY_IDLE_SECONDS:g} s",
+            f"{DEFAULTS.body_total_seconds:g} s, with pauses of at most "
+            f"{DEFAULTS.body_idle_seconds:g} s",
         ),
-        ("Time that a client may leave a stream unread", f"{answer.STALLED_SECONDS:g} s"),
-        ("Connections", transport.MAX_CONNECTIONS),
+        ("Time that a client may leave a stream unread", f"{DEFAULTS.stalled_seconds:g} s"),
+        ("Connections", DEFAULTS.max_connections),
     ]
     return _table(("What", "Limit"), [(what, str(limit)) for what, limit in rows])
 

@@ -11,11 +11,12 @@ import pytest
 
 from budmlx import Engine, hookimpl
 from budmlx.errors import PluginError
-from budmlx.plugins import boundary, observers
+from budmlx.plugins.limits import PluginLimits
 from budmlx.plugins.parsing import Content, Piece, ReasoningParserSpec
 from budmlx.plugins.specs import OutputFilterFactory, RequestRecord
 from budmlx.plugins.vision import Detail, Pixels, PreparedImage, VisionPreprocessorSpec
 from tests.models import tiny_model_dir
+from tests.plugins.engines import load_within
 from tests.vision_plugin import parts, picture
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
@@ -40,9 +41,7 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    # Long enough for calls that do not hang, on a machine that pauses.
-    monkeypatch.setattr(boundary, "PLUGIN_SECONDS", 1.0)
+def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.open()
@@ -87,8 +86,10 @@ class Parsing:
         return [Content(text, self.start - len(text))] if text else []
 
 
-def load(*plugins: object) -> Engine:
-    return Engine.load(tiny_model_dir(scale=4.0), plugins=plugins)
+def load(*plugins: object, **limits: Any) -> Engine:
+    # Long enough for calls that do not hang, on a machine that pauses.
+    within = PluginLimits(**{"call_seconds": 1.0, **limits})
+    return load_within(within, tiny_model_dir(scale=4.0), *plugins)
 
 
 @pytest.mark.parametrize("kind", ["make", "push", "parser"])
@@ -116,7 +117,7 @@ async def test_what_hangs_fails_its_request_and_the_loop_goes_on(
                 break
             except PluginError:
                 await asyncio.sleep(0.01)
-        assert not engine._pipeline.runner._generations
+        assert not engine._pipeline.dispatcher._generations
     assert threading.get_ident() not in gate.threads
 
 
@@ -140,13 +141,10 @@ class Observing:
         self.records.append(record)
 
 
-async def test_observers_keep_nobody_waiting(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(observers, "MAX_WAITING", 3)
+async def test_observers_keep_nobody_waiting(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     slow, quick = Observing(gate), Observing(Gate())
     quick.gate.open()
-    with load(slow, quick) as engine:
+    with load(slow, quick, waiting_records=3) as engine:
         for count in range(1, 7):
             await engine.achat("Hello", temperature=0, max_tokens=count)
         assert not slow.records
@@ -160,10 +158,9 @@ async def test_observers_keep_nobody_waiting(
 
 
 def test_an_observer_that_hangs_does_not_keep_the_engine_from_closing(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(observers, "CLOSE_SECONDS", 0.1)
-    with load(Observing(gate)) as engine:
+    with load(Observing(gate), close_seconds=0.1) as engine:
         engine.chat("Hello", **GREEDY)
     assert "Plugin Observing-0 does not return from on_request_finished" in caplog.text
 

@@ -13,7 +13,7 @@ import pytest
 
 from budmlx import Engine, hookimpl
 from budmlx.errors import InvalidRequestError, PluginError
-from budmlx.plugins import boundary
+from budmlx.plugins.limits import PluginLimits
 from budmlx.plugins.specs import (
     EndText,
     MessageTransform,
@@ -24,6 +24,7 @@ from budmlx.plugins.specs import (
 from budmlx.testing import check_message_transform, check_output_filter
 from budmlx.types import Message, TextDelta
 from tests.models import tiny_model_dir
+from tests.plugins.engines import load_within
 
 GREEDY = {"temperature": 0, "max_tokens": 20}
 
@@ -119,7 +120,7 @@ def test_a_bad_transform_fails_its_request(kind: str, caplog: pytest.LogCaptureF
 
 
 async def test_a_transform_that_hangs_fails_its_request_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, plain: str, caplog: pytest.LogCaptureFixture
+    plain: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     released = threading.Event()
 
@@ -129,8 +130,8 @@ async def test_a_transform_that_hangs_fails_its_request_and_no_other(
         return messages
 
     # Long enough for those that do not hang, on a machine that pauses.
-    monkeypatch.setattr(boundary, "PLUGIN_SECONDS", 3.0)
-    with load(Plugin([hang])) as engine:
+    limits = PluginLimits(call_seconds=3.0)
+    with load_within(limits, tiny_model_dir(scale=4.0), Plugin([hang])) as engine:
         asks = [engine.achat(text, **GREEDY) for text in ("secret words", "Hello")]
         hung, fine = await asyncio.gather(*asks, return_exceptions=True)
         with pytest.raises(PluginError, match="Plugin-0"):
@@ -272,7 +273,7 @@ def test_observers_learn_every_end_once() -> None:
         next(stream)
         stream.close()
         engine.chat_many(["a", "b"], **GREEDY, progress=False)
-        engine._pipeline.runner.host.close()
+        engine._pipeline.dispatcher.host.close()
         with pytest.raises(Exception, match="closed"):
             engine.chat("Hello", **GREEDY)
     ends = [(record.outcome, record.cached, record.error) for record in plugin.records]

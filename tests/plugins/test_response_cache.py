@@ -12,9 +12,9 @@ import pytest
 
 from budmlx import Engine, hookimpl
 from budmlx.builtin.memory_cache import MemoryCache
-from budmlx.engine.reuse import response_cache
 from budmlx.engine.reuse.stored_reply import decode, reply_key
 from budmlx.errors import InvalidRequestError
+from budmlx.plugins.limits import PluginLimits
 from budmlx.plugins.specs import ResponseCache
 from budmlx.types import (
     CachePolicy,
@@ -27,6 +27,7 @@ from budmlx.types import (
     TextDelta,
 )
 from tests.models import tiny_model_dir
+from tests.plugins.engines import load_within
 
 ASK = {"max_tokens": 6, "cache": True}
 
@@ -80,7 +81,7 @@ def test_the_second_equal_request_is_served_from_the_cache(engine: Engine) -> No
 
 def test_a_hit_never_touches_the_core(engine: Engine) -> None:
     first = engine.chat("Hello", **ASK)
-    engine._pipeline.runner.host.close()
+    engine._pipeline.dispatcher.host.close()
     assert engine.chat("Hello", **ASK).text == first.text
 
 
@@ -269,12 +270,10 @@ class Bad(Store):
 
 
 @pytest.mark.parametrize("fault", ["raises", "garbage", "no bytes", "another's", "hangs", "exits"])
-def test_a_bad_cache_costs_only_the_caching(
-    fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(response_cache, "GET_SECONDS", 0.2)
+def test_a_bad_cache_costs_only_the_caching(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Bad(fault)
-    with Engine.load(tiny_model_dir(scale=2.0), plugins=[store]) as engine:
+    limits = PluginLimits(cache_seconds=0.2)
+    with load_within(limits, tiny_model_dir(scale=2.0), store) as engine:
         for prompt in ("one", "two", "three"):
             reply = engine.chat(prompt, **ASK)
             assert not reply.cached and reply.usage.completion_tokens == 6

@@ -12,6 +12,7 @@ from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.server.app import HttpServer
+from budmlx.server.limits import DEFAULTS, Limits
 from tests.models import tiny_model_dir
 
 ALIASES = ("demo", "org/name")
@@ -32,9 +33,9 @@ async def start(engine: Engine) -> AsyncIterator[Start]:
     """Starts servers with given settings; all are drained at the end."""
     servers: list[HttpServer] = []
 
-    async def start(**settings: Any) -> HttpServer:
+    async def start(limits: Limits = DEFAULTS, **settings: Any) -> HttpServer:
         config = Config(**{"port": 0, "drain_seconds": 0, **settings})
-        server = await HttpServer.start(ModelSet(engine, ALIASES), config)
+        server = await HttpServer.start(ModelSet(engine, ALIASES), config, limits=limits)
         servers.append(server)
         return server
 

@@ -18,10 +18,10 @@ from budmlx.errors import (
     OverloadedError,
     RequestFailedError,
 )
-from budmlx.server import body as jsonbody
-from budmlx.server import errors, transport
+from budmlx.server import errors
 from budmlx.server.app import HttpServer
 from budmlx.server.errors import failure_of
+from budmlx.server.limits import Limits
 from tests.server.conftest import Start
 from tests.server.tools import CHAT, body, check_error, exchange, get, post
 
@@ -129,11 +129,8 @@ async def test_body_limit(start: Start) -> None:  # LIMITS 20
         check_error(await exchange(server, raw), 413, code="body_too_large")
 
 
-async def test_a_declared_size_is_refused_unread(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.05)
-    server = await start()
+async def test_a_declared_size_is_refused_unread(start: Start) -> None:
+    server = await start(Limits(linger_seconds=0.05))
     raw = post(b"").replace(b"Content-Length: 0", b"Content-Length: 99999999999")
     check_error(await exchange(server, raw), 413, code="body_too_large")
 
@@ -157,15 +154,14 @@ async def test_bad_chunks(server: HttpServer) -> None:
     check_error(await exchange(server, raw + b"zz\r\n"), 400)
 
 
-async def test_slow_bodies(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_bodies(start: Start) -> None:
     short = post(b"{").replace(b"Content-Length: 1", b"Content-Length: 10")
-    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.05)
-    server = await start()
-    monkeypatch.setattr(jsonbody, "BODY_IDLE_SECONDS", 0.05)
-    check_error(await exchange(server, short), 408, code="body_timeout")  # LIMITS 3
-    monkeypatch.setattr(jsonbody, "BODY_IDLE_SECONDS", 60.0)
-    monkeypatch.setattr(jsonbody, "BODY_TOTAL_SECONDS", 0.05)
-    check_error(await exchange(server, short), 408, code="body_timeout")  # LIMITS 4
+    for limits in (
+        Limits(linger_seconds=0.05, body_idle_seconds=0.05),  # LIMITS 3
+        Limits(linger_seconds=0.05, body_idle_seconds=60.0, body_total_seconds=0.05),  # LIMITS 4
+    ):
+        server = await start(limits)
+        check_error(await exchange(server, short), 408, code="body_timeout")
 
 
 @pytest.mark.parametrize(

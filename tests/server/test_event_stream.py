@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-import pytest
 from aiohttp import web
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.server import answer as sse
 from budmlx.server.answer import EventStream
 from budmlx.server.app import HttpServer
+from budmlx.server.limits import Limits
 from tests.server.conftest import Start
 from tests.server.tools import CHAT, body, endless, events, exchange, parse, post, until
 
@@ -114,8 +113,8 @@ async def test_an_error_after_the_first_byte_is_the_last_event(own_server: HttpS
     assert last["error"]["message"]
 
 
-async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "STALLED_SECONDS", 0.2)  # LIMITS 92
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
+    limits = Limits(stalled_seconds=0.2)  # LIMITS 92
     ended: asyncio.Future[tuple[int, BaseException]] = asyncio.get_running_loop().create_future()
 
     class Silence:
@@ -132,7 +131,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         transport = request.transport
         assert transport is not None
         try:
-            async with EventStream(request, Config(), Silence()) as events:
+            async with EventStream(request, Silence(), Config(), limits) as events:
                 await events.start()
                 while True:
                     await events.send(b'data: "' + b"x" * 50_000 + b'"\n\n')

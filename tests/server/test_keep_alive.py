@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from budmlx.config import Config
 from budmlx.server.answer import EventStream
+from budmlx.server.limits import DEFAULTS
 
 HOLD = 2.0
 PAUSE = 10.0
@@ -65,7 +66,7 @@ def written(work: Callable[[EventStream], Awaitable[None]]) -> list[tuple[float,
 
     async def stream() -> None:
         request = make_mocked_request("POST", "/", writer=writer, loop=loop)
-        async with EventStream(request, config, Encoder()) as events:
+        async with EventStream(request, Encoder(), config, DEFAULTS) as events:
             await work(events)
 
     try:

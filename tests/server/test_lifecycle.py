@@ -17,8 +17,8 @@ import pytest
 
 from budmlx import Engine
 from budmlx.errors import ConfigError
-from budmlx.server import transport
 from budmlx.server.app import HttpServer
+from budmlx.server.limits import Limits
 from tests.models import tiny_model_dir
 from tests.server.conftest import Start
 from tests.server.tools import (
@@ -202,9 +202,8 @@ async def test_port_0_reports_the_real_port(server: HttpServer) -> None:
     assert server.url == f"http://127.0.0.1:{server.port}"
 
 
-async def test_silent_connections_are_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FIRST_REQUEST_SECONDS", 0.1)  # LIMITS 1 and 2
-    server = await start()
+async def test_silent_connections_are_closed(start: Start) -> None:
+    server = await start(Limits(first_request_seconds=0.1))  # LIMITS 1 and 2
     for start_of_request in (b"", b"GET /health HTTP/1.1\r\nHost: local"):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(start_of_request)
@@ -216,9 +215,8 @@ async def test_silent_connections_are_closed(start: Start, monkeypatch: pytest.M
             assert events(await response.read())[-1] == "[DONE]"
 
 
-async def test_too_many_connections(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_CONNECTIONS", 2)  # LIMITS 25
-    server = await start()
+async def test_too_many_connections(start: Start) -> None:
+    server = await start(Limits(max_connections=2))  # LIMITS 25
     kept = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
     for reader, writer in kept:
         writer.write(get("/health").replace(b"Connection: close\r\n", b""))

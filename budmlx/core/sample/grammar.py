@@ -25,7 +25,6 @@ from budmlx.lookup import Bounded
 from budmlx.types import ModelInfo
 
 COMPILE_SECONDS = 2.0
-"""A grammar that takes longer is refused."""
 MAX_KEPT = 64
 MAX_KEPT_CHARACTERS = 4 * 2**20
 POLL_SECONDS = 0.002
@@ -90,12 +89,13 @@ class Grammars:
 class CompilingRows:
     """Rows that wait for their grammars.
 
-    rows: those that wait, by their ids, each with its grammar and the `time.monotonic` at which
-    it is refused; for others to read.
+    seconds: a grammar that takes longer is refused. rows: those that wait, by their ids, each
+    with its grammar and the `time.monotonic` at which it is refused; for others to read.
     """
 
-    def __init__(self, grammars: Grammars):
+    def __init__(self, grammars: Grammars, seconds: float = COMPILE_SECONDS):
         self._grammars = grammars
+        self._seconds = seconds
         self.rows: dict[int, tuple[Row, Future[LLMatcher], float]] = {}
 
     def add(self, row: Row) -> None:
@@ -103,7 +103,7 @@ class CompilingRows:
         grammar = row.request.grammar
         assert grammar is not None
         compiled = self._grammars.start(grammar.source)
-        self.rows[row.request.id] = (row, compiled, time.monotonic() + COMPILE_SECONDS)
+        self.rows[row.request.id] = (row, compiled, time.monotonic() + self._seconds)
 
     def cancel(self, row_id: int) -> None:
         """Forget a row; unknown ids are ignored."""
@@ -120,7 +120,7 @@ class CompilingRows:
             if not compiled.done():
                 if time.monotonic() < deadline:
                     continue
-                problem = f"it takes longer than {COMPILE_SECONDS:.0f} s to compile"
+                problem = f"it takes longer than {self._seconds:.0f} s to compile"
             else:
                 problem = _problem(compiled)
                 if not problem:

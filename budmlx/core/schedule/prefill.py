@@ -91,9 +91,16 @@ class PrefillBudget:
 
 
 class DiskReadBudget:
-    """The tokens of KV that a step may read from disk, by what reading cost before."""
+    """The tokens of KV that a step may read from disk, by what reading cost before.
 
-    def __init__(self) -> None:
+
+    short_read, long_read: seconds that a step may spend on it while others generate, and while
+    nobody does.
+    """
+
+    def __init__(self, short_read: float = SHORT_READ, long_read: float = LONG_READ):
+        self._short = short_read
+        self._long = long_read
         self._seconds = 0.0
         self._tokens = 0.0
 
@@ -107,7 +114,7 @@ class DiskReadBudget:
         cost = self._seconds / self._tokens
         if per_token is not None and cost > per_token:
             return 0
-        return max(1, int((LONG_READ if alone else SHORT_READ) / max(cost, 1e-9)))
+        return max(1, int((self._long if alone else self._short) / max(cost, 1e-9)))
 
     def learn(self, disk: DiskRead) -> None:
         """Record what one plan read."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
-from budmlx.core.sample.grammar import CompilingRows, Grammars
+from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
 from budmlx.core.schedule.prefill import DiskReadBudget, PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
@@ -55,18 +55,28 @@ class Scheduler:
 
     A row waits, or is in a prompt or group of the executor. Between steps the executor knows of
     every row that came or left.
+
+    disk: what a step may read from disk. compile_seconds: a grammar that takes longer is refused.
     """
 
-    def __init__(self, executor: Executor, *, max_rows: int, prefill_chunk: int):
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        max_rows: int,
+        prefill_chunk: int,
+        disk: DiskReadBudget | None = None,
+        compile_seconds: float = COMPILE_SECONDS,
+    ):
         self._executor = executor
         self._max_rows = max_rows
         self._view = View(executor)
         self._admission = Admission(executor.info, executor.memory, prefill_chunk)
         self._prefill_budget = PrefillBudget(prefill_chunk)
-        self._disk = DiskReadBudget()
+        self._disk = disk or DiskReadBudget()
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
-        self._compiling = CompilingRows(Grammars(executor.info))
+        self._compiling = CompilingRows(Grammars(executor.info), compile_seconds)
         self._report = StepReport()
         self._draft = PlanDraft()
         self._steps = 0

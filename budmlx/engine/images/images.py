@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGES = 16
 MAX_PIXELS = 128 * 10**6
-"""Of all pictures of a request together."""
 MAX_ARRAYS = 60 * 2**20
 """Bytes of the encoder's input for a request, which travel in one message to the core."""
 REMOTE = ("http:", "https:")
@@ -58,9 +57,20 @@ class Images:
     """
 
     def __init__(
-        self, plugins: Plugins, tokenizer: Tokenizer, files: ModelFiles, config: ModelConfig
+        self,
+        plugins: Plugins,
+        tokenizer: Tokenizer,
+        files: ModelFiles,
+        config: ModelConfig,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ):
-        """Find the plugins for a model. Raises ConfigError if what they offer does not fit."""
+        """Find the plugins for a model. Raises ConfigError if what they offer does not fit.
+
+        max_pixels: of all pictures of a request together.
+        """
+        self._max_pixels = max_pixels
+        self._plugin_seconds = plugins.limits.call_seconds
         name = config.vision_preprocessor
         self._spec: Owned[VisionPreprocessorSpec] | None = plugins.chosen(
             "provide_vision_preprocessor", name, files
@@ -135,13 +145,14 @@ class Images:
         self.check(request)
         shown: list[KeyedImage] = []
         become: dict[str, Any] = {}
-        left = MAX_PIXELS
+        left = self._max_pixels
         for param, part in _shown(request.messages or ()):
             source = _opened(part.source, param)
             left -= _area(source, param)
             if left < 0:
                 raise InvalidRequestError(
-                    f"The images have more than {MAX_PIXELS:,} pixels together; make them smaller.",
+                    f"The images have more than {self._max_pixels:,} pixels together; make them "
+                    "smaller.",
                     param=param,
                     code="image_too_large",
                 )
@@ -163,9 +174,8 @@ class Images:
     def _prepare(self, pixels: Pixels, part: ImagePart) -> PreparedImage:
         assert self._spec is not None
         plugin, what = self._spec.plugin, "vision preprocessor"
-        image: object = call_apart(
-            plugin, what, partial(self._spec.value.prepare, pixels, part.detail)
-        )
+        prepare = partial(self._spec.value.prepare, pixels, part.detail)
+        image: object = call_apart(plugin, what, prepare, self._plugin_seconds)
         if not isinstance(image, PreparedImage):
             raise wrong_type(plugin, what, image, "a PreparedImage")
         if self._token is not None and image.tokens < 1:

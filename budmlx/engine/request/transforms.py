@@ -17,8 +17,10 @@ from budmlx.types import Request
 log = logging.getLogger(__name__)
 
 
-def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]]) -> Request:
-    """The request with its messages as the transforms leave them.
+def transformed(
+    request: Request, transforms: Sequence[Owned[MessageTransform]], seconds: float
+) -> Request:
+    """The request with its messages as the transforms leave them. seconds: that each may take.
 
     Raises:
         InvalidRequestError: a transform refuses the request.
@@ -28,7 +30,9 @@ def transformed(request: Request, transforms: Sequence[Owned[MessageTransform]])
     if messages is None:
         return request
     for each in transforms:
-        result: object = call_apart(each.plugin, "message transform", partial(each.value, messages))
+        result: object = call_apart(
+            each.plugin, "message transform", partial(each.value, messages), seconds
+        )
         if not isinstance(result, list | tuple):
             raise wrong_type(each.plugin, "message transform", result, "a list of messages")
         try:

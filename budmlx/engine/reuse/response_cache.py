@@ -22,9 +22,8 @@ from budmlx.types import CachePolicy, Event, Finished, Request
 
 log = logging.getLogger(__name__)
 
-GET_SECONDS = 2.0
-"""A store that takes longer to answer is left alone for `REST_SECONDS`."""
 REST_SECONDS = 60.0
+"""So long a store that does not answer in time is left alone."""
 MAX_BACKLOG = 256
 """Replies that may wait to be stored; more are dropped."""
 
@@ -71,12 +70,18 @@ class _Flight:
 
 
 class ReplyCache:
-    """The stored replies of one engine. Faults of the store never fail a request."""
+    """The stored replies of one engine. Faults of the store never fail a request.
 
-    def __init__(self, store: Owned[ResponseCache] | None, config: ModelConfig, salt: str):
+    seconds: that the store has to answer, and to close.
+    """
+
+    def __init__(
+        self, store: Owned[ResponseCache] | None, config: ModelConfig, salt: str, seconds: float
+    ):
         self.enabled = store is not None and config.cache != "off"
         self._auto = config.cache == "auto"
         self._salt = salt
+        self._seconds = seconds
         self._store = store
         self._worker = Worker("budmlx-response-cache") if store is not None else None
         self._lock = threading.Lock()  # of the flights
@@ -107,7 +112,7 @@ class ReplyCache:
         closing = self._call(self._store.value.close)
         self._worker.end()
         try:
-            closing.result(GET_SECONDS)
+            closing.result(self._seconds)
         except TimeoutError:
             log.warning("The response cache of plugin %s does not close", self._store.plugin)
 
@@ -118,7 +123,7 @@ class ReplyCache:
         assert self._store is not None
         store = self._store.value
         reading = self._call(lambda: store.get(key))
-        yield FutureWait(reading, GET_SECONDS)
+        yield FutureWait(reading, self._seconds)
         if not reading.done() or reading.cancelled():
             self._rest()
             return None

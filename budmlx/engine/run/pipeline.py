@@ -53,7 +53,7 @@ class RequestPipeline:
         self.tracker = tracker
         self._rows = rows
         self._plugins = plugins
-        self._containment = Containment()
+        self._containment = Containment(plugins.limits.call_seconds)
 
     def run(self, request: Request, *, together: bool = False) -> Stream[Event]:
         """The events of a request.

@@ -35,12 +35,11 @@ class Reusing(Driver):
         limit: int = 2**30,
         block: int = BLOCK,
         least: int = 1,
-        max_rows: int = 64,
-        prefill_chunk: int = 64,
         kv_store: KVStoreSettings | None = None,
+        **options: Any,
     ):
         self.reuse = BlockReuse(model, limit, block=block, least=least, kv_store=kv_store)
-        super().__init__(model, max_rows=max_rows, prefill_chunk=prefill_chunk, reuse=self.reuse)
+        super().__init__(model, reuse=self.reuse, **options)
         self.cached: dict[int, int] = {}
 
     def turn(self) -> StepFrame:

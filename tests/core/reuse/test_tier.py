@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.disk.identity import model_digest
-from budmlx.core.schedule import prefill
+from budmlx.core.schedule.prefill import DiskReadBudget
 from budmlx.protocol import KVStoreSettings
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import Driver, load, request
@@ -30,7 +31,7 @@ SECONDS = 20
 
 
 @contextmanager
-def life(model: Model, directory: Path, **options: int) -> Iterator[Reusing]:
+def life(model: Model, directory: Path, **options: Any) -> Iterator[Reusing]:
     """A core that ends in order."""
     store = KVStoreSettings(directory=str(directory), limit=2**30)
     driver = Reusing(model, kv_store=store, **options)
@@ -199,15 +200,13 @@ def test_no_row_sees_what_another_wrote_before_a_restart(tmp_path: Path) -> None
     assert hits > 100
 
 
-def test_others_go_on_while_a_prompt_is_read(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_go_on_while_a_prompt_is_read(model: Model, tmp_path: Path) -> None:
     prompt = words(1, 20 * BLOCK)
     with life(model, tmp_path) as driver:
         driver.once(request(1, prompt, max_tokens=1))
-    monkeypatch.setattr(prefill, "SHORT_READ", 0.0)  # one block each turn
     items = [request(2, words(2, 9), max_tokens=40), request(3, [*prompt, 5], max_tokens=5)]
-    with life(model, tmp_path) as driver:
+    one_block_each_step = DiskReadBudget(short_read=0.0)
+    with life(model, tmp_path, disk=one_block_each_step) as driver:
         driver.submit(items[0])
         driver.turns(3)
         driver.submit(items[1])
@@ -221,13 +220,10 @@ def test_others_go_on_while_a_prompt_is_read(
         assert driver.cached[3] >= 19 * BLOCK
 
 
-def test_a_prompt_that_leaves_while_it_is_read_holds_nothing(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_that_leaves_while_it_is_read_holds_nothing(model: Model, tmp_path: Path) -> None:
     with life(model, tmp_path) as driver:
         driver.once(request(1, words(1, 9 * BLOCK), max_tokens=1))
-    monkeypatch.setattr(prefill, "LONG_READ", 0.0)
-    with life(model, tmp_path) as driver:
+    with life(model, tmp_path, disk=DiskReadBudget(long_read=0.0)) as driver:
         driver.submit(request(2, words(1, 9 * BLOCK)))
         driver.turn()
         [prompt] = driver.executor.prompts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from budmlx.core.model.model import Model
-from budmlx.core.sample import plugins as plugged
 from budmlx.protocol import PluginCall
 from tests.core.driver import Driver, load, request
 
@@ -18,11 +17,6 @@ def call(name: str, **options: object) -> PluginCall:
 @pytest.fixture(scope="module")
 def model() -> Model:
     return load()
-
-
-@pytest.fixture(autouse=True)
-def fresh_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugged, "_instances", {})
 
 
 def test_state_follows_rows_that_come_go_and_fork(model: Model) -> None:

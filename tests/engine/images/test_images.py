@@ -18,8 +18,13 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 from PIL import Image
 
 from budmlx import Engine
-from budmlx.engine.images import images
+from budmlx.config import Config
+from budmlx.engine.images.images import Images
+from budmlx.engine.load.directory import model_files
+from budmlx.engine.request.python_api import chat_request
+from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, ContextLengthError, InvalidRequestError, PluginError
+from budmlx.plugins.manager import Plugins
 from tests import vision_plugin_core
 from tests.models import tiny_model_dir
 from tests.vision_plugin import (
@@ -183,7 +188,7 @@ def test_a_fault_of_the_plugin_fails_one_request(engine: Engine, cold: Engine) -
             raise error
 
 
-def test_refusals(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(engine: Engine) -> None:
     url = "https://example.com/a.png"
     image = {"type": "image_url", "image_url": {"url": url}}
     for messages, param, words in (
@@ -200,16 +205,23 @@ def test_refusals(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InvalidRequestError, match=words) as caught:
             engine.chat(messages, **GREEDY)
         assert caught.value.param == param
-    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
-    huge = np.zeros((60, 60, 3), np.uint8)
-    with pytest.raises(InvalidRequestError, match="together") as caught:
-        engine.chat(parts(huge, huge, huge), **GREEDY)
-    assert caught.value.code == "image_too_large"
     with pytest.raises(InvalidRequestError, match="for this model") as caught:
         engine.chat(parts(*[picture(1, height=15)] * 3), **GREEDY)
     assert caught.value.param == "messages[0].content[2].image"
     with pytest.raises(ContextLengthError):
         engine.chat(parts("word " * 9000, picture(1)), **GREEDY)
+
+
+def test_the_pictures_of_a_request_have_a_limit_together(path: Path) -> None:
+    config = Config.of(engine_host="thread", plugin=(PLUGIN,))
+    plugins = Plugins.load(config)
+    images = Images(plugins, Tokenizer.load(path), model_files(path), config, max_pixels=10_000)
+    huge = np.zeros((60, 60, 3), np.uint8)
+    with pytest.raises(InvalidRequestError, match="10,000 pixels together") as caught:
+        images.prepared(chat_request(parts(huge, huge, huge), GREEDY))
+    assert caught.value.code == "image_too_large"
+    _, shown = images.prepared(chat_request(parts(huge, huge), GREEDY))
+    assert len(shown) == 2
 
 
 def test_models_without_pictures_say_so(path: Path) -> None:
