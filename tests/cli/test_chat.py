@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -113,9 +114,17 @@ class Terminal:
         self._seen = self._seen[match.end() :]
 
     def expect_reading(self) -> None:
-        """Wait until the command reads keys one by one; until then the terminal echoes them."""
+        """Wait until the command waits for a key.
+
+        Before, the terminal would echo keys by itself, and Ctrl-C would wait for the next key:
+        Python looks at signals only when they end its waiting.
+        """
         while termios.tcgetattr(self._fd)[3] & termios.ICANON:
             time.sleep(0.01)
+        command, quiet = psutil.Process(self.process.pid), 0
+        while quiet < 5:
+            time.sleep(0.02)
+            quiet = quiet + 1 if command.status() == psutil.STATUS_SLEEPING else 0
 
     def close(self) -> None:
         self.process.kill()
@@ -133,17 +142,19 @@ def terminal() -> Iterator[Terminal]:
 def test_keys_in_a_terminal(terminal: Terminal) -> None:
     terminal.expect("Ctrl-D leaves")
     terminal.expect("> ")
-    # Ctrl-C between the prompt and the reading of it would wait for the next key.
     terminal.expect_reading()
     terminal.send("half a line")
     terminal.expect("half a line")
+    terminal.expect_reading()
     terminal.send("\x03")
     terminal.expect(r"\(Ctrl-D leaves\.\)\r\n")
     terminal.expect("> ")
+    terminal.expect_reading()
     terminal.send("Tell me a story\n")
     terminal.expect(r"(?s)story\r\n.{20}")
     terminal.send("\x03")
     terminal.expect("Stopped.")
     terminal.expect("> ")
+    terminal.expect_reading()
     terminal.send("\x04")
     assert terminal.process.wait(30) == 0
