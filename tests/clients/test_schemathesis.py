@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +15,12 @@ from tests.clients.server import KEY
 schemathesis = pytest.importorskip("schemathesis", reason="make test-clients installs it")
 requests = pytest.importorskip("requests", reason="make test-clients installs it")
 standard = pytest.importorskip("schemathesis.specs.openapi.checks")
+jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="schemathesis brings it")
 CHECKS = [
     pytest.importorskip("schemathesis.checks").not_a_server_error,
     standard.status_code_conformance,
     standard.content_type_conformance,
     standard.response_headers_conformance,
-    standard.response_schema_conformance,
 ]
 EXAMPLES = 60
 
@@ -32,9 +33,27 @@ def session(url: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def operations(url: str, session: Any) -> list[Any]:
-    schema = schemathesis.openapi.from_dict(session.get(f"{url}/openapi.json").json())
+def document(url: str, session: Any) -> Any:
+    return session.get(f"{url}/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def operations(document: Any) -> list[Any]:
+    schema = schemathesis.openapi.from_dict(document)
     return [result.ok() for result in schema.get_all_operations()]
+
+
+def check_events(document: Any, path: str, text: str) -> None:
+    """A stream is what `x-event` says: schemathesis would want its schema to be of one event."""
+    media = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    schemas = {"components": document["components"]}
+    event = jsonschema_rs.validator_for({**media["x-event"], **schemas})
+    error = jsonschema_rs.validator_for({"$ref": "#/components/schemas/Error", **schemas})
+    *parts, last = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+    for part in parts:
+        event.validate(json.loads(part))
+    if last != "[DONE]":
+        error.validate(json.loads(last))
 
 
 def known(ids: Any) -> Any:
@@ -57,7 +76,7 @@ def shortened(body: Any) -> Any:
     return body
 
 
-def statuses_of(url: str, session: Any, operation: Any, mode: str) -> Counter[int]:
+def statuses_of(url: str, session: Any, document: Any, operation: Any, mode: str) -> Counter[int]:
     """How often each status was the answer. Fails at one that is not declared."""
     found: Counter[int] = Counter()
     strategy = operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode])
@@ -75,7 +94,12 @@ def statuses_of(url: str, session: Any, operation: Any, mode: str) -> Counter[in
         case.body = shortened(case.body)
         response = case.call(base_url=url, session=session)
         found[response.status_code] += 1
-        case.validate_response(response, checks=CHECKS)
+        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            case.validate_response(response, checks=CHECKS)
+            check_events(document, operation.path, response.content.decode())
+        else:
+            whole = [*CHECKS, standard.response_schema_conformance]
+            case.validate_response(response, checks=whole)
 
     check()
     return found
@@ -83,9 +107,9 @@ def statuses_of(url: str, session: Any, operation: Any, mode: str) -> Counter[in
 
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 @pytest.mark.timeout(600)
-def test_answers(url: str, session: Any, operations: list[Any], mode: str) -> None:
+def test_answers(url: str, session: Any, document: Any, operations: list[Any], mode: str) -> None:
     found = {
-        operation.path: statuses_of(url, session, operation, mode)
+        operation.path: statuses_of(url, session, document, operation, mode)
         for operation in operations
         if mode == "POSITIVE" or operation.body
     }
