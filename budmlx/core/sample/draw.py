@@ -1,7 +1,7 @@
 """Draws tokens at random, each row with its own key, temperature and filters.
 
-A row that filters by rank is drawn by inverting its cumulative distribution, the most likely
-token first; any other row is drawn from the whole vocabulary, which then needs no order.
+Every token of the vocabulary has a random number of its own, which depends on the row's key and
+on the token's id alone; the token with the least quotient of number and probability is drawn.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 
-from budmlx.core.sample.filters import Filters, by_rank
+from budmlx.core.sample.filters import Kind, Limits, keep, kind_of, limits_of
+from budmlx.core.sample.noise import exponentials
+from budmlx.core.sample.numeric import exp, fused
 from budmlx.protocol import GenerateRequest
 
-_categorical = mx.vmap(lambda logits, key: mx.random.categorical(logits, key=key))
-_uniform = mx.vmap(lambda key: mx.random.uniform(key=key))
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Draws:
@@ -24,94 +26,92 @@ class Draws:
     """
 
     def __init__(self, requests: Sequence[GenerateRequest], indices: Sequence[int]):
-        ranked = [i for i in indices if by_rank(requests[i])]
-        whole = [i for i in indices if not by_rank(requests[i])]
-        self._parts: list[_Ranked | _Whole] = []
-        if ranked:
-            self._parts.append(_Ranked(requests, ranked))
-        if whole:
-            self._parts.append(_Whole(requests, whole))
+        kinds: dict[Kind, list[int]] = {}
+        for i in indices:
+            kinds.setdefault(kind_of(requests[i]), []).append(i)
+        self._parts = [_Part(requests, same) for same in kinds.values()]
 
-    def draw(self, logits: mx.array, keys: mx.array, tokens: mx.array) -> mx.array:
-        """`tokens`, uint32 [rows], with those of the drawn rows replaced.
+    def draw(self, logits: mx.array, keys: mx.array, tokens: mx.array | None) -> mx.array:
+        """Token ids, uint32 [rows]: `tokens` with those of the drawn rows replaced.
 
-        logits: float32 [rows, vocab]; keys: uint32 [rows, 2].
+        logits: float32 [rows, vocab]; keys: uint32 [rows, 2]. tokens: None if all are drawn.
         """
         for part in self._parts:
-            tokens = part.rows.put(tokens, part.draw(part.rows.of(logits), part.rows.of(keys)))
+            tokens = part.put(tokens, part.draw(part.rows(logits), part.rows(keys)))
+        assert tokens is not None
         return tokens
 
     def allowed(self, logits: mx.array) -> mx.array:
         """Logits [rows, vocab] by temperature, -inf for what a row must not draw."""
         allowed = logits
         for part in self._parts:
-            allowed = part.rows.put(allowed, part.allowed(part.rows.of(logits)))
+            allowed = part.put(allowed, part.allowed(part.rows(logits)))
         return allowed
 
 
-class _Rows:
-    """Some rows of an array, or all of them, which then need no copy."""
-
-    def __init__(self, indices: mx.array | None):
-        self._indices = indices
-
-    def of(self, array: mx.array) -> mx.array:
-        return array if self._indices is None else array[self._indices]
-
-    def put(self, array: mx.array, rows: mx.array) -> mx.array:
-        """The array with these rows replaced."""
-        if self._indices is None:
-            return rows
-        array = mx.array(array)
-        array[self._indices] = rows
-        return array
-
-
 class _Part:
-    """Rows that are drawn in the same way."""
+    """Rows that are filtered in the same way."""
 
     def __init__(self, requests: Sequence[GenerateRequest], indices: Sequence[int]):
         chosen = [requests[i] for i in indices]
-        self.rows = _Rows(None if len(chosen) == len(requests) else mx.array(list(indices)))
-        self._inverse = mx.array([1 / (r.temperature or 1) for r in chosen])[:, None]
-        self._filters = Filters(chosen)
+        self._count = len(requests)
+        self._indices = None if len(chosen) == len(requests) else mx.array(list(indices))
+        inverse = [min(1 / (r.temperature or 1), _LARGEST) for r in chosen]
+        self._kind, limits = limits_of(chosen)
+        self._parameters = (mx.array(inverse)[:, None], *limits.arrays)
+        self._scaled = any(number != 1 for number in inverse)
 
+    def rows(self, array: mx.array) -> mx.array:
+        """These rows of an array."""
+        return array if self._indices is None else array[self._indices]
 
-class _Whole(_Part):
+    def put(self, array: mx.array | None, rows: mx.array) -> mx.array:
+        """The array with these rows replaced; rows that are in no part yet are 0."""
+        if self._indices is None:
+            return rows
+        array = mx.zeros((self._count,), dtype=rows.dtype) if array is None else mx.array(array)
+        array[self._indices] = rows
+        return array
+
     def draw(self, logits: mx.array, keys: mx.array) -> mx.array:
-        return _categorical(self.allowed(logits), keys)
+        """Token ids [these rows]."""
+        drawn: mx.array = fused(_draw, self._kind, self._scaled)(logits, keys, *self._parameters)
+        return drawn
 
     def allowed(self, logits: mx.array) -> mx.array:
-        return self._filters.masked(logits) * self._inverse
+        """See `Draws.allowed`."""
+        allowed: mx.array = fused(_allowed, self._kind)(logits, *self._parameters)
+        return allowed
 
 
-class _Ranked(_Part):
-    def draw(self, logits: mx.array, keys: mx.array) -> mx.array:
-        uniform = _uniform(keys)[:, None]
-        tokens = mx.zeros(logits.shape[:1], dtype=mx.uint32)
-        for part in self._filters.ranked(logits):
-            rows = _Rows(part.rows)
-            place = _place(part.logits, rows.of(self._inverse), rows.of(uniform))
-            tokens = rows.put(tokens, mx.take_along_axis(part.ids, place, axis=-1)[:, 0])
-        return tokens
+def _draw(
+    kind: Kind,
+    scaled: bool,
+    logits: mx.array,
+    keys: mx.array,
+    inverse: mx.array,
+    *parameters: mx.array,
+) -> mx.array:
+    kept = keep(kind, logits, Limits(*parameters))
+    likelihoods = kept.likelihoods
+    if scaled or likelihoods is None:
+        likelihoods = exp(-kept.distances * inverse)
+    scores = likelihoods / exponentials(keys, kept.ids)
+    if kept.allowed is not None:
+        scores = scores * kept.allowed
+    best = scores.argmax(axis=-1, keepdims=True)
+    if kept.ids.shape[0] != logits.shape[0]:
+        return best[:, 0]
+    # Where nothing may be drawn, the best candidate may lie behind the vocabulary's end.
+    tokens = mx.take_along_axis(kept.ids, best, axis=-1)[:, 0]
+    return mx.minimum(tokens, logits.shape[-1] - 1)
 
-    def allowed(self, logits: mx.array) -> mx.array:
-        allowed = logits
-        for part in self._filters.ranked(logits):
-            rows = _Rows(part.rows)
-            banned = mx.full((part.ids.shape[0], logits.shape[-1]), -mx.inf)
-            allowed = rows.put(allowed, mx.put_along_axis(banned, part.ids, part.logits, axis=-1))
-        return allowed * self._inverse
 
-
-def _place(logits: mx.array, inverse: mx.array, uniform: mx.array) -> mx.array:
-    """Where each row's number in [0, 1), [rows, 1], falls in its cumulated weights.
-
-    logits: [rows, count], descending. inverse: [rows, 1], one over the temperature.
-    """
-    weights = mx.exp((logits - logits[:, :1]) * inverse)
-    cumulated = mx.cumsum(weights, axis=-1)
-    place = (cumulated <= uniform * cumulated[:, -1:]).sum(axis=-1, keepdims=True)
-    # A product that is rounded up to the total points past the last token that may be drawn.
-    last = (weights > 0).sum(axis=-1, keepdims=True) - 1
-    return mx.maximum(mx.minimum(place, last), 0)
+def _allowed(
+    kind: Kind, logits: mx.array, inverse: mx.array, *parameters: mx.array
+) -> mx.array:
+    kept = keep(kind, logits, Limits(*parameters), everywhere=True)
+    by_temperature = kept.logits * inverse
+    if kept.allowed is None:
+        return by_temperature
+    return mx.where(kept.allowed, by_temperature, -mx.inf)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from budmlx.core.row import Row
-from budmlx.core.sample import filters
 from budmlx.core.sample.draw import Draws
-from budmlx.core.sample.sampling import Drawn, RowSampling, random_keys
+from budmlx.core.sample.noise import random_keys
+from budmlx.core.sample.sampling import Drawn, RowSampling
 from budmlx.protocol import GenerateRequest
 from tests.core.driver import request
 
