@@ -13,7 +13,7 @@ import numpy as np
 
 from budmlx.core.sample.filters import Kind, Limits, keep, kind_of, limits_of
 from budmlx.core.sample.noise import exponentials
-from budmlx.core.sample.numeric import exp, fused
+from budmlx.core.sample.numeric import LOG2_E, exp2, fused
 from budmlx.protocol import GenerateRequest
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -95,7 +95,7 @@ def _draw(
     kept = keep(kind, logits, Limits(*parameters))
     likelihoods = kept.likelihoods
     if scaled or likelihoods is None:
-        likelihoods = exp(-kept.distances * inverse)
+        likelihoods = exp2(kept.distances * (inverse * -LOG2_E))
     scores = likelihoods / exponentials(keys, kept.ids)
     if kept.allowed is not None:
         scores = scores * kept.allowed
@@ -107,9 +107,7 @@ def _draw(
     return mx.minimum(tokens, logits.shape[-1] - 1)
 
 
-def _allowed(
-    kind: Kind, logits: mx.array, inverse: mx.array, *parameters: mx.array
-) -> mx.array:
+def _allowed(kind: Kind, logits: mx.array, inverse: mx.array, *parameters: mx.array) -> mx.array:
     kept = keep(kind, logits, Limits(*parameters), everywhere=True)
     by_temperature = kept.logits * inverse
     if kept.allowed is None:

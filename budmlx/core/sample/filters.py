@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.sample.candidates import candidates, worthwhile
-from budmlx.core.sample.numeric import exp, float_bits
+from budmlx.core.sample.numeric import LOG2_E, exp2, float_bits, row_max
 from budmlx.core.sample.search import UNLIMITED, boundary, first, limit, weights
 from budmlx.protocol import GenerateRequest
 
@@ -43,7 +43,7 @@ def kind_of(request: GenerateRequest) -> Kind:
     """What decides with which rows a row may be filtered."""
     ranked = request.top_k > 0
     blocks = next((n for n in BLOCKS if ranked and request.top_k <= n), 0)
-    return Kind(ranked, not ranked and np.float32(request.top_p) < 1, blocks)
+    return Kind(ranked, not ranked and bool(np.float32(request.top_p) < 1), blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,38 +115,58 @@ def keep(kind: Kind, logits: mx.array, limits: Limits, *, everywhere: bool = Fal
     no more than its number: of equally likely tokens those with the lowest ids.
     everywhere: tell it of the whole vocabulary, also where candidates would do.
     """
-    vocab = logits.shape[-1]
     if kind.typical:
         logits = _keep_typical(logits, limits.typical_p)
-    largest = logits.max(axis=-1, keepdims=True)
-    ids = mx.arange(vocab, dtype=mx.uint32)[None]
-    likelihoods = total = None
-    if kind.top_p:
-        likelihoods = exp(logits - largest)
+    largest = row_max(logits)
+    nucleus = _Nucleus.of(logits, largest, limits.top_p) if kind.top_p else None
+    ids = mx.arange(logits.shape[-1], dtype=mx.uint32)[None]
+    if kind.blocks and worthwhile(kind.blocks, logits.shape[-1]) and not everywhere:
+        ids, logits = candidates(logits, kind.blocks)
+        nucleus = nucleus.of_ids(ids) if nucleus is not None else None
+    distances = largest - logits
+    allowed = _allowed(kind, float_bits(distances), nucleus, limits)
+    likelihoods = nucleus.likelihoods if nucleus is not None else None
+    return Kept(ids, logits, distances, likelihoods, allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nucleus:
+    """What top_p needs: likelihoods and their `weights`, [rows, count], and a `limit` of these."""
+
+    likelihoods: mx.array
+    weights: mx.array
+    limit: mx.array
+
+    @classmethod
+    def of(cls, logits: mx.array, largest: mx.array, shares: mx.array) -> _Nucleus:
+        """That of whole rows of logits."""
+        likelihoods = exp2((logits - largest) * LOG2_E)
         amounts = weights(likelihoods)
         total = amounts.sum(axis=-1, keepdims=True)
-    if kind.blocks and worthwhile(kind.blocks, vocab) and not everywhere:
-        ids, logits = candidates(logits, kind.blocks)
-        if kind.top_p:
-            inside = mx.minimum(ids, vocab - 1)
-            likelihoods = mx.take_along_axis(likelihoods, inside, axis=-1)
-            amounts = mx.take_along_axis(amounts, inside, axis=-1)
-    distances = largest - logits
-    keys = float_bits(distances)
-    bounds = []
-    if kind.top_p:
-        bounds.append((amounts, limit(total, limits.top_p)))
+        return cls(likelihoods, amounts, limit(total, shares))
+
+    def of_ids(self, ids: mx.array) -> _Nucleus:
+        """The same of some tokens, [rows, count]; an id too large is the last one's."""
+        ids = mx.minimum(ids, self.weights.shape[-1] - 1)
+        likelihoods = mx.take_along_axis(self.likelihoods, ids, axis=-1)
+        return _Nucleus(likelihoods, mx.take_along_axis(self.weights, ids, axis=-1), self.limit)
+
+
+def _allowed(
+    kind: Kind, keys: mx.array, nucleus: _Nucleus | None, limits: Limits
+) -> mx.array | None:
+    """Which tokens may be drawn, bool [rows, count], by the keys of their distances."""
+    bounds: list[tuple[mx.array | None, mx.array]] = []
+    if nucleus is not None:
+        bounds.append((nucleus.weights, nucleus.limit))
     if kind.ranked:
         bounds.append((None, limits.top_k))
-    last = None
-    if kind.ranked or kind.nucleus:
-        last = boundary(keys, bounds, coarse=kind.nucleus)
+    last = boundary(keys, bounds, coarse=kind.nucleus) if bounds else None
     if kind.min_p:
         last = limits.farthest if last is None else mx.minimum(last, limits.farthest)
     if last is None:
-        return Kept(ids, logits, distances, likelihoods, None)
-    allowed = first(keys, last, limits.top_k) if kind.ranked else keys <= last
-    return Kept(ids, logits, distances, likelihoods, allowed)
+        return None
+    return first(keys, last, limits.top_k) if kind.ranked else keys <= last
 
 
 def _keep_typical(logits: mx.array, shares: mx.array) -> mx.array:
@@ -155,8 +175,8 @@ def _keep_typical(logits: mx.array, shares: mx.array) -> mx.array:
     Meister et al., "Locally Typical Sampling", 2022. Tokens as near as the last one are kept.
     shares: float32 [rows, 1].
     """
-    distances = logits.max(axis=-1, keepdims=True) - logits
-    likelihoods = exp(-distances)
+    distances = row_max(logits) - logits
+    likelihoods = exp2(distances * -LOG2_E)
     amounts = weights(likelihoods)
     total = amounts.sum(axis=-1, keepdims=True)
     # Information and entropy both contain the same normalizer.

@@ -36,19 +36,26 @@ def exponentials(keys: mx.array, ids: mx.array) -> mx.array:
     keys: uint32 [rows, 2]. ids: token ids, uint32 [rows or 1, count].
     """
     uniform = (_hash(keys, ids).astype(mx.float32) + 0.5) * _STEP
-    # -log(1 - u) decides between unlikely tokens where u is small, and 1 - u has lost the digits.
-    other = 1 - uniform
-    lost = mx.maximum(1 - other, 2.0**-25)
-    return mx.maximum(-mx.log(other) * (uniform / lost), uniform)
+    # -log(1 - u) decides between unlikely tokens where u is small and 1 - u has lost its digits;
+    # the error of the logarithm is in the same proportion as that of the difference.
+    rest = 1 - uniform
+    lost = mx.minimum(rest - 1, -(2.0**-25))
+    return mx.maximum(mx.log(rest) * (uniform / lost), uniform)
 
 
 def _hash(keys: mx.array, ids: mx.array) -> mx.array:
     """Well mixed uint32 [rows, count] of a row's two words and a token id.
 
-    The steps are those of "lowbias32" (Wellons, "Prospecting for hash functions", 2018).
+    The steps are those of "lowbias32" (Wellons, "Prospecting for hash functions", 2018), of
+    which the first ones are done for each id and the last one adds nothing to the high bits.
     """
-    x = (ids * 0x9E3779B9) ^ keys[:, :1]
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
+    x = _mixed(ids) ^ keys[:, :1]
+    x = x * 0x21F0AAAD
     x = (x ^ (x >> 15)) + keys[:, 1:]
-    x = x * 0x735A2D97
-    return x ^ (x >> 15)
+    return x * 0x735A2D97
+
+
+def _mixed(x: mx.array) -> mx.array:
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)

@@ -19,7 +19,7 @@ from budmlx.core.sample.candidates import most_likely
 from budmlx.core.sample.draw import Draws
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.noise import random_keys
-from budmlx.core.sample.numeric import exp
+from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.plugins import Plugged, plugged
 
 NOTHING_DRAWN = (
@@ -142,7 +142,7 @@ class RowSampling:
         """
         faults: dict[Row, RowFault] = {}
         logits = self._adjusted(raw, feed, unread or {}, faults)
-        finite = mx.isfinite(mx.max(logits, axis=-1))
+        finite = mx.isfinite(row_max(logits))[:, 0]
         tokens = mx.argmax(logits, axis=-1) if self._greedy else None
         if self._draws is not None or self._shown is not None:
             positions = np.array([row.position for row in self._rows], dtype=np.uint64)
@@ -228,8 +228,9 @@ class RowSampling:
         if not counts:
             return []
         raw = raw.astype(mx.float32)
-        largest = raw.max(axis=-1, keepdims=True)
-        normalizer = largest + mx.log(exp(raw - largest).sum(axis=-1, keepdims=True))
+        largest = row_max(raw)
+        total = exp2((raw - largest) * LOG2_E).sum(axis=-1, keepdims=True)
+        normalizer = largest + mx.log(total)
         chosen = (mx.take_along_axis(raw, tokens[:, None], axis=-1) - normalizer)[:, 0]
         most = min(max(counts), raw.shape[-1])
         if most == 0:
