@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.sample.filters import Kind, Limits, keep, kind_of, limits_of
+from budmlx.core.sample.filters import Kind, Limits, keep, kind_of, limits_of, takes_candidates
 from budmlx.core.sample.noise import exponentials
-from budmlx.core.sample.numeric import LOG2_E, exp2, fused
+from budmlx.core.sample.numeric import LOG2_E, by_rows, exp2, fused
 from budmlx.protocol import GenerateRequest
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -75,13 +75,14 @@ class _Part:
 
     def draw(self, logits: mx.array, keys: mx.array) -> mx.array:
         """Token ids [these rows]."""
-        drawn: mx.array = fused(_draw, self._kind, self._scaled)(logits, keys, *self._parameters)
-        return drawn
+        function = fused(_draw, self._kind, self._scaled)
+        if takes_candidates(self._kind, logits.shape[-1]):
+            return function(logits, keys, *self._parameters)
+        return by_rows(function, logits, keys, *self._parameters)
 
     def allowed(self, logits: mx.array) -> mx.array:
         """See `Draws.allowed`."""
-        allowed: mx.array = fused(_allowed, self._kind)(logits, *self._parameters)
-        return allowed
+        return fused(_allowed, self._kind)(logits, *self._parameters)
 
 
 def _draw(

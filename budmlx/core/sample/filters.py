@@ -46,6 +46,11 @@ def kind_of(request: GenerateRequest) -> Kind:
     return Kind(ranked, not ranked and bool(np.float32(request.top_p) < 1), blocks)
 
 
+def takes_candidates(kind: Kind, vocab: int) -> bool:
+    """Whether a part of the vocabulary is enough for these rows."""
+    return kind.blocks > 0 and worthwhile(kind.blocks, vocab)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The parameters of some rows of one kind, each [rows, 1].
@@ -120,7 +125,7 @@ def keep(kind: Kind, logits: mx.array, limits: Limits, *, everywhere: bool = Fal
     largest = row_max(logits)
     nucleus = _Nucleus.of(logits, largest, limits.top_p) if kind.top_p else None
     ids = mx.arange(logits.shape[-1], dtype=mx.uint32)[None]
-    if kind.blocks and worthwhile(kind.blocks, logits.shape[-1]) and not everywhere:
+    if takes_candidates(kind, logits.shape[-1]) and not everywhere:
         ids, logits = candidates(logits, kind.blocks)
         nucleus = nucleus.of_ids(ids) if nucleus is not None else None
     distances = largest - logits
