@@ -28,7 +28,7 @@ _POWERS = (
 )
 _LANES = 64
 # Numbers in an array of which a few fit into a CPU's second cache.
-_CACHED = 2**18
+_CACHED = 2**19
 
 LOG2_E = 1.4426950408889634
 
