@@ -1,7 +1,7 @@
 # Works with the make of macOS (3.81). Everything runs in .venv, which is made when missing.
 #   make run MODEL=org/name ARGS="--port 9000"     serve a model; without MODEL the demo
 #   make test TESTS=tests/cli                      a part of the tests
-#   make quick                                     those that need under a minute in all
+#   make quick                                     those that need about a minute in all
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,12 +19,12 @@ run: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-# Something of every ring, and what needs neither a model nor a process: under a minute in all.
+# Something of every ring, and what needs neither a model nor a process: about a minute in all.
 QUICK := $(addprefix tests/, test_layers.py config protocol plugins/test_manager.py \
   builtin/test_tool_parsers.py builtin/test_reasoning.py builtin/test_memory_cache.py \
   $(addprefix core/schedule/test_, placement.py prefill.py admission.py) \
-  core/sample/test_sampling.py core/sample/test_grammar.py \
-  engine/template engine/text engine/reply engine/images/test_fetch.py \
+  core/sample/test_sampling.py \
+  engine/template engine/text engine/reply \
   engine/request/test_tools.py engine/hosts/test_recovery.py \
   server/dialects server/test_event_stream.py server/test_keep_alive.py server/test_body.py \
   server/test_errors.py server/test_security.py cli/test_flags.py)
