@@ -29,7 +29,8 @@ from budmlx.types import (
 from tests.models import tiny_model_dir
 from tests.plugins.engines import load_within
 
-ASK = {"max_tokens": 6, "cache": True}
+# Drawn without a seed; a reply of exactly 6 tokens must not depend on the draw.
+ASK = {"max_tokens": 6, "min_tokens": 6, "cache": True}
 
 
 class Store(MemoryCache):

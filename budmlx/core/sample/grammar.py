@@ -21,6 +21,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.grammar_probe import LIMITS, MAX_MESSAGE, probe, problem_of
+from budmlx.core.sample.numeric import fused
 from budmlx.lookup import Bounded
 from budmlx.types import ModelInfo
 
@@ -180,8 +181,7 @@ class Constraints:
         faults: receives rows that broke their grammar.
         """
         finished = self._follow(unread, faults)
-        bits = np.unpackbits(self._masks.view(np.uint8), axis=-1, bitorder="little")
-        allowed = mx.array(bits[:, : self._vocab].view(np.bool_))
+        allowed = fused(_expanded, self._vocab)(mx.array(self._masks.view(np.uint32)))
         x = logits if self._all else logits[mx.array(self._indices)]
         if any(finished):
             # The end must be drawn now, whatever else was to keep the row from ending.
@@ -225,6 +225,12 @@ class Constraints:
             elif matcher.is_accepting():
                 for token in row.request.stop_ids:
                     words[i, token // 32] |= np.uint32(1 << (token % 32))
+
+
+def _expanded(vocab: int, words: mx.array) -> mx.array:
+    """Bool [rows, vocab] of bits in uint32 [rows, words], the lowest one first."""
+    bits = (words[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    return bits.reshape(words.shape[0], -1)[:, :vocab] != 0
 
 
 def _fault(row: Row, problem: str) -> RowFault:

@@ -14,33 +14,17 @@ import numpy as np
 
 from budmlx.core.plugin_calls import PluginFault, fault
 from budmlx.core.row import Row, RowFault
-from budmlx.core.sample.adjustments import Adjustment, Bias, EarlyStops, Penalties
-from budmlx.core.sample.draw import Draws
+from budmlx.core.sample.adjustments import Adjustment, Bias, EarlyStops
+from budmlx.core.sample.candidates import most_likely
+from budmlx.core.sample.draw import Draws, random_keys
 from budmlx.core.sample.grammar import Constraints
+from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
+from budmlx.core.sample.penalties import Penalties
 from budmlx.core.sample.plugins import PluginSampling, plugin_sampling
 
 NOTHING_DRAWN = (
     "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
 )
-
-
-def random_keys(seeds: np.ndarray, choices: np.ndarray, positions: np.ndarray) -> mx.array:
-    """Random keys, uint32 [rows, 2], hashed from (seed, choice, position), each uint64 [rows].
-
-    The hash is SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
-    generators", 2014), so a row draws the same numbers whatever else runs.
-    """
-    with np.errstate(over="ignore"):
-        word = _splitmix(_splitmix(_splitmix(seeds) + choices) + positions)
-    return mx.array(word.view(np.uint32).reshape(-1, 2))
-
-
-def _splitmix(x: np.ndarray) -> np.ndarray:
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = z ^ (z >> np.uint64(31))
-    return mixed
 
 
 @contextmanager
@@ -143,6 +127,7 @@ class RowSampling:
         self._rows = list(rows)
         self._seeds = np.array([r.seed % 2**64 for r in requests], dtype=np.uint64)
         self._choices = np.array([r.choice for r in requests], dtype=np.uint64)
+        self._greedy = len(drawn) < len(rows)
         self._draws = Draws(params, drawn) if drawn else None
         self._shown = Draws(params, chosen) if chosen else None
         self._adjustments = _adjustments(rows, vocab)
@@ -152,11 +137,15 @@ class RowSampling:
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None
+        changes = (self._adjustments, self._processors, self._samplers, self._constraints)
+        self._changes = any(changes)
         penalised = any(isinstance(each, Penalties) for each in self._adjustments)
         self._follows = penalised or self.constrained or bool(self._processors or self._samplers)
 
     def release(self) -> None:
-        """Give the rows back what plugins keep for them, before rows come or go."""
+        """Give the rows back what is kept for them, before rows come or go."""
+        for adjustment in self._adjustments:
+            adjustment.release()
         if self._prepared:
             for each in (*self._processors, *self._samplers):
                 each.release()
@@ -196,16 +185,9 @@ class RowSampling:
 
         raw: logits [rows, vocab] at one place. feed: the token ids [rows] that led to them.
         """
-        logits = raw
-        for adjustment in self._adjustments:
-            logits = adjustment.apply(logits, feed, place)
-        if self._processors or self._samplers:
-            self._prepare(faults)
-            logits = self._process(logits, feed, faults)
-        if self._constraints is not None:
-            logits = self._constraints.apply(logits, unread, faults)
-        tokens = mx.argmax(logits, axis=-1)
-        finite = mx.isfinite(mx.max(logits, axis=-1))
+        logits = self._adjusted(raw, feed, place, unread, faults) if self._changes else raw
+        finite = mx.isfinite(row_max(logits))[:, 0]
+        tokens = mx.argmax(logits, axis=-1) if self._greedy else None
         if self._draws is not None or self._shown is not None:
             positions = np.array([row.position + place for row in self._rows], dtype=np.uint64)
             keys = random_keys(self._seeds, self._choices, positions)
@@ -213,9 +195,34 @@ class RowSampling:
             if self._draws is not None:
                 tokens = self._draws.draw(logits, keys, tokens)
             if self._shown is not None:
+                assert tokens is not None
                 allowed = self._shown.allowed(logits)
                 tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
+        assert tokens is not None
         return [tokens, finite, *self._logprobs(raw, tokens)]
+
+    def _adjusted(
+        self,
+        raw: mx.array,
+        feed: mx.array,
+        place: int,
+        unread: Mapping[Row, list[int]],
+        faults: dict[Row, RowFault],
+    ) -> mx.array:
+        """What is left of the model's logits after all that changes them.
+
+        They are float32 before anything does: in half precision, what is written back into an
+        array of all rows would lose digits that it keeps where a row is alone.
+        """
+        logits = raw.astype(mx.float32)
+        for adjustment in self._adjustments:
+            logits = adjustment.apply(logits, feed, place)
+        if self._processors or self._samplers:
+            self._prepare(faults)
+            logits = self._process(logits, feed, faults)
+        if self._constraints is not None:
+            logits = self._constraints.apply(logits, unread, faults)
+        return logits
 
     def _prepare(self, faults: dict[Row, RowFault]) -> None:
         if not self._prepared:
@@ -262,13 +269,15 @@ class RowSampling:
         if not counts:
             return []
         raw = raw.astype(mx.float32)
-        normalizer = mx.logsumexp(raw, axis=-1, keepdims=True)
+        largest = row_max(raw)
+        total = exp2((raw - largest) * LOG2_E).sum(axis=-1, keepdims=True)
+        normalizer = largest + mx.log(total)
         chosen = (mx.take_along_axis(raw, tokens[:, None], axis=-1) - normalizer)[:, 0]
         most = min(max(counts), raw.shape[-1])
         if most == 0:
             return [chosen]
-        ids = mx.argpartition(raw, kth=-most, axis=-1)[:, -most:]
-        return [chosen, ids, mx.take_along_axis(raw, ids, axis=-1) - normalizer]
+        ids, values = most_likely(raw, most)
+        return [chosen, ids, values - normalizer]
 
 
 def _adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:

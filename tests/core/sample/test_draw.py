@@ -1,4 +1,4 @@
-"""Drawing by rank among candidates, drawing from the whole vocabulary, and both in one batch."""
+"""Drawing among candidates, drawing from the whole vocabulary, and both in one batch."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from budmlx.core.row import Row
-from budmlx.core.sample.draw import Draws, _place
-from budmlx.core.sample.filters import CANDIDATES
+from budmlx.core.sample import candidates, filters
+from budmlx.core.sample.draw import Draws
+from budmlx.core.sample.filters import BLOCKS
 from budmlx.core.sample.sampling import RowSampling
 from budmlx.protocol import PluginCall
-from tests.amount import examples
 from tests.core.driver import request
 from tests.core.sample.test_sampling import kept, reference, sample
 
-VOCAB = 5 * CANDIDATES
+VOCAB = 5 * BLOCKS[-1]
 RANKED = [{"top_p": 0.9}, {"top_k": 5}, {"top_p": 0.99, "top_k": 700}, {"top_p": 0.8, "min_p": 0.1}]
 WHOLE: list[dict[str, Any]] = [{}, {"min_p": 0.1}, {"typical_p": 0.7}]
 
@@ -52,7 +50,7 @@ def test_more_tokens_than_candidates_are_drawn_in_proportion(changes: dict[str, 
     rows = [drawn(i, temperature=2.0, **changes) for i in range(draws)]
     tokens = np.array(sample(rows, mx.broadcast_to(row, (draws, VOCAB))).tokens)
     allowed = reference(rows[0], row)
-    assert allowed.sum() > CANDIDATES + 100 and allowed[tokens].all()
+    assert allowed.sum() > BLOCKS[-1] + 100 and allowed[tokens].all()
     best_first = np.argsort(-np.array(row))[: allowed.sum()]
     weights = np.exp(np.array(row)[best_first] / 2)
     want = np.array([x.sum() for x in np.array_split(weights / weights.sum(), 10)]) * draws
@@ -103,28 +101,6 @@ def test_equal_logits_share_a_nucleus_but_not_the_places_of_top_k(vocab: int) ->
     assert set(tokens) == set(np.flatnonzero(mine[1]).tolist())
 
 
-@settings(deadline=None, max_examples=examples(40))
-@given(
-    st.lists(st.sampled_from([0.0, -0.1, -3.0, -20.0, -90.0, -1e4]), min_size=1, max_size=40),
-    st.integers(0, 3),
-    st.sampled_from([0.0, 0.3, 1 - 2**-24, 1.0]),
-    st.sampled_from([1e-6, 0.1, 1.0, 2.0]),
-)
-def test_no_number_points_to_a_dropped_token(
-    logits: list[float], banned: int, uniform: float, temperature: float
-) -> None:
-    values = mx.array([[*sorted(logits, reverse=True), *[-np.inf] * banned]])
-    place = _place(values, mx.array([[1 / temperature]]), mx.array([[uniform]])).item()
-    assert mx.exp((values - values[:, :1]) / temperature)[0, place].item() > 0
-    assert uniform > 0 or place == 0
-
-
-def test_a_number_falls_into_the_interval_that_begins_with_it() -> None:
-    flat, uniform = mx.zeros((4, 4)), mx.array([[0.0], [0.25], [0.7], [0.75]])
-    assert _place(flat, mx.ones((4, 1)), uniform)[:, 0].tolist() == [0, 1, 2, 3]
-    assert _place(flat - mx.inf, mx.ones((4, 1)), uniform)[:, 0].tolist() == [0] * 4
-
-
 @pytest.mark.parametrize("offset", [-512.0, 512.0])
 def test_only_differences_of_logits_count(offset: float) -> None:
     mx.random.seed(9)
@@ -133,9 +109,12 @@ def test_only_differences_of_logits_count(offset: float) -> None:
     assert (kept(rows, logits) == kept(rows, logits + offset)).all()
 
 
-def primitives(*rows: dict[str, Any]) -> set[str]:
+SORTS = {"Sort", "ArgSort", "Partition", "ArgPartition"}
+
+
+def primitives(*rows: dict[str, Any], vocab: int = VOCAB) -> set[str]:
     """MLX's names of what must be computed to draw for these rows."""
-    logits = mx.random.normal((len(rows), VOCAB))
+    logits = mx.random.normal((len(rows), vocab))
     mx.eval(logits)
     text = io.StringIO()
     mx.export_to_dot(text, *sample([drawn(i, **x) for i, x in enumerate(rows)], logits).arrays)
@@ -144,11 +123,37 @@ def primitives(*rows: dict[str, Any]) -> set[str]:
 
 def test_what_nobody_uses_is_not_computed() -> None:
     greedy = primitives({"temperature": 0.0, "top_p": 0.5}, {"temperature": 0.0})
-    assert "ArgReduce" in greedy and not greedy & {"RandomBits", "ArgPartition", "Exp"}
-    ranked = primitives({"top_k": 5}, {"top_k": 9})
-    assert "ArgPartition" in ranked and not ranked & {"Log", "ArgReduce"}
+    assert "ArgReduce" in greedy and not greedy & {"Multiply", "Log", "View"}
     whole = primitives({}, {"temperature": 2.0})
-    assert "Log" in whole and not whole & {"ArgPartition", "ArgSort", "CumSum"}
+    assert "Log" in whole and not whole & {"GatherAxis", "Scan", "LessEqual"}
+
+
+@pytest.mark.parametrize("vocab", [600, VOCAB, 40_000])
+def test_nothing_is_sorted_and_nobody_waits(vocab: int) -> None:
+    rows = [drawn(i, **changes) for i, changes in enumerate([*RANKED, *WHOLE, {"top_k": 600}])]
+    logits = mx.random.normal((len(rows), vocab))
+    assert not primitives(*RANKED, *WHOLE, {"top_k": 600}, vocab=vocab) & SORTS
+    # While it is traced, an array cannot be read.
+    mx.compile(lambda x: sample(rows, x).tokens)(logits)
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 5}, {"top_k": 64, "top_p": 0.7}, {"top_k": 500}])
+@pytest.mark.parametrize("vocab", [20_000, 20_005])
+def test_candidates_decide_as_the_whole_vocabulary_does(
+    changes: dict[str, float], vocab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where many logits are equal, and where few tokens are left."""
+    mx.random.seed(3)
+    logits = mx.round(mx.random.normal((24, vocab)) * 4) / 2
+    logits = mx.where(mx.arange(24)[:, None] % 8 == 7, -mx.inf, logits)
+    logits = mx.where(mx.arange(vocab) >= vocab - 3, 5.0, logits)
+    rows = [drawn(i, **{"temperature": 2.0, "min_p": i % 2 * 0.01, **changes}) for i in range(24)]
+    assert candidates.worthwhile(filters.kind_of(rows[0].sampling).blocks, vocab)
+    quick = sample(rows, logits).tokens.tolist()
+    allowed = kept(rows, logits)
+    assert allowed[range(24), quick].all()
+    monkeypatch.setattr(filters, "worthwhile", lambda *_: False)
+    assert sample(rows, logits).tokens.tolist() == quick
 
 
 def test_a_plugin_sampler_sees_what_its_row_may_draw_by_temperature() -> None:

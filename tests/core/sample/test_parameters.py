@@ -12,6 +12,9 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors
 
 from budmlx.core.model.model import Model
+from budmlx.core.row import Row
+from budmlx.core.sample.penalties import Penalties
+from budmlx.core.sample.sampling import RowSampling
 from budmlx.protocol import GenerateRequest
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES
@@ -89,6 +92,26 @@ def test_rows_with_different_parameters_share_a_batch(model: Model, seed: int) -
     assert {row.id: driver.tokens[row.id] for row in rows} == {
         row.id: greedy(model, row) for row in rows
     }
+
+
+def test_counts_stay_with_rows_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not made anew of all that a row has said, and count what nobody has read yet."""
+    parameters = {"frequency_penalty": 0.5, "repetition_penalty": 1.3, "repetition_window": 3}
+    first = Row.of(request(1, [7, 7, 9], emitted_ids=[4, 9], **parameters))
+    logits = mx.zeros((2, 16))
+    alone = RowSampling([first], 16)
+    fed = alone.sample(logits[:1, None], mx.array([[9]])).tokens[:, 0]
+    first.advance()
+    alone.release()
+    monkeypatch.delattr(Row, "generated")
+    both = Penalties([Row.of(request(2, [3])), first], [1], 16)
+    adjusted = both.apply(logits + 1.0, mx.concatenate([mx.array([3]), fed.astype(mx.int32)]), 0)
+    token = fed.item()
+    want = np.ones((2, 16))
+    want[1, [9, 4, token]] /= 1.3
+    for generated in (4, 9, token):
+        want[1, generated] -= 0.5
+    assert np.allclose(np.array(adjusted), want)
 
 
 def test_penalties_are_those_of_mlx_lm(model: Model) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import mlx.core as mx
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
 from budmlx.core.row import Row
-from budmlx.core.sample import filters
-from budmlx.core.sample.draw import Draws
-from budmlx.core.sample.sampling import Drawn, RowSampling, random_keys
+from budmlx.core.sample.draw import Draws, random_keys
+from budmlx.core.sample.sampling import Drawn, RowSampling
 from budmlx.protocol import GenerateRequest
 from tests.amount import examples
 from tests.core.driver import request
@@ -119,17 +117,6 @@ def test_greedy_rows_ignore_their_neighbours() -> None:
     tokens = sample(rows, logits).tokens.tolist()
     best = mx.argmax(logits, axis=-1).tolist()
     assert (tokens[0], tokens[2]) == (best[0], best[2])
-
-
-@pytest.mark.parametrize("top_p", [0.2, 0.999])
-def test_candidates_decide_as_a_full_sort_does(
-    top_p: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logits = mx.random.normal((4, 8000)) * math.pi
-    rows = [request(i, [1], temperature=1.0, top_p=top_p, top_k=300 * i) for i in range(4)]
-    quick = kept(rows, logits)
-    monkeypatch.setattr(filters, "CANDIDATES", 10**9)
-    assert (quick == kept(rows, logits)).all()
 
 
 def test_typical_p_keeps_the_locally_typical_set_of_its_rows_alone() -> None:
