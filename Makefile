@@ -6,6 +6,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS := tests
+# Two at once: most tests start processes of their own, and a model takes memory.
+WORKERS := 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 python3.14; do \
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
 	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
@@ -17,7 +20,7 @@ run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+	$(PYTEST) $(TESTS) $(ARGS)
 
 # Something of every ring, and what needs neither a model nor a process: about a minute in all.
 QUICK := $(addprefix tests/, test_layers.py config protocol plugins/test_manager.py \
@@ -30,11 +33,11 @@ QUICK := $(addprefix tests/, test_layers.py config protocol plugins/test_manager
   server/test_errors.py server/test_security.py cli/test_flags.py)
 
 quick: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(QUICK) $(ARGS)
+	$(PYTEST) $(QUICK) $(ARGS)
 
 # All of the matrices and property tests of which the usual run has a part.
 test-long: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(TESTS) -m "long or hypothesis" --hypothesis-profile long \
+	$(PYTEST) $(TESTS) -m "long or hypothesis" --hypothesis-profile long \
 	  --timeout 1800 $(ARGS)
 
 check: format-check lint types test test-plugins

@@ -17,7 +17,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"errors", "lookup", "model_identity", "progress", "threads"},
+    {"errors", "lookup", "model_identity", "threads"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},

@@ -15,12 +15,11 @@ from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
-from budmlx.engine.run.concurrent_requests import run_all
+from budmlx.engine.run.concurrent_requests import Progress, run_all
 from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
-from budmlx.progress import Progress
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
 # The name of the model that runs when none is named.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
+from tqdm.auto import tqdm
+
 from budmlx.engine.procedures import Mailbox, Stream, Wait
-from budmlx.progress import Progress, ProgressBar
 from budmlx.types import Event, Finished, FinishReason, Usage
 
 T = TypeVar("T")
+
+Progress = Callable[[int, int], object]
+"""Called with how much is done, and of how much."""
 
 
 def run_all(
@@ -28,14 +32,15 @@ def run_all(
     events: list[list[Event]] = [[] for _ in streams]
     finished = 0
     with ExitStack() as stack:
-        if progress is True:
-            progress = stack.enter_context(ProgressBar("Generating"))
+        bar = tqdm(desc="Generating", total=len(streams), disable=progress is not True)
+        stack.enter_context(bar)
         numbered: Iterator[tuple[int, Event]] = drive_streams(streams)
         for number, event in numbered:
             events[number].append(event)
             if isinstance(event, Finished):
                 finished += 1
-                if progress:
+                bar.update()
+                if callable(progress):
                     progress(finished, len(streams))
     return events
 
