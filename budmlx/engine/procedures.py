@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
@@ -19,7 +20,7 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from budmlx.errors import BudmlxError, PluginError
 from budmlx.plugins import boundary
@@ -106,16 +107,48 @@ class Mailbox(Wait, Generic[T]):
         """See `Wait`."""
         if self._arrived is None:
             self._arrived = asyncio.Event()
-            self.wake = partial(_set_soon, asyncio.get_running_loop(), self._arrived)
+            waker = _LoopWaker.of(asyncio.get_running_loop())
+            self.wake = partial(waker.set_soon, self._arrived)
         self._arrived.clear()
         if not self._items:
             await self._arrived.wait()
 
 
-def _set_soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    # RuntimeError: the loop was closed under the procedure, so there is no receiver.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(event.set)
+class _LoopWaker:
+    """Sets events of one event loop from other threads, many with one call into the loop.
+
+    A frame brings mail for every running request, and each such call costs a write to a socket.
+    """
+
+    _wakers: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopWaker]] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = weakref.ref(loop)
+        self._events: deque[asyncio.Event] = deque()
+        self._called = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _LoopWaker:
+        """The waker of a loop."""
+        return cls._wakers.setdefault(loop, cls(loop))
+
+    def set_soon(self, event: asyncio.Event) -> None:
+        """Set an event on the loop. Thread-safe; never blocks."""
+        self._events.append(event)
+        if self._called or (loop := self._loop()) is None:
+            return
+        self._called = True
+        # RuntimeError: the loop was closed under the procedure, so there is no receiver.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        # First, so that an event that comes from now on has a call of its own.
+        self._called = False
+        while self._events:
+            self._events.popleft().set()
 
 
 class _Work(Wait, Generic[T]):
