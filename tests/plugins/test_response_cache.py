@@ -95,13 +95,13 @@ async def test_a_hit_as_a_stream(engine: Engine) -> None:
 
 def test_what_callers_may_ask_for(engine: Engine, store: Store) -> None:
     kept = engine.chat("Hello", **ASK)
-    other = engine.chat("Hello", max_tokens=6, cache="bypass")
+    other = engine.chat("Hello", **{**ASK, "cache": "bypass"})
     settle(engine)
     assert not other.cached and len(store.ttls) == 2
     assert engine.chat("Hello", **ASK).text == other.text != kept.text
     for value in (False, None):
-        assert not engine.chat("Hello", max_tokens=6, cache=value).cached
-    engine.chat("Hi", max_tokens=6, cache={"ttl": 60})
+        assert not engine.chat("Hello", **{**ASK, "cache": value}).cached
+    engine.chat("Hi", **{**ASK, "cache": {"ttl": 60}})
     settle(engine)
     assert len(store.ttls) == 3
     assert store.ttls[-1] == 60

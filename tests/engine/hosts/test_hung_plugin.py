@@ -109,7 +109,7 @@ def test_a_plugin_that_crashes_is_named(start: Start, rows: Rows, messages: dict
     assert host.status().restarts == 1
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGABRT"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGABRT", marks=pytest.mark.long)])
 def test_an_end_that_may_come_from_elsewhere_is_blamed_on_no_plugin(
     start: Start, rows: Rows, name: str
 ) -> None:

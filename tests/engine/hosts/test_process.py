@@ -155,19 +155,19 @@ def test_submit_does_not_wait_for_a_core_that_does_not_read(
     assert host.status().restarts == 0
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_the_core_leaves_signals_to_its_parent(
-    name: str, start: Callable[..., ProcessHost], rows: Rows
+    start: Callable[..., ProcessHost], rows: Rows
 ) -> None:
     host = start()
-    host.submit(row(1, length=200))
-    rows.wait_for_tokens(1)
     core = core_process()
     assert os.getpgid(core.pid) != os.getpgid(0)  # Ctrl-C does not get there
-    core.send_signal(getattr(signal, name))
-    rows.wait_for(1)
-    assert core_process() == core
-    assert host.status().restarts == 0
+    for number, sent in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), start=1):
+        host.submit(row(number, length=200))
+        rows.wait_for_tokens(number)
+        core.send_signal(sent)
+        rows.wait_for(number)
+        assert core_process() == core
+        assert host.status().restarts == 0
 
 
 def test_a_poison_request_is_failed_and_refused(
