@@ -32,7 +32,9 @@ FOREIGN = frozenset(
     | {"caffeinate", "launchctl", "tmutil"}
 )
 """Programs of others, whose arguments are not checked."""
-FOREIGN_OPTIONS = frozenset({"--hf-path", "--mlx-path", "--only", "--server", "--write-results"})
+FOREIGN_OPTIONS = frozenset(
+    {"--hf-path", "--mlx-path", "--only", "--server", "--write-results"} | {"--last", "--predicate"}
+)
 """Options of others, and of `python -m bench`."""
 
 
