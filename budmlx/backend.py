@@ -1,4 +1,4 @@
-"""Back ends of MLX: whether one is installed, what to install if not, and the device to use.
+"""Back ends of MLX: whether one is installed and can run here, what to install if not.
 
 MLX has its back end in a package of its own: a Mac always gets Metal, Linux none unless an extra
 of budmlx names one. This module loads nothing of MLX.
@@ -7,6 +7,7 @@ of budmlx names one. This module loads nothing of MLX.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import sys
@@ -18,7 +19,12 @@ from budmlx.errors import ModelLoadError
 DEVICE_VARIABLE = "BUDMLX_DEVICE"
 """Where the core computes, `cpu` or `gpu`; MLX decides if it is not set."""
 
-LINUX_PACKAGES = ("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")
+DRIVER = "libcuda.so.1"
+"""The library of NVIDIA's driver, without which MLX for CUDA cannot be loaded."""
+
+CPU_PACKAGE = "mlx-cpu"
+CUDA_PACKAGES = ("mlx-cuda-12", "mlx-cuda-13")
+LINUX_PACKAGES = (CPU_PACKAGE, *CUDA_PACKAGES)
 """They write the same files, so only one of them may be installed."""
 
 ADVICE = (
@@ -30,7 +36,7 @@ ADVICE = (
 
 
 def check_backend() -> None:
-    """Look for the files of MLX and of a back end.
+    """Look for the files of MLX and of a back end, and for the driver that the latter needs.
 
     Raises:
         ModelLoadError: something is missing; says what to install.
@@ -43,6 +49,9 @@ def check_backend() -> None:
         raise ModelLoadError(f"MLX is not installed. {ADVICE}")
     if not any(loaded.glob("lib*/libmlx*")):
         raise ModelLoadError(f"MLX has no back end here. {ADVICE}")
+    for_cuda = any(map(_is_installed, CUDA_PACKAGES)) and not _is_installed(CPU_PACKAGE)
+    if for_cuda and not _can_be_loaded(DRIVER):
+        raise ModelLoadError(f"MLX for CUDA finds no NVIDIA driver ({DRIVER}). {ADVICE}")
 
 
 @contextlib.contextmanager
@@ -69,6 +78,14 @@ def conflict() -> str:
         f"{' and '.join(found)} are both installed and overwrite each other's files. "
         f"Remove them (pip uninstall {' '.join(found)}), then install one again."
     )
+
+
+def _can_be_loaded(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _is_installed(package: str) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from budmlx.backend import LINUX_PACKAGES, conflict
+from budmlx.backend import LINUX_PACKAGES, check_backend, conflict
+from budmlx.errors import ModelLoadError
 from tests.docs.pages import ROOT
 
 ADVICE = "--force-reinstall" if sys.platform == "darwin" else 'pip install "budmlx[cuda]"'
@@ -80,15 +81,31 @@ def test_both_hosts_say_that_a_back_end_cannot_be_loaded(without: Path) -> None:
     assert done.stderr == ""
 
 
+def pretend_installed(folder: Path, package: str) -> None:
+    information = folder / f"{package.replace('-', '_')}-1.0.dist-info"
+    information.mkdir()
+    text = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
+    (information / "METADATA").write_text(text)
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has an NVIDIA GPU")
+def test_a_driver_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    check_backend()
+    pretend_installed(tmp_path, "mlx-cuda-13")
+    with pytest.raises(ModelLoadError, match="no NVIDIA driver"):
+        check_backend()
+    pretend_installed(tmp_path, "mlx-cpu")  # whose files it may be that are there
+    check_backend()
+
+
 def test_back_ends_over_each_other_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     for package in LINUX_PACKAGES[::2]:
         assert conflict() == ""
-        folder = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        pretend_installed(tmp_path, package)
     assert "mlx-cpu and mlx-cuda-13 are both installed" in conflict()
     assert "pip uninstall mlx-cpu mlx-cuda-13" in conflict()
 
