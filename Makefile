@@ -2,7 +2,7 @@
 #   make run MODEL=org/name ARGS="--port 9000"     serve a model; without MODEL the demo
 #   make test TESTS=tests/cli                      a part of the tests
 #   make quick                                     those that need about a minute in all
-#   make run BACKEND=cpu                           cpu, cuda or cuda13 on Linux, when .venv is made
+#   make run MLX_BACKEND=cpu                       cpu, cuda or cuda13 on Linux, when .venv is made
 # Tests that compare tokens compute on the CPU, where they are exact, unless BUDMLX_DEVICE=gpu.
 
 VENV := .venv
@@ -31,7 +31,7 @@ FIND_BACKEND = nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/de
 	  END { if (!found) print (system("test -e /dev/nvidiactl") ? "cpu" : "cuda") }'
 # $(call install,EXTRAS) installs budmlx with them and a back end; each ends with $(comma).
 comma := ,
-install = backend=$$BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND)); \
+install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND)); \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
 .PHONY: run test quick test-long test-plugins test-clients check format-check lint types fmt docs \

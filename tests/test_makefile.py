@@ -48,7 +48,9 @@ def python(folder: Path, name: str, machine: str) -> None:
 def make(programs: Path, target: str, *variables: str) -> subprocess.CompletedProcess[str]:
     rules = programs / "rules.mk"
     rules.write_text(RULES)
-    kept = {key: os.environ[key] for key in os.environ.keys() - {"PYTHON", "BACKEND", "MAKEFLAGS"}}
+    kept = {
+        key: os.environ[key] for key in os.environ.keys() - {"PYTHON", "MLX_BACKEND", "MAKEFLAGS"}
+    }
     assert MAKE is not None
     return subprocess.run(
         [MAKE, "-s", "-f", "Makefile", "-f", str(rules), target, *variables],
@@ -109,7 +111,7 @@ def test_the_back_end_fits_the_machine(programs: Path, script: str, backend: str
     venv = f"VENV={installed.parent}"
     said = make(programs, "install-budmlx", venv).stdout
     assert said == f"-m pip install --quiet --editable .[dev,{backend}]\n"
-    chosen = make(programs, "install-budmlx", venv, "BACKEND=other").stdout
+    chosen = make(programs, "install-budmlx", venv, "MLX_BACKEND=other").stdout
     assert chosen.endswith(" .[dev,other]\n")
 
 

@@ -128,7 +128,7 @@ def test_a_large_frame_takes_few_reads() -> None:
     assert len(body) > 2**17
     raw.sendall(struct.pack("!I", len(body)) + body)
     assert channel.receive() == frame
-    assert counting.reads == 1
+    assert counting.reads <= 2
     channel.close()
     raw.close()
 
