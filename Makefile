@@ -2,16 +2,40 @@
 #   make run MODEL=org/name ARGS="--port 9000"     serve a model; without MODEL the demo
 #   make test TESTS=tests/cli                      a part of the tests
 #   make quick                                     those that need about a minute in all
+#   make run MLX_BACKEND=cpu                       cpu, cuda or cuda13 on Linux, when .venv is made
+# Tests that compare tokens compute on the CPU, where they are exact, unless BUDMLX_DEVICE=gpu.
 
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS := tests
 # Two at once: most tests start processes of their own, and a model takes memory.
 WORKERS := 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
-FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 python3.14; do \
-	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
-	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
+PYTEST := BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" $(BIN)/python -m pytest \
+  --numprocesses $(WORKERS) --dist worksteal
+
+# MLX is there for arm64 and macOS 14 or newer.
+FIND_PYTHON = needs="Python 3.11 or newer"; machine=; \
+	if [ "$$(uname -s)" = Darwin ]; then \
+	  needs="a native arm64 $$needs, on a Mac with Apple silicon"; machine=arm64; \
+	  macos=$$(sw_vers -productVersion); \
+	  if [ "$${macos%%.*}" -lt 14 ]; then \
+	    echo "budmlx needs macOS 14 or newer, as MLX does; this is macOS $$macos." >&2; exit 1; \
+	  fi; \
+	fi; \
+	for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 python3.14; do \
+	  "$$p" -c 'import platform, sys; sys.exit(sys.version_info < (3, 11) or \
+	    sys.argv[1] not in ("", platform.machine()))' "$$machine" 2>/dev/null && exec echo "$$p"; \
+	done; echo "budmlx needs $$needs; set PYTHON to its path." >&2; exit 1
+
+# An extra of pyproject.toml: CUDA where NVIDIA's driver is, CUDA 13 if that is 580 or newer. On a
+# Mac none of them adds anything.
+FIND_BACKEND = nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | awk -F. '\
+	  NR == 1 && $$1 ~ /^[0-9]+$$/ { found = 1; print ($$1 >= 580 ? "cuda13" : "cuda") } \
+	  END { if (!found) print (system("test -e /dev/nvidiactl") ? "cpu" : "cuda") }'
+# $(call install,EXTRAS) installs budmlx with them and a back end; each ends with $(comma).
+comma := ,
+install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND)); \
+	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
 .PHONY: run test quick test-long test-plugins test-clients check format-check lint types fmt docs \
   bench soak limits clean
@@ -47,7 +71,7 @@ test-clients: $(VENV)/installed-dev
 	tests/clients/run.sh $(CURDIR)/$(BIN)/python
 
 test-plugins: $(VENV)/installed-dev
-	plugins/test.sh $(CURDIR)/$(BIN)/python
+	BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" plugins/test.sh $(CURDIR)/$(BIN)/python
 
 format-check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -80,15 +104,15 @@ clean:
 
 # Installed again only when the dependencies may have changed.
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(call install,)
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(call install,dev$(comma))
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[dev,bench]"
+	$(call install,dev$(comma)bench$(comma))
 	@touch $@ $(VENV)/installed $(VENV)/installed-dev
 
 $(BIN)/python:

@@ -6,7 +6,13 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from budmlx.core.device import use_device
+from budmlx.open_files import raise_open_files_limit
 from tests.amount import EXAMPLES, LONG_EXAMPLES
+
+use_device()
+# Some tests have both ends of hundreds of connections in this process.
+raise_open_files_limit()
 
 # How long an example takes says nothing on a machine that does other things, too.
 for name, count in (("budmlx", EXAMPLES), ("long", LONG_EXAMPLES)):

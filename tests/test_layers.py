@@ -17,7 +17,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"errors", "lookup", "model_identity", "threads"},
+    {"backend", "errors", "lookup", "model_identity", "open_files", "threads"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},
@@ -40,6 +40,7 @@ IMPORTS_CORE = {"budmlx.engine.hosts.thread"}
 LATE = {
     "budmlx": {"budmlx.engine.engine"},
     "budmlx.client.clients": {"budmlx.server.embedded"},
+    "budmlx.core.__main__": {"budmlx.core.loop"},
     "budmlx.cli.app": {
         f"budmlx.cli.{name}"
         for name in ("bench", "cache", "chat", "generate", "plugin_commands", "plugins", "serve")

@@ -25,8 +25,8 @@ PUBLIC: dict[str, str] = {
         OverloadedError PluginError RequestFailedError
     """,
     "budmlx.config": """
-        Config ENV_PREFIX Names Options Secrets SizeOrShare explain kv_directory
-        size_or_share
+        Config ENV_PREFIX Names Options Secrets SizeOrShare cache_directory explain
+        kv_directory size_or_share
     """,
     "budmlx.client": """
         AsyncBudClient AsyncChatStream BudAPIError BudClient ChatCompletion

@@ -43,7 +43,11 @@ def cache(
     ] = None,
     kv_store: Annotated[
         str | None,
-        typer.Option(help="Directory, or auto, which is ~/.cache/budmlx/kv.", metavar="TEXT"),
+        typer.Option(
+            help="Directory, or auto, which is ~/.cache/budmlx/kv, on a Mac "
+            "~/Library/Caches/budmlx/kv.",
+            metavar="TEXT",
+        ),
     ] = None,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
 ) -> None:

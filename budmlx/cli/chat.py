@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import readline  # noqa: F401 -- gives input() line editing and a history
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,9 @@ from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.engine.engine import Engine
 from budmlx.errors import BudmlxError, EngineClosedError
 from budmlx.types import Message
+
+with contextlib.suppress(ImportError):  # some builds of Python lack it
+    import readline  # noqa: F401 -- gives input() line editing and a history
 
 ENGINE_OPTIONS = config_options(ENGINE_FIELDS)
 SAMPLING_OPTIONS = sampling_options()
@@ -108,7 +110,7 @@ class Conversation:
         checked(self.turns[-1].text)
         printer = ReplyPrinter()
         events = self.engine.stream([*system, *self.turns], **self.sampling)
-        with closing(events):  # Ctrl-C must cancel the request
+        with contextlib.closing(events):  # Ctrl-C must cancel the request
             for event in events:
                 pieces.append(printer.show_event(event))
         show("\n")

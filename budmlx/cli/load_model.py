@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
@@ -58,6 +59,7 @@ def progress(model: str | None, revision: str | None) -> Iterator[None]:
 def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:
     """An engine in this process for a command that talks to it itself."""
     own = {"model": model, "engine_host": "thread"}
+    check_backend()
     settings = for_served(read_config({**flags, **own}, config))
     with progress(settings.model, settings.revision):
         return Engine.from_config(settings)

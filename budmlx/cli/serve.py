@@ -13,15 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
+from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import for_served, progress, read_config
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
+from budmlx.open_files import raise_open_files_limit
 from budmlx.server.app import serve as serve_http
+from budmlx.server.limits import DEFAULTS as LIMITS
 from budmlx.server.security import check_bind
 
+log = logging.getLogger(__name__)
+
 OPTIONS = config_options()
+SPARE_FILES = 64
+"""Files that are open beside connections: of the core, models, stores, libraries."""
 
 
 @with_options(OPTIONS)
@@ -49,6 +56,7 @@ def serve(
     if print_config:
         typer.echo(to_toml(loaded), nl=False)
         return
+    check_backend()
     settings = for_served(loaded)
     check_bind(settings)
     logging.basicConfig(
@@ -56,12 +64,25 @@ def serve(
     )
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    _allow_connections()
     with progress(settings.model, settings.revision):
         models = ModelSet.load(settings)
     try:
         asyncio.run(serve_http(models, settings, announcer(models, settings)))
     finally:
         models.close()
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files; log it if all connections cannot be open at once."""
+    limit, wanted = raise_open_files_limit(), LIMITS.max_connections + SPARE_FILES
+    if limit < wanted:
+        log.warning(
+            "The system allows %d open files; %d connections need %d. See: ulimit -Hn.",
+            limit,
+            LIMITS.max_connections,
+            wanted,
+        )
 
 
 def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:

@@ -3,7 +3,7 @@
 `model` and `server` have the settings, `config` both together and the tables of single models,
 `tables` which of these is for a model, `sources` where settings come from, `values` their types,
 `explain` the words for errors, `keys` reads files of API keys. Imports nothing of budmlx but
-errors.
+errors and the name of a variable in `backend`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from budmlx.config.config import ENV_PREFIX, Config
 from budmlx.config.explain import explain
 from budmlx.config.model import ModelConfig
 from budmlx.config.server import Options, ServerConfig
-from budmlx.config.values import Names, Secrets, SizeOrShare, kv_directory, size_or_share
+from budmlx.config.values import (
+    Names,
+    Secrets,
+    SizeOrShare,
+    cache_directory,
+    kv_directory,
+    size_or_share,
+)
 
 __all__ = [
     "ENV_PREFIX",
@@ -23,6 +30,7 @@ __all__ = [
     "Secrets",
     "ServerConfig",
     "SizeOrShare",
+    "cache_directory",
     "explain",
     "kv_directory",
     "size_or_share",

@@ -40,7 +40,8 @@ class ServerConfig(BaseModel):
     kv_store: KVDirectory | None = Field(
         None,
         description="Directory that keeps the KV of prompts over restarts, or auto, which is "
-        "~/.cache/budmlx/kv. It tells what prompts said, so nothing is kept if none is named.",
+        "~/.cache/budmlx/kv, on a Mac ~/Library/Caches/budmlx/kv. It tells what prompts said, so "
+        "nothing is kept if none is named.",
     )
     kv_store_size: ByteSize = Field(
         ByteSize(10 * 2**30), gt=0, description="Most bytes in that directory, such as 10GiB."

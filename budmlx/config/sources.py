@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from budmlx.backend import DEVICE_VARIABLE
 from budmlx.config.config import ENV_PREFIX, Config, Environment
 from budmlx.config.explain import TABLES
 from budmlx.config.model import ModelConfig
@@ -101,7 +102,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _unknown_variables() -> tuple[str, ...]:
     known = {ENV_PREFIX + name.upper() for name in Config.model_fields.keys() - {TABLES}}
-    known |= {CONFIG_VARIABLE, DEBUG_VARIABLE}
+    known |= {CONFIG_VARIABLE, DEBUG_VARIABLE, DEVICE_VARIABLE}
     return tuple(
         sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
@@ -35,10 +37,19 @@ def size_or_share(text: str) -> float:
         raise PydanticCustomError("size_or_share", message) from error
 
 
+def cache_directory() -> Path:
+    """Where budmlx keeps what it can compute again: in the user's cache.
+
+    On a Mac that is a directory which Time Machine leaves out.
+    """
+    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "budmlx"
+
+
 def kv_directory(text: str = "auto") -> str:
     """The directory that `kv_store` names; `auto` is one in the user's cache."""
     if text == "auto":
-        text = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "budmlx", "kv")
+        text = str(cache_directory() / "kv")
     return os.path.abspath(os.path.expanduser(text))
 
 

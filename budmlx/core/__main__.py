@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import os
 import signal
 import socket
 import sys
 import threading
 import traceback
+from typing import TYPE_CHECKING
 
-from budmlx.core.loop import CoreLoop
+from budmlx.backend import importing_mlx
 from budmlx.core.plugin_calls import CURRENT_PLUGIN
+from budmlx.errors import ModelLoadError
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
 from budmlx.protocol.channel import Channel, FrameError
+
+if TYPE_CHECKING:
+    from budmlx.core.loop import CoreLoop
 
 _PARENT_CHECK_SECONDS = 1.0
 
@@ -42,7 +48,13 @@ def main() -> None:
         message = "The core speaks another protocol: budmlx was updated. Restart the server."
         channel.send(LoadFailed(message))
         return
-    loop = CoreLoop(hello.settings, lambda frame: _emit(channel, frame))
+    try:
+        with importing_mlx():
+            loop_class: type[CoreLoop] = importlib.import_module("budmlx.core.loop").CoreLoop
+    except ModelLoadError as error:
+        channel.send(LoadFailed(error.message))
+        return
+    loop = loop_class(hello.settings, lambda frame: _emit(channel, frame))
     threading.Thread(target=_receive, args=(channel, loop), daemon=True).start()
     status = 1
     try:

@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 import mlx.core as mx
 
 from budmlx.core.batch.executor import Executor
+from budmlx.core.device import use_device
 from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
@@ -60,6 +61,7 @@ class CoreLoop:
 
     def _serve(self) -> None:
         try:
+            use_device()
             model = load_model(self._settings)
         except ModelLoadError as error:
             self._emit(LoadFailed(error.message))

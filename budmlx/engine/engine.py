@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.assembly import assemble
 from budmlx.engine.hosts.host import HostStatus
@@ -76,6 +77,7 @@ class Engine(TextMethods):
 
         plugins: live objects; see `load`.
         """
+        check_backend()
         config = config.for_model()
         loaded = Plugins.load(config, plugins)
         if config.model is None:

@@ -13,13 +13,24 @@ import msgspec
 MAX_FRAME_BYTES = 64 * 2**20
 
 _LENGTH = struct.Struct("!I")
-_READ_BYTES = 2**16
+_BUFFER_BYTES = 2**20
+"""Of a socket, and of a read: a prompt or a picture is megabytes long."""
 
 Incoming = TypeVar("Incoming")
 
 
 class FrameError(Exception):
     """The peer sent something that is not a frame of the expected type."""
+
+
+def connected_sockets() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a connection, with large buffers; those of macOS have 8 KiB by default."""
+    pair = socket.socketpair()
+    for end in pair:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            with contextlib.suppress(OSError):  # over the system's limit
+                end.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+    return pair
 
 
 class Channel(Generic[Incoming]):
@@ -33,6 +44,7 @@ class Channel(Generic[Incoming]):
         self._sock = sock
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
+        self._read = memoryview(bytearray(_BUFFER_BYTES))
         self._buffer = bytearray()
         # poll, unlike select, takes descriptors above 1023; a socket timeout would bind sends too.
         self._poll = select.poll()
@@ -64,12 +76,12 @@ class Channel(Generic[Incoming]):
             if not self._poll.poll(None if timeout is None else timeout * 1000):
                 return None
             try:
-                data = self._sock.recv(_READ_BYTES)
+                count = self._sock.recv_into(self._read)
             except OSError:
-                data = b""
-            if not data:
+                count = 0
+            if not count:
                 raise EOFError("The peer closed the connection.")
-            self._buffer += data
+            self._buffer += self._read[:count]
 
     def close(self) -> None:
         """Close the socket: the peer sees end of file, a thread stuck in `send` an OSError."""

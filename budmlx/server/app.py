@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import signal
+import sys
 from collections.abc import Callable
 from itertools import chain
 from typing import Self
@@ -27,6 +29,9 @@ from budmlx.server.transport import Runner, answer_errors, prepare
 
 ROUTES = (models.endpoints, health.endpoints, docs.endpoints)
 BACKLOG = 1024
+# There, one program may bind an address beside another that has the same port on all addresses.
+SHARES_PORTS = sys.platform == "darwin"
+PROBE_SECONDS = 1.0
 
 
 def create_app(
@@ -69,6 +74,8 @@ class HttpServer:
     async def start(cls, model_set: ModelSet, config: Config, *, limits: Limits = DEFAULTS) -> Self:
         """Bind and serve. Raises ConfigError when the address is taken, unknown or unsafe."""
         check_bind(config)
+        if SHARES_PORTS and await _is_answered(config):
+            raise _in_use(config)
         app = create_app(model_set, config, limits=limits)
         runner = Runner(app)
         await runner.setup()
@@ -95,14 +102,37 @@ class HttpServer:
 
 def _local_url(host: str, port: int) -> str:
     """An address that works on this machine, for a wildcard too."""
-    reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{bracketed(reachable)}:{port}"
+    return f"http://{bracketed(_reachable(host))}:{port}"
+
+
+def _reachable(host: str) -> str:
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+async def _is_answered(config: ServerConfig) -> bool:
+    """Whether a program answers at the address that is to be bound."""
+    if config.port == 0:
+        return False
+    connecting = asyncio.open_connection(_reachable(config.host), config.port)
+    try:
+        _, writer = await asyncio.wait_for(connecting, PROBE_SECONDS)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def _in_use(config: ServerConfig) -> ConfigError:
+    address = f"{config.host}:{config.port}"
+    return ConfigError(f"{address} is in use by another program; choose another --port.")
 
 
 def _cannot_bind(config: ServerConfig, exc: OSError) -> ConfigError:
     address = f"{config.host}:{config.port}"
     if exc.errno == errno.EADDRINUSE:
-        return ConfigError(f"{address} is in use by another program; choose another --port.")
+        return _in_use(config)
     if exc.errno == errno.EACCES:
         return ConfigError(f"{address} needs privileges; choose a --port above 1023.")
     return ConfigError(f"{address} cannot be bound: {exc.strerror or 'unknown address'}.")

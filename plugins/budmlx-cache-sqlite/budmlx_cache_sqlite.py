@@ -15,7 +15,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from budmlx import hookimpl
-from budmlx.config import Config
+from budmlx.config import Config, cache_directory
 from budmlx.plugins.specs import CacheStats, ResponseCache
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Path = Path("~/.cache/budmlx/responses.sqlite3")
+    path: Path = Field(default_factory=lambda: cache_directory() / "responses.sqlite3")
     size: ByteSize = Field(ByteSize(256 * 2**20), gt=0)
     ttl: float = Field(30 * 86400.0, gt=0)
 

@@ -9,6 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app
+from budmlx.config import kv_directory
 from tests.core.reuse.kv_writer import fill, open_store, settle
 
 
@@ -20,7 +21,7 @@ def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    directory = tmp_path / ".cache" / "budmlx" / "kv"
+    directory = Path(kv_directory())
     for identity, count in (("a", 2), ("b", 1)):
         store = open_store(directory, identity=identity)
         fill(store, list(range(count)))
@@ -72,7 +73,8 @@ def test_the_directory_may_be_named_or_missing(directory: Path, tmp_path: Path) 
 
 
 def test_auto_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache("--kv-store", "auto").stdout.endswith(f"{tmp_path}/.cache/budmlx/kv\n")
+    shown = cache("--kv-store", "auto").stdout
+    assert shown.endswith(f"{kv_directory()}\n") and f"{tmp_path}/" in shown
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert cache().stdout.endswith(f"{tmp_path}/elsewhere/budmlx/kv\n")
     assert cache("--kv-store", "~/mine").stdout.endswith(f"{tmp_path}/mine\n")

@@ -66,6 +66,12 @@ def test_reset_and_system_change_what_the_model_sees(engine: Engine) -> None:
     assert conversation.system == ""
 
 
+def test_readline_may_be_missing() -> None:
+    code = "import sys; sys.modules['readline'] = None; import budmlx.cli.chat; print('imported')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "imported\n", done.stderr
+
+
 def test_a_failed_turn_is_taken_back(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     conversation = Conversation(engine, SAMPLING)
     conversation.answer("x " * engine.info.context_length)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import shlex
 import signal
 import socket
@@ -78,6 +79,17 @@ def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119
         said += os.read(ours, 4096)
     os.close(ours)
     assert process.wait(30) == 0
+
+
+def test_too_few_open_files_are_logged(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "budmlx", "serve", str(tmp_path / "nothing")],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300)),
+    )
+    assert "The system allows 300 open files; 1024 connections need 1088." in done.stderr
 
 
 def test_port_in_use_is_one_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from budmlx.cli.show_config import to_toml
-from budmlx.config import Config, size_or_share
+from budmlx.config import Config, cache_directory, kv_directory, size_or_share
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.errors import ConfigError
 
@@ -24,6 +25,18 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(f"BUDMLX_{name.upper()}", raising=False)
     monkeypatch.delenv("BUDMLX_CONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize(("platform", "usual"), [("darwin", "Library/Caches"), ("linux", ".cache")])
+def test_caches_are_where_no_backup_looks(
+    platform: str, usual: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_directory() == tmp_path / "home" / usual / "budmlx"
+    assert kv_directory() == str(cache_directory() / "kv")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert cache_directory() == tmp_path / "elsewhere" / "budmlx"
 
 
 def toml(path: Path, text: str) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from budmlx.backend import DEVICE_VARIABLE
 from budmlx.cli.app import COMMANDS, load
 from budmlx.config import ENV_PREFIX, Config
 from budmlx.config.sources import CONFIG_VARIABLE, DEBUG_VARIABLE
@@ -21,11 +23,18 @@ INLINE = [
     (page, code) for page in pages() for code in inline_code(page) if code.startswith("budmlx ")
 ]
 
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+
 FOREIGN = frozenset(
     {"cat", "cd", "curl", "export", "git", "hf", "kill", "mlx_lm.convert", "pytest"}
+    | {"caffeinate", "launchctl", "tmutil"}
 )
 """Programs of others, whose arguments are not checked."""
-FOREIGN_OPTIONS = frozenset({"--hf-path", "--mlx-path", "--only", "--server", "--write-results"})
+FOREIGN_OPTIONS = frozenset(
+    {"--hf-path", "--mlx-path", "--only", "--server", "--write-results"} | {"--last", "--predicate"}
+)
 """Options of others, and of `python -m bench`."""
 
 
@@ -60,6 +69,10 @@ def check(words: list[str]) -> None:
     elif program == "pip":
         local = [word.partition("[")[0] for word in rest if word.startswith("./")]
         assert all((ROOT / path).is_dir() for path in local), rest
+        named = [
+            match[1] for word in rest if (match := re.fullmatch(r"(?:budmlx|\.)\[(.*)\]", word))
+        ]
+        assert set(",".join(named).split(",")) - {""} <= EXTRAS.keys(), rest
     elif program == "python":
         check_python(rest)
     else:
@@ -93,6 +106,8 @@ def test_what_is_wrong_is_found() -> None:
         check(shlex.split("budmlx serve --prefix-cash 4GiB"))
     with pytest.raises(AssertionError):
         check(shlex.split("make tset"))
+    with pytest.raises(AssertionError):
+        check(shlex.split("pip install 'budmlx[cdua]'"))
 
 
 @pytest.mark.parametrize("page", pages(), ids=name)
@@ -107,7 +122,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
 def test_variables_that_a_page_names_exist(page: Path) -> None:
     known = {ENV_PREFIX + field.upper() for field in Config.model_fields}
     named = set(re.findall(rf"{ENV_PREFIX}[A-Z_]*[A-Z]", page.read_text("utf-8")))
-    assert named <= known | {CONFIG_VARIABLE, DEBUG_VARIABLE}
+    assert named <= known | {CONFIG_VARIABLE, DEBUG_VARIABLE, DEVICE_VARIABLE}
 
 
 def test_every_command_is_documented() -> None:

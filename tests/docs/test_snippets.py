@@ -7,13 +7,14 @@ How a code block is tested follows from its language, and from the note before i
   with the note `run` other shell code runs, too. `test_commands` checks the rest.
 - `json` is the body of a chat, which the server must accept without a warning. With the note
   `fields` it is a part of one, with the note `response_format` each line is one.
-- `toml` is a configuration file.
+- `toml` is a configuration file, `xml` a job of launchd.
 - `file: NAME` is written for the code after it to find; `not run: REASON` is neither run nor read.
 """
 
 from __future__ import annotations
 
 import json
+import plistlib
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine
+from budmlx.cli.app import load
 from budmlx.config.sources import load_config
 from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.docs.conftest import here
@@ -147,12 +149,20 @@ def test_configuration_files(block: Block, workplace: Path) -> None:
     assert load_config({}, file).places
 
 
+@pytest.mark.parametrize("block", of("xml", ""), ids=str)
+def test_jobs_of_launchd(block: Block) -> None:
+    job = plistlib.loads(block.text.encode())
+    _, _, command, *words = job["ProgramArguments"]
+    assert command.endswith("/bin/budmlx")
+    load(words[0]).make_context(words[0], words[1:])
+
+
 def test_every_block_is_tested() -> None:
     known = {"": {"text"}, "run": {"sh"}, "fields": {"json"}, "response_format": {"json"}}
     for block in BLOCKS:
         if not block.note.startswith("file: "):
             allowed = known[block.note] | (
-                {"python", "sh", "json", "toml"} if not block.note else set()
+                {"python", "sh", "json", "toml", "xml"} if not block.note else set()
             )
             assert block.language in allowed, f"{block}: {block.language}, {block.note!r}"
 

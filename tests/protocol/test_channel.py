@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from budmlx.protocol import (
     ToCore,
     Token,
 )
-from budmlx.protocol.channel import MAX_FRAME_BYTES, Channel, FrameError
+from budmlx.protocol.channel import MAX_FRAME_BYTES, Channel, FrameError, connected_sockets
 from budmlx.types import SamplingParams
 from tests.parameters import all_given
 
@@ -98,6 +99,38 @@ def test_both_ways() -> None:
     with pytest.raises(OSError):
         engine.send(Cancel(1))
     engine.close()
+
+
+def test_both_ends_have_large_buffers() -> None:
+    for ours, usual in zip(connected_sockets(), socket.socketpair(), strict=True):
+        with ours, usual:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                large, small = (end.getsockopt(socket.SOL_SOCKET, option) for end in (ours, usual))
+                assert large > small
+
+
+class CountingSocket(socket.socket):
+    """Counts its reads."""
+
+    reads = 0
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.reads += 1
+        return super().recv_into(*args, **kwargs)
+
+
+def test_a_large_frame_takes_few_reads() -> None:
+    raw, other = connected_sockets()
+    counting = CountingSocket(fileno=other.detach())
+    channel: Channel[FromCore] = Channel(counting, FromCore)
+    frame = StepFrame(started=list(range(2**40, 2**40 + 15_000)))
+    body = msgspec.msgpack.encode(frame)
+    assert len(body) > 2**17
+    raw.sendall(struct.pack("!I", len(body)) + body)
+    assert channel.receive() == frame
+    assert counting.reads <= 2
+    channel.close()
+    raw.close()
 
 
 def test_a_row_crosses_with_every_sampling_parameter() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.errors import ConfigError
+from budmlx.server import app
 from budmlx.server.app import HttpServer
 from budmlx.server.limits import Limits
 from tests.models import tiny_model_dir
@@ -188,6 +189,17 @@ async def test_a_taken_port(server: HttpServer, start: Start) -> None:  # LIMITS
     with pytest.raises(ConfigError, match=r"in use.*--port") as caught:
         await start(port=server.port)
     assert "\n" not in caught.value.message
+
+
+async def test_a_port_that_somebody_answers_is_taken_where_it_could_be_bound(
+    server: HttpServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SHARES_PORTS", True)
+    with pytest.raises(ConfigError, match=r"in use.*--port") as caught:
+        await start(port=server.port)
+    assert caught.value.__cause__ is None, "the bind failed, not the look before it"
+    await server.drain()
+    await start(port=server.port)
 
 
 async def test_the_url_of_a_wildcard_works_here(start: Start) -> None:

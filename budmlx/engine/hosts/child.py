@@ -7,7 +7,6 @@ import fcntl
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from io import FileIO
 
 from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
-from budmlx.protocol.channel import Channel
+from budmlx.protocol.channel import Channel, connected_sockets
 
 KILL_SECONDS = 5.0
 
@@ -42,7 +41,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], settings: CoreSettings):
         self._note = _open_note()
-        ours, theirs = socket.socketpair()
+        ours, theirs = connected_sockets()
         # Where standard streams are closed, the socket must not become one of them.
         descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
         try:

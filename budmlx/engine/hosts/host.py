@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
 from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
 from budmlx.types import ModelInfo
@@ -72,9 +73,14 @@ HOSTS = {
 
 
 def open_host(settings: CoreSettings, sink: FrameSink, config: ModelConfig) -> Host:
-    """Start the kind of host that the configuration names, and wait until it has loaded."""
+    """Start the kind of host that the configuration names, and wait until it has loaded.
+
+    Raises:
+        ModelLoadError: the model cannot be used, or MLX cannot be loaded.
+    """
     module, _, name = HOSTS[config.engine_host].partition(":")
-    host_class = getattr(importlib.import_module(module), name)
+    with importing_mlx():
+        host_class = getattr(importlib.import_module(module), name)
     options: dict[str, float] = {}
     if config.engine_host == "process":
         options["watchdog_seconds"] = config.watchdog_seconds
