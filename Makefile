@@ -10,7 +10,7 @@ FIND_PYTHON = for p in "$$PYTHON" python3.13 python3.12 python3.11 python3 pytho
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec echo "$$p"; \
 	done; echo "budmlx needs Python 3.11 or newer; set PYTHON to its path." >&2; exit 1
 
-.PHONY: run test quick test-long test-plugins test-clients check format-check lint types fmt docs \
+.PHONY: run test quick test-long test-gpu test-plugins test-clients check format-check lint types fmt docs \
   bench soak limits clean
 
 run: $(VENV)/installed
@@ -36,6 +36,10 @@ quick: $(VENV)/installed-dev
 test-long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m "long or hypothesis" --hypothesis-profile long \
 	  --timeout 1800 $(ARGS)
+
+# What means something on a GPU; the first use of a kernel there can take a minute.
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/gpu --confcutdir tests/gpu -o timeout=600 -rs $(ARGS)
 
 check: format-check lint types test test-plugins
 
