@@ -15,6 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,21 @@ from budmlx import Engine, SamplingParams
 from budmlx.types import Request
 
 ROWS = {"single": 1, "sixteen": 16}
-PROMPT, SHORT, LONG = 16, 40, 340
-ROUNDS = 5
+PROMPT = 16
 BASELINE = "BUDMLX_BENCH_BASELINE"
 """Variable with the path of another checkout, which is measured, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured. short, long: steps of two runs. rounds: after one that is not."""
+
+    short: int = 40
+    long: int = 340
+    rounds: int = 5
+
+
+DEFAULTS = Sizes()
 
 
 def host_work(_: Path, rounds: int = 3) -> dict[str, Any]:
@@ -59,31 +73,30 @@ def _of_checkout(checkout: str, model: str) -> dict[str, float]:
     return result
 
 
-def measure(path: Path) -> dict[str, float]:
+def measure(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Of one and of 16 greedy rows: microseconds of the host, and of a step of the bare loop."""
     found = {}
     model, config = load_with_mlx_lm(path)
     with Engine.load(path, prefix_cache="0") as engine:
         for name, rows in ROWS.items():
-            ours, bare = [], []
-            for number in range(1 + ROUNDS):
+            pairs = []
+            for number in range(1 + sizes.rounds):
                 ids = _prompts(rows, config["vocab_size"], number)
-                ours.append(_difference(lambda steps, ids=ids: _engine(engine, ids, steps)))
-                bare.append(_difference(lambda steps, ids=ids: _bare(model, ids, steps)))
-            pairs = list(zip(ours, bare, strict=True))[1:]
-            found[f"{name}_host"] = statistics.median(a - b for a, b in pairs)
-            found[f"{name}_bare"] = statistics.median(b for _, b in pairs)
+                ours = _difference(partial(_engine, engine, ids), sizes)
+                pairs.append((ours, _difference(partial(_bare, model, ids), sizes)))
+            found[f"{name}_host"] = statistics.median(ours - bare for ours, bare in pairs[1:])
+            found[f"{name}_bare"] = statistics.median(bare for _, bare in pairs[1:])
     return found
 
 
-def _difference(run: Any) -> float:
+def _difference(run: Callable[[int], None], sizes: Sizes) -> float:
     """Microseconds a step, of which beginning and end take no part."""
     times = []
-    for steps in (SHORT, LONG):
+    for steps in (sizes.short, sizes.long):
         begin = time.perf_counter()
         run(steps)
         times.append(time.perf_counter() - begin)
-    return 1e6 * (times[1] - times[0]) / (LONG - SHORT)
+    return 1e6 * (times[1] - times[0]) / (sizes.long - sizes.short)
 
 
 def _engine(engine: Engine, ids: list[list[int]], steps: int) -> None:
