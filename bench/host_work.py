@@ -38,15 +38,15 @@ BASELINE = "BUDMLX_BENCH_BASELINE"
 class Sizes:
     """How much is measured. short, long: steps of two runs. rounds: after one that is not."""
 
-    short: int = 40
-    long: int = 340
-    rounds: int = 5
+    short: int = 20
+    long: int = 170
+    rounds: int = 3
 
 
 DEFAULTS = Sizes()
 
 
-def host_work(_: Path, rounds: int = 3) -> dict[str, Any]:
+def host_work(_: Path, rounds: int = 2) -> dict[str, Any]:
     """Microseconds a step, and with the prefix `baseline_` those of another checkout."""
     root = Path(__file__).parent.parent
     checkouts = {"": str(root)}
