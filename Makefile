@@ -37,7 +37,7 @@ comma := ,
 install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND)); \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
-.PHONY: run test quick test-long test-plugins test-clients check format-check lint types fmt docs \
+.PHONY: run test quick test-long test-gpu test-plugins test-clients check format-check lint types fmt docs \
   bench soak limits clean
 
 run: $(VENV)/installed
@@ -63,6 +63,10 @@ quick: $(VENV)/installed-dev
 test-long: $(VENV)/installed-dev
 	$(PYTEST) $(TESTS) -m "long or hypothesis" --hypothesis-profile long \
 	  --timeout 1800 $(ARGS)
+
+# What means something on a GPU; the first use of a kernel there can take a minute.
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/gpu --confcutdir tests/gpu -o timeout=600 -rs $(ARGS)
 
 check: format-check lint types test test-plugins
 

@@ -6,65 +6,90 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from bench.contestants import NO_REUSE, OURS, contestants
-from bench.machine import blas_environment, describe
+from bench.host_work import BASELINE
+from bench.machine import Device, blas_environment, describe, device
 from bench.model import cached_model
-from bench.plot import save_plot
 from bench.report import document
+from bench.results import keep
 from bench.rounds import Run, RunSettings, run_embedded, run_servers
-from bench.scenarios import QUICK, Bodies, scenarios
+from bench.scenarios import FLAT, QUICK, SMOLLM2, Bodies, scenarios
+from bench.subjects import Subject, context_of, subjects
 
 HERE = Path(__file__).parent
-EMBEDDED = ("bare", "core", "engine", "long-row", "prefix", "images")
-LEAD = """# Results of the last kept run
-
-`make bench` measures; `python -m bench --write-results` also writes this file. TTFT is the
-time to the first token, ITL the time between tokens of one stream, both as the client sees
-them. Values are medians over the rounds of one run; "budmlx is" compares tokens per second
-of the same round.
-"""
+EMBEDDED = (
+    *("bare", "core", "engine", "prefill", "sampled-step", "host-work"),
+    *("long-row", "prefix", "images"),
+)
 
 
 def main() -> int:
     """Run the measurements of the arguments; 1 when one of budmlx failed."""
     options = parse()
     begin = time.monotonic()
-    model = options.model or cached_model()
-    config = json.loads((model / "config.json").read_text())
-    environment, blas = blas_environment()
-    present, absent = contestants(model, options.server)
-    facts = {**describe(), "blas": blas, "model": describe_model(model, config)}
-    for line in (*(f"{name}: {value}" for name, value in facts.items()), *absent):
-        print(line, flush=True)
-
+    found = device()
+    model = options.model or cached_model(found.kind, "peaked")
+    facts = describe_all(options, model, found)
     output = options.output or HERE / "out" / time.strftime("%Y%m%d-%H%M%S")
     output.mkdir(parents=True, exist_ok=True)
-    setting = RunSettings(
-        model=model,
-        environment=environment,
-        logs=output,
-        bodies=Bodies(model, run=output.name),
-        say=lambda text: print(text, flush=True),
-    )
-    known = scenarios(int(config.get("max_position_embeddings", 4096)))
-    names = [*(scenario.name for scenario in known), *EMBEDDED]
-    wanted = choose(options, names)
-    run = Run()
-    run_embedded(setting, [w for w in EMBEDDED if w in wanted], options.repeats, run)
-    chosen = [scenario for scenario in known if scenario.name in wanted]
-    if chosen:
-        run_servers(setting, present, chosen, options.repeats, run)
+    wanted = choose(options, model)
+    run = Run(gpu=found.gpu)
+    main_settings = settings_of(options, Subject("main", model, []), found, output)
+    run_embedded(main_settings, [w for w in EMBEDDED if w in wanted], options.repeats, run)
+    for subject in subjects(model, found, set(wanted), say):
+        present, _ = contestants(subject.path, options.server)
+        settings = settings_of(options, subject, found, output)
+        run_servers(settings, present, subject.scenarios, options.repeats, run)
 
+    facts["duration"] = f"{(time.monotonic() - begin) / 60:.1f} minutes"
+    print("\n" + "\n\n".join(document(run, facts)) + "\n")
+    broken = failed(run)
+    for place in [output, HERE] if options.write_results and not broken else [output]:
+        keep(run, facts, found, place)
+        print(f"written: {place}/RESULTS.md, {found.slug}.json")
+    return int(broken)
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def describe_all(options: argparse.Namespace, model: Path, found: Device) -> dict[str, str]:
+    """The facts of a run, which are printed, too."""
+    config = json.loads((model / "config.json").read_text())
+    facts = {
+        "device": found.name,
+        **describe(),
+        "blas": blas_environment(found)[1],
+        "model": describe_model(model, config),
+        "rounds": str(options.repeats),
+    }
+    if options.baseline:
+        facts["baseline of the host's work"] = options.baseline.resolve().name
     if options.note:
         facts["note"] = options.note
-    facts["rounds"] = str(options.repeats)
-    facts["duration"] = f"{(time.monotonic() - begin) / 60:.1f} minutes"
-    broken = failed(run)
-    keep(run, facts, output, write_results=options.write_results and not broken)
-    return int(broken)
+    _, absent = contestants(model, options.server)
+    for line in (*(f"{name}: {value}" for name, value in facts.items()), *absent):
+        say(line)
+    return facts
+
+
+def settings_of(
+    options: argparse.Namespace, subject: Subject, found: Device, output: Path
+) -> RunSettings:
+    """What the rounds of one model share."""
+    environment, _ = blas_environment(found)
+    if options.baseline:
+        environment[BASELINE] = str(options.baseline.resolve())
+    logs = output / subject.name
+    logs.mkdir(exist_ok=True)
+    bodies = Bodies(subject.path, run=output.name)
+    return RunSettings(
+        model=subject.path, environment=environment, logs=logs, bodies=bodies, say=say
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -77,39 +102,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="rounds; default 3, or 1 with --quick")
     parser.add_argument("--output", type=Path, help="directory for record, plot and logs")
     parser.add_argument("--write-results", action="store_true", help="update bench/RESULTS.md")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="CHECKOUT", help="one whose host's work is measured, too"
+    )
     parser.add_argument("--note", help="what a reader must know of this run")
     options = parser.parse_args()
     options.repeats = options.repeats or (1 if options.quick else 3)
     return options
 
 
-def choose(options: argparse.Namespace, names: list[str]) -> list[str]:
-    """The measurements to run."""
+def choose(options: argparse.Namespace, model: Path) -> list[str]:
+    """The measurements to run; a model that is given gets those of the main one alone."""
+    own = [*(scenario.name for scenario in scenarios(context_of(model))), *EMBEDDED]
+    others = [scenario.name for scenario in (*FLAT, *SMOLLM2)]
     if options.only:
-        if unknown := set(options.only) - set(names):
-            raise SystemExit(f"Unknown: {', '.join(unknown)}. Known: {', '.join(names)}.")
+        if unknown := set(options.only) - {*own, *others}:
+            known = ", ".join([*own, *others])
+            raise SystemExit(f"Unknown: {', '.join(unknown)}. Known: {known}.")
         return list(options.only)
-    return [*QUICK, "bare", "engine"] if options.quick else names
+    if options.quick:
+        return [*QUICK, "bare", "engine"]
+    return own if options.model else [*own, *others]
 
 
 def describe_model(path: Path, config: dict[str, object]) -> str:
     """A model in words, without the directories above it."""
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     return f"{path.name} ({config.get('model_type')}, {size / 2**20:.0f} MiB of weights)"
-
-
-def keep(run: Run, facts: dict[str, str], output: Path, *, write_results: bool) -> None:
-    """Print the report and write record and plot, and on request the results in the tree."""
-    report = "\n\n".join(document(run, facts))
-    print(f"\n{report}\n")
-    places = [output, HERE] if write_results else [output]
-    for place in places:
-        record = {"facts": facts, **asdict(run)}
-        (place / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-        plotted = save_plot(run, place / "results.png", facts["model"])
-        picture = ["![throughput and latency against users](results.png)"] if plotted else []
-        (place / "RESULTS.md").write_text("\n\n".join([LEAD.rstrip(), report, *picture]) + "\n")
-        print(f"written: {place}/RESULTS.md, results.json{', results.png' if plotted else ''}")
 
 
 def failed(run: Run) -> bool:

@@ -4,7 +4,8 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefix, images: see `bench.reuse` and `bench.pictures`.
+prefill, sampled-step, host-work, prefix, images: see `bench.prefill`, `bench.sampled_step`,
+`bench.host_work`, `bench.reuse` and `bench.pictures`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
+from bench.host_work import host_work
 from bench.pictures import images
+from bench.prefill import prefill
 from bench.reuse import prefix
 from bench.rows import SETTINGS, greedy, load, new_scheduler, prompts
+from bench.sampled_step import sampled_step
 from budmlx import Engine, Finished
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.types import Request, SamplingParams
@@ -58,8 +62,19 @@ DEFAULTS = Sizes()
 def bare(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Tokens per second of the model alone, with the next step dispatched ahead."""
     model, config = load_with_mlx_lm(path)
-    cache = make_prompt_cache(model)
     ids = mx.array(prompts(ROWS, PROMPT, config["vocab_size"]))
+    rate = _bare_rate(model, ids, sizes)
+    prompt = statistics.median(_prompt_seconds(model, ids[:1]) for _ in range(9))
+    return {
+        "tokens_per_second": rate,
+        "single_tokens_per_second": _bare_rate(model, ids[:1], sizes),
+        "closed_loop_tokens_per_second": REPLY / (prompt + REPLY / rate),
+    }
+
+
+def _bare_rate(model: Any, ids: mx.array, sizes: Sizes) -> float:
+    """Tokens per second of rows that have the prompts `ids` [rows, tokens]."""
+    cache = make_prompt_cache(model)
     tokens = mx.argmax(model(ids, cache=cache)[:, -1, :], axis=-1)
     mx.eval(tokens)
     start = 0.0
@@ -70,12 +85,7 @@ def bare(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
         mx.async_eval(following)
         tokens.tolist()
         tokens = following
-    rate = ROWS * (sizes.steps - sizes.settle) / (time.perf_counter() - start)
-    prompt = statistics.median(_prompt_seconds(model, ids[:1]) for _ in range(9))
-    return {
-        "tokens_per_second": rate,
-        "closed_loop_tokens_per_second": REPLY / (prompt + REPLY / rate),
-    }
+    return ids.shape[0] * (sizes.steps - sizes.settle) / (time.perf_counter() - start)
 
 
 def _prompt_seconds(model: Any, ids: mx.array) -> float:
@@ -102,10 +112,13 @@ def core(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
 def engine(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     """Tokens per second of concurrent async streams of the embedded Engine."""
     with Engine.load(path) as loaded:
-        return asyncio.run(_stream_all(loaded, sizes))
+        return {
+            "tokens_per_second": asyncio.run(_stream_all(loaded, ROWS, sizes)),
+            "single_tokens_per_second": asyncio.run(_stream_all(loaded, 1, sizes)),
+        }
 
 
-async def _stream_all(loaded: Engine, sizes: Sizes) -> dict[str, float]:
+async def _stream_all(loaded: Engine, rows: int, sizes: Sizes) -> float:
     sampling = SamplingParams(temperature=0, max_tokens=sizes.steps + sizes.settle, ignore_eos=True)
 
     async def stream(ids: list[int]) -> list[float]:
@@ -116,16 +129,16 @@ async def _stream_all(loaded: Engine, sizes: Sizes) -> dict[str, float]:
                 times.append(time.perf_counter())
         return times
 
-    ids = prompts(ROWS, PROMPT, loaded.info.vocab_size)
-    rows = await asyncio.gather(*(stream(row) for row in ids))
+    ids = prompts(rows, PROMPT, loaded.info.vocab_size)
+    all_times = await asyncio.gather(*(stream(row) for row in ids))
     # All rows run between the last one's start and the first one's end.
-    start = max(times[sizes.settle] for times in rows)
-    end = min(times[-1] for times in rows)
+    start = max(times[sizes.settle] for times in all_times)
+    end = min(times[-1] for times in all_times)
     if start >= end:
         raise ValueError("the rows were not all running at any time")
-    pieces = sum(start < when <= end for times in rows for when in times)
-    per_piece = ROWS * (sizes.steps + sizes.settle) / sum(len(times) for times in rows)
-    return {"tokens_per_second": pieces * per_piece / (end - start)}
+    pieces = sum(start < when <= end for times in all_times for when in times)
+    per_piece = rows * (sizes.steps + sizes.settle) / sum(map(len, all_times))
+    return pieces * per_piece / (end - start)
 
 
 def long_row(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
@@ -185,6 +198,9 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "core": core,
     "engine": engine,
     "long-row": long_row,
+    "prefill": prefill,
+    "sampled-step": sampled_step,
+    "host-work": host_work,
     "prefix": prefix,
     "images": images,
 }

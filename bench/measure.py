@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from bench.scenarios import Bodies, ClosedLoop, Scenario, Turns
+from bench.scenarios import Bodies, ClosedLoop, FirstLoad, Scenario, Turns
 from budmlx.benchmark.load import Load, Sample, first_waits, percentile, problem_of, summarize
 
 CLIENT_SECONDS = 240.0
@@ -26,9 +26,12 @@ def measure(url: str, model: str, scenario: Scenario, bodies: Bodies, repeat: in
     """Send the scenario's requests and return its metrics."""
     try:
         if isinstance(scenario, ClosedLoop):
-            load = {"users": scenario.users, "bodies": bodies.closed_loop(scenario, model, repeat)}
-            seen = run_client({"url": url, **load})
-            return closed_loop_metrics(load_of(seen))
+            return closed_loop_metrics(_run_loop(url, model, scenario, bodies, repeat))
+        if isinstance(scenario, FirstLoad):
+            halves = (scenario.loop(part) for part in ("first", "second"))
+            return first_load_metrics(
+                *(_run_loop(url, model, half, bodies, repeat) for half in halves)
+            )
         if isinstance(scenario, Turns):
             return turns_metrics(run_client({"url": url, **bodies.turns(scenario, model, repeat)}))
         return join_metrics(run_client({"url": url, **bodies.join(scenario, model, repeat)}))
@@ -36,6 +39,11 @@ def measure(url: str, model: str, scenario: Scenario, bodies: Bodies, repeat: in
         return {"problem": f"failed: not done after {CLIENT_SECONDS:.0f} s"}
     except subprocess.CalledProcessError as error:
         return {"problem": f"failed: the client ended: {error.stderr.strip().splitlines()[-1]}"}
+
+
+def _run_loop(url: str, model: str, loop: ClosedLoop, bodies: Bodies, repeat: int) -> Load:
+    load = {"users": loop.users, "bodies": bodies.closed_loop(loop, model, repeat)}
+    return load_of(run_client({"url": url, **load}))
 
 
 def run_client(load: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +75,14 @@ def closed_loop_metrics(load: Load) -> Metrics:
     summary = asdict(summarize(load))
     problem = summary.pop("problem")
     return {"problem": problem} if problem else summary
+
+
+def first_load_metrics(first: Load, second: Load) -> Metrics:
+    """Seconds until the last of the first requests has its answer, and of the second ones."""
+    if problem := problem_of([*first.samples, *second.samples]):
+        return {"problem": problem}
+    times = (max(sample.ended for sample in load.samples) - load.start for load in (first, second))
+    return dict(zip(("first", "second"), times, strict=True))
 
 
 def turns_metrics(seen: dict[str, Any]) -> Metrics:

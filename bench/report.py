@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.contestants import NO_REUSE, OURS
-from bench.goals import bars, efficiency, median, quotient, ratio, ratio_of
+from bench.goals import bars, each, efficiency, median, quotient, ratio, ratio_of
 from bench.measure import Metrics
 from bench.rounds import Run
 
@@ -20,7 +20,7 @@ def loops_table(run: Run) -> Table:
     for scenario, by_server in run.servers.items():
         for server, rounds in by_server.items():
             joins = any("quiet_p50" in metrics for metrics in rounds)
-            if joins or scenario.startswith("turns") or server == NO_REUSE:
+            if joins or scenario.startswith(("turns", "first")) or server == NO_REUSE:
                 continue
             share = None if server == OURS else ratio(run, scenario, OURS, server)
             latencies = (
@@ -78,22 +78,64 @@ def joins_table(run: Run) -> Table:
     return table
 
 
+def first_table(run: Run) -> Table:
+    """The first concurrent requests of servers that have just started."""
+    table = [["scenario", "server", "first 16", "second 16", "ratio", "notes"]]
+    for server, rounds in run.servers.get("first-16", {}).items():
+        times = (_milliseconds(median(rounds, name)) for name in ("first", "second"))
+        share = _times(quotient(rounds, "first", "second"))
+        table.append(["first-16", server, *times, share, _notes(rounds)])
+    return table
+
+
 def embedded_table(run: Run) -> Table:
-    """The model alone, the core and the Engine at 16 greedy rows."""
-    table = [["steady decode of 16 greedy rows", "tok/s", "of the bare loop"]]
+    """The model alone, the core and the Engine with greedy rows."""
+    table = [["steady decode", "16 rows, tok/s", "of the bare loop", "1 row", "of the bare loop"]]
     for what in ("bare", "core", "engine"):
         if rounds := run.embedded.get(what):
-            speed = median(rounds, "tokens_per_second")
-            share = efficiency(run, what)
-            table.append(
-                [
-                    what,
-                    _notes(rounds) if speed is None else f"{speed:.0f}",
-                    "" if share is None else f"{share:.2f}",
-                ]
-            )
+            cells = []
+            for name in ("tokens_per_second", "single_tokens_per_second"):
+                share = efficiency(run, what, name)
+                cells += [_count(median(rounds, name)), "" if share is None else f"{share:.2f}"]
+            cells[0] = cells[0] or _notes(rounds)
+            table.append([what, *cells])
     if limit := median(run.embedded.get("bare", ()), "closed_loop_tokens_per_second"):
-        table.append(["the most for greedy-16, prompts one by one", f"{limit:.0f}", ""])
+        label = "the most for greedy-16, prompts one by one"
+        table.append([label, f"{limit:.0f}", "", "", ""])
+    return table
+
+
+def prefill_table(run: Run) -> Table:
+    """A long prompt alone: in the Engine, and in the bare loop by its chunk."""
+    rounds = run.embedded.get("prefill", [])
+    length = _count(median(rounds, "prompt_tokens"))
+    table = [[f"prefill of {length} tokens alone", "tok/s", "of the best chunk", "notes"]]
+    if not rounds:
+        return table
+    speed = _count(median(rounds, "tokens_per_second"))
+    share = _times(quotient(rounds, "tokens_per_second", "best_tokens_per_second"))
+    table.append(["Engine", speed, share, _notes(rounds)])
+    for chunk in rounds[0].get("chunks", {}):
+        rate = _count(each(rounds, lambda m, chunk=chunk: m["chunks"][chunk]))  # type: ignore[misc]
+        table.append([f"bare loop, chunks of {chunk}", rate, "", ""])
+    return table
+
+
+def steps_table(run: Run) -> Table:
+    """Steps of sampled rows against greedy ones, and the host's work in a step."""
+    table = [["a step", "of it", "against", "ratio", "notes"]]
+    rounds = run.embedded.get("sampled-step", [])
+    for logits in ("peaked", "flat") if rounds else ():
+        cells = (median(rounds, f"{logits}_{kind}") for kind in ("sampled", "greedy"))
+        share = _times(quotient(rounds, f"{logits}_sampled", f"{logits}_greedy"))
+        label = f"16 rows with top_p, {logits} logits, against greedy"
+        table.append([label, *map(_fine, cells), share, _notes(rounds)])
+    work = run.embedded.get("host-work", [])
+    for kind, label in (("single", "1 row"), ("sixteen", "16 rows")) if work else ():
+        ours, theirs = (median(work, f"{prefix}{kind}_host") for prefix in ("", "baseline_"))
+        share = _times(quotient(work, f"{kind}_host", f"baseline_{kind}_host")) if theirs else ""
+        cells = (_micros(ours), _micros(theirs))
+        table.append([f"host's work, {label}, against --baseline", *cells, share, _notes(work)])
     return table
 
 
@@ -147,7 +189,7 @@ def reuse_table(run: Run) -> Table:
     for scenario, by_server in run.servers.items():
         if others := by_server.get(NO_REUSE):
             ours = by_server.get(OURS, [])
-            speeds = (_count(median(each, "tokens_per_second")) for each in (ours, others))
+            speeds = (_count(median(both, "tokens_per_second")) for both in (ours, others))
             label = f"{scenario}, nothing matches, tok/s"
             table.append([label, *speeds, _times(ratio_of(ours, others)), _notes(others)])
     return table
@@ -186,19 +228,22 @@ def markdown(table: Table) -> str:
 
 
 def document(run: Run, facts: Mapping[str, str]) -> Iterator[str]:
-    """The paragraphs of the report."""
+    """The paragraphs of the report on one device."""
     yield "\n".join(f"- {name}: {value}" for name, value in facts.items())
     for title, table in (
         ("Goals", bars_table(run)),
+        ("First load", first_table(run)),
         ("Closed loops", loops_table(run)),
         ("Joining running streams", joins_table(run)),
         ("Conversations", turns_table(run)),
         ("Without a server", embedded_table(run)),
+        ("Prefill", prefill_table(run)),
+        ("Steps", steps_table(run)),
         ("KV reuse", reuse_table(run)),
         ("Pictures", pictures_table(run)),
     ):
         if len(table) > 1:
-            yield f"## {title}"
+            yield f"### {title}"
             yield markdown(table)
 
 
@@ -206,6 +251,14 @@ def _milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{1000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def _fine(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:.2f} ms"
+
+
+def _micros(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} us"
 
 
 def _times(factor: float | None, digits: int = 2) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 from bench.contestants import OURS, Contestant
 from bench.measure import Metrics, measure
-from bench.scenarios import GREEDY, SAMPLED, Bodies, ClosedLoop, Scenario
+from bench.scenarios import GREEDY, SAMPLED, Bodies, ClosedLoop, FirstLoad, Scenario
 from budmlx.benchmark.server_process import ServerProcess, SpawnError
 
-EMBEDDED_SECONDS = 180.0
+EMBEDDED_SECONDS = 300.0
 WARM_UP = [
     ClosedLoop(name="warm-up", users=1, requests=1, options=GREEDY, max_tokens=(8, 8)),
     ClosedLoop(name="warm-up-16", users=16, requests=16, options=SAMPLED, max_tokens=(16, 16)),
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Run:
-    """All measurements of one run.
+    """All measurements of one run. gpu: whether it was on one.
 
     servers: scenario -> contestant -> metrics of each round.
     embedded: measurement -> result of each round.
@@ -34,6 +34,7 @@ class Run:
 
     servers: dict[str, dict[str, list[Metrics]]] = field(default_factory=dict)
     embedded: dict[str, list[Metrics]] = field(default_factory=dict)
+    gpu: bool = False
 
     def add(self, scenario: str, contestant: str, metrics: Metrics) -> None:
         """Note the metrics of one round."""
@@ -74,6 +75,8 @@ def _one_server(
     run: Run,
 ) -> None:
     waiting = [s for s in scenarios if _takes_part(contestant, s)]
+    # Before the warm-up, which is a first load itself.
+    waiting.sort(key=lambda scenario: not isinstance(scenario, FirstLoad))
     if not waiting:
         return
     for attempt in range(2):
@@ -86,9 +89,12 @@ def _one_server(
                 model=contestant.model,
                 environment=settings.environment,
             ) as server:
-                _warm_up(settings, server, f"{repeat}-{attempt}")
+                warm = False
                 while waiting and server.alive:
                     scenario = waiting.pop(0)
+                    if not warm and not isinstance(scenario, FirstLoad):
+                        _warm_up(settings, server, f"{repeat}-{attempt}")
+                        warm = True
                     metrics = measure(server.url, server.model, scenario, settings.bodies, repeat)
                     run.add(scenario.name, contestant.name, metrics)
                     settings.say(f"  {scenario.name}: {in_words(metrics)}")
@@ -154,8 +160,10 @@ def in_words(metrics: Mapping[str, Any]) -> str:
             parts.append(f"{kind}{value:.0f} tok/s")
         elif name.endswith("_bytes"):
             parts.append(f"{name.removesuffix('_bytes')} {value / 2**20:.0f} MiB")
+        elif name.endswith(("_host", "_bare")):
+            parts.append(f"{name} {value:.0f} us")
         elif isinstance(value, float) and name != "prompt_tokens":
             parts.append(f"{name} {1000 * value:.0f} ms")
-        elif value:
+        elif value and not isinstance(value, Mapping):
             parts.append(f"{name} {value:.0f}")
     return ", ".join(parts)

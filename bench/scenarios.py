@@ -2,6 +2,9 @@
 
 Prompts are never repeated within a run, so that no prefix cache helps, except where KV
 reuse is what is measured: `shared-16` and `turns-20`.
+
+Those named here run on the bench's model with peaked logits; those whose names begin with
+`flat-` and `smollm2-` on the same with flat logits and on a real model.
 """
 
 from __future__ import annotations
@@ -90,7 +93,36 @@ class Turns:
     options: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
 
 
-Scenario = ClosedLoop | Join | Turns
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstLoad:
+    """The first concurrent requests of a server that has just started, and as many again."""
+
+    name: str
+    users: int
+    max_tokens: int = 32
+    options: Mapping[str, Any] = field(default_factory=lambda: GREEDY)
+
+    def loop(self, part: str) -> ClosedLoop:
+        """One half of it, in which each user sends one request."""
+        return ClosedLoop(
+            name=f"{self.name} {part}",
+            users=self.users,
+            requests=self.users,
+            options=self.options,
+            max_tokens=(self.max_tokens, self.max_tokens),
+        )
+
+
+Scenario = ClosedLoop | Join | Turns | FirstLoad
+
+FLAT: list[Scenario] = [
+    ClosedLoop(name="flat-sampled-16", users=16, requests=40, options=SAMPLED),
+]
+SMOLLM2: list[Scenario] = [
+    ClosedLoop(name="smollm2-greedy-1", users=1, requests=3, options=GREEDY),
+    ClosedLoop(name="smollm2-greedy-16", users=16, requests=32, options=GREEDY),
+    ClosedLoop(name="smollm2-sampled-16", users=16, requests=32, options=SAMPLED),
+]
 
 
 def scenarios(context: int) -> list[Scenario]:
@@ -102,6 +134,7 @@ def scenarios(context: int) -> list[Scenario]:
         if (name, users) != ("sampled", 4)
     ]
     return [
+        FirstLoad(name="first-16", users=16),
         *loops,
         ClosedLoop(
             name="seeded-16",
@@ -153,7 +186,7 @@ def scenarios(context: int) -> list[Scenario]:
     ]
 
 
-QUICK = ("greedy-1", "greedy-16", "sampled-16", "seeded-16", "late-joiner")
+QUICK = ("first-16", "greedy-1", "greedy-16", "sampled-16", "seeded-16", "late-joiner")
 
 
 class Bodies:

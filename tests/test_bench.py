@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from bench import embedded, goals, pictures, report, reuse
+from bench import embedded, goals, host_work, pictures, prefill, report, reuse, sampled_step
 from bench.contestants import NO_REUSE, Contestant, contestants
+from bench.machine import Device
 from bench.measure import join_metrics, measure
 from bench.model import cache_root
 from bench.rounds import Run, RunSettings, run_servers
-from bench.scenarios import GREEDY, QUICK, Bodies, ClosedLoop, Join, Turns, scenarios
-from bench.write_model import write_tokenizer
+from bench.scenarios import (
+    FLAT,
+    GREEDY,
+    QUICK,
+    SMOLLM2,
+    Bodies,
+    ClosedLoop,
+    FirstLoad,
+    Join,
+    Turns,
+    scenarios,
+)
+from bench.subjects import subjects
 from budmlx.benchmark.load import Load, Sample, summarize
 from budmlx.benchmark.server_process import ServerProcess, SpawnError
 from budmlx.cli.app import app
@@ -100,6 +110,25 @@ def test_a_conversation_computes_each_token_once(server: ServerProcess, bodies: 
     assert problem.startswith("refused (400)")
 
 
+def test_the_first_load_is_the_first_thing_that_a_server_gets(
+    server: ServerProcess, bodies: Bodies, tmp_path: Path
+) -> None:
+    scenario = FirstLoad(name="first-3", users=3, max_tokens=4, options=ENDLESS)
+    metrics = measure(server.url, server.model, scenario, bodies, 0)
+    assert sorted(metrics) == ["first", "second"]
+    assert min(metrics.values()) > 0
+    refused = FirstLoad(name="first-3", users=3, options={"temperature": 9.0})
+    assert "problem" in measure(server.url, server.model, refused, bodies, 0)
+
+    setting = RunSettings(
+        model=Path("model"), environment={}, logs=tmp_path, bodies=bodies, say=lambda _: None
+    )
+    ends = Contestant("one", [sys.executable, "-c", "pass"])
+    run = Run()
+    run_servers(setting, [ends], [loop(name="greedy-3"), scenario], 1, run)
+    assert list(run.servers) == ["first-3", "greedy-3"]
+
+
 def test_users_share_a_system_message_that_rounds_do_not(bodies: Bodies) -> None:
     first, again, other = (
         bodies.closed_loop(loop(shared_tokens=300), "m", repeat) for repeat in (0, 0, 1)
@@ -178,7 +207,7 @@ def test_prompts_differ_between_requests_and_rounds_but_not_between_servers(
 
 
 def test_every_quick_scenario_exists(bodies: Bodies) -> None:
-    names = [scenario.name for scenario in scenarios(8192)]
+    names = [scenario.name for scenario in (*scenarios(8192), *FLAT, *SMOLLM2)]
     assert set(QUICK) <= set(names)
     assert len(names) == len(set(names))
 
@@ -190,55 +219,6 @@ def test_missing_servers_are_named_with_the_reason() -> None:
     assert absent == [f"{name}: not asked for" for name in names]
     with pytest.raises(SystemExit, match="other"):
         contestants(Path("model"), ["other"])
-
-
-def test_ratios_are_medians_of_rounds_and_bars_know_their_side() -> None:
-    run = Run()
-    for ours, theirs in ((300, 100), (100, 100), (220, 110)):
-        run.add("greedy-16", "budmlx", {"tokens_per_second": ours})
-        run.add("greedy-16", "mlx_lm.server", {"tokens_per_second": theirs})
-    run.embedded["long-row"] = [
-        {"quiet_step": 1.0, "beside_step": 2.5, "peak_bytes": 1, "projected_bytes": 2}
-    ]
-    bars = {bar.name: bar for bar in goals.bars(run)}
-    greedy = bars["greedy-16, tokens/s against mlx_lm.server"]
-    assert greedy.value == 2.0
-    assert greedy.reached
-    slowdown = bars["15 short rows' steps beside a 4,000-token row"]
-    assert slowdown.value == 2.5
-    assert not slowdown.reached
-    assert bars["seeded-16, tokens/s against mlx_lm.server"].value is None
-    assert "2.00x" in report.markdown(report.loops_table(run))
-
-
-def test_reuse_has_its_goals_and_tables() -> None:
-    run = Run()
-    for cold, hit in ((2.0, 0.08), (2.0, 0.1), (2.0, 0.2)):
-        run.embedded.setdefault("prefix", []).append(
-            {"cold": cold, "hit": hit, "in_place": 0.08, "disk": 0.3, "hit_tokens": 4000}
-        )
-    speed = {"tokens_per_second": 10.0, "ttft_p50": 2.0}
-    run.embedded["images"] = [{**speed, "seen_tokens_per_second": 15.0, "seen_ttft_p50": 0.5}]
-    run.add("greedy-16", "budmlx", {"tokens_per_second": 96.0})
-    run.add("greedy-16", NO_REUSE, {"tokens_per_second": 100.0})
-    run.add("shared-16", "budmlx", {"tokens_per_second": 200.0, "ttft_p50": 0.2})
-    run.add("shared-16", "mlx_lm.server", {"tokens_per_second": 100.0, "ttft_p50": 1.0})
-    talk = {"turns": 20, "total": 4.0, "ttft_p50": 0.1, "distinct": 1000}
-    run.add("turns-20", "budmlx", {**talk, "computed": 1021})
-    run.add("turns-20", "mlx_lm.server", {**talk, "total": 8.0})
-    found = [(bar.value, bar.reached) for bar in goals.bars(run) if bar.value is not None]
-    expected = [(2, True), (0.2, True), (5, True), (1.25, True), (15, True), (0.5, True)]
-    assert found == [*expected, (1021 / 1020, False), (0.96, False)]
-
-    assert NO_REUSE not in report.markdown(report.loops_table(run))
-    assert "turns-20" not in report.markdown(report.loops_table(run))
-    rows = {row[0]: row[1:] for row in report.reuse_table(run)[1:]}
-    assert rows["the same, on disk"] == ["300 ms", "2000 ms", "0.150x", ""]
-    assert rows["greedy-16, nothing matches, tok/s"] == ["96", "100", "0.96x", ""]
-    ours, theirs = report.turns_table(run)[1:]
-    assert ours[2:7] == ["4000 ms", "", "100 ms", "1021", "1000"]
-    assert theirs[2:7] == ["8000 ms", "0.50x", "100 ms", "", "1000"]
-    assert report.pictures_table(run)[-1][1:3] == ["1.50x", "0.25x"]
 
 
 def test_time_to_first_token_with_stored_kv(
@@ -268,26 +248,46 @@ def test_embedded_measurements_run() -> None:
     sizes = embedded.Sizes(steps=300, settle=4, long_prompt=600, long_row_steps=8)
     path = tiny_model_dir(scale=4.0)
     for what in ("bare", "core", "engine"):
-        assert embedded.WHAT[what](path, sizes)["tokens_per_second"] > 0
+        assert min(embedded.WHAT[what](path, sizes).values()) > 0
     long_row = embedded.WHAT["long-row"](path, sizes)
     assert long_row["weights_bytes"] < long_row["peak_bytes"] <= long_row["projected_bytes"]
 
 
-def test_every_token_of_the_bench_model_is_visible_ascii(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, 500)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    texts = [tokenizer.decode([token]) for token in range(500)]
-    assert all(text and text.isascii() for text in texts)
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    assert "eos_token" not in settings
+def test_prefill_is_compared_with_the_bare_loops_best_chunk() -> None:
+    sizes = prefill.Sizes(prompt=300, chunks=(16, 300), rounds=1)
+    found = embedded.WHAT["prefill"](tiny_model_dir(scale=4.0), sizes)
+    assert found["prompt_tokens"] == 300
+    assert found["chunks"][str(found["best_chunk"])] == found["best_tokens_per_second"]
+    assert found["best_tokens_per_second"] == max(found["chunks"].values())
+    run = Run(
+        embedded={"prefill": [{**found, "tokens_per_second": 80, "best_tokens_per_second": 100}]}
+    )
+    assert report.prefill_table(run)[1][1:3] == ["80", "0.80x"]
+    assert len(report.prefill_table(run)) == 4
 
 
-def test_plot_needs_several_numbers_of_users(tmp_path: Path) -> None:
-    plot = pytest.importorskip("bench.plot", exc_type=ImportError)
-    metrics = {"tokens_per_second": 100.0, "ttft_p50": 0.1, "itl_p95": 0.02}
-    run = Run()
-    run.add("greedy-1", "budmlx", metrics)
-    assert not plot.save_plot(run, tmp_path / "plot.png", "title")
-    run.add("greedy-4", "budmlx", metrics)
-    assert plot.save_plot(run, tmp_path / "plot.png", "title")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+def test_a_sampled_step_is_compared_with_a_greedy_one() -> None:
+    sizes = sampled_step.Sizes(steps=2, settle=1, rounds=1)
+    found = embedded.WHAT["sampled-step"](tiny_model_dir(scale=4.0), sizes)
+    steps = [f"{logits}_{kind}" for logits in ("peaked", "flat") for kind in ("greedy", "sampled")]
+    assert list(found) == ["vocab", *steps]
+    assert min(found[step] for step in steps) > 0
+
+
+def test_the_hosts_work_is_the_rest_of_a_step() -> None:
+    sizes = host_work.Sizes(short=2, long=12, rounds=1)
+    found = host_work.measure(tiny_model_dir(scale=4.0), sizes)
+    assert list(found) == ["single_host", "single_bare", "sixteen_host", "sixteen_bare"]
+    work = {**found, "single_host": 200.0, "baseline_single_host": 500.0}
+    work |= {"sixteen_host": 900.0, "baseline_sixteen_host": 1000.0}
+    run = Run(embedded={"host-work": [work]})
+    reached = [bar.reached for bar in goals.bars(run) if "host's work" in bar.name]
+    assert reached == [True, False]
+    assert report.steps_table(run)[1][1:4] == ["200 us", "500 us", "0.40x"]
+
+
+def test_a_model_that_is_given_is_measured_alone(tmp_path: Path) -> None:
+    main = tiny_model_dir(scale=4.0)
+    device = Device("Some CPU", gpu=False)
+    [only] = subjects(main, device, {"greedy-16", "prefill"}, print)
+    assert (only.path, [scenario.name for scenario in only.scenarios]) == (main, ["greedy-16"])
