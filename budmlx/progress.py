@@ -12,6 +12,9 @@ from rich.console import Console
 Progress = Callable[[int, int], object]
 """Called with how much is done, and of how much."""
 
+Notice = Callable[[str], object]
+"""Called with words for what is being done now."""
+
 
 class ProgressBar:
     """A `Progress` that draws a bar on stderr; a context manager."""

@@ -8,8 +8,15 @@ import time
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
-from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.host import (
+    FrameSink,
+    HostStatus,
+    TurnClock,
+    WarmUpNews,
+    deliver,
+)
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
+from budmlx.progress import Notice
 from budmlx.protocol import (
     Cancel,
     CoreSettings,
@@ -21,6 +28,7 @@ from budmlx.protocol import (
     Shutdown,
     StepFrame,
     Submit,
+    WarmingUp,
 )
 
 log = logging.getLogger(__name__)
@@ -32,18 +40,21 @@ CLOSE_SECONDS = 10.0
 class ThreadHost:
     """Runs a `CoreLoop` on a daemon thread. A dead core cannot be restarted here.
 
+    notice: called while the model loads, on the core's thread.
+
     Raises:
         ModelLoadError: the model cannot be used.
     """
 
-    def __init__(self, settings: CoreSettings, sink: FrameSink):
+    def __init__(self, settings: CoreSettings, sink: FrameSink, *, notice: Notice | None = None):
         self._sink = sink
         self._lock = threading.Lock()
         self._live: set[int] = set()
         self._closed = False
         self._dead = ""
         self._last_frame = StepFrame()
-        self._last_frame_at = time.monotonic()
+        self._clock = TurnClock()
+        self._news = WarmUpNews(notice)
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
         self._loop = CoreLoop(settings, self._receive)
         self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
@@ -52,6 +63,7 @@ class ThreadHost:
         if isinstance(outcome, LoadFailed):
             raise ModelLoadError(outcome.message)
         self.info = outcome.info
+        self._clock.start(time.monotonic())
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; see `Host.submit`."""
@@ -72,10 +84,14 @@ class ThreadHost:
     def status(self) -> HostStatus:
         """Look at the host now; see `Host.status`."""
         reason = self._dead
+        activity = self._loop.activity
+        self._clock.beat(activity.begun_at)
         if self._closed:
             reason = "The engine is closed."
-        elif not reason and time.monotonic() - self._last_frame_at > FRESH_SECONDS:
+        elif not reason and not self._clock.fresh(time.monotonic()):
             reason = "The core has made no progress for several seconds."
+            if activity.new:
+                reason = "The core runs something for the first time, and may be building kernels."
         frame = self._last_frame
         return HostStatus(
             ready=not reason,
@@ -107,10 +123,14 @@ class ThreadHost:
             self._fail_live(self._dead)
 
     def _receive(self, message: FromCore) -> None:
+        if isinstance(message, WarmingUp):
+            self._news.tell(message)
+            return
         if not isinstance(message, StepFrame):
             self._loading.put(message)
             return
-        self._last_frame, self._last_frame_at = message, time.monotonic()
+        self._last_frame = message
+        self._clock.turn(time.monotonic())
         ended = {token.id for token in message.tokens if token.reason is not None}
         ended.update(failed.id for failed in message.failed)
         if ended:

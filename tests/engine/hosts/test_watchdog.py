@@ -1,0 +1,168 @@
+"""Work and hangs: what a watchdog waits for, what it ends, and what a host says meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from budmlx.engine.hosts.child import Child, Watchdog
+from budmlx.engine.hosts.host import FRESH_SECONDS, TurnClock, WarmUpNews
+from budmlx.engine.hosts.process import ProcessHost
+from budmlx.engine.hosts.thread import ThreadHost
+from budmlx.errors import ModelLoadError
+from budmlx.protocol import CoreSettings, PluginTarget, WarmingUp
+from budmlx.protocol.note import Note
+from tests.engine.hosts.core_process import Rows, core_settings, eventually, row
+from tests.engine.hosts.slow_model import SLOW, SLOW_SECONDS, STUCK
+
+SECONDS = 8.0
+NAPS = 8
+
+
+def naps(watchdog: Watchdog, notes: Iterator[Note], most: int = 10_000) -> int:
+    """The number of naps until the core counts as hanging; `most` if it never does."""
+    return next((n for n in range(1, most) if watchdog.napped(next(notes))), most)
+
+
+def pulsing(note: Note) -> Iterator[Note]:
+    """The notes of a process whose other thread lives."""
+    while True:
+        note = replace(note, pulses=note.pulses + 1)
+        yield note
+
+
+def test_silence_is_a_hang_after_its_time() -> None:
+    assert naps(Watchdog(SECONDS), pulsing(Note())) == NAPS
+    watchdog = Watchdog(SECONDS)
+    notes = pulsing(Note())
+    assert naps(watchdog, notes, NAPS) == NAPS
+    watchdog.heard()
+    assert naps(watchdog, notes) == NAPS
+
+
+def test_what_may_take_long_gets_its_time() -> None:
+    # The first nap sees a beat.
+    assert naps(Watchdog(SECONDS), pulsing(Note(beats=1, allowed=600.0))) == 601
+    assert naps(Watchdog(SECONDS), pulsing(Note(beats=1, allowed=0.5))) == NAPS + 1
+
+
+def test_beats_are_signs_of_life() -> None:
+    def beating() -> Iterator[Note]:
+        for note in pulsing(Note()):
+            yield replace(note, beats=note.pulses // 3)
+
+    assert naps(Watchdog(SECONDS), beating()) == 10_000
+
+
+def test_a_process_that_is_stopped_gets_no_more_time() -> None:
+    stopped = iter(lambda: Note(beats=1, allowed=600.0, pulses=1), None)
+    assert naps(Watchdog(SECONDS), stopped) == NAPS + 1
+    assert naps(Watchdog(1.0), iter(lambda: Note(1, 600.0, 1), None)) > 5, "a pulse is late"
+
+
+def test_a_plugin_gets_no_more_time_but_for_what_the_device_computes() -> None:
+    inside = Note(beats=1, allowed=600.0, plugin="sleepy")
+    assert naps(Watchdog(SECONDS), pulsing(inside)) == NAPS + 1
+    assert naps(Watchdog(SECONDS), pulsing(replace(inside, computes=True))) == 601
+
+
+def test_ready_is_as_patient_as_turns_are_long() -> None:
+    clock = TurnClock()
+    clock.start(100.0)
+    assert clock.fresh(100.0 + FRESH_SECONDS) and not clock.fresh(100.1 + FRESH_SECONDS)
+    clock.turn(101.0)
+    assert not clock.fresh(101.1 + FRESH_SECONDS)
+    clock.turn(111.0)
+    assert clock.fresh(131.0) and not clock.fresh(131.1)
+    clock.beat(120.0)
+    assert clock.fresh(140.0) and clock.silence(140.0) == 20.0
+    clock.turn(1111.0)
+    assert not clock.fresh(1211.0), "a pause of this process is no turn"
+    now = 1111.0
+    for _ in range(1000):
+        clock.turn(now := now + 0.1)
+    assert not clock.fresh(now + 0.1 + FRESH_SECONDS)
+
+
+def test_news_of_a_warm_up_are_told_and_logged_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    told: list[str] = []
+    news = WarmUpNews(told.append)
+    news.tell(WarmingUp(0, 3))
+    news.tell(WarmingUp(1, 3, 11.2))
+    news.tell(WarmingUp(2, 3, 5.0))
+    assert told == [
+        "building kernels 1/3",
+        "building kernels 2/3, about 12 s more",
+        "building kernels 3/3, about 5 s more",
+    ]
+    assert news.words == told[-1]
+    assert [record.message for record in caplog.records] == [
+        "Before the model serves: building kernels 1/3."
+    ]
+    news.end()
+    assert news.words == ""
+
+
+def test_a_process_is_waited_for() -> None:
+    command = (sys.executable, "-c", "import time; time.sleep(100)")
+    child, stop = Child(command, core_settings()), threading.Event()
+    assert not child.wait_gone(0.0, stop)
+    stop.set()
+    assert not child.wait_gone(100.0, stop)
+    child.kill()
+    assert child.wait_gone(100.0, threading.Event())
+    child.reap()
+
+
+def loading(name: str, **changes: object) -> CoreSettings:
+    loader = PluginTarget(plugin="p", core=f"tests.engine.hosts.slow_model:{name}")
+    return msgspec.structs.replace(core_settings(), loader=loader, **changes)
+
+
+@pytest.mark.timeout(600)
+def test_a_first_use_is_waited_for_and_a_hang_is_not() -> None:
+    rows = Rows()
+    host = ProcessHost(loading("slow"), rows, watchdog_seconds=2.0)
+    try:
+        assert SLOW_SECONDS > 2.0
+        begin = time.monotonic()
+        # A pass of a length that no warm-up runs on a CPU.
+        slow = msgspec.structs.replace(row(1), prompt_ids=[20] * 600 + [SLOW] + [20] * 300)
+        host.submit(slow)
+        rows.wait_for(1)
+        assert time.monotonic() - begin > SLOW_SECONDS
+        assert rows.outcomes == {1: "length"}
+        assert host.status().restarts == 0
+        host.submit(msgspec.structs.replace(row(2), prompt_ids=[STUCK] * 30))
+        eventually(lambda: "made no step for 2 s" in host.status().reason)
+        rows.wait_for(2)
+        assert rows.outcomes[2] == "request_failed"
+        assert host.status().restarts == 2
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize("kind", [ProcessHost, ThreadHost])
+def test_hosts_tell_of_the_warm_up(kind: type[ProcessHost] | type[ThreadHost]) -> None:
+    told: list[str] = []
+    host = kind(core_settings(), Rows(), notice=told.append)
+    host.close()
+    assert told[0] == "building kernels 1/2"
+    assert told[1].startswith("building kernels 2/2, about ")
+
+
+def test_a_core_that_ends_while_it_warms_up_is_reported() -> None:
+    with pytest.raises(ModelLoadError, match=r"was building kernels 1/2 \(--warmup off") as caught:
+        ProcessHost(loading("fatal"), Rows())
+    assert "signal 6" in str(caught.value)
+    host = ProcessHost(loading("fatal", warmup=False), Rows())
+    host.close()
