@@ -79,57 +79,46 @@ class WarmUp:
         *,
         thorough: bool | None = None,
     ):
-        reuse = open_reuse(model, settings.prefix_cache)
-        chunk, rows = settings.prefill_chunk, settings.max_rows
         self._model = model
-        room = model.memory.longest_row(model.info.context_length, chunk) // 2
-        requests = Requests(model, min(rows, MOST_ROWS), min(chunk, LONGEST_PASS), room)
+        self._settings = settings
+        self._activity = activity
+        chunk = min(settings.prefill_chunk, LONGEST_PASS)
+        room = model.memory.longest_row(model.info.context_length, settings.prefill_chunk) // 2
+        requests = Requests(model, min(settings.max_rows, MOST_ROWS), chunk, room)
         # A CPU has no kernels to build but those that the model's own code compiles, which are
         # the same for all requests.
         builds = mx.default_device() != mx.cpu if thorough is None else thorough
         self._parts = [*requests.common(), *(requests.special() if builds else [])]
-        self._scheduler = Scheduler(
-            Executor(model, reuse, activity), max_rows=rows, prefill_chunk=chunk
-        )
 
     def run(self, emit: Callable[[FromCore], None], seconds: float = WARMUP_SECONDS) -> None:
-        """Run all parts, each of which is announced, or those that begin within `seconds`.
+        """Run all parts, each of which is announced; after `seconds` the rest is left out.
 
         Raises:
             DeviceLostError: the device refuses all further work.
         """
-        begin = time.monotonic()
-        total = len(self._parts)
+        self._run_all(emit, seconds)
+        mx.clear_cache()
+
+    def _run_all(self, emit: Callable[[FromCore], None], seconds: float) -> None:
+        begin, total = time.monotonic(), len(self._parts)
+        reuse = open_reuse(self._model, self._settings.prefix_cache)
+        scheduler = Scheduler(
+            Executor(self._model, reuse, self._activity),
+            max_rows=self._settings.max_rows,
+            prefill_chunk=self._settings.prefill_chunk,
+        )
         for done, part in enumerate(self._parts):
             elapsed = time.monotonic() - begin
             emit(WarmingUp(done, total, elapsed / done * (total - done) if done else None))
             with self._standing_in():
-                finished = self._run(part, begin + seconds)
+                finished = _run(scheduler, part, begin + seconds)
             if not finished:
                 log.warning(
                     "The warm-up is ended after %.0f s, with %d of %d parts done: the requests "
                     "that need the others will wait for their kernels.",
                     *(time.monotonic() - begin, done, total),
                 )
-                break
-        mx.clear_cache()
-
-    def _run(self, part: Part, end: float) -> bool:
-        """Run a part; returns whether it is done before `end`, a time of `time.monotonic`."""
-        late = list(part.late)
-        for row in part.rows:
-            self._scheduler.submit(row)
-        for step in count(1):
-            if time.monotonic() >= end:
-                return False
-            for failed in self._scheduler.step().failed:
-                log.warning("A part of the warm-up failed: %s", failed.message)
-            if step >= STEPS_ALONE:
-                while late:
-                    self._scheduler.submit(late.pop())
-            if not self._scheduler.busy and not late:
-                break
-        return True
+                return
 
     @contextlib.contextmanager
     def _standing_in(self) -> Iterator[None]:
@@ -139,6 +128,23 @@ class WarmUp:
         else:
             with self._model.vision.standing_in(self._model.module, IMAGE):
                 yield
+
+
+def _run(scheduler: Scheduler, part: Part, end: float) -> bool:
+    """Run a part; returns whether it is done before `end`, a time of `time.monotonic`."""
+    for row in part.rows:
+        scheduler.submit(row)
+    late = list(part.late)
+    for step in count(1):
+        if time.monotonic() >= end:
+            return False
+        for failed in scheduler.step().failed:
+            log.warning("A part of the warm-up failed: %s", failed.message)
+        while late and step >= STEPS_ALONE:
+            scheduler.submit(late.pop())
+        if not scheduler.busy and not late:
+            break
+    return True
 
 
 class Requests:
