@@ -11,7 +11,7 @@ from typing import Any
 
 from budmlx.core.row import RowError
 from budmlx.plugins.boundary import FAULTS, broke, raised
-from budmlx.protocol.note import NoteWriter
+from budmlx.protocol.channel import NoteWriter
 
 NOTE = NoteWriter()
 """The note of this process. Its parent reads there which plugin never returns, or ended it."""

@@ -17,12 +17,19 @@ from typing import Any
 import mlx.core as mx
 import msgspec
 
-from budmlx.core.activity import Activity
-from budmlx.core.batch.executor import Executor
+from budmlx.core.batch.executor import Activity, Executor
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
+from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.scheduler import Scheduler
-from budmlx.protocol import CoreSettings, FromCore, GenerateRequest, Grammar, Image, WarmingUp
+from budmlx.protocol import (
+    CoreSettings,
+    FromCore,
+    GenerateRequest,
+    Grammar,
+    Image,
+    WarmingUp,
+)
 from budmlx.types import SamplingParams
 
 log = logging.getLogger(__name__)
@@ -88,7 +95,7 @@ class WarmUp:
         # A CPU has no kernels to build but those that the model's own code compiles, which are
         # the same for all requests.
         builds = mx.default_device() != mx.cpu if thorough is None else thorough
-        self._parts = [*requests.common(), *(requests.special() if builds else [])]
+        self._parts = requests.many() if builds else requests.few()
 
     def run(self, emit: Callable[[FromCore], None], seconds: float = WARMUP_SECONDS) -> None:
         """Run all parts, each of which is announced; after `seconds` the rest is left out.
@@ -96,12 +103,14 @@ class WarmUp:
         Raises:
             DeviceLostError: the device refuses all further work.
         """
-        self._run_all(emit, seconds)
+        reuse = open_reuse(self._model, self._settings.prefix_cache)
+        self._run_all(reuse, emit, seconds)
+        # What is stored there knows each other, so that dropping it frees nothing at once.
+        reuse.resize(0)
         mx.clear_cache()
 
-    def _run_all(self, emit: Callable[[FromCore], None], seconds: float) -> None:
+    def _run_all(self, reuse: Reusing, emit: Callable[[FromCore], None], seconds: float) -> None:
         begin, total = time.monotonic(), len(self._parts)
-        reuse = open_reuse(self._model, self._settings.prefix_cache)
         scheduler = Scheduler(
             Executor(self._model, reuse, self._activity),
             max_rows=self._settings.max_rows,
@@ -160,17 +169,23 @@ class Requests:
         self._room = room
         self._ids = count(1)
 
-    def common(self) -> list[Part]:
-        """What most requests run: a prompt, alone and padded, and a batch that others join."""
+    def few(self) -> list[Part]:
+        """A prompt alone, and two together, which are padded."""
+        alone, *together = (self._row(tokens, max_tokens=1) for tokens in (3, 3, 4))
+        return [Part([alone]), Part(together)]
+
+    def many(self) -> list[Part]:
+        """What requests may run, the most frequent first: prompts of several lengths, alone and
+        together, batches that others join and leave, and all that sampling can do.
+        """
         first = self._row(40)
         again = self._row(40, prompt_ids=first.prompt_ids)
         together = [self._row(20 + 3 * n, max_tokens=2 + n % 3) for n in range(5)]
-        return [Part([first], [again]), Part(together, [self._row(24)])]
-
-    def special(self) -> list[Part]:
-        """What some requests run, the most frequent first."""
         parts = [
+            Part([first], [again]),
+            Part(together, [self._row(24)]),
             Part([self._row(self._longest + 1)]),
+            Part([self._row(50 + 5 * n) for n in range(4)]),
             Part([self._row(30, {"temperature": 1.0, **filters}) for filters in FILTERS]),
             Part([self._row(12 + n) for n in range(self._rows)]),
             Part([self._row(30, ADJUSTED, min_tokens=2, stop_ids=[0]), self._row(30, LOGPROBS)]),

@@ -8,11 +8,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from budmlx.core.activity import scale
 from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.slots import Slots
-from budmlx.core.model.memory import CACHE_STEP
+from budmlx.core.model.memory import CACHE_STEP, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row, RowFault

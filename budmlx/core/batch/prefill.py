@@ -11,9 +11,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.activity import scale
 from budmlx.core.batch.plan import PromptState
-from budmlx.core.model.memory import CACHE_STEP, row_of
+from budmlx.core.model.memory import CACHE_STEP, row_of, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
 from budmlx.core.reuse.session import save_session

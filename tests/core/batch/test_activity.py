@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 
-from budmlx.core.activity import FIRST_USE_SECONDS, SLACK, Activity, scale
-from budmlx.protocol.note import NOTE_BYTES, Note, NoteWriter
+from budmlx.core.batch.executor import FIRST_USE_SECONDS, SLACK, Activity
+from budmlx.core.model.memory import scale
+from budmlx.protocol.channel import NOTE_BYTES, Note, NoteWriter
 from tests.core.driver import Driver, load, request
 
 
