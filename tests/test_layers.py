@@ -86,6 +86,7 @@ DECIDES = {"budmlx.core.schedule"}
 PROBES = ("model.model", "model.quantized_kv", "reuse.disk.identity")
 # Modules between the folders that all of a ring may import.
 SHARED = {
+    "budmlx.core.activity",
     "budmlx.core.row",
     "budmlx.core.plugin_calls",
     "budmlx.engine.procedures",

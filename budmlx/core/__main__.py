@@ -1,7 +1,7 @@
 """The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
 
 FD is a connected stream socket that carries the frames of `budmlx.protocol.channel`. The process
-ends when the other end of the socket does. NOTE_FD is the file of `protocol.channel.Note`.
+ends when the other end of the socket does. NOTE_FD is the file of `budmlx.protocol.note`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 
-from budmlx.core.batch.executor import Activity
+from budmlx.core.activity import Activity
 from budmlx.core.loop import CoreLoop
 from budmlx.core.plugin_calls import NOTE
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore

@@ -7,7 +7,8 @@ from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
-from budmlx.core.batch.executor import Activity, Executor
+from budmlx.core.activity import Activity
+from budmlx.core.batch.executor import Executor
 from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse

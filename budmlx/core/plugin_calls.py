@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+from budmlx.core.activity import NoteWriter
 from budmlx.core.row import RowError
 from budmlx.plugins.boundary import FAULTS, broke, raised
-from budmlx.protocol.channel import NoteWriter
 
 NOTE = NoteWriter()
 """The note of this process. Its parent reads there which plugin never returns, or ended it."""

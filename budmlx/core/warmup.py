@@ -17,7 +17,8 @@ from typing import Any
 import mlx.core as mx
 import msgspec
 
-from budmlx.core.batch.executor import Activity, Executor
+from budmlx.core.activity import Activity
+from budmlx.core.batch.executor import Executor
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.interface import Reusing

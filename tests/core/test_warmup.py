@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from budmlx.core.batch.executor import Activity
+from budmlx.core.activity import Activity
 from budmlx.core.kernel_cache import VARIABLE, directory, keep_kernels
 from budmlx.core.loop import CoreLoop
 from budmlx.core.warmup import IMAGE, WarmUp

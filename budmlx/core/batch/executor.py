@@ -1,18 +1,16 @@
-"""Executor: runs plans. It alone calls the model; what is on the device belongs to it.
-
-Its activity says what runs now, and how long that may take.
-"""
+"""Executor: runs plans. It alone calls the model; what is on the device belongs to it."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
+from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
@@ -22,19 +20,11 @@ from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import Row, RowError, RowFault
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
 from budmlx.protocol import RowFailed, Token
-from budmlx.protocol.channel import NoteWriter
 
 log = logging.getLogger(__name__)
 
 # Plans between returning MLX's unused buffers to the system.
 CLEAR_EVERY = 256
-# Seconds for what has not run before in this process: a back end builds kernels at their first
-# use, which took 43 s on the slowest occasion seen.
-FIRST_USE_SECONDS = 600.0
-# A plan may take this many times as long as the longest of late, such as when memory is swapped.
-SLACK = 20.0
-# The share of the longest plan that is left after one more.
-FADES = 0.999
 
 
 class Executor:
@@ -281,54 +271,3 @@ class _Progress:
     def goes_on(self, rows: Iterable[Row]) -> bool:
         """Whether any of these rows still takes part."""
         return not self.out.issuperset(rows)
-
-
-class Activity:
-    """The plans of a core, as signs of life, and the kinds of work that its process knows.
-
-    begun_at: the `time.monotonic` of the last sign. new: what runs now has never run before.
-    Only the core's thread writes; other threads may read both.
-    """
-
-    def __init__(self, note: NoteWriter | None = None):
-        self.begun_at = time.monotonic()
-        self.new = False
-        self._note = note
-        self._beats = 0
-        self._known: set[Hashable] = set()
-        self._unknown: list[Hashable] = []
-        self._longest = 0.0
-
-    def begin(self) -> None:
-        """Record that a plan begins."""
-        self._unknown.clear()
-        self.new = False
-        self._beat(SLACK * self._longest)
-
-    def run(self, kind: Hashable) -> None:
-        """Record a part of the plan that begins; what is of one kind runs the same kernels."""
-        if kind in self._known:
-            return
-        self._unknown.append(kind)
-        self.new = True
-        self._beat(FIRST_USE_SECONDS)
-
-    def end(self, seconds: float, *, failed: bool) -> bool:
-        """Record that the plan is over; returns whether it did something new.
-
-        seconds: its duration. failed: a part of it raised an error, so that nothing new is known.
-        """
-        was_new, self.new = self.new, False
-        if was_new:
-            if not failed:
-                self._known.update(self._unknown)
-            self._beat(SLACK * self._longest)
-        else:
-            self._longest = max(seconds, FADES * self._longest)
-        return was_new
-
-    def _beat(self, allowed: float) -> None:
-        self._beats += 1
-        self.begun_at = time.monotonic()
-        if self._note is not None:
-            self._note.beat(self._beats, allowed)

@@ -15,7 +15,8 @@ from budmlx.core.model.memory import CACHE_STEP, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row, RowFault
-from budmlx.core.sample.sampling import Drawn, Outcome, RowSampling, features
+from budmlx.core.sample.filters import features
+from budmlx.core.sample.sampling import Drawn, Outcome, RowSampling
 
 
 class Group:

@@ -5,7 +5,7 @@ A feature that no row uses costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,6 @@ from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.adjustments import Adjustment, Bias, EarlyStops
 from budmlx.core.sample.candidates import most_likely
 from budmlx.core.sample.draw import Draws, random_keys
-from budmlx.core.sample.filters import kind_of
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.penalties import Penalties
@@ -279,26 +278,6 @@ class RowSampling:
             return [chosen]
         ids, values = most_likely(raw, most)
         return [chosen, ids, values - normalizer]
-
-
-def features(rows: Sequence[Row]) -> frozenset[Hashable]:
-    """What of sampling these rows use; groups that agree in it run the same kernels."""
-    return frozenset(map(_features, rows))
-
-
-def _features(row: Row) -> Hashable:
-    request, params = row.request, row.request.sampling
-    filters = kind_of(params), params.top_p < 1, params.min_p > 0, params.typical_p < 1
-    return (
-        filters if params.temperature > 0 else None,
-        _is_penalised(row),
-        bool(params.logit_bias),
-        params.logprobs,
-        request.min_tokens > 0,
-        row.grammar is not None,
-        tuple(call.core for call in request.processors),
-        request.sampler and request.sampler.core,
-    )
 
 
 def _adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:

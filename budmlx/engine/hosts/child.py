@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from io import FileIO
 
 from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
-from budmlx.protocol.channel import NOTE_BYTES, Channel, Note
+from budmlx.protocol.channel import Channel
+from budmlx.protocol.note import NOTE_BYTES, Note
 
 KILL_SECONDS = 5.0
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from budmlx.config import ModelConfig
 from budmlx.progress import Notice
-from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame, WarmingUp
+from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -24,14 +22,8 @@ If it raises, the rows that the frame tells of end with `RowFailed`."""
 
 UNDELIVERED = "The engine failed to deliver this reply; the server's log says more."
 FRESH_SECONDS = 5.0
-"""A host whose core gave no sign of life for this long is not ready, unless its turns are long; an
-idle core sends something every second."""
-# Turns count as no longer than this, however long this process slept or kernels took; and the
-# share of the longest one that is left after one more.
-_LONGEST_TURN = 30.0
-_FADES = 0.99
-# Seconds between two lines about a warm-up in the log.
-_LOG_SECONDS = 5.0
+"""A host whose core gave no sign of life for this long, and for twice as long as the longest pause
+between two of late, is not ready; an idle core sends something every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,64 +87,6 @@ def open_host(
         options["watchdog_seconds"] = config.watchdog_seconds
     host: Host = host_class(settings, sink, notice=notice, **options)
     return host
-
-
-class TurnClock:
-    """Measures how long the turns of a core take, and since when it gave no sign of life."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._sign = self._last
-        self._longest = 0.0
-
-    def start(self, now: float) -> None:
-        """Record that a core begins to serve."""
-        self._last = self._sign = now
-
-    def turn(self, now: float) -> None:
-        """Record a frame."""
-        turn = min(now - self._last, _LONGEST_TURN)
-        self._longest = max(turn, _FADES * self._longest)
-        self._last = self._sign = now
-
-    def beat(self, at: float) -> None:
-        """Record a sign of life within a turn."""
-        self._sign = max(self._sign, at)
-
-    def silence(self, now: float) -> float:
-        """Seconds since the last sign of life."""
-        return now - self._sign
-
-    def fresh(self, now: float) -> bool:
-        """Whether the last sign of life is as near as it is to be expected."""
-        return self.silence(now) <= max(FRESH_SECONDS, 2 * self._longest)
-
-
-class WarmUpNews:
-    """Passes on how far a warm-up is, to `notice` and to the log.
-
-    words: the last of it; empty if no warm-up is going on.
-    """
-
-    def __init__(self, notice: Notice | None):
-        self.words = ""
-        self._notice = notice
-        self._logged = 0.0
-
-    def end(self) -> None:
-        """Record that it is over, or that another core begins to load."""
-        self.words = ""
-
-    def tell(self, frame: WarmingUp) -> None:
-        """Put a frame into words."""
-        left = "" if frame.seconds is None else f", about {math.ceil(frame.seconds)} s more"
-        self.words = f"building kernels {frame.done + 1}/{frame.total}{left}"
-        if self._notice is not None:
-            self._notice(self.words)
-        now = time.monotonic()
-        if frame.done == 0 or now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            log.info("Before the model serves: %s.", self.words)
 
 
 def deliver(sink: FrameSink, frame: StepFrame, cancel: Callable[[int], object]) -> None:

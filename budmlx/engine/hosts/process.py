@@ -12,14 +12,9 @@ import time
 from collections.abc import Sequence
 
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
-from budmlx.engine.hosts.host import (
-    FrameSink,
-    HostStatus,
-    TurnClock,
-    WarmUpNews,
-    deliver,
-)
+from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
+from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, ModelLoadError
 from budmlx.progress import Notice
 from budmlx.protocol import (
@@ -34,6 +29,7 @@ from budmlx.protocol import (
     WarmingUp,
 )
 from budmlx.protocol.channel import FrameError
+from budmlx.protocol.note import Note
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -85,9 +81,9 @@ class ProcessHost:
         self._closing = threading.Event()
         self._recovery = Recovery(policy or RecoveryPolicy())
         self._latest = StepFrame()
-        self._clock = TurnClock()
+        self._last_sign = 0.0  # of life: a frame or a beat
         self._news = WarmUpNews(notice)
-        self._allowed = 0.0
+        self._note = Note()  # of the last nap
         self._restarts = 0
         self._last_end = ""
         begin = time.monotonic()
@@ -155,12 +151,13 @@ class ProcessHost:
         if not self._recovery.up:
             words = f": {self._news.words}" if self._news.words else ""
             return f"The engine is restarting because {self._last_end}{words}."
-        if self._clock.fresh(now):
+        silence = now - self._last_sign
+        if silence <= max(FRESH_SECONDS, 2 * self._note.longest):
             return ""
-        limit = max(self._watchdog_seconds, self._allowed)
+        limit = max(self._watchdog_seconds, self._note.allowed)
         builds = "it may be building kernels, so " if limit > self._watchdog_seconds else ""
         return (
-            f"The engine has not made a step for {self._clock.silence(now):.0f} s; "
+            f"The engine has not made a step for {silence:.0f} s; "
             f"{builds}it is restarted after {limit:.0f} s."
         )
 
@@ -257,31 +254,27 @@ class ProcessHost:
                 return child.reap()
             if frame is not None:
                 watchdog.heard()
-                self._allowed = 0.0
                 if isinstance(frame, StepFrame):
                     self._take(child, frame)
                 continue
-            note = child.note()
-            if watchdog.napped(note):
+            self._note = child.note()
+            if watchdog.napped(self._note):
                 return child.end_hung(watchdog.silence)
-            self._allowed = note.allowed
             if not watchdog.silence:
-                self._clock.beat(time.monotonic())
+                self._last_sign = time.monotonic()
 
     def _take(self, child: Child, frame: StepFrame) -> None:
         now = time.monotonic()
         with self._lock:
-            self._latest = frame
-            self._clock.turn(now)
+            self._latest, self._last_sign = frame, now
             seen, messages = self._recovery.frame(frame, now)
             child.post(messages)
         deliver(self._sink, seen, self.cancel)
 
     def _went_up(self) -> None:
         with self._lock:
-            now = time.monotonic()
-            self._clock.start(now)
-            self._child.post(self._recovery.loaded(now))
+            self._last_sign = time.monotonic()
+            self._child.post(self._recovery.loaded(self._last_sign))
 
     def _went_down(self, end: End) -> float:
         """Record the end of a core; returns the seconds to wait before the next."""

@@ -121,7 +121,8 @@ class Recovery:
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
-        self._blocklist.check(request, now)
+        if self._blocklist.used:
+            self._blocklist.check(request, now)
         self._rows[request.id] = _LiveRow(request, list(request.emitted_ids))
         return self._feed()
 

@@ -8,13 +8,8 @@ import time
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
-from budmlx.engine.hosts.host import (
-    FrameSink,
-    HostStatus,
-    TurnClock,
-    WarmUpNews,
-    deliver,
-)
+from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
 from budmlx.protocol import (
@@ -53,7 +48,7 @@ class ThreadHost:
         self._closed = False
         self._dead = ""
         self._last_frame = StepFrame()
-        self._clock = TurnClock()
+        self._last_frame_at = time.monotonic()
         self._news = WarmUpNews(notice)
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
         self._loop = CoreLoop(settings, self._receive)
@@ -63,7 +58,6 @@ class ThreadHost:
         if isinstance(outcome, LoadFailed):
             raise ModelLoadError(outcome.message)
         self.info = outcome.info
-        self._clock.start(time.monotonic())
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; see `Host.submit`."""
@@ -85,10 +79,10 @@ class ThreadHost:
         """Look at the host now; see `Host.status`."""
         reason = self._dead
         activity = self._loop.activity
-        self._clock.beat(activity.begun_at)
+        silence = time.monotonic() - max(self._last_frame_at, activity.begun_at)
         if self._closed:
             reason = "The engine is closed."
-        elif not reason and not self._clock.fresh(time.monotonic()):
+        elif not reason and silence > max(FRESH_SECONDS, 2 * activity.longest):
             reason = "The core has made no progress for several seconds."
             if activity.new:
                 reason = "The core runs something for the first time, and may be building kernels."
@@ -129,8 +123,7 @@ class ThreadHost:
         if not isinstance(message, StepFrame):
             self._loading.put(message)
             return
-        self._last_frame = message
-        self._clock.turn(time.monotonic())
+        self._last_frame, self._last_frame_at = message, time.monotonic()
         ended = {token.id for token in message.tokens if token.reason is not None}
         ended.update(failed.id for failed in message.failed)
         if ended:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 
-from budmlx.core.batch.executor import FIRST_USE_SECONDS, SLACK, Activity
+import msgspec
+
+from budmlx.core.activity import FIRST_USE_SECONDS, SLACK, Activity, NoteWriter
+from budmlx.core.batch.executor import Executor
+from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import scale
-from budmlx.protocol.channel import NOTE_BYTES, Note, NoteWriter
+from budmlx.core.model.model import Model
+from budmlx.core.schedule.prefill import WHOLE
+from budmlx.core.schedule.scheduler import Scheduler
+from budmlx.protocol.note import NOTE_BYTES, Note
 from tests.core.driver import Driver, load, request
 
 
@@ -53,6 +61,7 @@ def test_the_note_allows_what_is_new_and_what_took_long_before() -> None:
         activity.end(2.0, failed=False)
         activity.begin()
         assert allowed() == SLACK * 2.0
+        assert Note.read(file.fileno()).longest == activity.longest == 2.0
         for _ in range(10_000):
             activity.begin()
             activity.end(0.01, failed=False)
@@ -69,14 +78,14 @@ def test_the_parts_of_a_note_do_not_disturb_each_other() -> None:
         assert Note.read(file.fileno()) == Note()
         writer.plugin("a-long-name")
         writer.plugin("name")
-        writer.beat(2**40, 600.0)
+        writer.beat(2**40, 600.0, 3.5)
         writer.pulse()
         writer.pulse()
         writer.computes(True)
-        assert Note.read(file.fileno()) == Note(2**40, 600.0, 2, "name", computes=True)
+        assert Note.read(file.fileno()) == Note(2**40, 600.0, 3.5, 2, "name", computes=True)
         writer.computes(False)
         writer.plugin("")
-        assert Note.read(file.fileno()) == Note(2**40, 600.0, 2)
+        assert Note.read(file.fileno()) == Note(2**40, 600.0, 3.5, 2)
 
 
 def test_numbers_belong_together_by_powers_of_two() -> None:
@@ -84,29 +93,39 @@ def test_numbers_belong_together_by_powers_of_two() -> None:
     assert scale(512, 256) == scale(1023, 256) == scale(511, 256) + 1
 
 
+class Watched(Executor):
+    """An executor that keeps its plans and results. seconds: how long it says that plans took."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.plans: list[Plan] = []
+        self.results: list[Result] = []
+        self.seconds: Callable[[Result], float] = lambda result: result.seconds
+
+    def run(self, plan: Plan) -> Result:
+        result = super().run(plan)
+        self.plans.append(plan)
+        self.results.append(msgspec.structs.replace(result, seconds=self.seconds(result)))
+        return self.results[-1]
+
+
+def watched(chunk: int = 64) -> tuple[Driver, Watched]:
+    driver, executor = Driver(model := load()), Watched(model)
+    driver.scheduler = Scheduler(executor, max_rows=8, prefill_chunk=chunk)
+    return driver, executor
+
+
 def test_passes_of_a_kind_are_new_once() -> None:
-    driver = Driver(load())
+    driver, executor = watched()
 
     def run(*lengths: int, **changes: object) -> bool:
         """Whether anything that such rows run is new."""
         first = max(driver.tokens, default=0) + 1
-        results = []
-        original = driver.executor.run
-
-        def noting(plan):  # type: ignore[no-untyped-def]
-            results.append(original(plan))
-            return results[-1]
-
-        driver.executor.run = noting  # type: ignore[method-assign]
-        driver.submit(
-            *(
-                request(first + i, [5 + first + i] * length, max_tokens=3, **changes)
-                for i, length in enumerate(lengths)
-            )
-        )
+        executor.results.clear()
+        for number, length in enumerate(lengths, start=first):
+            driver.submit(request(number, [5 + number] * length, max_tokens=3, **changes))
         driver.run()
-        driver.executor.run = original  # type: ignore[method-assign]
-        return any(result.first_use for result in results)
+        return any(result.first_use for result in executor.results)
 
     assert run(20)
     assert not run(25)
@@ -117,3 +136,22 @@ def test_passes_of_a_kind_are_new_once() -> None:
     assert not run(20, temperature=0.5, top_p=0.9)
     assert run(20, frequency_penalty=1.0)
     assert not run(20)
+
+
+def test_what_is_new_teaches_no_pace() -> None:
+    driver, executor = watched()
+    executor.seconds = lambda result: 1000.0 if result.first_use else 0.01
+    driver.submit(request(1, [5] * 250, max_tokens=3))
+    driver.run()
+    assert any(result.first_use for result in executor.results)
+    per_token = driver.scheduler._prefill_budget.per_token
+    assert per_token is not None and per_token < 0.01
+
+
+def test_passes_are_bounded_in_time() -> None:
+    driver, executor = watched(chunk=512)
+    executor.seconds = lambda result: 100.0
+    driver.submit(request(1, [5] * 3000, max_tokens=2))
+    driver.run()
+    counts = [plan.prefill.tokens for plan in executor.plans if plan.prefill is not None]
+    assert counts[0] == 512 and counts[-2] == WHOLE
