@@ -17,7 +17,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"backend", "errors", "lookup", "model_identity", "open_files", "threads"},
+    {"backend", "errors", "lookup", "model_identity", "open_files", "progress", "threads"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},
@@ -87,6 +87,7 @@ DECIDES = {"budmlx.core.schedule"}
 PROBES = ("model.model", "model.quantized_kv", "reuse.disk.identity")
 # Modules between the folders that all of a ring may import.
 SHARED = {
+    "budmlx.core.activity",
     "budmlx.core.row",
     "budmlx.core.plugin_calls",
     "budmlx.engine.procedures",

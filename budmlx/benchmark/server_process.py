@@ -42,7 +42,7 @@ class ServerProcess:
         model: str | None = None,
         environment: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 120.0,
+        timeout: float = 600.0,
     ):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"

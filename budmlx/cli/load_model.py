@@ -17,6 +17,7 @@ from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import resolve_model
+from budmlx.progress import Notice
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
@@ -43,16 +44,17 @@ def for_served(loaded: LoadedConfig) -> Config:
 
 
 @contextmanager
-def progress(model: str | None, revision: str | None) -> Iterator[None]:
-    """Show the progress of loading on stderr; the block itself loads."""
+def progress(model: str | None, revision: str | None) -> Iterator[Notice]:
+    """Show the progress of loading on stderr; the block itself loads, and gets what shows words."""
     console = Console(stderr=True)
     if model is None:
         console.print("No model named: this is the small demo model that comes with budmlx.")
     else:
         resolve_model(model, revision)
     start = time.monotonic()
-    with console.status(f"Loading {escape(model or 'the demo model')}"):
-        yield
+    title = f"Loading {escape(model or 'the demo model')}"
+    with console.status(title) as status:
+        yield lambda words: status.update(f"{title}: {escape(words)}")
     console.print(f"Loaded in {time.monotonic() - start:.1f} s.")
 
 
@@ -61,5 +63,5 @@ def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]
     own = {"model": model, "engine_host": "thread"}
     check_backend()
     settings = for_served(read_config({**flags, **own}, config))
-    with progress(settings.model, settings.revision):
-        return Engine.from_config(settings)
+    with progress(settings.model, settings.revision) as notice:
+        return Engine.from_config(settings, notice=notice)

@@ -65,8 +65,8 @@ def serve(
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     _allow_connections()
-    with progress(settings.model, settings.revision):
-        models = ModelSet.load(settings)
+    with progress(settings.model, settings.revision) as notice:
+        models = ModelSet.load(settings, notice)
     try:
         asyncio.run(serve_http(models, settings, announcer(models, settings)))
     finally:

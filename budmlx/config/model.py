@@ -43,6 +43,11 @@ class ModelConfig(BaseModel):
     watchdog_seconds: float = Field(
         30.0, gt=0, description="Time without progress after which the core is restarted."
     )
+    warmup: Literal["auto", "off"] = Field(
+        "auto",
+        description="Before it serves, run what requests will run, so that none of them waits "
+        "for the device's kernels to be built: as much as the device needs (auto), or nothing.",
+    )
     kv_bits: int | None = Field(
         None, ge=4, le=8, multiple_of=4, description="Quantize KV caches to 8 or 4 bits a number."
     )

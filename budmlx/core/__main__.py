@@ -1,7 +1,7 @@
-"""The core as a process of its own: `python -m budmlx.core FD [PLUGIN_FD]`.
+"""The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
 
 FD is a connected stream socket that carries the frames of `budmlx.protocol.channel`. The process
-ends when the other end of the socket does. PLUGIN_FD is the file of `plugin_calls.CurrentPlugin`.
+ends when the other end of the socket does. NOTE_FD is the file of `budmlx.protocol.note`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 from budmlx.backend import importing_mlx
-from budmlx.core.plugin_calls import CURRENT_PLUGIN
+from budmlx.core.activity import Activity
+from budmlx.core.plugin_calls import NOTE
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
 from budmlx.protocol.channel import Channel, FrameError
@@ -38,10 +39,10 @@ def main() -> None:
         faulthandler.enable()
     with contextlib.suppress(OSError):  # closed streams
         os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
-    descriptor, *plugin_files = map(int, sys.argv[1:])
-    for each in (descriptor, *plugin_files):
+    descriptor, *note_files = map(int, sys.argv[1:])
+    for each in (descriptor, *note_files):
         os.set_inheritable(each, False)
-    CURRENT_PLUGIN.descriptor = plugin_files[0] if plugin_files else None
+    NOTE.descriptor = note_files[0] if note_files else None
     channel: Channel[ToCore] = Channel(socket.socket(fileno=descriptor), ToCore)
     hello = _greeting(channel)
     if hello is None:
@@ -54,7 +55,7 @@ def main() -> None:
     except ModelLoadError as error:
         channel.send(LoadFailed(error.message))
         return
-    loop = loop_class(hello.settings, lambda frame: _emit(channel, frame))
+    loop = loop_class(hello.settings, lambda frame: _emit(channel, frame), Activity(NOTE))
     threading.Thread(target=_receive, args=(channel, loop), daemon=True).start()
     status = 1
     try:
@@ -90,6 +91,7 @@ def _receive(channel: Channel[ToCore], loop: CoreLoop) -> None:
     try:
         # A fork of the parent may hold the socket open after the parent's death.
         while os.getppid() == parent:
+            NOTE.pulse()
             message = channel.receive(_PARENT_CHECK_SECONDS)
             if message is not None:
                 loop.post(message)

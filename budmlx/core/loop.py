@@ -7,11 +7,14 @@ from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
+from budmlx.core.activity import Activity
 from budmlx.core.batch.executor import Executor
 from budmlx.core.device import use_device
+from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
+from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import (
     Cancel,
@@ -36,9 +39,19 @@ class CoreLoop:
     """Loads a model and serves it until a `Shutdown` is posted.
 
     emit: receives every message of the core, on the core's thread.
+    activity: what it does now. warmup_seconds: the model serves after that time of warming up
+    even if kernels are missing.
     """
 
-    def __init__(self, settings: CoreSettings, emit: Callable[[FromCore], None]):
+    def __init__(
+        self,
+        settings: CoreSettings,
+        emit: Callable[[FromCore], None],
+        activity: Activity | None = None,
+        warmup_seconds: float = WARMUP_SECONDS,
+    ):
+        self.activity = activity or Activity()
+        self._warmup_seconds = warmup_seconds
         self._settings = settings
         self._emit = emit
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
@@ -60,6 +73,7 @@ class CoreLoop:
             mx.clear_streams()
 
     def _serve(self) -> None:
+        keep_kernels()
         try:
             use_device()
             model = load_model(self._settings)
@@ -71,7 +85,9 @@ class CoreLoop:
             if problem := reuse.open_session(SessionFile(path=path, save=False)):
                 self._emit(LoadFailed(f"The session cannot be used: {problem}"))
                 return
-        executor = Executor(model, reuse)
+        if self._settings.warmup:
+            WarmUp(model, self._settings, self.activity).run(self._emit, self._warmup_seconds)
+        executor = Executor(model, reuse, self.activity)
         chunk = self._settings.prefill_chunk
         scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
         self._emit(Loaded(model.info))

@@ -1,17 +1,20 @@
 """Plugin calls in the core: objects of plugins are imported in this process only, a call that
-fails becomes a `PluginFault`, and `CURRENT_PLUGIN` says which plugin the core's thread is in.
+fails becomes a `PluginFault`, and `NOTE` says which plugin the core's thread is in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
+from budmlx.core.activity import NoteWriter
 from budmlx.core.row import RowError
 from budmlx.plugins.boundary import FAULTS, broke, raised
+
+NOTE = NoteWriter()
+"""The note of this process. Its parent reads there which plugin never returns, or ended it."""
 
 
 class PluginFault(RowError):
@@ -28,44 +31,33 @@ def resolve(target: str) -> Any:
 
 @contextlib.contextmanager
 def calling(plugin: str, what: str) -> Iterator[None]:
-    """Context of a call of a plugin, which `CURRENT_PLUGIN` names. what: such as `vision encoder`.
+    """Context of a call of a plugin, which `NOTE` names. what: such as `vision encoder`.
 
     Raises:
         PluginFault: the plugin raised an error, which is logged.
     """
-    CURRENT_PLUGIN.write(plugin)
+    NOTE.plugin(plugin)
     try:
         yield
     except FAULTS as error:
         raise PluginFault(raised(plugin, what, error)) from error
     finally:
-        CURRENT_PLUGIN.write("")
+        NOTE.plugin("")
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Context within a plugin's call in which the device computes what the plugin returned.
+
+    Where it has to build kernels first, that is no hang of the plugin.
+    """
+    NOTE.computes(True)
+    try:
+        yield
+    finally:
+        NOTE.computes(False)
 
 
 def fault(plugin: str, what: str, problem: str) -> PluginFault:
     """The fault of a plugin that did not raise, which is logged; see `boundary.broke`."""
     return PluginFault(broke(plugin, what, problem))
-
-
-class CurrentPlugin:
-    """The plugin that is being called, in a file that outlives this process.
-
-    The parent of a core that never returns reads it. A plugin that waits for the device is
-    named for what the device does meanwhile.
-
-    descriptor: of the file; None, as for a core in a thread of its parent, writes nothing.
-    """
-
-    def __init__(self) -> None:
-        self.descriptor: int | None = None
-
-    def write(self, plugin: str) -> None:
-        """Replace the name; an empty one clears it."""
-        if self.descriptor is not None:
-            # A plain write, since it fails where a write to mapped memory would end the process.
-            with contextlib.suppress(OSError):
-                os.pwrite(self.descriptor, plugin.encode() + b"\0", 0)
-
-
-CURRENT_PLUGIN = CurrentPlugin()
-"""The plugin that this process is calling."""

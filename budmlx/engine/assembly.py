@@ -18,6 +18,7 @@ from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.manager import Plugins
+from budmlx.progress import Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,12 @@ class Assembly:
     warnings: RequestWarnings
 
 
-def assemble(path: Path, name: str, config: Config, plugins: Plugins) -> Assembly:
+def assemble(
+    path: Path, name: str, config: Config, plugins: Plugins, notice: Notice | None = None
+) -> Assembly:
     """Load the model in `path`, which is called `name`.
+
+    notice: called with words while it loads, on any thread.
 
     Raises:
         ModelLoadError: the model cannot be used.
@@ -43,7 +48,7 @@ def assemble(path: Path, name: str, config: Config, plugins: Plugins) -> Assembl
     settings = core_settings(files, name, config, plugins, images)
     store = None if config.cache == "off" else plugins.response_cache(config)
     parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
-    dispatcher = RowDispatcher(settings, config)
+    dispatcher = RowDispatcher(settings, config, notice)
     info = dispatcher.info
     tracker = ReuseTracker(
         tokenizer,

@@ -16,11 +16,12 @@ from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
-from budmlx.engine.run.concurrent_requests import Progress, run_all
+from budmlx.engine.run.concurrent_requests import run_all
 from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
+from budmlx.progress import Notice, Progress
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
 # The name of the model that runs when none is named.
@@ -36,14 +37,22 @@ class Engine(TextMethods):
     ('length', 8)
     """
 
-    def __init__(self, path: Path, name: str, config: Config, plugins: Plugins | None = None):
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        config: Config,
+        plugins: Plugins | None = None,
+        notice: Notice | None = None,
+    ):
         """Load the directory `path` as `name`; `Engine.load` finds directories.
 
         config: with the settings of this model in place, see `Config.for_model`.
+        notice: called with words while the model loads, on any thread.
         """
         self.plugins = plugins or Plugins.load(config)
         self._closed = False
-        self._parts = assemble(path, name, config, self.plugins)
+        self._parts = assemble(path, name, config, self.plugins, notice)
         self._pipeline = self._parts.pipeline
         self._tokenizer = self._parts.tokenizer
         self.info: ModelInfo = self._pipeline.dispatcher.info
@@ -72,20 +81,23 @@ class Engine(TextMethods):
         return cls.from_config(config, objects)
 
     @classmethod
-    def from_config(cls, config: Config, plugins: Sequence[object] = ()) -> Engine:
+    def from_config(
+        cls, config: Config, plugins: Sequence[object] = (), notice: Notice | None = None
+    ) -> Engine:
         """Load the model that `config` names, see `Config.for_model`.
 
-        plugins: live objects; see `load`.
+        plugins: live objects; see `load`. notice: called with words while the model loads, on
+        any thread.
         """
         check_backend()
         config = config.for_model()
         loaded = Plugins.load(config, plugins)
         if config.model is None:
-            return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded)
+            return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded, notice)
         path = resolve_model(config.model, config.revision)
         is_directory = Path(config.model).exists()
         name = path.resolve().name if is_directory else config.model
-        return cls(path, name, config, loaded)
+        return cls(path, name, config, loaded, notice)
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from typing import Self
 from budmlx.config import Config
 from budmlx.engine.engine import Engine
 from budmlx.errors import ModelNotFoundError
+from budmlx.progress import Notice
 
 
 class ModelSet:
@@ -22,14 +23,16 @@ class ModelSet:
         self._any_name = any_name
 
     @classmethod
-    def load(cls, config: Config) -> Self:
+    def load(cls, config: Config, notice: Notice | None = None) -> Self:
         """Load what the configuration names; the demo model if it names nothing.
+
+        notice: called with words while a model loads, on any thread.
 
         Raises:
             ModelLoadError: the model is missing or cannot be used.
         """
         config = config.for_model()
-        engine = Engine.from_config(config)
+        engine = Engine.from_config(config, notice=notice)
         return cls(engine, config.alias, any_name=config.model is None)
 
     def resolve(self, name: str) -> Engine:

@@ -22,6 +22,7 @@ from budmlx.protocol.frames import (
     Submit,
     ToCore,
     Token,
+    WarmingUp,
 )
 from budmlx.protocol.rows import (
     GenerateRequest,
@@ -60,5 +61,6 @@ __all__ = [
     "Tensor",
     "ToCore",
     "Token",
+    "WarmingUp",
     "with_image_keys",
 ]

@@ -10,7 +10,7 @@ from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # Engine to core.
 
@@ -47,6 +47,17 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is in memory and requests are taken."""
 
     info: ModelInfo
+
+
+class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
+    """The model is in memory, and runs what requests will run, so that its kernels get built.
+
+    done: how many of the `total` parts are. seconds: an estimate for the others, if there is one.
+    """
+
+    done: int
+    total: int
+    seconds: float | None = None
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -109,4 +120,4 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     memory: int = 0
 
 
-FromCore = Loaded | LoadFailed | StepFrame
+FromCore = WarmingUp | Loaded | LoadFailed | StepFrame

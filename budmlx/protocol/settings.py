@@ -37,6 +37,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader: a plugin's function that gives the model's classes instead of mlx-lm. vision: a
     plugin's factory of the vision encoder.
     sessions: files whose KV every row may begin with.
+    warmup: before it serves, the core runs what requests will run.
     """
 
     model_path: str
@@ -50,3 +51,4 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader: PluginTarget | None = None
     vision: PluginTarget | None = None
     sessions: list[str] = []
+    warmup: bool = True

@@ -10,9 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
-from budmlx.core.batch.prefill import Prompt, find_stored
+from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
 from budmlx.core.model.model import DeviceLostError, Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
@@ -34,10 +35,13 @@ class Executor:
     on chance. Not thread-safe: everything happens on the core's thread.
 
     reuse: where KV of former prompts and replies is kept; without it, none is.
+    activity: hears what runs.
     prompts, groups: the oldest first; for others to read.
     """
 
-    def __init__(self, model: Model, reuse: Reusing | None = None):
+    def __init__(
+        self, model: Model, reuse: Reusing | None = None, activity: Activity | None = None
+    ):
         self.info = model.info
         self.memory = model.memory
         self.paddable = model.paddable
@@ -45,6 +49,7 @@ class Executor:
         self.groups: list[Group] = []
         self._model = model
         self._reuse = reuse or BlockReuse(model, 0)
+        self._activity = activity or Activity()
         self._rows: dict[int, Row] = {}
         self._runs = 0
         self._progress = _Progress()
@@ -69,6 +74,8 @@ class Executor:
 
         Returns the reason why it cannot run, or an empty string.
         """
+        if row.request.session is not None:
+            self._activity.run(("session", row.id))
         if not (problem := self._reuse.open_session(row.request.session)):
             self._rows[row.id] = row
         return problem
@@ -82,6 +89,7 @@ class Executor:
             DeviceLostError: the device refuses all further work.
         """
         begin = time.perf_counter()
+        self._activity.begin()
         self._progress = _Progress()
         self._runs += 1
         allowed = Allowance(plan.restore)
@@ -99,15 +107,17 @@ class Executor:
             self._decode(plan)
         if self._runs % CLEAR_EVERY == 0:
             mx.clear_cache()
+        seconds = time.perf_counter() - begin
         return Result(
             tokens=self._progress.tokens,
             failed=self._progress.failed,
             faults=self._progress.faults,
             prompts=[prompt.state for prompt in self.prompts],
             groups=[group.state for group in self.groups],
-            seconds=time.perf_counter() - begin,
+            seconds=seconds,
             disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
             memory=mx.get_active_memory(),
+            first_use=self._activity.end(seconds, failed=bool(self._progress.faults)),
         )
 
     def close(self, seconds: float) -> None:
@@ -159,6 +169,7 @@ class Executor:
 
     def _merge(self, group: Group, other: Group) -> None:
         self.groups.remove(other)
+        self._activity.run("merge")
         self._guard([*group.rows, *other.rows], group.absorb, other, self._expected)
 
     @property
@@ -173,6 +184,7 @@ class Executor:
         batch = [prompt for prompt in self.prompts if prompt.rows[0] in leaders]
         batch.sort(key=lambda prompt: leaders.index(prompt.rows[0]))
         rows = [row for prompt in batch for row in prompt.rows]
+        self._activity.run(kind_of_pass(batch, prefill.tokens))
         if len(batch) > 1:
             self._guard(rows, self._prefill_together, batch)
         else:
@@ -206,6 +218,7 @@ class Executor:
                 self._guard(group.rows, self._collect, group)
 
     def _dispatch(self, group: Group) -> None:
+        self._activity.run(group.kind)
         for row, fault in group.dispatch(self._expected).items():
             self._progress.fail([row], fault)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,9 +11,11 @@ import mlx.core as mx
 from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.slots import Slots
+from budmlx.core.model.memory import CACHE_STEP, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row, RowFault
+from budmlx.core.sample.filters import features
 from budmlx.core.sample.sampling import Drawn, Outcome, RowSampling
 
 
@@ -34,6 +36,7 @@ class Group:
         self._slots = Slots(caches, len(rows))
         self._feed = mx.array([row.ids[-1:] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
+        self._features: frozenset[Hashable] | None = None
         self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
 
@@ -66,6 +69,14 @@ class Group:
     def empty(self) -> bool:
         """Whether a cache still has no content."""
         return self._slots.empty
+
+    @property
+    def kind(self) -> Hashable:
+        """The kind of the next step, for `Activity.run`."""
+        if self._features is None:
+            self._features = features(self.rows)
+        width, length = self._slots.width.bit_length(), scale(self.rows[0].held, CACHE_STEP)
+        return "decode", width, self._slots.vacant > 0, length, self._features
 
     @property
     def _longest(self) -> int:
@@ -111,6 +122,7 @@ class Group:
 
     def _resample(self) -> None:
         """Drop the sampling of the rows, which are about to change; it is built again."""
+        self._features = None
         if self._sampling is not None:
             self._sampling.release()
             self._sampling = None

@@ -104,7 +104,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     faults: rows of each action that raised. They took no further part, and a later plan must
     requeue them or let them leave, and forget what is stored.
     prompts, groups: all there are now, the oldest first.
-    seconds: how long the plan took. memory: bytes that MLX has in use.
+    seconds: how long the plan took. first_use: the time for building kernels may be among them.
+    memory: bytes that MLX has in use.
     """
 
     tokens: list[Token]
@@ -115,3 +116,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds: float
     disk: DiskRead
     memory: int
+    first_use: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,15 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.batch.plan import PromptState
-from budmlx.core.model.memory import row_of
+from budmlx.core.model.memory import CACHE_STEP, row_of, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row
 from budmlx.protocol import LEAST_STRETCH
+
+# Passes of fewer tokens are of one kind: what is slow to build differs for tiles of many.
+PASS = 32
 
 
 @dataclass(eq=False, slots=True)
@@ -152,6 +155,21 @@ def find_stored(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -
             prompt.release()
             prompt.seen = reuse.version
             prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)
+
+
+def kind_of_pass(prompts: Sequence[Prompt], tokens: int) -> Hashable:
+    """The kind of a forward pass over prompts, for `Activity.run`.
+
+    tokens: how many are computed of the only prompt.
+    """
+    first = prompts[0].rows[0].request
+    count = tokens if len(prompts) == 1 else max(prompt.remaining for prompt in prompts)
+    length = scale(max(len(prompt.ids) for prompt in prompts), CACHE_STEP)
+    # Session files are written within the pass, which takes as long as the disk does.
+    session = first.id if first.session is not None else None
+    reused = any(prompt.match is not None for prompt in prompts)
+    rows = len(prompts).bit_length()
+    return "prefill", rows, scale(count, PASS), length, reused, bool(first.images), session
 
 
 def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) -> list[Any]:

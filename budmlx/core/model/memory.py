@@ -19,6 +19,14 @@ CACHE_STEP = 256
 HEADROOM = 0.25
 
 
+def scale(number: int, least: int) -> int:
+    """The power of two that a number belongs to; all up to `least` belong together.
+
+    Numbers of rows and tokens that belong together run the same kernels.
+    """
+    return max(number, least).bit_length()
+
+
 def arrays_of(entry: Any) -> list[mx.array]:
     """Keys, then values: arrays [rows, heads, tokens, ...], as many of either; none if empty.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.plugin_calls import calling, fault, resolve
+from budmlx.core.plugin_calls import calling, computing, fault, resolve
 from budmlx.errors import ModelLoadError
 from budmlx.lookup import Bounded
 from budmlx.plugins.boundary import FAULTS
@@ -91,6 +92,16 @@ class Vision:
         parts.append(embedded[:, at - begin :])
         return mx.concatenate(parts, axis=1)
 
+    @contextmanager
+    def standing_in(self, module: Any, image: Image) -> Iterator[None]:
+        """Context in which an image that no encoder ever sees has zeros for its embeddings."""
+        hidden = module.embed_tokens(mx.array([[0]])).shape[-1]
+        self._kept.put(image.key, mx.zeros((image.tokens, hidden)), 0)
+        try:
+            yield
+        finally:
+            self._kept.pop(image.key)
+
     def _embeddings(self, image: Image, hidden: int) -> mx.array:
         """Embeddings [tokens, hidden] of an image. Raises PluginFault."""
         kept = self._kept.get(image.key)
@@ -100,7 +111,8 @@ class Vision:
         with calling(self._plugin, ENCODER):
             picture = self._encoder.encode(arrays)
             # Errors of the device belong to this picture.
-            mx.eval(picture)
+            with computing():
+                mx.eval(picture)
         wanted = (image.tokens, hidden)
         if not isinstance(picture, mx.array) or picture.shape != wanted:
             problem = f"did not return an array of shape {list(wanted)}"

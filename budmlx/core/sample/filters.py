@@ -6,12 +6,13 @@ each of the others keeps the tokens down to some logit, so that together they ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from budmlx.core.row import Row
 from budmlx.core.sample.candidates import candidates, worthwhile
 from budmlx.core.sample.numeric import (
     LOG2_E,
@@ -53,6 +54,27 @@ def kind_of(params: SamplingParams) -> Kind:
     ranked = params.top_k > 0
     blocks = next((n for n in BLOCKS if ranked and params.top_k <= n), 0)
     return Kind(ranked, not ranked and bool(np.float32(params.top_p) < 1), blocks)
+
+
+def features(rows: Sequence[Row]) -> frozenset[Hashable]:
+    """What of sampling these rows use; groups that agree in it run the same kernels."""
+    return frozenset(map(_features, rows))
+
+
+def _features(row: Row) -> Hashable:
+    request, params = row.request, row.request.sampling
+    filters = kind_of(params), params.top_p < 1, params.min_p > 0, params.typical_p < 1
+    return (
+        filters if params.temperature > 0 else None,
+        bool(params.frequency_penalty or params.presence_penalty),
+        params.repetition_penalty != 1,
+        bool(params.logit_bias),
+        params.logprobs,
+        request.min_tokens > 0,
+        row.grammar is not None,
+        tuple(call.core for call in request.processors),
+        request.sampler and request.sampler.core,
+    )
 
 
 def takes_candidates(kind: Kind, vocab: int) -> bool:

@@ -6,6 +6,7 @@ Budgets are learned from the durations of plans: no clock is read here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ LONG_READ = 0.25
 NEWEST_READ = 0.3
 # What a block that is computed because the disk was slow takes off the memory of that.
 FORGIVENESS = 0.95
+# Seconds of a step while nobody decodes: newcomers and signs of life wait for its end.
+LONGEST_PASS = 1.5
 # Prompts that differ by this few tokens are alike even if one is many times longer.
 SLACK = 16
 
@@ -42,11 +45,13 @@ class PrefillBudget:
     A forward pass has a fixed cost beside that of its tokens, and both grow with the prompt,
     so the cost of a token is that of the last passes, whose size converges.
 
-    chunk: most prompt tokens of any step.
+    chunk: most prompt tokens of any step. longest_pass: about the most seconds that a step takes
+    while nobody decodes.
     """
 
-    def __init__(self, chunk: int):
+    def __init__(self, chunk: int, longest_pass: float = math.inf):
         self._chunk = chunk
+        self._longest_pass = longest_pass
         self._quiet: float | None = None
         self._prefill_seconds = 0.0
         self._prefill_tokens = 0.0
@@ -63,13 +68,22 @@ class PrefillBudget:
         decoding: rows that generate. waiting: rows whose prompt is not computed yet.
         """
         if not decoding:
-            return self._chunk
+            return self._alone
         if self._quiet is None or not self._prefill_tokens:
             return min(self._chunk, WHOLE)
         share = min(SLOWDOWN * max(1.0, CROWD * waiting / decoding), LARGEST_SLOWDOWN)
         per_token = max(self._prefill_seconds, 1e-9) / self._prefill_tokens
         affordable = int(share * self._quiet / per_token)
         return min(self._chunk, max(SMALLEST_CHUNK, affordable))
+
+    @property
+    def _alone(self) -> int:
+        """Prompt tokens of a step while nobody decodes."""
+        if self._per_token is None:
+            return self._chunk
+        # Of fewer tokens than `WHOLE` the cost is not measured.
+        most = max(self._longest_pass / max(self._per_token, 1e-9), WHOLE)
+        return int(min(self._chunk, most))
 
     def learn(self, seconds: float, *, prefilled: int, decoding: bool) -> None:
         """Record one step. The device works asynchronously, so only whole steps can be timed.

@@ -16,7 +16,7 @@ from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
-from budmlx.core.schedule.prefill import DiskReadBudget, PrefillBudget
+from budmlx.core.schedule.prefill import LONGEST_PASS, DiskReadBudget, PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
 from budmlx.protocol import GenerateRequest, StepFrame
@@ -72,7 +72,7 @@ class Scheduler:
         self._max_rows = max_rows
         self._view = View(executor)
         self._admission = Admission(executor.info, executor.memory, prefill_chunk)
-        self._prefill_budget = PrefillBudget(prefill_chunk)
+        self._prefill_budget = PrefillBudget(prefill_chunk, LONGEST_PASS)
         self._disk = disk or DiskReadBudget()
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
@@ -81,6 +81,7 @@ class Scheduler:
         self._draft = PlanDraft()
         self._steps = 0
         self._seconds = 0.0
+        self._first_use = False
         self._room: int | None = None
         self._memory = 0
 
@@ -147,19 +148,21 @@ class Scheduler:
         part and no token waits for a prompt, at last all groups.
         """
         yield from self._settle(restore=self._readable(), save=self._saves)
-        self._seconds = 0.0
+        self._seconds, self._first_use = 0.0, False
         decoding = self._view.decoding
         budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding)
         prefilled, merges = yield from self._prefill(budget)
         if self._view.groups:
             yield self._decode(merges)
-        self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=bool(decoding))
+        if not self._first_use:
+            self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=bool(decoding))
         yield from self._settle()
 
     def take(self, result: Result) -> None:
         """Process the result of the last plan."""
         self._memory = result.memory
         self._seconds += result.seconds
+        self._first_use |= result.first_use
         self._disk.learn(result.disk)
         self._view.update(result.prompts, result.groups, self._rows)
         self._report.add(result.tokens, result.failed)

@@ -14,10 +14,11 @@ from budmlx.protocol import GenerateRequest
 class Blocklist:
     """The requests that are refused for a while, and the plugins that are refused for good.
 
-    plugins: the message about each.
+    plugins: the message about each. used: anything was ever refused.
     """
 
     def __init__(self) -> None:
+        self.used = False
         self.plugins: dict[str, str] = {}
         self._requests: dict[bytes, float] = {}  # fingerprint -> until
 
@@ -37,10 +38,12 @@ class Blocklist:
 
     def add(self, request: GenerateRequest, until: float) -> None:
         """Refuse a request for all API keys, until this time of the clock of `check`."""
+        self.used = True
         self._requests[_fingerprint(request)] = until
 
     def add_plugin(self, plugin: str, how: str) -> str:
         """Refuse the requests that choose a plugin; returns the message. how: the core ended."""
+        self.used = True
         self.plugins[plugin] = (
             f"The engine failed in the plugin {plugin}: {how}. The plugin is disabled until the "
             "server is restarted; leave it out of the request."

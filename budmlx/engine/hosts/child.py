@@ -1,4 +1,4 @@
-"""Child: a core process, the socket to it and the thread that writes to it."""
+"""Child: a core process, the socket to it, the thread that writes to it, and its watchdog."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 
 from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
 from budmlx.protocol.channel import Channel, connected_sockets
+from budmlx.protocol.note import NOTE_BYTES, Note
 
 KILL_SECONDS = 5.0
 
 _EXIT_SECONDS = 0.2  # for a process that closed its socket to end by itself
-_NOTE_BYTES = 4096
+# Seconds without a pulse after which a process counts as stopped.
+_STOPPED_SECONDS = 5.0
 
 # An abort is no plugin's fault, wherever the core's thread was: MLX ends a process in this way,
 # from another thread, for what the device does.
@@ -74,9 +77,25 @@ class Child:
         """See `Channel.receive`."""
         return self._channel.receive(timeout)
 
+    def note(self) -> Note:
+        """What the process does now; it must not be reaped yet."""
+        return Note.read(self._note.fileno())
+
     def kill(self) -> None:
         """End the process, also a stopped one."""
         self._process.kill()
+
+    def wait_gone(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait until the process is gone; returns whether it is, before `seconds` or `stop`.
+
+        To free dozens of gigabytes, or a device that hangs, a system may need longer than `reap`
+        waits.
+        """
+        end = time.monotonic() + seconds
+        while self._process.poll() is None:
+            if time.monotonic() >= end or stop.wait(_EXIT_SECONDS):
+                return False
+        return True
 
     def end_hung(self, silence: float) -> End:
         """End a process that sent nothing for that many seconds, and `reap` it."""
@@ -99,8 +118,7 @@ class Child:
         self._outbox.put(None)
         self._channel.close()
         with self._note:
-            note = os.pread(self._note.fileno(), _NOTE_BYTES, 0)
-        return note.partition(b"\0")[0].decode(errors="replace")
+            return self.note().plugin
 
     def _write(self) -> None:
         """Thread body: keeps callers from waiting for a core that does not read."""
@@ -112,8 +130,46 @@ class Child:
             self._process.kill()
 
 
+class Watchdog:
+    """Tells a core that works from one that hangs, by its frames and its note.
+
+    Time is counted in naps, not by the clock: after a pause of this process, such as the sleep of
+    a laptop, the core gets time to give a sign of life.
+    A core may be silent for as long as its note allows, but not while it is stopped, and not in
+    the code of a plugin: only the core itself knows what takes long.
+
+    seconds: of silence that mean a hang where the note does not allow more.
+    silence: seconds without a frame and without a beat.
+    """
+
+    def __init__(self, seconds: float):
+        self.nap = min(1.0, seconds / 4)
+        self.silence = 0.0
+        self._seconds = seconds
+        self._stopped = 0.0
+        self._in_plugin = 0.0
+        self._seen = Note()
+
+    def heard(self) -> None:
+        """Record a frame."""
+        self.silence = self._stopped = self._in_plugin = 0.0
+
+    def napped(self, note: Note) -> bool:
+        """Record a nap without a frame, with the note after it; returns whether the core hangs."""
+        seen, self._seen = self._seen, note
+        moved = note.beats != seen.beats
+        inside = note.plugin and note.plugin == seen.plugin and not (moved or note.computes)
+        self.silence = 0.0 if moved else self.silence + self.nap
+        self._in_plugin = self._in_plugin + self.nap if inside else 0.0
+        self._stopped = self._stopped + self.nap if note.pulses == seen.pulses else 0.0
+        limit = max(self._seconds, note.allowed)
+        if self._in_plugin >= self._seconds or self._stopped >= _STOPPED_SECONDS:
+            limit = self._seconds
+        return self.silence >= limit
+
+
 def _open_note() -> FileIO:
-    """A file for `budmlx.core.plugin_calls`, in memory where the system has such files."""
+    """A file for the note, in memory where the system has such files."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("budmlx-note")
     else:
@@ -123,7 +179,7 @@ def _open_note() -> FileIO:
         note = FileIO(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3), "r+")
     finally:
         os.close(descriptor)
-    note.write(bytes(_NOTE_BYTES))  # takes the room that the disk may not have later
+    note.write(bytes(NOTE_BYTES))  # takes the room that the disk may not have later
     return note
 
 

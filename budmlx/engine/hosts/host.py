@@ -10,6 +10,7 @@ from typing import Protocol
 
 from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
+from budmlx.progress import Notice
 from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
 from budmlx.types import ModelInfo
 
@@ -22,7 +23,8 @@ If it raises, the rows that the frame tells of end with `RowFailed`."""
 
 UNDELIVERED = "The engine failed to deliver this reply; the server's log says more."
 FRESH_SECONDS = 5.0
-"""A host whose core sent nothing for this long is not ready; an idle core sends every second."""
+"""A host whose core gave no sign of life for this long, and for twice as long as the longest pause
+between two of late, is not ready; an idle core sends something every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,12 @@ HOSTS = {
 }
 
 
-def open_host(settings: CoreSettings, sink: FrameSink, config: ModelConfig) -> Host:
+def open_host(
+    settings: CoreSettings, sink: FrameSink, config: ModelConfig, notice: Notice | None = None
+) -> Host:
     """Start the kind of host that the configuration names, and wait until it has loaded.
+
+    notice: called meanwhile, on any thread.
 
     Raises:
         ModelLoadError: the model cannot be used, or MLX cannot be loaded.
@@ -84,7 +90,7 @@ def open_host(settings: CoreSettings, sink: FrameSink, config: ModelConfig) -> H
     options: dict[str, float] = {}
     if config.engine_host == "process":
         options["watchdog_seconds"] = config.watchdog_seconds
-    host: Host = host_class(settings, sink, **options)
+    host: Host = host_class(settings, sink, notice=notice, **options)
     return host
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Sequence
 
-from budmlx.engine.hosts.child import KILL_SECONDS, Child, End
+from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
+from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, ModelLoadError
+from budmlx.progress import Notice
 from budmlx.protocol import (
     CoreSettings,
+    FromCore,
     GenerateRequest,
     Loaded,
     LoadFailed,
     RowFailed,
     Shutdown,
     StepFrame,
+    WarmingUp,
 )
 from budmlx.protocol.channel import FrameError
+from budmlx.protocol.note import Note
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -32,6 +38,12 @@ log = logging.getLogger(__name__)
 CORE_COMMAND = (sys.executable, "-P", "-m", "budmlx.core")
 
 _CLOSE_SECONDS = 2.0
+# A core that is restarted may give no sign of life for this long while it loads, and for this many
+# times as long as the first one took to load: a disk may have become slower.
+_LOAD_SECONDS = 600.0
+_LOAD_SLACK = 10.0
+# How long the memory of a core that ended may take to be free again before the next one loads.
+_GONE_SECONDS = 60.0
 
 
 class ProcessHost:
@@ -51,10 +63,13 @@ class ProcessHost:
         watchdog_seconds: float = 30.0,
         policy: RecoveryPolicy | None = None,
         command: Sequence[str] = CORE_COMMAND,
+        notice: Notice | None = None,
     ):
         """Start the core and wait until it is loaded. Raises ModelLoadError.
 
-        watchdog_seconds: a loaded core that sends nothing for that long is killed.
+        watchdog_seconds: a loaded core that gives no sign of life for that long is killed, unless
+        it said that it does something that may take longer.
+        notice: called with words while a core loads.
         command: program to run; the descriptors of socket and note are appended.
         """
         self._settings = settings
@@ -66,11 +81,15 @@ class ProcessHost:
         self._closing = threading.Event()
         self._recovery = Recovery(policy or RecoveryPolicy())
         self._latest = StepFrame()
-        self._last_frame = 0.0
+        self._last_sign = 0.0  # of life: a frame or a beat
+        self._news = WarmUpNews(notice)
+        self._note = Note()  # of the last nap
         self._restarts = 0
         self._last_end = ""
+        begin = time.monotonic()
         self._child = self._spawn()
-        self.info = self._load(self._child)
+        self.info = self._load(self._child, math.inf)
+        self._load_patience = max(_LOAD_SECONDS, _LOAD_SLACK * (time.monotonic() - begin))
         self._went_up()
         self._supervisor = threading.Thread(
             target=self._supervise, name="budmlx-core-supervisor", daemon=True
@@ -130,13 +149,16 @@ class ProcessHost:
         if reason := self._recovery.breaker_reason(now):
             return reason
         if not self._recovery.up:
-            return f"The engine is restarting because {self._last_end}."
-        silence = now - self._last_frame
-        if silence <= FRESH_SECONDS:
+            words = f": {self._news.words}" if self._news.words else ""
+            return f"The engine is restarting because {self._last_end}{words}."
+        silence = now - self._last_sign
+        if silence <= max(FRESH_SECONDS, 2 * self._note.longest):
             return ""
+        limit = max(self._watchdog_seconds, self._note.allowed)
+        builds = "it may be building kernels, so " if limit > self._watchdog_seconds else ""
         return (
             f"The engine has not made a step for {silence:.0f} s; "
-            f"it is restarted after {self._watchdog_seconds:.0f} s."
+            f"{builds}it is restarted after {limit:.0f} s."
         )
 
     def _supervise(self) -> None:
@@ -156,6 +178,8 @@ class ProcessHost:
 
     def _run_core(self) -> End:
         """Start a further core and follow it to its end; returns how it ended."""
+        if not self._child.wait_gone(_GONE_SECONDS, self._closing):
+            log.warning("The engine is started again although its old process has not ended.")
         with self._lock:
             self._restarts += 1
         try:
@@ -164,7 +188,7 @@ class ProcessHost:
                 self._child = child
                 if self._closing.is_set():
                     child.kill()
-            info = self._load(child)
+            info = self._load(child, self._load_patience)
             if info.fingerprint != self.info.fingerprint:
                 child.reap()
                 return End("the model directory was changed")
@@ -180,20 +204,39 @@ class ProcessHost:
         except OSError as error:
             raise ModelLoadError(f"The engine process could not be started: {error}.") from error
 
-    def _load(self, child: Child) -> ModelInfo:
-        """Wait until the core has loaded. Raises ModelLoadError."""
+    def _load(self, child: Child, patience: float) -> ModelInfo:
+        """Wait until the core has loaded. Raises ModelLoadError.
+
+        patience: seconds without a sign of life after which it is killed.
+        """
+        self._news.end()
+        watchdog = Watchdog(patience)
+        message: FromCore | None = None
         try:
-            message = child.receive(None)
+            while message is None or isinstance(message, WarmingUp):
+                message = child.receive(watchdog.nap)
+                if isinstance(message, WarmingUp):
+                    watchdog.heard()
+                    self._news.tell(message)
+                elif message is None and watchdog.napped(child.note()):
+                    break
         except (EOFError, FrameError) as error:
+            doing = "it loaded the model"
+            if self._news.words:
+                doing = f"it was {self._news.words} (--warmup off does without that)"
             raise ModelLoadError(
-                f"The engine process ended while it loaded the model: {child.reap().how}. "
+                f"The engine process ended while {doing}: {child.reap().how}. "
                 "Its own words, if any, are on the standard error stream."
             ) from error
         except BaseException:
             child.reap()
             raise
         if isinstance(message, Loaded):
+            self._news.end()
             return message.info
+        if message is None:
+            how = child.end_hung(watchdog.silence).how
+            raise ModelLoadError(f"The engine process did not load the model: {how}.")
         child.reap()
         raise ModelLoadError(
             message.message
@@ -203,39 +246,43 @@ class ProcessHost:
 
     def _follow(self, child: Child) -> End:
         """Take the core's frames until it ends or hangs; returns how it ended."""
-        # Counted in naps, not by the clock: after a pause of this process, such as the sleep
-        # of a laptop, the core gets time to send something.
-        nap = min(1.0, self._watchdog_seconds / 4)
-        silence = 0.0
-        while silence < self._watchdog_seconds:
+        watchdog = Watchdog(self._watchdog_seconds)
+        while True:
             try:
-                frame = child.receive(nap)
+                frame = child.receive(watchdog.nap)
             except (EOFError, FrameError):
                 return child.reap()
-            silence = 0.0 if frame is not None else silence + nap
-            if isinstance(frame, StepFrame):
-                self._take(child, frame)
-        return child.end_hung(silence)
+            if frame is not None:
+                watchdog.heard()
+                if isinstance(frame, StepFrame):
+                    self._take(child, frame)
+                continue
+            self._note = child.note()
+            if watchdog.napped(self._note):
+                return child.end_hung(watchdog.silence)
+            if not watchdog.silence:
+                self._last_sign = time.monotonic()
 
     def _take(self, child: Child, frame: StepFrame) -> None:
         now = time.monotonic()
         with self._lock:
-            self._latest, self._last_frame = frame, now
+            self._latest, self._last_sign = frame, now
             seen, messages = self._recovery.frame(frame, now)
             child.post(messages)
         deliver(self._sink, seen, self.cancel)
 
     def _went_up(self) -> None:
         with self._lock:
-            self._last_frame = time.monotonic()
-            self._child.post(self._recovery.loaded(self._last_frame))
+            self._last_sign = time.monotonic()
+            self._child.post(self._recovery.loaded(self._last_sign))
 
     def _went_down(self, end: End) -> float:
         """Record the end of a core; returns the seconds to wait before the next."""
         with self._lock:
             self._last_end = end.how
             self._latest = StepFrame()
-            death = self._recovery.died(time.monotonic(), end.how, end.plugin)
+            warming = bool(self._news.words)
+            death = self._recovery.died(time.monotonic(), end.how, end.plugin, warming=warming)
         if end.plugin:
             log.error("The engine failed in plugin %s, which is disabled.", end.plugin)
         log.warning("The engine process is restarted in %.1f s: %s.", death.delay, end.how)

@@ -40,6 +40,7 @@ class RecoveryPolicy:
     breaker_deaths: deaths without a completed row that open the breaker.
     breaker_delay: first pause of an open breaker; doubles. A core that stays idle this long
         counts as healthy, like one that completes a row.
+    warmup_delay: before the restart of a core that ended while it warmed up; doubles.
     refusal_seconds: how long a request that crashed the core twice is refused.
     """
 
@@ -49,6 +50,7 @@ class RecoveryPolicy:
     breaker_deaths: int = 5
     breaker_delay: float = 30.0
     breaker_delay_max: float = 300.0
+    warmup_delay: float = 5.0
     refusal_seconds: float = 600.0
 
 
@@ -90,6 +92,7 @@ class Recovery:
         self._blocklist = Blocklist()
         self._up = False
         self._deaths = 0  # since the core was last known to be healthy
+        self._cold_deaths = 0  # of them, those in a row of cores that warmed up
         self._trips = 0  # times the breaker opened since then; open while the core is down
         self._retry_at = 0.0
         self._idle_since: float | None = None
@@ -118,7 +121,8 @@ class Recovery:
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
-        self._blocklist.check(request, now)
+        if self._blocklist.used:
+            self._blocklist.check(request, now)
         self._rows[request.id] = _LiveRow(request, list(request.emitted_ids))
         return self._feed()
 
@@ -155,19 +159,22 @@ class Recovery:
     def loaded(self, now: float) -> list[ToCore]:
         """Give a new core, which is ready, its rows."""
         self._up = True
+        self._cold_deaths = 0
         self._idle_since = now
         return self._feed()
 
-    def died(self, now: float, how: str = "", plugin: str = "") -> Death:
+    def died(self, now: float, how: str = "", plugin: str = "", *, warming: bool = False) -> Death:
         """Record that the core is gone, or could not start; its last frame has been taken.
 
-        how: in words. plugin: the one that caused it, if that is known.
+        how: in words. plugin: the one that caused it, if that is known. warming: it warmed up,
+        which the next one will do, too.
         """
         self._up = False
         if plugin and plugin not in self._blocklist.plugins:
             return Death(self._blame_plugin(plugin, how), 0.0)
         self._deaths += 1
         failed = self._blame(now)
+        self._cold_deaths = self._cold_deaths + 1 if warming else 0
         if not self._trips and self._deaths < self._policy.breaker_deaths:
             return Death(failed, self._restart_delay())
         delay = _doubled(self._policy.breaker_delay, self._trips, self._policy.breaker_delay_max)
@@ -277,6 +284,9 @@ class Recovery:
         return [self._fail(row, "plugin_error", message) for row in guilty]
 
     def _restart_delay(self) -> float:
+        if self._cold_deaths:
+            first, most = self._policy.warmup_delay, self._policy.breaker_delay_max
+            return _doubled(first, self._cold_deaths - 1, most)
         if self._deaths == 1:
             return 0.0
         first, most = self._policy.restart_delay, self._policy.restart_delay_max

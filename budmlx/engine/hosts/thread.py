@@ -9,7 +9,9 @@ from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
+from budmlx.progress import Notice
 from budmlx.protocol import (
     Cancel,
     CoreSettings,
@@ -21,6 +23,7 @@ from budmlx.protocol import (
     Shutdown,
     StepFrame,
     Submit,
+    WarmingUp,
 )
 
 log = logging.getLogger(__name__)
@@ -32,11 +35,13 @@ CLOSE_SECONDS = 10.0
 class ThreadHost:
     """Runs a `CoreLoop` on a daemon thread. A dead core cannot be restarted here.
 
+    notice: called while the model loads, on the core's thread.
+
     Raises:
         ModelLoadError: the model cannot be used.
     """
 
-    def __init__(self, settings: CoreSettings, sink: FrameSink):
+    def __init__(self, settings: CoreSettings, sink: FrameSink, *, notice: Notice | None = None):
         self._sink = sink
         self._lock = threading.Lock()
         self._live: set[int] = set()
@@ -44,6 +49,7 @@ class ThreadHost:
         self._dead = ""
         self._last_frame = StepFrame()
         self._last_frame_at = time.monotonic()
+        self._news = WarmUpNews(notice)
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
         self._loop = CoreLoop(settings, self._receive)
         self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
@@ -72,10 +78,14 @@ class ThreadHost:
     def status(self) -> HostStatus:
         """Look at the host now; see `Host.status`."""
         reason = self._dead
+        activity = self._loop.activity
+        silence = time.monotonic() - max(self._last_frame_at, activity.begun_at)
         if self._closed:
             reason = "The engine is closed."
-        elif not reason and time.monotonic() - self._last_frame_at > FRESH_SECONDS:
+        elif not reason and silence > max(FRESH_SECONDS, 2 * activity.longest):
             reason = "The core has made no progress for several seconds."
+            if activity.new:
+                reason = "The core runs something for the first time, and may be building kernels."
         frame = self._last_frame
         return HostStatus(
             ready=not reason,
@@ -107,6 +117,9 @@ class ThreadHost:
             self._fail_live(self._dead)
 
     def _receive(self, message: FromCore) -> None:
+        if isinstance(message, WarmingUp):
+            self._news.tell(message)
+            return
         if not isinstance(message, StepFrame):
             self._loading.put(message)
             return

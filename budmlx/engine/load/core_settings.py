@@ -27,6 +27,7 @@ def core_settings(
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
         loader=PluginTarget(plugin=loader.plugin, core=loader.value.core) if loader else None,
         vision=images.target,
+        warmup=config.warmup != "off",
         sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
     )
 

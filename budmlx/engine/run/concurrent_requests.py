@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
 from dataclasses import replace
 from functools import partial
@@ -13,12 +13,10 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 from budmlx.engine.procedures import Mailbox, Stream, Wait
+from budmlx.progress import Progress
 from budmlx.types import Event, Finished, FinishReason, Usage
 
 T = TypeVar("T")
-
-Progress = Callable[[int, int], object]
-"""Called with how much is done, and of how much."""
 
 
 def run_all(

@@ -26,6 +26,7 @@ from budmlx.engine.run.rows import RowBuilder
 from budmlx.errors import BudmlxError, CancelledError
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.specs import RequestRecord
+from budmlx.progress import Notice
 from budmlx.protocol import CoreSettings, GenerateRequest, SessionFile, StepFrame
 from budmlx.types import Event, Finished, Request
 
@@ -175,11 +176,11 @@ class RequestOutcome:
 class RowDispatcher:
     """Submits rows to a host and delivers its frames to their generations. Thread-safe."""
 
-    def __init__(self, settings: CoreSettings, config: ModelConfig):
-        """Open the host that the configuration names. Raises ModelLoadError."""
+    def __init__(self, settings: CoreSettings, config: ModelConfig, notice: Notice | None = None):
+        """Open the host that the configuration names; see `open_host`. Raises ModelLoadError."""
         self._generations: dict[int, Generation] = {}
         self._ids = itertools.count(1)
-        self.host = open_host(settings, self._receive, config)
+        self.host = open_host(settings, self._receive, config, notice)
         self.info = self.host.info
 
     def new_ids(self, count: int) -> list[int]:

@@ -35,6 +35,19 @@ def test_alone_a_prompt_takes_whole_chunks() -> None:
     assert learned().budget(0, 1) == CHUNK
 
 
+def test_alone_a_prompt_takes_passes_of_a_known_length() -> None:
+    pace = PrefillBudget(CHUNK, longest_pass=1.5)
+    assert pace.budget(0, 1) == CHUNK
+    pace.learn(100 * COST, prefilled=100, decoding=False)
+    assert pace.budget(0, 1) == 75
+    for _ in range(20):
+        pace.learn(100 * 1.0, prefilled=100, decoding=False)
+    assert pace.budget(0, 1) == WHOLE, "fewer would not be measured any more"
+    for _ in range(100):
+        pace.learn(WHOLE * 1e-6, prefilled=WHOLE, decoding=False)
+    assert pace.budget(0, 1) == CHUNK
+
+
 def test_nothing_is_known_before_both_kinds_of_step() -> None:
     pace = PrefillBudget(CHUNK)
     assert pace.budget(1, 1) == WHOLE and PrefillBudget(8).budget(1, 1) == 8

@@ -197,12 +197,15 @@ class World:
             self.client.see(frame)
             self.to_core += messages
 
-    def die(self, frames_lost: int = 0, plugin: str = "") -> None:
-        """The core goes, perhaps in a plugin; its last frames may be lost with it."""
+    def die(self, frames_lost: int = 0, plugin: str = "", *, warming: bool = False) -> None:
+        """The core goes, perhaps in a plugin; its last frames may be lost with it.
+
+        warming: it has not loaded yet.
+        """
         self.deliver(max(0, len(self.from_core) - frames_lost))
         self.from_core.clear()
         self.core = None
-        self.deaths.append(self.recovery.died(self.now, "it hung", plugin))
+        self.deaths.append(self.recovery.died(self.now, "it hung", plugin, warming=warming))
         self.client.fail(self.deaths[-1].failed)
 
     def die_until_breaker_opens(self) -> None:

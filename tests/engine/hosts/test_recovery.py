@@ -307,3 +307,16 @@ def test_a_poison_request_never_harms_others(
     assert world.client.outcomes.pop(100) == "request_failed"
     assert set(world.client.outcomes.values()) <= {"done"}
     assert len(world.deaths) <= 3
+
+
+def test_a_core_that_dies_while_it_warms_up_is_restarted_more_and_more_rarely() -> None:
+    world = World()
+    world.submit(request(1))
+    world.die()
+    for _ in range(3):
+        world.die(warming=True)
+    delays = [POLICY.warmup_delay * factor for factor in (1, 2, 4)]
+    assert [death.delay for death in world.deaths] == [0, *delays]
+    world.restart()
+    world.die()
+    assert world.recovery.breaker_reason(world.now), "they count as deaths, too"

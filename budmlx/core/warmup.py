@@ -1,0 +1,213 @@
+"""Warm-up: runs what the first requests will run, so that the kernels for it get built before.
+
+Its requests take the way of all others, through a scheduler and an executor of its own, which
+are dropped afterwards with all that they stored and measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+
+from budmlx.core.activity import Activity
+from budmlx.core.batch.executor import Executor
+from budmlx.core.model.model import Model
+from budmlx.core.reuse.blocks import open_reuse
+from budmlx.core.reuse.interface import Reusing
+from budmlx.core.schedule.scheduler import Scheduler
+from budmlx.protocol import (
+    CoreSettings,
+    FromCore,
+    GenerateRequest,
+    Grammar,
+    Image,
+    WarmingUp,
+)
+from budmlx.types import SamplingParams
+
+log = logging.getLogger(__name__)
+
+# Seconds after which the rest is left to the requests that need it.
+WARMUP_SECONDS = 300.0
+# Rows of the largest batch, and tokens of the longest pass: more of either use the same kernels.
+MOST_ROWS = 16
+LONGEST_PASS = 2048
+# Steps that a batch takes before others join it.
+STEPS_ALONE = 2
+
+IMAGE = Image(plugin="", start=4, tokens=16, key="0" * 64, arrays={})
+GRAMMAR = Grammar(source="start: /(.|\\n)+/", param="warmup")
+GREEDY: Mapping[str, Any] = {"temperature": 0.0}
+LOGPROBS: Mapping[str, Any] = {"logprobs": 5}
+ADJUSTED: Mapping[str, Any] = {
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.1,
+    "repetition_penalty": 1.1,
+    "logit_bias": ((1, 1.0),),
+}
+FILTERS: Sequence[Mapping[str, Any]] = (
+    {},
+    {"top_p": 0.9},
+    {"top_k": 40},
+    {"top_k": 40, "top_p": 0.9},
+    {"top_k": 400},
+    {"min_p": 0.05},
+    {"typical_p": 0.9},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Requests that begin together, and those that join them later."""
+
+    rows: list[GenerateRequest]
+    late: list[GenerateRequest] = field(default_factory=list)
+
+
+class WarmUp:
+    """The warm-up of a model.
+
+    activity: that of the core, which knows afterwards what has run. thorough: run all parts, also
+    where the device has no kernels to build; None decides by the device.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: CoreSettings,
+        activity: Activity,
+        *,
+        thorough: bool | None = None,
+    ):
+        self._model = model
+        self._settings = settings
+        self._activity = activity
+        chunk = min(settings.prefill_chunk, LONGEST_PASS)
+        room = model.memory.longest_row(model.info.context_length, settings.prefill_chunk) // 2
+        requests = Requests(model, min(settings.max_rows, MOST_ROWS), chunk, room)
+        # A CPU has no kernels to build but those that the model's own code compiles, which are
+        # the same for all requests.
+        builds = mx.default_device() != mx.cpu if thorough is None else thorough
+        self._parts = requests.many() if builds else requests.few()
+
+    def run(self, emit: Callable[[FromCore], None], seconds: float = WARMUP_SECONDS) -> None:
+        """Run all parts, each of which is announced; after `seconds` the rest is left out.
+
+        Raises:
+            DeviceLostError: the device refuses all further work.
+        """
+        reuse = open_reuse(self._model, self._settings.prefix_cache)
+        self._run_all(reuse, emit, seconds)
+        # What is stored there knows each other, so that dropping it frees nothing at once.
+        reuse.resize(0)
+        mx.clear_cache()
+
+    def _run_all(self, reuse: Reusing, emit: Callable[[FromCore], None], seconds: float) -> None:
+        begin, total = time.monotonic(), len(self._parts)
+        scheduler = Scheduler(
+            Executor(self._model, reuse, self._activity),
+            max_rows=self._settings.max_rows,
+            prefill_chunk=self._settings.prefill_chunk,
+        )
+        for done, part in enumerate(self._parts):
+            elapsed = time.monotonic() - begin
+            emit(WarmingUp(done, total, elapsed / done * (total - done) if done else None))
+            with self._standing_in():
+                finished = _run(scheduler, part, begin + seconds)
+            if not finished:
+                log.warning(
+                    "The warm-up is ended after %.0f s, with %d of %d parts done: the requests "
+                    "that need the others will wait for their kernels.",
+                    *(time.monotonic() - begin, done, total),
+                )
+                return
+
+    @contextlib.contextmanager
+    def _standing_in(self) -> Iterator[None]:
+        """Context in which `IMAGE` needs no encoder."""
+        if self._model.vision is None:
+            yield
+        else:
+            with self._model.vision.standing_in(self._model.module, IMAGE):
+                yield
+
+
+def _run(scheduler: Scheduler, part: Part, end: float) -> bool:
+    """Run a part; returns whether it is done before `end`, a time of `time.monotonic`."""
+    for row in part.rows:
+        scheduler.submit(row)
+    late = list(part.late)
+    for step in count(1):
+        if time.monotonic() >= end:
+            return False
+        for failed in scheduler.step().failed:
+            log.warning("A part of the warm-up failed: %s", failed.message)
+        while late and step >= STEPS_ALONE:
+            scheduler.submit(late.pop())
+        if not scheduler.busy and not late:
+            break
+    return True
+
+
+class Requests:
+    """Makes the requests of a warm-up.
+
+    rows: of the largest batch. longest: tokens of a pass. room: most tokens of a prompt.
+    """
+
+    def __init__(self, model: Model, rows: int, longest: int, room: int):
+        self._model = model
+        self._rows = rows
+        self._longest = longest
+        self._room = room
+        self._ids = count(1)
+
+    def few(self) -> list[Part]:
+        """A prompt alone, and two together, which are padded."""
+        alone, *together = (self._row(tokens, max_tokens=1) for tokens in (3, 3, 4))
+        return [Part([alone]), Part(together)]
+
+    def many(self) -> list[Part]:
+        """What requests may run, the most frequent first: prompts of several lengths, alone and
+        together, batches that others join and leave, and all that sampling can do.
+        """
+        first = self._row(40)
+        again = self._row(40, prompt_ids=first.prompt_ids)
+        together = [self._row(20 + 3 * n, max_tokens=2 + n % 3) for n in range(5)]
+        parts = [
+            Part([first], [again]),
+            Part(together, [self._row(24)]),
+            Part([self._row(self._longest + 1)]),
+            Part([self._row(50 + 5 * n) for n in range(4)]),
+            Part([self._row(30, {"temperature": 1.0, **filters}) for filters in FILTERS]),
+            Part([self._row(12 + n) for n in range(self._rows)]),
+            Part([self._row(30, ADJUSTED, min_tokens=2, stop_ids=[0]), self._row(30, LOGPROBS)]),
+            Part([self._row(30, grammar=GRAMMAR), self._row(30)]),
+        ]
+        if self._model.vision is not None:
+            parts.append(Part([self._row(40, images=[IMAGE])]))
+        return parts
+
+    def _row(
+        self, tokens: int, params: Mapping[str, Any] = GREEDY, **fields: Any
+    ) -> GenerateRequest:
+        """A short row that shares no beginning with others. tokens: of its prompt, if they fit."""
+        number, vocab = next(self._ids), self._model.info.vocab_size
+        length = max(min(tokens, self._room), 2)
+        request = GenerateRequest(
+            id=number,
+            prompt_ids=[(7 * number + place) % vocab for place in range(length)],
+            sampling=SamplingParams(**{**GREEDY, **params}),
+            seed=number,
+            max_tokens=4,
+            stop_ids=[],
+        )
+        return msgspec.structs.replace(request, **fields)
