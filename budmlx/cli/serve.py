@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import for_served, progress, read_config
+from budmlx.cli.load_model import for_served, memory_line, progress, read_config
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
@@ -58,6 +58,7 @@ def serve(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with progress(settings.model, settings.revision):
         models = ModelSet.load(settings)
+    typer.echo(memory_line(models.engine.status().budget), err=True)
     try:
         asyncio.run(serve_http(models, settings, announcer(models, settings)))
     finally:

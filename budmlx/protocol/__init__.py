@@ -23,6 +23,7 @@ from budmlx.protocol.frames import (
     ToCore,
     Token,
 )
+from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import (
     GenerateRequest,
     Grammar,
@@ -49,6 +50,8 @@ __all__ = [
     "KVStoreSettings",
     "LoadFailed",
     "Loaded",
+    "MemoryBudget",
+    "MemoryUse",
     "PluginCall",
     "PluginTarget",
     "RowErrorCode",

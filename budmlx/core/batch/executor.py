@@ -13,6 +13,7 @@ import mlx.core as mx
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored
+from budmlx.core.model.memory import memory_use
 from budmlx.core.model.model import DeviceLostError, Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
@@ -22,8 +23,9 @@ from budmlx.protocol import RowFailed, Token
 
 log = logging.getLogger(__name__)
 
-# Plans between returning MLX's unused buffers to the system.
-CLEAR_EVERY = 256
+# Bytes of unused buffers that are given back after a pass: fewer are worth less than making
+# them anew. On a CPU MLX never keeps as many.
+WORTH_CLEARING = 64 * 2**20
 
 
 class Executor:
@@ -33,11 +35,18 @@ class Executor:
     prompts, groups and stored prefixes, and draw the same tokens: nothing depends on a clock or
     on chance. Not thread-safe: everything happens on the core's thread.
 
-    reuse: where KV of former prompts and replies is kept; without it, none is.
+    reuse: where KV of former prompts and replies is kept; without it, none is. worth_clearing:
+    bytes of unused buffers that are given back after caches have grown.
     prompts, groups: the oldest first; for others to read.
     """
 
-    def __init__(self, model: Model, reuse: Reusing | None = None):
+    def __init__(
+        self,
+        model: Model,
+        reuse: Reusing | None = None,
+        *,
+        worth_clearing: int = WORTH_CLEARING,
+    ):
         self.info = model.info
         self.memory = model.memory
         self.paddable = model.paddable
@@ -46,7 +55,7 @@ class Executor:
         self._model = model
         self._reuse = reuse or BlockReuse(model, 0)
         self._rows: dict[int, Row] = {}
-        self._runs = 0
+        self._worth_clearing = worth_clearing
         self._progress = _Progress()
 
     @property
@@ -83,7 +92,6 @@ class Executor:
         """
         begin = time.perf_counter()
         self._progress = _Progress()
-        self._runs += 1
         allowed = Allowance(plan.restore)
         self._rearrange(plan)
         find_stored(self.prompts, self._reuse, allowed)
@@ -97,8 +105,6 @@ class Executor:
             find_stored(self.prompts, self._reuse, Allowance(None))
         if plan.decode or plan.pause:
             self._decode(plan)
-        if self._runs % CLEAR_EVERY == 0:
-            mx.clear_cache()
         return Result(
             tokens=self._progress.tokens,
             failed=self._progress.failed,
@@ -107,8 +113,12 @@ class Executor:
             groups=[group.state for group in self.groups],
             seconds=time.perf_counter() - begin,
             disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
-            memory=mx.get_active_memory(),
+            memory=memory_use(),
         )
+
+    def rest(self) -> None:
+        """Give back what nobody needs while there is nothing to do."""
+        mx.clear_cache()
 
     def close(self, seconds: float) -> None:
         """Write to disk what can be written within `seconds`."""
@@ -173,10 +183,19 @@ class Executor:
         batch = [prompt for prompt in self.prompts if prompt.rows[0] in leaders]
         batch.sort(key=lambda prompt: leaders.index(prompt.rows[0]))
         rows = [row for prompt in batch for row in prompt.rows]
+        grows = any(self._grows(prompt, prefill.tokens or prompt.remaining) for prompt in batch)
         if len(batch) > 1:
             self._guard(rows, self._prefill_together, batch)
         else:
             self._guard(rows, self._prefill_one, batch[0], prefill.tokens)
+        # A cache grows by making larger arrays, so that every former size is left behind.
+        if grows and mx.get_cache_memory() >= self._worth_clearing:
+            mx.clear_cache()
+
+    def _grows(self, prompt: Prompt, count: int) -> bool:
+        """Whether `count` more tokens need larger arrays than the prompt's cache has."""
+        held = prompt.held
+        return held > 0 and self.memory.row(held) < self.memory.row(held + count)
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
         group = Group.together(self._model, self._reuse, batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from budmlx.protocol import RowFailed, Token
+from budmlx.protocol import MemoryUse, RowFailed, Token
 
 
 class Prefill(msgspec.Struct, frozen=True, array_like=True):
@@ -104,7 +104,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     faults: rows of each action that raised. They took no further part, and a later plan must
     requeue them or let them leave, and forget what is stored.
     prompts, groups: all there are now, the oldest first.
-    seconds: how long the plan took. memory: bytes that MLX has in use.
+    seconds: how long the plan took. memory: what MLX has.
     """
 
     tokens: list[Token]
@@ -114,4 +114,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: list[GroupState]
     seconds: float
     disk: DiskRead
-    memory: int
+    memory: MemoryUse

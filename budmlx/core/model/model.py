@@ -14,10 +14,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from budmlx.core.model.memory import MemoryModel, Shape, device_memory_limit, probe_layers
+from budmlx.core.model.memory import MemoryModel, Shape, probe_layers, state_arrays
+from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
+from budmlx.core.model.scores import ALL_SCORES, StoredScores, attention_heads, caps_scores
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
@@ -50,7 +51,7 @@ class DeviceLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded model.
+    """A loaded model. memory: what it takes. policy: what it may take.
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
@@ -60,6 +61,7 @@ class Model:
     module: nn.Module
     info: ModelInfo
     memory: MemoryModel
+    policy: MemoryPolicy
     new_cache: Callable[[], list[Any]]
     paddable: bool
     vision: Vision | None = None
@@ -76,40 +78,42 @@ class Model:
         return logits
 
 
-def load_model(settings: CoreSettings) -> Model:
+def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Model:
     """Load the directory `settings.model_path`.
 
+    device: None for MLX's default.
+
     Raises:
-        ModelLoadError: the directory is not a model that mlx-lm can run safely.
+        ModelLoadError: the directory is not a model that mlx-lm can run safely, or it is too
+            large; then its weights have not been read.
     """
     path = Path(settings.model_path)
-    try:
-        module, config = load_with_mlx_lm(path, **_classes(settings.loader))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelLoadError(f"Cannot load {settings.model_name}: {error}") from error
+    device = device or DeviceMemory.here()
+    policy = MemoryPolicy.choose(device, settings.memory_limit, settings.wired)
+    module, config = _open(settings, path)
+    weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
+    if weights > policy.limit:
+        raise _too_large(settings, policy, weights)
     vision = None if settings.vision is None else Vision.open(settings.vision, path, module)
-    maybe_set_recommended_wired_limit()
+    weights += vision.nbytes if vision else 0
     new_cache = cache_maker(module, settings.kv_bits)
     cache = new_cache()
     # Lazy: gives shapes and dtypes without computing anything.
     logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
     text = config.get("text_config") or config
-    weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
-    weights += vision.nbytes if vision else 0
+    shape = _shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size)
     memory = MemoryModel(
-        limit=settings.memory_limit or device_memory_limit(),
+        limit=policy.limit,
         weights=weights,
         layers=probe_layers(cache, settings.prefill_chunk),
-        shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
-        fused_attention=mx.default_device() == mx.gpu and settings.kv_bits is None,
+        shape=shape,
+        scores=_scores(device, module, cache, shape, settings),
+        arrays=len(state_arrays(cache)),
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
     if memory.longest_row(context, settings.prefill_chunk) < 1:
-        raise ModelLoadError(
-            f"{settings.model_name} needs more than the memory limit of "
-            f"{memory.limit / 2**30:.1f} GiB (its weights take {weights / 2**30:.1f} GiB). "
-            "Choose a smaller or more strongly quantized model, or raise --memory-limit."
-        )
+        raise _too_large(settings, policy, weights)
+    _read_weights(settings, policy, module)
     info = ModelInfo(
         name=settings.model_name,
         path=str(path),
@@ -123,7 +127,49 @@ def load_model(settings: CoreSettings) -> Model:
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, new_cache, paddable, vision)
+    return Model(module, info, memory, policy, new_cache, paddable, vision)
+
+
+def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model and its configuration; of the weights only the headers are read."""
+    try:
+        return load_with_mlx_lm(path, lazy=True, **_classes(settings.loader))  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unusable(settings, error) from error
+
+
+def _read_weights(settings: CoreSettings, policy: MemoryPolicy, module: nn.Module) -> None:
+    policy.set_limits()
+    try:
+        mx.eval(module.parameters())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(settings, error) from error
+    policy.wire()
+
+
+def _unusable(settings: CoreSettings, error: Exception) -> ModelLoadError:
+    return ModelLoadError(f"Cannot load {settings.model_name}: {error}")
+
+
+def _too_large(settings: CoreSettings, policy: MemoryPolicy, weights: int) -> ModelLoadError:
+    return ModelLoadError(
+        f"{settings.model_name} needs more than the memory limit of "
+        f"{policy.limit / GIB:.1f} GiB (its weights take {weights / GIB:.1f} GiB). "
+        "Choose a smaller or more strongly quantized model, or raise --memory-limit."
+    )
+
+
+def _scores(
+    device: DeviceMemory,
+    module: nn.Module,
+    cache: Sequence[Any],
+    shape: Shape,
+    settings: CoreSettings,
+) -> StoredScores:
+    """The scores that passes store. cache: a single row's after a pass."""
+    if settings.kv_bits is not None or caps_scores(module):
+        return ALL_SCORES
+    return StoredScores.on(device, attention_heads(cache), shape.heads, half=shape.itemsize == 2)
 
 
 def _classes(loader: PluginTarget | None) -> dict[str, Any]:

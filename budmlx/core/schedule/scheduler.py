@@ -19,7 +19,7 @@ from budmlx.core.schedule.admission import Admission, FairQueue
 from budmlx.core.schedule.prefill import DiskReadBudget, PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
-from budmlx.protocol import GenerateRequest, StepFrame
+from budmlx.protocol import GenerateRequest, MemoryUse, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
@@ -82,7 +82,7 @@ class Scheduler:
         self._steps = 0
         self._seconds = 0.0
         self._room: int | None = None
-        self._memory = 0
+        self._memory = MemoryUse()
 
     @property
     def busy(self) -> bool:

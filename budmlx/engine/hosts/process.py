@@ -70,7 +70,8 @@ class ProcessHost:
         self._restarts = 0
         self._last_end = ""
         self._child = self._spawn()
-        self.info = self._load(self._child)
+        loaded = self._load(self._child)
+        self.info, self._budget = loaded.info, loaded.budget
         self._went_up()
         self._supervisor = threading.Thread(
             target=self._supervise, name="budmlx-core-supervisor", daemon=True
@@ -104,6 +105,7 @@ class ProcessHost:
                 waiting=self._latest.waiting + self._recovery.held,
                 running=self._latest.running,
                 memory=self._latest.memory,
+                budget=self._budget,
                 restarts=self._restarts,
             )
 
@@ -164,8 +166,8 @@ class ProcessHost:
                 self._child = child
                 if self._closing.is_set():
                     child.kill()
-            info = self._load(child)
-            if info.fingerprint != self.info.fingerprint:
+            loaded = self._load(child)
+            if loaded.info.fingerprint != self.info.fingerprint:
                 child.reap()
                 return End("the model directory was changed")
         except ModelLoadError as error:
@@ -180,7 +182,7 @@ class ProcessHost:
         except OSError as error:
             raise ModelLoadError(f"The engine process could not be started: {error}.") from error
 
-    def _load(self, child: Child) -> ModelInfo:
+    def _load(self, child: Child) -> Loaded:
         """Wait until the core has loaded. Raises ModelLoadError."""
         try:
             message = child.receive(None)
@@ -193,7 +195,7 @@ class ProcessHost:
             child.reap()
             raise
         if isinstance(message, Loaded):
-            return message.info
+            return message
         child.reap()
         raise ModelLoadError(
             message.message
