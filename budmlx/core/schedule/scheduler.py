@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
+from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
 from budmlx.core.schedule.prefill import DiskReadBudget, PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
-from budmlx.protocol import GenerateRequest, MemoryUse, StepFrame
+from budmlx.protocol import GenerateRequest, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
@@ -82,7 +83,7 @@ class Scheduler:
         self._steps = 0
         self._seconds = 0.0
         self._room: int | None = None
-        self._memory = MemoryUse()
+        self._memory = memory_use()
 
     @property
     def busy(self) -> bool:
