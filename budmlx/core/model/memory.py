@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache
 
 from budmlx.core.model.scores import StoredScores
+from budmlx.core.model.shape import Shape
 from budmlx.protocol import MemoryUse
 
 # mlx-lm's caches grow in steps of this many tokens.
@@ -99,17 +100,6 @@ def state_arrays(cache: Iterable[Any]) -> list[mx.array]:
     """The arrays that a row's state consists of, of whatever kind its entries are."""
     leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
     return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes that activations depend on."""
-
-    hidden: int
-    intermediate: int
-    heads: int
-    vocab: int
-    itemsize: int
 
 
 @dataclass(frozen=True, slots=True)

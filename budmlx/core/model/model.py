@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
-from budmlx.core.model.memory import MemoryModel, Shape, probe_layers, state_arrays
+from budmlx.core.model.batchable import can_batch
+from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
-from budmlx.core.model.scores import ALL_SCORES, StoredScores, attention_heads, caps_scores
+from budmlx.core.model.scores import stored_scores
+from budmlx.core.model.shape import Shape
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
@@ -26,8 +27,6 @@ from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings, PluginTarget
 from budmlx.types import ModelInfo
-
-log = logging.getLogger(__name__)
 
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -101,13 +100,13 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
     # Lazy: gives shapes and dtypes without computing anything.
     logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
     text = config.get("text_config") or config
-    shape = _shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size)
+    shape = Shape.of(text, vocab=logits.shape[-1], itemsize=logits.dtype.size)
     memory = MemoryModel(
         limit=policy.limit,
         weights=weights,
         layers=probe_layers(cache, settings.prefill_chunk),
         shape=shape,
-        scores=_scores(device, module, cache, shape, settings),
+        scores=stored_scores(device, module, cache, shape),
         arrays=len(state_arrays(cache)),
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
@@ -159,19 +158,6 @@ def _too_large(settings: CoreSettings, policy: MemoryPolicy, weights: int) -> Mo
     )
 
 
-def _scores(
-    device: DeviceMemory,
-    module: nn.Module,
-    cache: Sequence[Any],
-    shape: Shape,
-    settings: CoreSettings,
-) -> StoredScores:
-    """The scores that passes store. cache: a single row's after a pass."""
-    if settings.kv_bits is not None or caps_scores(module):
-        return ALL_SCORES
-    return StoredScores.on(device, attention_heads(cache), shape.heads, half=shape.itemsize == 2)
-
-
 def _classes(loader: PluginTarget | None) -> dict[str, Any]:
     """Arguments that make mlx-lm use a plugin's classes for the model. Raises ModelLoadError."""
     if loader is None:
@@ -180,47 +166,6 @@ def _classes(loader: PluginTarget | None) -> dict[str, Any]:
         return {"get_model_classes": resolve(loader.core)}
     except FAULTS as error:
         raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
-
-
-def can_batch(module: nn.Module, new_cache: Callable[[], list[Any]]) -> bool:
-    """Whether rows can share a batch: the caches merge, and the model takes their masks.
-
-    The second is tried on rows of different length. Building the graph is enough for a
-    model to refuse; nothing is computed. A mask of the wrong rank broadcasts silently when
-    there are as many rows as key-value heads, hence two numbers of rows.
-    """
-    if not can_merge(new_cache()):
-        return False
-    try:
-        for rows in (3, 5):
-            caches = [new_cache() for _ in range(rows)]
-            for tokens, cache in enumerate(caches, start=1):
-                module(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
-            merged = [entries[0].merge(list(entries)) for entries in zip(*caches, strict=True)]
-            module(mx.zeros((rows, 1), dtype=mx.int32), cache=merged)
-    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-        log.warning("this model runs one row at a time, because it cannot batch: %s", error)
-        return False
-    return True
-
-
-def can_merge(cache: Sequence[Any]) -> bool:
-    """Whether rows with such caches can share a batch."""
-    return all(
-        can_merge(entry.caches) if isinstance(entry, CacheList) else hasattr(entry, "merge")
-        for entry in cache
-    )
-
-
-def _shape(config: dict[str, Any], *, vocab: int, itemsize: int) -> Shape:
-    hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 4096)
-    return Shape(
-        hidden=hidden,
-        intermediate=int(config.get("intermediate_size") or 4 * hidden),
-        heads=int(config.get("num_attention_heads") or config.get("n_head") or 1),
-        vocab=vocab,
-        itemsize=itemsize,
-    )
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ The rules are those of `use_fallback` in MLX 0.32.4, one for each of its back en
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache, CacheList
 
 from budmlx.core.model.memory_policy import DeviceMemory
+from budmlx.core.model.shape import Shape
 
 # Widths of heads for which Metal has a fused kernel and takes it: of 192 and 256 the unfused
 # path is the faster one when there are many queries.
@@ -69,6 +70,16 @@ class StoredScores:
 
 
 ALL_SCORES = StoredScores(prefill=True, decode=True)
+
+
+def stored_scores(
+    device: DeviceMemory, module: nn.Module, cache: Sequence[Any], shape: Shape
+) -> StoredScores:
+    """What a model stores on a device. cache: a single row's after a pass."""
+    quantized = any(hasattr(entry, "bits") for entry in cache)
+    if quantized or caps_scores(module):
+        return ALL_SCORES
+    return StoredScores.on(device, attention_heads(cache), shape.heads, half=shape.itemsize == 2)
 
 
 def attention_heads(cache: Iterable[Any]) -> set[AttentionHeads]:

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from budmlx.core.model.memory import CacheLayer, MemoryModel, Shape
+from budmlx.core.model.memory import CacheLayer, MemoryModel
 from budmlx.core.model.memory_policy import DeviceMemory
 from budmlx.core.model.scores import (
     ALL_SCORES,
@@ -16,7 +16,9 @@ from budmlx.core.model.scores import (
     StoredScores,
     attention_heads,
     caps_scores,
+    stored_scores,
 )
+from budmlx.core.model.shape import Shape
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import load
 from tests.models import tiny_model_dir
@@ -107,6 +109,16 @@ def found(name: str) -> set[AttentionHeads]:
 @pytest.mark.parametrize(("name", "caps"), [("gemma2", True), ("gemma3_text", False)])
 def test_capped_scores_are_stored_everywhere(name: str, caps: bool) -> None:
     assert caps_scores(load(tiny_model_dir(ARCHITECTURES[name])).module) == caps
+
+
+@pytest.mark.parametrize(("bits", "prefill"), [(None, False), (8, True)])
+def test_quantized_kv_stores_them_everywhere(bits: int | None, prefill: bool) -> None:
+    config = {**ARCHITECTURES["llama"], "hidden_size": 256, "head_dim": 64}
+    model = load(tiny_model_dir(config), kv_bits=bits)
+    cache = model.new_cache()
+    model(mx.zeros((1, 1), dtype=mx.int32), cache)
+    stored = stored_scores(METAL, model.module, cache, model.memory.shape)
+    assert stored == StoredScores(prefill, decode=prefill)
 
 
 def projection(**changes: Any) -> MemoryModel:
