@@ -84,7 +84,7 @@ ROOMS = {
 # The folder that says what runs next; what is computed and measured, it hears of.
 DECIDES = {"budmlx.core.schedule"}
 # Who looks at a model's caches, or at what it refuses, and computes nothing.
-PROBES = ("model.model", "model.quantized_kv", "reuse.disk.identity")
+PROBES = ("model.batchable", "model.model", "model.quantized_kv", "reuse.disk.identity")
 # Modules between the folders that all of a ring may import.
 SHARED = {
     "budmlx.core.activity",

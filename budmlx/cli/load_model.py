@@ -18,6 +18,7 @@ from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import resolve_model
 from budmlx.progress import Notice
+from budmlx.protocol import MemoryBudget
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
@@ -56,6 +57,21 @@ def progress(model: str | None, revision: str | None) -> Iterator[Notice]:
     with console.status(title) as status:
         yield lambda words: status.update(f"{title}: {escape(words)}")
     console.print(f"Loaded in {time.monotonic() - start:.1f} s.")
+
+
+def memory_line(budget: MemoryBudget) -> str:
+    """A sentence about the memory that a model may take."""
+    return (
+        f"Memory: at most {size_text(budget.limit)}, of which the weights take "
+        f"{size_text(budget.weights)} and the prefix cache at most "
+        f"{size_text(budget.prefix_cache)}."
+    )
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for readers, such as `12.0 GiB`."""
+    unit, size = ("MiB", 2**20) if count < 2**30 else ("GiB", 2**30)
+    return f"{count / size:.1f} {unit}"
 
 
 def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:

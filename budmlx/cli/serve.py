@@ -15,7 +15,7 @@ import typer
 
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import for_served, progress, read_config
+from budmlx.cli.load_model import for_served, memory_line, progress, read_config
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
@@ -67,6 +67,7 @@ def serve(
     _allow_connections()
     with progress(settings.model, settings.revision) as notice:
         models = ModelSet.load(settings, notice)
+    typer.echo(memory_line(models.engine.status().budget), err=True)
     try:
         asyncio.run(serve_http(models, settings, announcer(models, settings)))
     finally:

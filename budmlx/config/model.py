@@ -13,9 +13,9 @@ class ModelConfig(BaseModel):
     """Settings of a model, its core and the reading of its text: the keys of `[models.NAME]`.
 
     In a table, `model_fields_set` says which settings the table has. Some are here although
-    they could be the server's: `engine_host`, `memory_limit` and `watchdog_seconds`, since each
-    model has a core of its own; `cache`, since which replies are worth keeping depends on the
-    model (the space for them is one, see `ServerConfig`); `prefix_cache_shared` and
+    they could be the server's: `engine_host`, `memory_limit`, `wired` and `watchdog_seconds`,
+    since each model has a core of its own; `cache`, since which replies are worth keeping depends
+    on the model (the space for them is one, see `ServerConfig`); `prefix_cache_shared` and
     `image_host`, since a model that strangers use may need to be stricter than others.
     """
 
@@ -38,6 +38,11 @@ class ModelConfig(BaseModel):
         description="Bytes for weights, KV caches and activations, such as 12GiB; "
         "default: the device's.",
     )
+    wired: Literal["weights", "all", "none"] = Field(
+        "weights",
+        description="Memory that a Mac must not page out: the model's weights, all that the core "
+        "uses, or none of it. Without effect elsewhere.",
+    )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     prefill_chunk: int = Field(512, ge=1, description="Most prompt tokens in one forward pass.")
     watchdog_seconds: float = Field(
@@ -54,8 +59,8 @@ class ModelConfig(BaseModel):
     prefix_cache: SizeOrShare = Field(
         "50%",
         description="Most memory for the KV of former prompts and replies, which prompts that "
-        "begin alike reuse: a size such as 4GiB, or a share of what the model's weights leave; "
-        "0 switches it off.",
+        "begin alike reuse: a size such as 4GiB, or a share of what the model's weights leave, at "
+        "most a quarter of the device's memory; 0 switches it off.",
     )
     prefix_cache_shared: bool = Field(
         False,

@@ -11,6 +11,7 @@ from budmlx.core.activity import Activity
 from budmlx.core.batch.executor import Executor
 from budmlx.core.device import use_device
 from budmlx.core.kernel_cache import keep_kernels
+from budmlx.core.model.memory import memory_use
 from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
@@ -22,6 +23,7 @@ from budmlx.protocol import (
     FromCore,
     Loaded,
     LoadFailed,
+    MemoryBudget,
     SessionFile,
     Shutdown,
     StepFrame,
@@ -90,15 +92,22 @@ class CoreLoop:
         executor = Executor(model, reuse, self.activity)
         chunk = self._settings.prefill_chunk
         scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
-        self._emit(Loaded(model.info))
-        while self._receive(scheduler):
-            self._emit(scheduler.step(self._emit) if scheduler.busy else StepFrame())
+        budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)
+        self._emit(Loaded(model.info, budget))
+        while self._receive(scheduler, executor):
+            busy = scheduler.busy
+            self._emit(scheduler.step(self._emit) if busy else StepFrame(memory=memory_use()))
         executor.close(CLOSE_SECONDS)
 
-    def _receive(self, scheduler: Scheduler) -> bool:
+    def _receive(self, scheduler: Scheduler, executor: Executor) -> bool:
         """Pass on all messages that are there; wait for one if there is nothing to do."""
         try:
             message = self._inbox.get(block=not scheduler.busy, timeout=HEARTBEAT)
+        except Empty:
+            if not scheduler.busy:
+                executor.rest()
+            return True
+        try:
             while True:
                 if isinstance(message, Shutdown):
                     return False

@@ -24,6 +24,7 @@ from budmlx.protocol.frames import (
     Token,
     WarmingUp,
 )
+from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import (
     GenerateRequest,
     Grammar,
@@ -50,6 +51,8 @@ __all__ = [
     "KVStoreSettings",
     "LoadFailed",
     "Loaded",
+    "MemoryBudget",
+    "MemoryUse",
     "PluginCall",
     "PluginTarget",
     "RowErrorCode",

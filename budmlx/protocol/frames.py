@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
@@ -47,6 +48,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is in memory and requests are taken."""
 
     info: ModelInfo
+    budget: MemoryBudget = MemoryBudget()
 
 
 class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
@@ -109,7 +111,7 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     """The results of one step of the scheduler. An empty frame is the heartbeat of an idle core.
 
     started: rows whose prefill began (end of their queue time). waiting, running: numbers of
-    rows. memory: bytes that MLX has in use.
+    rows. memory: what MLX has.
     """
 
     tokens: list[Token] = []
@@ -117,7 +119,7 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     started: list[int] = []
     waiting: int = 0
     running: int = 0
-    memory: int = 0
+    memory: MemoryUse = MemoryUse()
 
 
 FromCore = WarmingUp | Loaded | LoadFailed | StepFrame

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -28,6 +30,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a core and its model.
 
     memory_limit: bytes for weights, KV caches and activations; None asks the device.
+    wired: the memory that a Mac must not page out.
     max_rows: most rows that run at once.
     prefill_chunk: most prompt tokens in one forward pass.
     prefix_cache: bytes for KV of former prompts and replies; up to 1, the share of the memory
@@ -43,6 +46,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str
     model_name: str
     memory_limit: int | None = None
+    wired: Literal["weights", "all", "none"] = "weights"
     max_rows: int = 64
     prefill_chunk: int = 512
     prefix_cache: float = 0.0

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import resource
 import shlex
 import signal
@@ -60,7 +61,11 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
     assert reply["usage"]["completion_tokens"] > 0
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
-    assert "Loaded in" in server.communicate()[1]
+    said = server.communicate()[1]
+    assert "Loaded in" in said
+    assert re.search(
+        r"^Memory: at most [\d.]+ GiB, of which the weights take [\d.]+ MiB", said, re.M
+    )
 
 
 def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119

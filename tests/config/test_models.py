@@ -205,6 +205,7 @@ TABLE = st.fixed_dictionaries(
         "session": st.lists(TEXT),
         "engine_host": st.sampled_from(["process", "thread"]),
         "memory_limit": st.integers(1, 2**50),
+        "wired": st.sampled_from(["weights", "all", "none"]),
         "kv_bits": st.sampled_from([4, 8]),
         "prefix_cache": st.sampled_from(["0", "50%", "4GiB"]),
         "prefix_cache_shared": st.booleans(),

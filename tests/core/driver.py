@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from budmlx.core.batch.executor import Executor
+from budmlx.core.batch.executor import WORTH_CLEARING, Executor
 from budmlx.core.model.model import Model, load_model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.prefill import PromptView
@@ -43,9 +43,10 @@ class Driver:
         max_rows: int = 64,
         prefill_chunk: int = 64,
         reuse: Reusing | None = None,
+        worth_clearing: int = WORTH_CLEARING,
         **scheduling: Any,
     ):
-        self.executor = Executor(model, reuse)
+        self.executor = Executor(model, reuse, worth_clearing=worth_clearing)
         self.scheduler = Scheduler(
             self.executor, max_rows=max_rows, prefill_chunk=prefill_chunk, **scheduling
         )

@@ -13,6 +13,7 @@ BLANKS = (
         r'"(created|queue_time|prompt_time|completion_time|total_time)":( ?)[0-9.e-]+',
         r'"\1":\g<2>0',
     ),
+    (r'"(limit|weights|prefix_cache|active|unused|peak)":( ?)\d+', r'"\1":\g<2>0'),
     (r'"system_fingerprint":"[^"]*"', '"system_fingerprint":"*"'),
     (r"(?<=retry in )\d+(?= s)", "0"),
 )

@@ -14,6 +14,7 @@ from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
+from budmlx.core.model.memory import memory_use
 from budmlx.core.model.model import DeviceLostError, Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
@@ -23,8 +24,9 @@ from budmlx.protocol import RowFailed, Token
 
 log = logging.getLogger(__name__)
 
-# Plans between returning MLX's unused buffers to the system.
-CLEAR_EVERY = 256
+# Bytes of unused buffers that are given back after a pass: fewer are worth less than making
+# them anew. On a CPU MLX never keeps as many.
+WORTH_CLEARING = 64 * 2**20
 
 
 class Executor:
@@ -35,12 +37,18 @@ class Executor:
     on chance. Not thread-safe: everything happens on the core's thread.
 
     reuse: where KV of former prompts and replies is kept; without it, none is.
-    activity: hears what runs.
+    activity: hears what runs. worth_clearing: bytes of unused buffers that are given back after
+    caches have grown.
     prompts, groups: the oldest first; for others to read.
     """
 
     def __init__(
-        self, model: Model, reuse: Reusing | None = None, activity: Activity | None = None
+        self,
+        model: Model,
+        reuse: Reusing | None = None,
+        activity: Activity | None = None,
+        *,
+        worth_clearing: int = WORTH_CLEARING,
     ):
         self.info = model.info
         self.memory = model.memory
@@ -51,7 +59,7 @@ class Executor:
         self._reuse = reuse or BlockReuse(model, 0)
         self._activity = activity or Activity()
         self._rows: dict[int, Row] = {}
-        self._runs = 0
+        self._worth_clearing = worth_clearing
         self._progress = _Progress()
 
     @property
@@ -91,7 +99,6 @@ class Executor:
         begin = time.perf_counter()
         self._activity.begin()
         self._progress = _Progress()
-        self._runs += 1
         allowed = Allowance(plan.restore)
         self._rearrange(plan)
         find_stored(self.prompts, self._reuse, allowed)
@@ -105,8 +112,6 @@ class Executor:
             find_stored(self.prompts, self._reuse, Allowance(None))
         if plan.decode or plan.pause:
             self._decode(plan)
-        if self._runs % CLEAR_EVERY == 0:
-            mx.clear_cache()
         seconds = time.perf_counter() - begin
         return Result(
             tokens=self._progress.tokens,
@@ -116,9 +121,13 @@ class Executor:
             groups=[group.state for group in self.groups],
             seconds=seconds,
             disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
-            memory=mx.get_active_memory(),
+            memory=memory_use(),
             first_use=self._activity.end(seconds, failed=bool(self._progress.faults)),
         )
+
+    def rest(self) -> None:
+        """Give back what nobody needs while there is nothing to do."""
+        mx.clear_cache()
 
     def close(self, seconds: float) -> None:
         """Write to disk what can be written within `seconds`."""
@@ -185,10 +194,19 @@ class Executor:
         batch.sort(key=lambda prompt: leaders.index(prompt.rows[0]))
         rows = [row for prompt in batch for row in prompt.rows]
         self._activity.run(kind_of_pass(batch, prefill.tokens))
+        grows = any(self._grows(prompt, prefill.tokens or prompt.remaining) for prompt in batch)
         if len(batch) > 1:
             self._guard(rows, self._prefill_together, batch)
         else:
             self._guard(rows, self._prefill_one, batch[0], prefill.tokens)
+        # A cache grows by making larger arrays, so that every former size is left behind.
+        if grows and mx.get_cache_memory() >= self._worth_clearing:
+            mx.clear_cache()
+
+    def _grows(self, prompt: Prompt, count: int) -> bool:
+        """Whether `count` more tokens need larger arrays than the prompt's cache has."""
+        held = prompt.held
+        return held > 0 and self.memory.row(held) < self.memory.row(held + count)
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
         group = Group.together(self._model, self._reuse, batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from budmlx.protocol import RowFailed, Token
+from budmlx.protocol import MemoryUse, RowFailed, Token
 
 
 class Prefill(msgspec.Struct, frozen=True, array_like=True):
@@ -105,7 +105,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requeue them or let them leave, and forget what is stored.
     prompts, groups: all there are now, the oldest first.
     seconds: how long the plan took. first_use: the time for building kernels may be among them.
-    memory: bytes that MLX has in use.
+    memory: what MLX has.
     """
 
     tokens: list[Token]
@@ -115,5 +115,5 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: list[GroupState]
     seconds: float
     disk: DiskRead
-    memory: int
+    memory: MemoryUse
     first_use: bool = False

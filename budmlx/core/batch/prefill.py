@@ -68,10 +68,14 @@ class Prompt:
         return self.rows[0].request.namespace
 
     @property
+    def held(self) -> int:
+        """Tokens that need no computing any more, those of the match included."""
+        return self.computed if self.match is None else self.match.length
+
+    @property
     def remaining(self) -> int:
         """Tokens to prefill. The last id is left to the first decode step."""
-        have = self.computed if self.match is None else self.match.length
-        return len(self.ids) - 1 - have
+        return len(self.ids) - 1 - self.held
 
     @property
     def next_checkpoint(self) -> int | None:

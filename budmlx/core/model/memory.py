@@ -1,10 +1,9 @@
-"""Memory: the arrays of a layer's KV cache, and the bytes of rows, projected before anything is
-allocated.
+"""Memory: the arrays of a layer's KV cache, the bytes that MLX has in use, and those of rows,
+projected before anything is allocated.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache
 
+from budmlx.core.model.scores import StoredScores
+from budmlx.core.model.shape import Shape
+from budmlx.protocol import MemoryUse
+
 # mlx-lm's caches grow in steps of this many tokens.
 CACHE_STEP = 256
-# Share of a Mac's memory that the system, the parent process and other programs keep.
-HEADROOM = 0.25
 
 
 def scale(number: int, least: int) -> int:
@@ -59,13 +60,9 @@ def row_of(batch: Any, index: int) -> Any:
     return row
 
 
-def device_memory_limit() -> int:
-    """Bytes that weights, caches and activations may take on this device by default."""
-    recommended = mx.device_info().get("max_recommended_working_set_size")
-    if recommended is not None:
-        return int(recommended)
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(physical * (1 - HEADROOM))
+def memory_use() -> MemoryUse:
+    """The bytes that MLX has now, and had at most."""
+    return MemoryUse(mx.get_active_memory(), mx.get_cache_memory(), mx.get_peak_memory())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +104,26 @@ def probe_layers(cache: Iterable[Any], chunk: int) -> tuple[CacheLayer, ...]:
     return tuple(layers)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes that activations depend on."""
-
-    hidden: int
-    intermediate: int
-    heads: int
-    vocab: int
-    itemsize: int
+def state_arrays(cache: Iterable[Any]) -> list[mx.array]:
+    """The arrays that a row's state consists of, of whatever kind its entries are."""
+    leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
+    return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
     """Projection of memory in bytes: upper bounds, which a test compares with measured peaks.
 
-    limit: bytes that may be used. weights: bytes of the model.
-    fused_attention: attention is computed without storing its scores.
+    limit: bytes that may be used. weights: bytes of the model. scores: those of attention that
+    are stored. arrays: the number of them in the state of a row.
     """
 
     limit: int
     weights: int
     layers: tuple[CacheLayer, ...]
     shape: Shape
-    fused_attention: bool
+    scores: StoredScores
+    arrays: int
 
     def row(self, length: int) -> int:
         """KV bytes of one row of `length` tokens."""
@@ -144,7 +137,9 @@ class MemoryModel:
         """Bytes that a forward pass of `rows` times `tokens` over `length` tokens needs."""
         s = self.shape
         width = 6 * s.hidden + 3 * s.intermediate
-        scores = 0 if self.fused_attention else 2 * s.heads * length * 4
+        stored = self.scores.prefill if tokens > 1 else self.scores.decode
+        # Before and after the softmax; of half precision, two more copies on the way.
+        scores = 2 * s.heads * length * 4 if stored else 0
         return rows * tokens * (width * max(s.itemsize, 4) + scores) + rows * s.vocab * 16
 
     def total(self, groups: Sequence[Sequence[int]], chunk: int) -> int:

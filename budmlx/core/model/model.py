@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
-from mlx_lm.utils import maybe_set_recommended_wired_limit
 
-from budmlx.core.model.memory import MemoryModel, Shape, device_memory_limit, probe_layers
+from budmlx.core.model.batchable import can_batch
+from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
+from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
+from budmlx.core.model.scores import stored_scores
+from budmlx.core.model.shape import Shape
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
@@ -25,8 +27,6 @@ from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings, PluginTarget
 from budmlx.types import ModelInfo
-
-log = logging.getLogger(__name__)
 
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -50,7 +50,7 @@ class DeviceLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded model.
+    """A loaded model. memory: what it takes. policy: what it may take.
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
@@ -60,6 +60,7 @@ class Model:
     module: nn.Module
     info: ModelInfo
     memory: MemoryModel
+    policy: MemoryPolicy
     new_cache: Callable[[], list[Any]]
     paddable: bool
     vision: Vision | None = None
@@ -76,40 +77,42 @@ class Model:
         return logits
 
 
-def load_model(settings: CoreSettings) -> Model:
+def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Model:
     """Load the directory `settings.model_path`.
 
+    device: None for MLX's default.
+
     Raises:
-        ModelLoadError: the directory is not a model that mlx-lm can run safely.
+        ModelLoadError: the directory is not a model that mlx-lm can run safely, or it is too
+            large; then its weights have not been read.
     """
     path = Path(settings.model_path)
-    try:
-        module, config = load_with_mlx_lm(path, **_classes(settings.loader))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelLoadError(f"Cannot load {settings.model_name}: {error}") from error
+    device = device or DeviceMemory.here()
+    policy = MemoryPolicy.choose(device, settings.memory_limit, settings.wired)
+    module, config = _open(settings, path)
+    weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
+    if weights > policy.limit:
+        raise _too_large(settings, policy, weights)
     vision = None if settings.vision is None else Vision.open(settings.vision, path, module)
-    maybe_set_recommended_wired_limit()
+    weights += vision.nbytes if vision else 0
     new_cache = cache_maker(module, settings.kv_bits)
     cache = new_cache()
     # Lazy: gives shapes and dtypes without computing anything.
     logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
     text = config.get("text_config") or config
-    weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
-    weights += vision.nbytes if vision else 0
+    shape = Shape.of(text, vocab=logits.shape[-1], itemsize=logits.dtype.size)
     memory = MemoryModel(
-        limit=settings.memory_limit or device_memory_limit(),
+        limit=policy.limit,
         weights=weights,
         layers=probe_layers(cache, settings.prefill_chunk),
-        shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
-        fused_attention=mx.default_device() == mx.gpu and settings.kv_bits is None,
+        shape=shape,
+        scores=stored_scores(device, module, cache, shape),
+        arrays=len(state_arrays(cache)),
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
     if memory.longest_row(context, settings.prefill_chunk) < 1:
-        raise ModelLoadError(
-            f"{settings.model_name} needs more than the memory limit of "
-            f"{memory.limit / 2**30:.1f} GiB (its weights take {weights / 2**30:.1f} GiB). "
-            "Choose a smaller or more strongly quantized model, or raise --memory-limit."
-        )
+        raise _too_large(settings, policy, weights)
+    _read_weights(settings, policy, module)
     info = ModelInfo(
         name=settings.model_name,
         path=str(path),
@@ -123,7 +126,36 @@ def load_model(settings: CoreSettings) -> Model:
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, new_cache, paddable, vision)
+    return Model(module, info, memory, policy, new_cache, paddable, vision)
+
+
+def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model and its configuration; of the weights only the headers are read."""
+    try:
+        return load_with_mlx_lm(path, lazy=True, **_classes(settings.loader))  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unusable(settings, error) from error
+
+
+def _read_weights(settings: CoreSettings, policy: MemoryPolicy, module: nn.Module) -> None:
+    policy.set_limits()
+    try:
+        mx.eval(module.parameters())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unusable(settings, error) from error
+    policy.wire()
+
+
+def _unusable(settings: CoreSettings, error: Exception) -> ModelLoadError:
+    return ModelLoadError(f"Cannot load {settings.model_name}: {error}")
+
+
+def _too_large(settings: CoreSettings, policy: MemoryPolicy, weights: int) -> ModelLoadError:
+    return ModelLoadError(
+        f"{settings.model_name} needs more than the memory limit of "
+        f"{policy.limit / GIB:.1f} GiB (its weights take {weights / GIB:.1f} GiB). "
+        "Choose a smaller or more strongly quantized model, or raise --memory-limit."
+    )
 
 
 def _classes(loader: PluginTarget | None) -> dict[str, Any]:
@@ -134,47 +166,6 @@ def _classes(loader: PluginTarget | None) -> dict[str, Any]:
         return {"get_model_classes": resolve(loader.core)}
     except FAULTS as error:
         raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
-
-
-def can_batch(module: nn.Module, new_cache: Callable[[], list[Any]]) -> bool:
-    """Whether rows can share a batch: the caches merge, and the model takes their masks.
-
-    The second is tried on rows of different length. Building the graph is enough for a
-    model to refuse; nothing is computed. A mask of the wrong rank broadcasts silently when
-    there are as many rows as key-value heads, hence two numbers of rows.
-    """
-    if not can_merge(new_cache()):
-        return False
-    try:
-        for rows in (3, 5):
-            caches = [new_cache() for _ in range(rows)]
-            for tokens, cache in enumerate(caches, start=1):
-                module(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
-            merged = [entries[0].merge(list(entries)) for entries in zip(*caches, strict=True)]
-            module(mx.zeros((rows, 1), dtype=mx.int32), cache=merged)
-    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-        log.warning("this model runs one row at a time, because it cannot batch: %s", error)
-        return False
-    return True
-
-
-def can_merge(cache: Sequence[Any]) -> bool:
-    """Whether rows with such caches can share a batch."""
-    return all(
-        can_merge(entry.caches) if isinstance(entry, CacheList) else hasattr(entry, "merge")
-        for entry in cache
-    )
-
-
-def _shape(config: dict[str, Any], *, vocab: int, itemsize: int) -> Shape:
-    hidden = int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 4096)
-    return Shape(
-        hidden=hidden,
-        intermediate=int(config.get("intermediate_size") or 4 * hidden),
-        heads=int(config.get("num_attention_heads") or config.get("n_head") or 1),
-        vocab=vocab,
-        itemsize=itemsize,
-    )
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ the tree of prefixes, and from there into the caches of prompts that begin alike
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,8 @@ class BlockCopies:
 class BlockReuse:
     """Stores and finds KV by token ids, for caches that can be cut at any token.
 
-    limit: bytes at most; 0 switches everything off. least: tokens that make a hit.
-    kv_store: the directory in which KV outlives the process, if there is one.
+    limit: bytes at most; 0 switches everything off. count: most blocks. least: tokens that
+    make a hit. kv_store: the directory in which KV outlives the process, if there is one.
     """
 
     def __init__(
@@ -58,24 +59,27 @@ class BlockReuse:
         model: Model,
         limit: int,
         *,
+        count: float = math.inf,
         block: int = BLOCK,
         least: int = LEAST_REUSED,
         kv_store: KVStoreSettings | None = None,
     ):
         self._model = model
         self._least = least
-        self._limit = limit
+        self.limit = limit
+        self._count = count
         self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
         self._sessions: dict[tuple[int, ...], Session] = {}
         self.tree = self._new_tree(limit, block)
 
     def _new_tree(self, limit: int, block: int) -> PrefixTree:
-        return PrefixTree(limit, block, self.tier.leaving if self.tier is not None else None)
+        leaving = self.tier.leaving if self.tier is not None else None
+        return PrefixTree(limit, block, leaving, self._count)
 
     @property
     def enabled(self) -> bool:
         """Whether anything is ever stored."""
-        return self._limit > 0
+        return self.limit > 0
 
     @property
     def version(self) -> int:
@@ -89,7 +93,7 @@ class BlockReuse:
 
     def resize(self, room: int) -> None:
         """Evict down to `room`, the bytes that rows leave, or to the limit if that is less."""
-        self.tree.resize(max(0, min(self._limit, room)))
+        self.tree.resize(max(0, min(self.limit, room)))
 
     def clear(self) -> None:
         """Forget everything but sessions."""
@@ -111,7 +115,7 @@ class BlockReuse:
         if session is None or session.save:
             return ""
         try:
-            read = load_session(self._model, Path(session.path), self._limit)
+            read = load_session(self._model, Path(session.path), self.limit)
         except SessionError as error:
             return f"{error}."
         if tuple(read.ids) in self._sessions:
@@ -243,7 +247,7 @@ class BlockReuse:
         arrays = [array for entry in cache() for array in arrays_of(entry)]
         nbytes = sum(array.nbytes // array.shape[2] for array in arrays) * block
         # What the tree cannot hold is not copied.
-        most = (self.tree.limit - self.tree.pinned) // nbytes + 1
+        most = int(min((self.tree.limit - self.tree.pinned) // nbytes + 1, self._count))
         values = [
             [mx.contiguous(array[..., begin : min(begin + block, length), :]) for array in arrays]
             for begin in range(start, min(length, start + most * block), block)
@@ -278,13 +282,13 @@ class BlockReuse:
 def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reusing:
     """The reuse that fits the model's caches: of blocks or of checkpoints.
 
-    size: bytes, or, up to 1, a share of the memory that the weights leave.
+    size: see `MemoryPolicy.prefix_cache`.
     """
-    left = max(model.memory.limit - model.memory.weights, 0)
-    limit = int(size * left if size <= 1 else size)
+    limit = model.policy.prefix_cache(size, model.memory.weights)
+    count = model.policy.stored_arrays // max(model.memory.arrays, 1)
     if kv_store is not None and (not limit or model.info.needs_checkpoints):
         reason = "this model's caches cannot be cut" if limit else "prefix_cache is 0"
         log.warning("no KV is kept on disk, since %s", reason)
     if model.info.needs_checkpoints:
-        return CheckpointReuse(limit)
-    return BlockReuse(model, limit, kv_store=kv_store)
+        return CheckpointReuse(limit, count)
+    return BlockReuse(model, limit, count=count, kv_store=kv_store)

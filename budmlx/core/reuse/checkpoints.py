@@ -8,13 +8,14 @@ row ends, for the next turn of its conversation.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
+from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
 from budmlx.lookup import Prefix, PrefixIndex
 from budmlx.protocol import LEAST_REUSED, SessionFile
@@ -33,7 +34,7 @@ class Checkpoint:
     @classmethod
     def of(cls, namespace: str, ids: Sequence[int], cache: Sequence[Any]) -> Checkpoint:
         """A copy, not yet computed, of a row's cache that holds exactly `ids`."""
-        arrays = _arrays_of(cache)
+        arrays = state_arrays(cache)
         # An array that is a part of another, of the state of a batch say, holds all its memory.
         compact = {id(array): mx.contiguous(array) for array in arrays}
         whole = copy.deepcopy(list(cache), compact)
@@ -47,7 +48,7 @@ class Checkpoint:
     @property
     def arrays(self) -> list[mx.array]:
         """The arrays to evaluate before the checkpoint is used."""
-        return _arrays_of(self.cache)
+        return state_arrays(self.cache)
 
     @property
     def nbytes(self) -> int:
@@ -64,12 +65,12 @@ class Checkpoint:
 class Checkpoints:
     """Holds checkpoints up to a limit in bytes; the least recently used one is evicted first.
 
-    version: changes whenever more can be found.
+    count: most checkpoints. version: changes whenever more can be found.
     """
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, count: float = math.inf):
         self.version = 0
-        self._kept: PrefixIndex[Checkpoint] = PrefixIndex(limit=limit)
+        self._kept: PrefixIndex[Checkpoint] = PrefixIndex(count=count, limit=limit)
 
     @property
     def limit(self) -> int:
@@ -124,20 +125,20 @@ class Checkpoints:
 class CheckpointReuse:
     """Stores and finds whole states by token ids, for caches that cannot be cut at any token.
 
-    limit: bytes at most; 0 switches everything off.
+    limit: bytes at most; 0 switches everything off. count: most checkpoints.
     """
 
     pending = False
     reserved = 0
 
-    def __init__(self, limit: int):
-        self._limit = limit
-        self._kept = Checkpoints(limit)
+    def __init__(self, limit: int, count: float = math.inf):
+        self.limit = limit
+        self._kept = Checkpoints(limit, count)
 
     @property
     def enabled(self) -> bool:
         """Whether anything is ever stored."""
-        return self._limit > 0
+        return self.limit > 0
 
     @property
     def version(self) -> int:
@@ -146,7 +147,7 @@ class CheckpointReuse:
 
     def resize(self, room: int) -> None:
         """Evict down to `room`, the bytes that rows leave, or to the limit if that is less."""
-        self._kept.resize(max(0, min(self._limit, room)))
+        self._kept.resize(max(0, min(self.limit, room)))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -217,8 +218,3 @@ class CheckpointReuse:
         # Computed in the background, and only if it is kept.
         if self._kept.store(checkpoint):
             mx.async_eval(checkpoint.arrays)
-
-
-def _arrays_of(cache: Sequence[Any]) -> list[mx.array]:
-    leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
-    return [leaf for leaf in leaves if isinstance(leaf, mx.array)]

@@ -57,7 +57,11 @@ class Reusing(Protocol):
     """Stores and finds the states of rows by token ids.
 
     `BlockReuse` does so for caches that can be cut at any token, `CheckpointReuse` for others.
+
+    limit: bytes at most.
     """
+
+    limit: int
 
     @property
     def enabled(self) -> bool:

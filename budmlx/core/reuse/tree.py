@@ -5,6 +5,7 @@ The tree knows neither models nor arrays: the values it holds are opaque.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -58,17 +59,22 @@ class Match:
 class PrefixTree:
     """Holds blocks up to a limit in bytes; the least recently used one is evicted first.
 
-    block: tokens of a full block. version: changes whenever more can match.
+    block: tokens of a full block. count: most blocks. version: changes whenever more can match.
     leaving: called with each block just before its eviction; it must not use the tree.
     `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
     it a moment later, so the first block that nobody holds never has children.
     """
 
     def __init__(
-        self, limit: int, block: int = BLOCK, leaving: Callable[[Block], None] | None = None
+        self,
+        limit: int,
+        block: int = BLOCK,
+        leaving: Callable[[Block], None] | None = None,
+        count: float = math.inf,
     ):
         self.block = block
         self.limit = limit
+        self.count = count
         self.nbytes = 0
         self.pinned = 0
         self.version = 0
@@ -133,7 +139,7 @@ class PrefixTree:
     def resize(self, limit: int) -> None:
         """Set the limit, and evict down to it as far as pins allow."""
         self.limit = limit
-        self._evict(limit)
+        self._evict(limit, self.count)
 
     def hold(self, blocks: Iterable[Block]) -> None:
         """Protect blocks from eviction; a holder of a block must hold those above it, too."""
@@ -168,7 +174,8 @@ class PrefixTree:
         shorter = parent.children[index - 1] if index else None
         if shorter is not None and _begins(tokens, shorter.tokens):
             return self._grow(shorter, tokens, value, nbytes)
-        if self.pinned + nbytes > self.limit or not self._evict(self.limit - nbytes):
+        fits = self.pinned + nbytes <= self.limit
+        if not fits or not self._evict(self.limit - nbytes, self.count - 1):
             return None
         block = Block(parent, tokens, value, nbytes)
         # The eviction may have taken siblings.
@@ -181,7 +188,8 @@ class PrefixTree:
     def _grow(self, block: Block, tokens: tuple[int, ...], value: Any, nbytes: int) -> Block | None:
         self.hold([block])
         extra = nbytes - block.nbytes
-        room = self.pinned + extra <= self.limit and self._evict(self.limit - extra)
+        fits = self.pinned + extra <= self.limit
+        room = fits and self._evict(self.limit - extra, self.count)
         if room:
             block.tokens, block.value, block.nbytes, block.key = tokens, value, nbytes, b""
             self.nbytes += extra
@@ -190,9 +198,9 @@ class PrefixTree:
         self.let_go([block])
         return block if room else None
 
-    def _evict(self, target: int) -> bool:
-        """Drop blocks until they take no more than `target` bytes; False if pins forbid it."""
-        while self.nbytes > target:
+    def _evict(self, nbytes: int, count: float) -> bool:
+        """Drop blocks until `count` of `nbytes` at most are left; False if pins forbid it."""
+        while self.nbytes > nbytes or len(self._order) > count:
             victim = next((block for block in self._order if not block.pins), None)
             if victim is None:
                 return False

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
+from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
@@ -83,7 +84,7 @@ class Scheduler:
         self._seconds = 0.0
         self._first_use = False
         self._room: int | None = None
-        self._memory = 0
+        self._memory = memory_use()
 
     @property
     def busy(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from budmlx.core.row import Row
-from budmlx.protocol import GenerateRequest, RowErrorCode, RowFailed, StepFrame, Token
+from budmlx.protocol import GenerateRequest, MemoryUse, RowErrorCode, RowFailed, StepFrame, Token
 
 FAILED = "The model failed on this request. Other requests are not affected."
 
@@ -62,8 +62,8 @@ class StepReport:
             row.started = True
             self._started.append(row.id)
 
-    def frame(self, *, waiting: int, running: int, memory: int) -> StepFrame:
-        """The frame; the next draft is empty. memory: bytes in use."""
+    def frame(self, *, waiting: int, running: int, memory: MemoryUse) -> StepFrame:
+        """The frame; the next draft is empty."""
         frame = StepFrame(
             tokens=self._tokens,
             failed=self._failed,

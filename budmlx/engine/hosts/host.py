@@ -5,13 +5,20 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
 from budmlx.progress import Notice
-from budmlx.protocol import CoreSettings, GenerateRequest, RowFailed, StepFrame
+from budmlx.protocol import (
+    CoreSettings,
+    GenerateRequest,
+    MemoryBudget,
+    MemoryUse,
+    RowFailed,
+    StepFrame,
+)
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -33,7 +40,7 @@ class HostStatus:
 
     ready: the core is loaded and has stepped or idled within the last seconds.
     reason: one sentence when it is not ready, else empty.
-    waiting, running: rows in the core. memory: bytes in use there.
+    waiting, running: rows in the core. memory: what the core has, budget: what it may have.
     restarts: the number of times that the core was restarted.
     """
 
@@ -41,7 +48,8 @@ class HostStatus:
     reason: str = ""
     waiting: int = 0
     running: int = 0
-    memory: int = 0
+    memory: MemoryUse = field(default_factory=MemoryUse)
+    budget: MemoryBudget = field(default_factory=MemoryBudget)
     restarts: int = 0
 
 

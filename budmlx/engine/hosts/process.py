@@ -88,7 +88,8 @@ class ProcessHost:
         self._last_end = ""
         begin = time.monotonic()
         self._child = self._spawn()
-        self.info = self._load(self._child, math.inf)
+        loaded = self._load(self._child, math.inf)
+        self.info, self._budget = loaded.info, loaded.budget
         self._load_patience = max(_LOAD_SECONDS, _LOAD_SLACK * (time.monotonic() - begin))
         self._went_up()
         self._supervisor = threading.Thread(
@@ -123,6 +124,7 @@ class ProcessHost:
                 waiting=self._latest.waiting + self._recovery.held,
                 running=self._latest.running,
                 memory=self._latest.memory,
+                budget=self._budget,
                 restarts=self._restarts,
             )
 
@@ -188,8 +190,8 @@ class ProcessHost:
                 self._child = child
                 if self._closing.is_set():
                     child.kill()
-            info = self._load(child, self._load_patience)
-            if info.fingerprint != self.info.fingerprint:
+            loaded = self._load(child, self._load_patience)
+            if loaded.info.fingerprint != self.info.fingerprint:
                 child.reap()
                 return End("the model directory was changed")
         except ModelLoadError as error:
@@ -204,7 +206,7 @@ class ProcessHost:
         except OSError as error:
             raise ModelLoadError(f"The engine process could not be started: {error}.") from error
 
-    def _load(self, child: Child, patience: float) -> ModelInfo:
+    def _load(self, child: Child, patience: float) -> Loaded:
         """Wait until the core has loaded. Raises ModelLoadError.
 
         patience: seconds without a sign of life after which it is killed.
@@ -233,7 +235,7 @@ class ProcessHost:
             raise
         if isinstance(message, Loaded):
             self._news.end()
-            return message.info
+            return message
         if message is None:
             how = child.end_hung(watchdog.silence).how
             raise ModelLoadError(f"The engine process did not load the model: {how}.")

@@ -58,6 +58,7 @@ class ThreadHost:
         if isinstance(outcome, LoadFailed):
             raise ModelLoadError(outcome.message)
         self.info = outcome.info
+        self._budget = outcome.budget
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; see `Host.submit`."""
@@ -93,6 +94,7 @@ class ThreadHost:
             waiting=frame.waiting,
             running=frame.running,
             memory=frame.memory,
+            budget=self._budget,
         )
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ def core_settings(
         model_path=files.path,
         model_name=name,
         memory_limit=config.memory_limit and int(config.memory_limit),
+        wired=config.wired,
         max_rows=config.max_rows,
         prefill_chunk=config.prefill_chunk,
         kv_bits=config.kv_bits,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import pytest
 
@@ -50,7 +52,5 @@ def test_row_bytes_are_those_of_the_cache(name: str) -> None:
 def test_the_longest_row_is_the_longest_that_fits() -> None:
     memory = load().memory
     limit = memory.total([[3000]], 64)
-    longest = type(memory)(
-        limit, memory.weights, memory.layers, memory.shape, memory.fused_attention
-    ).longest_row(8192, 64)
+    longest = replace(memory, limit=limit).longest_row(8192, 64)
     assert memory.total([[longest]], 64) <= limit < memory.total([[longest + 1]], 64)

@@ -17,6 +17,7 @@ from budmlx.config import Config
 from budmlx.core.model.memory import arrays_of, fill
 from budmlx.core.model.model import Model
 from budmlx.core.model.quantized_kv import BatchQuantizedCache, QuantizedCache, cache_maker
+from budmlx.core.model.scores import ALL_SCORES
 from budmlx.errors import ConfigError, ModelLoadError
 from tests.core.architectures import ARCHITECTURES, BASE
 from tests.core.driver import Driver, load, request
@@ -230,7 +231,7 @@ def test_rows_take_the_projected_memory(name: str) -> None:
         mx.eval(model(mx.array([[5] * 300]), cache))
         assert model.memory.row(300) == sum(entry.nbytes for entry in cache)
         assert model.memory.row(300) / plain == (bits + 64 / group) / 32
-        assert not model.memory.fused_attention
+        assert model.memory.scores == ALL_SCORES
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -42,6 +43,18 @@ class Resuming(Driver):
         self.submit(item)
         self.run()
         return self.tokens[item.id]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_a_device_with_few_buffers_bounds_what_is_stored(name: str) -> None:
+    model = plain(name)
+    few = replace(model, policy=replace(model.policy, stored_arrays=3.9 * model.memory.arrays))
+    driver = Driver(few, reuse=open_reuse(few, 0.5))
+    for number in range(6):
+        driver.submit(request(number, words(number, 300), max_tokens=2))
+        driver.run()
+    hits = [number for number in range(6) if driver.executor._reuse.find("", words(number, 299), 0)]
+    assert 1 <= len(hits) <= 3 and hits[-1] == 5
 
 
 def test_the_cache_decides_how_prompts_are_reused() -> None:
@@ -222,9 +235,15 @@ def state(ids: list[int], tokens: int) -> Checkpoint:
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
 
-@given(st.lists(st.tuples(IDS, st.integers(1, 4)), max_size=30), st.integers(0, 400))
-def test_it_finds_what_a_dictionary_finds(steps: list[tuple[list[int], int]], limit: int) -> None:
-    kept = Checkpoints(limit)
+@given(
+    st.lists(st.tuples(IDS, st.integers(1, 4)), max_size=30),
+    st.integers(0, 400),
+    st.integers(1, 4) | st.just(math.inf),
+)
+def test_it_finds_what_a_dictionary_finds(
+    steps: list[tuple[list[int], int]], limit: int, count: float
+) -> None:
+    kept = Checkpoints(limit, count)
     model: dict[tuple[int, ...], int] = {}  # ids -> bytes, least recently used first
     for ids, tokens in steps:
         known = [key for key in model if list(key) == ids[: len(key)]]
@@ -238,7 +257,7 @@ def test_it_finds_what_a_dictionary_finds(steps: list[tuple[list[int], int]], li
         kept.store(state(ids, tokens))
         key = tuple(ids)
         if key not in model and size <= limit:
-            while model and sum(model.values()) + size > limit:
+            while model and (sum(model.values()) + size > limit or len(model) >= count):
                 del model[next(iter(model))]
             model[key] = size
         assert kept.nbytes == sum(model.values()) <= limit

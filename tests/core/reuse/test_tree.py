@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -36,8 +37,9 @@ def shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 class Naive:
     """What the tree must do, by looking at everything every time."""
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int, count: float):
         self.limit = limit
+        self.count = count
         self.entries: dict[Key, Entry] = {}
         self.clock = 0
 
@@ -78,8 +80,8 @@ class Naive:
             self.clock += 1
             self.entries[key].used = self.clock
 
-    def evict(self, target: int) -> bool:
-        while self.nbytes > target:
+    def evict(self, target: int, count: float) -> bool:
+        while self.nbytes > target or len(self.entries) > count:
             leaves = [
                 (entry.used, key)
                 for key, entry in self.entries.items()
@@ -125,7 +127,8 @@ class Naive:
             pins, old = entry.pins, entry.nbytes
             entry.pins += 1
         extra = size - old
-        room = self.pinned + extra <= self.limit and self.evict(self.limit - extra)
+        count = self.count - (shorter is None)
+        room = self.pinned + extra <= self.limit and self.evict(self.limit - extra, count)
         if shorter is not None:
             self.entries[shorter].pins -= 1
         if room:
@@ -138,10 +141,10 @@ class Naive:
 class TreeOrders(RuleBasedStateMachine):
     """Any order of inserts, matches, pins and changes of the limit."""
 
-    @initialize(limit=st.integers(0, 40))
-    def begin(self, limit: int) -> None:
-        self.tree = PrefixTree(limit, BLOCK)
-        self.naive = Naive(limit)
+    @initialize(limit=st.integers(0, 40), count=st.integers(0, 6) | st.just(math.inf))
+    def begin(self, limit: int, count: float) -> None:
+        self.tree = PrefixTree(limit, BLOCK, count=count)
+        self.naive = Naive(limit, count)
         self.pins: list[tuple[Match, str, tuple[int, ...]]] = []
 
     @rule(namespace=NAMESPACE, ids=IDS, sizes=st.lists(st.integers(1, 9), min_size=4, max_size=4))
@@ -188,13 +191,13 @@ class TreeOrders(RuleBasedStateMachine):
         match.unpin()
         for key in keys:
             self.naive.entries[key].pins -= 1
-        self.naive.evict(self.naive.limit)
+        self.naive.evict(self.naive.limit, self.naive.count)
 
     @rule(limit=st.integers(0, 40))
     def resize(self, limit: int) -> None:
         self.tree.resize(limit)
         self.naive.limit = limit
-        self.naive.evict(limit)
+        self.naive.evict(limit, self.naive.count)
 
     @invariant()
     def same(self) -> None:
@@ -209,6 +212,7 @@ class TreeOrders(RuleBasedStateMachine):
             )
         assert (self.tree.nbytes, self.tree.pinned) == (self.naive.nbytes, self.naive.pinned)
         assert self.tree.nbytes <= max(self.tree.limit, self.tree.pinned)
+        assert len(stored) <= self.tree.count
         assert self.tree._roots.keys() == {space for space, _ in self.naive.entries}
 
     def keys(self, match: Match, namespace: str) -> Path:
@@ -280,6 +284,18 @@ def test_the_least_recently_used_goes_first() -> None:
     put(tree, [4] * 4)
     held = [first for first in range(1, 5) if tree.match("", [first] * 4).length]
     assert held == [1, 3, 4]
+
+
+def test_it_holds_no_more_blocks_than_it_may() -> None:
+    tree = PrefixTree(10**6, 4, count=3)
+    for first in (1, 2, 3, 4):
+        put(tree, [first] * 4)
+    held = [first for first in range(1, 5) if tree.match("", [first] * 4).length]
+    assert held == [2, 3, 4]
+    put(tree, [*[4] * 4, *range(10, 18)])  # three blocks: the last of them is new, too
+    assert tree.match("", [*[4] * 4, *range(10, 18)]).length == 12
+    put(tree, [*[4] * 4, *range(10, 22)])  # a fourth does not fit beside those above it
+    assert tree.match("", [*[4] * 4, *range(10, 22)]).length == 12
 
 
 def test_hits_are_found_among_many_siblings() -> None:

@@ -66,7 +66,8 @@ def test_serves_rows(start: Callable[..., ProcessHost], rows: Rows) -> None:
     eventually(lambda: host.status().running == 0)
     status = host.status()
     assert (status.ready, status.reason, status.waiting, status.restarts) == (True, "", 0, 0)
-    assert status.memory > 0
+    assert status.memory.peak >= status.memory.active > 0
+    assert 0 < status.budget.weights < status.budget.limit
 
 
 def test_cancel_frees_the_row(start: Callable[..., ProcessHost], rows: Rows) -> None:

@@ -130,6 +130,9 @@ async def test_health(server: HttpServer) -> None:
     assert (answer.status, answer.json) == (200, {"message": "ok", "status": "ok"})
     answer = await exchange(server, get("/ready"))
     assert (answer.status, answer.json["status"]) == (200, "ready")
+    (memory,) = answer.json["memory"]
+    assert 0 < memory["weights"] < memory["limit"]
+    assert memory["active"] <= memory["peak"]
 
 
 async def test_not_ready_says_why(own_server: HttpServer) -> None:
