@@ -42,7 +42,7 @@ def main() -> None:
         message = "The core speaks another protocol: budmlx was updated. Restart the server."
         channel.send(LoadFailed(message))
         return
-    loop = CoreLoop(hello.settings, lambda frame: _emit(channel, frame))
+    loop = CoreLoop(hello.settings, lambda frame: _emit(channel, frame), replaceable=True)
     threading.Thread(target=_receive, args=(channel, loop), daemon=True).start()
     status = 1
     try:

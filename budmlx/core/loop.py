@@ -35,11 +35,19 @@ class CoreLoop:
     """Loads a model and serves it until a `Shutdown` is posted.
 
     emit: receives every message of the core, on the core's thread.
+    replaceable: another process continues if this one ends; see `Executor`.
     """
 
-    def __init__(self, settings: CoreSettings, emit: Callable[[FromCore], None]):
+    def __init__(
+        self,
+        settings: CoreSettings,
+        emit: Callable[[FromCore], None],
+        *,
+        replaceable: bool = False,
+    ):
         self._settings = settings
         self._emit = emit
+        self._replaceable = replaceable
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
 
     def post(self, message: ToCore) -> None:
@@ -50,7 +58,7 @@ class CoreLoop:
         """Block until shutdown. MLX is used on the calling thread only.
 
         Raises:
-            DeviceLostError: the device refuses all further work; end the process.
+            DeviceLostError: the device failed; end the process.
         """
         try:
             self._serve()
@@ -69,7 +77,7 @@ class CoreLoop:
             if problem := reuse.open_session(SessionFile(path=path, save=False)):
                 self._emit(LoadFailed(f"The session cannot be used: {problem}"))
                 return
-        executor = Executor(model, reuse)
+        executor = Executor(model, reuse, replaceable=self._replaceable)
         chunk = self._settings.prefill_chunk
         scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
         self._emit(Loaded(model.info))

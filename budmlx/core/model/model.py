@@ -17,7 +17,7 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from budmlx.core.model.memory import MemoryModel, Shape, device_memory_limit, probe_layers
-from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
+from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
@@ -42,10 +42,6 @@ CAN_BE_CUT = (KVCache, QuantizedCache)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 # Models that name no limit are recurrent, so their context is not bounded by memory.
 UNBOUNDED_CONTEXT = 2**20
-
-
-class DeviceLostError(Exception):
-    """The device refuses all further work; only a new process can continue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,8 @@ def load_model(settings: CoreSettings) -> Model:
         weights=weights,
         layers=probe_layers(cache, settings.prefill_chunk),
         shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
-        fused_attention=mx.default_device() == mx.gpu and settings.kv_bits is None,
+        fused_attention=mx.default_device() == mx.gpu,
+        unpacked=unpacked_bytes(cache),
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
     if memory.longest_row(context, settings.prefill_chunk) < 1:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
+from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
 from budmlx.lookup import Prefix, PrefixIndex
 from budmlx.protocol import LEAST_REUSED, SessionFile
@@ -33,7 +33,7 @@ class Checkpoint:
     @classmethod
     def of(cls, namespace: str, ids: Sequence[int], cache: Sequence[Any]) -> Checkpoint:
         """A copy, not yet computed, of a row's cache that holds exactly `ids`."""
-        arrays = _arrays_of(cache)
+        arrays = state_arrays(cache)
         # An array that is a part of another, of the state of a batch say, holds all its memory.
         compact = {id(array): mx.contiguous(array) for array in arrays}
         whole = copy.deepcopy(list(cache), compact)
@@ -47,7 +47,7 @@ class Checkpoint:
     @property
     def arrays(self) -> list[mx.array]:
         """The arrays to evaluate before the checkpoint is used."""
-        return _arrays_of(self.cache)
+        return state_arrays(self.cache)
 
     @property
     def nbytes(self) -> int:
@@ -217,8 +217,3 @@ class CheckpointReuse:
         # Computed in the background, and only if it is kept.
         if self._kept.store(checkpoint):
             mx.async_eval(checkpoint.arrays)
-
-
-def _arrays_of(cache: Sequence[Any]) -> list[mx.array]:
-    leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
-    return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
