@@ -20,7 +20,7 @@ from tests.core.driver import Driver, load, request
 from tests.core.reuse.test_blocks import cold, plain, words
 from tests.models import tiny_model_dir
 
-ROWS = 3
+ROWS = 2
 PROMPT = 10
 # Steps after which nothing new is held, and before which the caches do not grow for the first time.
 SETTLED, SHORT = 2 * EVALUATE_EVERY, 240
@@ -77,6 +77,7 @@ def test_a_batch_holds_the_same_after_many_steps(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_batch_holds_the_same_after_ten_thousand_steps(name: str, tmp_path: Path) -> None:
     run = LongRun(name, 10_000, tmp_path)
