@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 
 from budmlx.backend import importing_mlx
@@ -55,7 +56,8 @@ def main() -> None:
     except ModelLoadError as error:
         channel.send(LoadFailed(error.message))
         return
-    loop = loop_class(hello.settings, lambda frame: _emit(channel, frame), Activity(NOTE))
+    emit = partial(_emit, channel)
+    loop = loop_class(hello.settings, emit, Activity(NOTE), replaceable=True)
     threading.Thread(target=_receive, args=(channel, loop), daemon=True).start()
     status = 1
     try:

@@ -42,7 +42,8 @@ class CoreLoop:
 
     emit: receives every message of the core, on the core's thread.
     activity: what it does now. warmup_seconds: the model serves after that time of warming up
-    even if kernels are missing.
+    even if kernels are missing. replaceable: another process continues if this one ends; see
+    `Executor`.
     """
 
     def __init__(
@@ -51,11 +52,14 @@ class CoreLoop:
         emit: Callable[[FromCore], None],
         activity: Activity | None = None,
         warmup_seconds: float = WARMUP_SECONDS,
+        *,
+        replaceable: bool = False,
     ):
         self.activity = activity or Activity()
         self._warmup_seconds = warmup_seconds
         self._settings = settings
         self._emit = emit
+        self._replaceable = replaceable
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
 
     def post(self, message: ToCore) -> None:
@@ -66,7 +70,7 @@ class CoreLoop:
         """Block until shutdown. MLX is used on the calling thread only.
 
         Raises:
-            DeviceLostError: the device refuses all further work; end the process.
+            DeviceLostError: the device failed; end the process.
         """
         try:
             self._serve()
@@ -89,7 +93,7 @@ class CoreLoop:
                 return
         if self._settings.warmup:
             WarmUp(model, self._settings, self.activity).run(self._emit, self._warmup_seconds)
-        executor = Executor(model, reuse, self.activity)
+        executor = Executor(model, reuse, self.activity, replaceable=self._replaceable)
         chunk = self._settings.prefill_chunk
         scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
         budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)

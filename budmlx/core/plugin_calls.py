@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from budmlx.core.activity import NoteWriter
+from budmlx.core.model.device_faults import is_device_fault
 from budmlx.core.row import RowError
 from budmlx.plugins.boundary import FAULTS, broke, raised
 
@@ -33,6 +34,9 @@ def resolve(target: str) -> Any:
 def calling(plugin: str, what: str) -> Iterator[None]:
     """Context of a call of a plugin, which `NOTE` names. what: such as `vision encoder`.
 
+    A fault of the device is raised as it is: whoever waits for the device hears of it, and it is
+    not the plugin's.
+
     Raises:
         PluginFault: the plugin raised an error, which is logged.
     """
@@ -40,6 +44,8 @@ def calling(plugin: str, what: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
+        if is_device_fault(error):
+            raise
         raise PluginFault(raised(plugin, what, error)) from error
     finally:
         NOTE.plugin("")

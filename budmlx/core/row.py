@@ -47,6 +47,7 @@ class Row:
     keys: the same for comparing prompts, with keys of images in place of their placeholders.
     unread: tokens that have been drawn, or are being drawn, and are not in `ids` yet.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
+    quarantined_until: after a fault of the device, too, and no other such row runs beside it.
     started: its prefill began once already.
     cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
@@ -59,6 +60,7 @@ class Row:
     keys: list[int]
     unread: int = 0
     solo_until: int | None = None
+    quarantined_until: int | None = None
     started: bool = False
     cached: int = 0
     from_disk: int = 0
@@ -111,6 +113,11 @@ class Row:
         """Whether the row must not share a batch now."""
         return self.solo_until is not None and self.produced < self.solo_until
 
+    @property
+    def quarantined(self) -> bool:
+        """Whether the row must not run beside another of which this is true."""
+        return self.quarantined_until is not None and self.produced < self.quarantined_until
+
     def history(self) -> list[int]:
         """A copy of the ids before the token that is fed next, as far as they have been read."""
         return self.ids[: self.held]
@@ -153,6 +160,11 @@ class Row:
     def suspect(self) -> None:
         """Let the row run alone for a while, after a fault of a batch that it was in."""
         self.solo_until = self.produced + PROBATION
+
+    def quarantine(self) -> None:
+        """Let the row run as the only suspect for a while, after a fault of the device."""
+        self.suspect()
+        self.quarantined_until = self.solo_until
 
     def prefills_with(self, other: Row) -> bool:
         """Whether one prefill serves both: they are choices of one request, not yet begun."""

@@ -91,3 +91,20 @@ class Broken:
             "outside": (mx.full((count,), 10**6), state),
             "negative": (mx.full((count,), -1), state),
         }[self.how]
+
+
+class Unlucky:
+    """Draws the first token, and is there when the device fails for the first time."""
+
+    failed = False
+
+    def init(self, options: Options) -> list[mx.array]:
+        return [mx.zeros((1, 1))]
+
+    def sample(
+        self, logits: mx.array, state: list[mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, list[mx.array]]:
+        if not Unlucky.failed:
+            Unlucky.failed = True
+            raise RuntimeError("[METAL] Command buffer execution failed: Caused GPU Hang Error.")
+        return mx.argmax(logits, axis=-1), state

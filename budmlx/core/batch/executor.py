@@ -14,8 +14,9 @@ from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
+from budmlx.core.model.device_faults import DeviceLostError, ends_the_process, is_device_fault
 from budmlx.core.model.memory import memory_use
-from budmlx.core.model.model import DeviceLostError, Model
+from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import Row, RowError, RowFault
@@ -37,7 +38,8 @@ class Executor:
     on chance. Not thread-safe: everything happens on the core's thread.
 
     reuse: where KV of former prompts and replies is kept; without it, none is.
-    activity: hears what runs. worth_clearing: bytes of unused buffers that are given back after
+    activity: hears what runs. replaceable: another process continues if this one ends, so that it
+    ends when the device fails. worth_clearing: bytes of unused buffers that are given back after
     caches have grown.
     prompts, groups: the oldest first; for others to read.
     """
@@ -48,6 +50,7 @@ class Executor:
         reuse: Reusing | None = None,
         activity: Activity | None = None,
         *,
+        replaceable: bool = False,
         worth_clearing: int = WORTH_CLEARING,
     ):
         self.info = model.info
@@ -58,9 +61,11 @@ class Executor:
         self._model = model
         self._reuse = reuse or BlockReuse(model, 0)
         self._activity = activity or Activity()
+        self._replaceable = replaceable
         self._rows: dict[int, Row] = {}
         self._worth_clearing = worth_clearing
         self._progress = _Progress()
+        self._device_fault: Exception | None = None
 
     @property
     def reuses(self) -> bool:
@@ -82,24 +87,58 @@ class Executor:
 
         Returns the reason why it cannot run, or an empty string.
         """
+        problem = ""
         if row.request.session is not None:
             self._activity.run(("session", row.id))
-        if not (problem := self._reuse.open_session(row.request.session)):
+        try:
+            problem = self._reuse.open_session(row.request.session)
+        except Exception as error:
+            if not is_device_fault(error):
+                raise
+            # The row can run without the session; the next plan says what else is lost.
+            self._device_fault = error
+        if not problem:
             self._rows[row.id] = row
         return problem
 
     def run(self, plan: Plan) -> Result:
         """Run a plan, each action as soon as the one before has been submitted to the device.
 
-        A fault ends the action that raised and nothing else; see `Result.faults`.
+        A fault ends the action that raised and nothing else, see `Result.faults`; but a fault of
+        the device ends them all, see `Result.condemned`.
 
         Raises:
-            DeviceLostError: the device refuses all further work.
+            DeviceLostError: the device failed, and another process must continue.
         """
         begin = time.perf_counter()
         self._activity.begin()
         self._progress = _Progress()
         allowed = Allowance(plan.restore)
+        try:
+            self._carry_out(plan, allowed)
+        except Exception as error:
+            if not is_device_fault(error):
+                raise
+            self._condemn(plan, error)
+        seconds = time.perf_counter() - begin
+        failed = self._progress.condemned or bool(self._progress.faults)
+        return Result(
+            tokens=self._progress.tokens,
+            failed=self._progress.failed,
+            faults=self._progress.faults,
+            condemned=self._progress.condemned,
+            masking=self._progress.masking,
+            prompts=[prompt.state for prompt in self.prompts],
+            groups=[group.state for group in self.groups],
+            seconds=seconds,
+            disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
+            memory=memory_use(),
+            first_use=self._activity.end(seconds, failed=failed),
+        )
+
+    def _carry_out(self, plan: Plan, allowed: Allowance) -> None:
+        if self._device_fault is not None:
+            raise self._device_fault
         self._rearrange(plan)
         find_stored(self.prompts, self._reuse, allowed)
         if plan.room is not None:
@@ -112,18 +151,27 @@ class Executor:
             find_stored(self.prompts, self._reuse, Allowance(None))
         if plan.decode or plan.pause:
             self._decode(plan)
-        seconds = time.perf_counter() - begin
-        return Result(
-            tokens=self._progress.tokens,
-            failed=self._progress.failed,
-            faults=self._progress.faults,
-            prompts=[prompt.state for prompt in self.prompts],
-            groups=[group.state for group in self.groups],
-            seconds=seconds,
-            disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
-            memory=memory_use(),
-            first_use=self._activity.end(seconds, failed=bool(self._progress.faults)),
-        )
+
+    def _condemn(self, plan: Plan, error: Exception) -> None:
+        """Drop all that was computed: no row, token or stored block of a failed device is trusted.
+
+        What the plan says of rows that leave is done all the same.
+
+        Raises:
+            DeviceLostError: see `run`.
+        """
+        log.error("the device failed: %s", error)
+        self._device_fault = None
+        self._reuse.clear()
+        self.prompts, self.groups = [], []
+        self._progress = _Progress(condemned=True)
+        if self._replaceable or ends_the_process(error):
+            raise DeviceLostError(str(error)) from error
+        for row_id in plan.leave:
+            self._rows.pop(row_id, None)
+        for row in self._rows.values():
+            row.reset()
+        mx.clear_cache()
 
     def rest(self) -> None:
         """Give back what nobody needs while there is nothing to do."""
@@ -231,19 +279,23 @@ class Executor:
             # A merge of this plan may have failed.
             if self._progress.goes_on(groups[row_id].rows):
                 self._guard(groups[row_id].rows, self._dispatch, groups[row_id])
+        drawn: list[tuple[Row, list[Outcome]]] = []
         for group in self.groups:
             if self._progress.goes_on(group.rows):
-                self._guard(group.rows, self._collect, group)
+                self._guard(group.rows, self._collect, group, drawn)
+        # Only now, since a device that failed one group's step may have failed that of another.
+        for row, outcomes in drawn:
+            if row not in self._progress.out:
+                self._commit(row, outcomes)
 
     def _dispatch(self, group: Group) -> None:
         self._activity.run(group.kind)
         for row, fault in group.dispatch(self._expected).items():
             self._progress.fail([row], fault)
+        self._progress.masking += group.masking
 
-    def _collect(self, group: Group) -> None:
-        for row, outcomes in group.collect():
-            if row not in self._progress.out:
-                self._commit(row, outcomes)
+    def _collect(self, group: Group, drawn: list[tuple[Row, list[Outcome]]]) -> None:
+        drawn += group.collect()
 
     def _commit(self, row: Row, outcomes: Sequence[Outcome]) -> None:
         for drawn in outcomes:
@@ -258,23 +310,31 @@ class Executor:
                 return
 
     def _guard(self, rows: Iterable[Row], action: Callable[..., None], *arguments: Any) -> None:
-        """Call `action`; if it raises, these rows take no further part in the plan."""
+        """Call `action`; if it raises, these rows take no further part in the plan.
+
+        Faults of the device are raised.
+        """
         try:
             action(*arguments)
         except Exception as error:
             rows = list(rows)
             log.exception("a step of %d rows failed", len(rows))
-            if "SubmissionsIgnored" in str(error):
-                raise DeviceLostError(str(error)) from error
+            if is_device_fault(error):
+                raise
             mx.clear_cache()
             self._progress.faults.append([row.id for row in rows])
             self._progress.out.update(rows)
 
 
 class _Progress:
-    """The results of a plan so far. out: rows that take no further part in it."""
+    """The results of a plan so far. out: rows that take no further part in it.
 
-    def __init__(self) -> None:
+    condemned, masking: see `Result`.
+    """
+
+    def __init__(self, *, condemned: bool = False) -> None:
+        self.condemned = condemned
+        self.masking = 0.0
         self.tokens: list[Token] = []
         self.failed: list[RowFailed] = []
         self.faults: list[list[int]] = []

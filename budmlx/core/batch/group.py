@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.filters import features
 from budmlx.core.sample.sampling import Drawn, Outcome, RowSampling
 
+# Steps between evaluating what caches keep and no step needs. A layer without rotary embedding
+# counts its tokens by adding to an array that nobody reads: unevaluated, it holds all sums before.
+EVALUATE_EVERY = 64
+
 
 class Group:
     """Rows, their caches and the tokens they feed next.
@@ -28,6 +33,8 @@ class Group:
     the last prompt token, otherwise one that is still being computed.
     `_in_flight` holds tokens that steps drew and nobody has read, with the rows they were drawn
     for; None stands for rows that have left.
+    masking: seconds in the last step between tokens that were read and those that are drawn with
+    masks made of them; 0 without grammars.
     """
 
     def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
@@ -39,6 +46,8 @@ class Group:
         self._features: frozenset[Hashable] | None = None
         self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
+        self._steps = 0
+        self.masking = 0.0
 
     @classmethod
     def of(cls, model: Model, prompt: Prompt) -> list[Group]:
@@ -101,7 +110,7 @@ class Group:
 
     def cache_of(self, row: Row) -> list[Any]:
         """A row's own cache, one entry per layer, between steps. It may run ahead of `row.ids`."""
-        return self._slots.row(self.rows.index(row))
+        return self._slots.row(self.rows.index(row), row.held)
 
     def keep(self, rows: Iterable[Row]) -> None:
         """Drop all rows but these."""
@@ -118,7 +127,7 @@ class Group:
         ]
         if indices:
             self._feed = self._feed[mx.array(indices)]
-            self._slots.keep(indices)
+            self._slots.keep(indices, [row.held for row in self.rows])
 
     def _resample(self) -> None:
         """Drop the sampling of the rows, which are about to change; it is built again."""
@@ -136,6 +145,7 @@ class Group:
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
         """
         self._due, self._in_flight = self._in_flight, []
+        self.masking = 0.0
         if all(row.last_step for row in self.rows):
             return {}
         if self._sampling is None:
@@ -148,12 +158,17 @@ class Group:
             # The device works while the tokens before are read and masks are made of them.
             mx.async_eval(logits)
             unread = self._unread()
+        begin = time.perf_counter()
         drawn = self._sampling.sample(logits, self._feed, unread)
+        if self._sampling.constrained:
+            self.masking = time.perf_counter() - begin
         self._feed = drawn.tokens
         self._in_flight = [(drawn, self.rows)]
         for row in self.rows:
             row.advance()
-        mx.async_eval(*drawn.arrays)
+        self._steps += 1
+        kept = self._slots.arrays if self._steps % EVALUATE_EVERY == 0 else []
+        mx.async_eval(*drawn.arrays, *kept)
         return drawn.faults
 
     def _unread(self) -> dict[Row, list[int]]:

@@ -103,9 +103,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: rows that ended through a fault of their own; a later plan must let them leave.
     faults: rows of each action that raised. They took no further part, and a later plan must
     requeue them or let them leave, and forget what is stored.
+    condemned: the device failed. All prompts and groups and all that was stored are gone, and none
+    of what was read is delivered; a later plan must requeue all rows, and forget what is stored.
     prompts, groups: all there are now, the oldest first.
     seconds: how long the plan took. first_use: the time for building kernels may be among them.
-    memory: what MLX has.
+    memory: what MLX has. masking: seconds in which groups waited for the masks of grammars.
     """
 
     tokens: list[Token]
@@ -117,3 +119,5 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disk: DiskRead
     memory: MemoryUse
     first_use: bool = False
+    condemned: bool = False
+    masking: float = 0.0

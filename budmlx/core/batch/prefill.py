@@ -198,7 +198,7 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
         entry.finalize()
     cuts: list[PendingCopy] = []
     for index, prompt in enumerate(prompts):
-        row_cache = partial(extract, merged, index)
+        row_cache = partial(extract, merged, index, len(prompt.ids) - 1)
         cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=True)
         cuts += [cut] if cut else []
     mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
@@ -207,6 +207,9 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     return merged
 
 
-def extract(caches: Sequence[Any], index: int) -> list[Any]:
-    """One row's own cache out of batch caches, one entry per layer; read it before they change."""
-    return [row_of(entry, index) for entry in caches]
+def extract(caches: Sequence[Any], index: int, held: int) -> list[Any]:
+    """One row's own cache out of batch caches, one entry per layer; read it before they change.
+
+    held: tokens of the row that they have seen.
+    """
+    return [row_of(entry, index, held) for entry in caches]

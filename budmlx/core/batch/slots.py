@@ -11,7 +11,7 @@ from mlx.utils import tree_map
 from mlx_lm.models.cache import BatchKVCache
 
 from budmlx.core.batch.prefill import extract
-from budmlx.core.model.memory import CACHE_STEP, arrays_of
+from budmlx.core.model.memory import CACHE_STEP, arrays_of, keep_rows, state_arrays
 from budmlx.core.model.quantized_kv import BatchQuantizedCache
 
 # What a copy of all rows costs, in steps.
@@ -59,17 +59,21 @@ class Slots:
         known = self._merged and all(type(entry) in kinds for entry in self.caches)
         return known and not self.empty
 
-    def row(self, index: int) -> list[Any]:
-        """The cache of one row, one entry per layer."""
-        return extract(self.caches, self.places[index]) if self._merged else self.caches
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All arrays of the caches, those that no forward pass reads included."""
+        return state_arrays(self.caches)
 
-    def keep(self, indices: Sequence[int]) -> None:
-        """Drop all rows but these."""
+    def row(self, index: int, held: int) -> list[Any]:
+        """The cache of one row, one entry per layer. held: tokens of it that they have seen."""
+        return extract(self.caches, self.places[index], held) if self._merged else self.caches
+
+    def keep(self, indices: Sequence[int], held: Sequence[int]) -> None:
+        """Drop all rows but these. held: tokens of each of them that the caches have seen."""
         self.places = [self.places[index] for index in indices]
         if not self._lasting:
-            selected = mx.array(self.places)
             for entry in self.caches:
-                entry.filter(selected)
+                keep_rows(entry, self.places, held)
             self.width = len(self.places)
             self.places = list(range(self.width))
 

@@ -10,7 +10,14 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import ArraysCache, BatchKVCache, CacheList, KVCache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    BatchKVCache,
+    BatchRotatingKVCache,
+    CacheList,
+    KVCache,
+    RotatingKVCache,
+)
 
 from budmlx.core.model.scores import StoredScores
 from budmlx.core.model.shape import Shape
@@ -18,6 +25,8 @@ from budmlx.protocol import MemoryUse
 
 # mlx-lm's caches grow in steps of this many tokens.
 CACHE_STEP = 256
+# Layers whose quantized keys and values may be unpacked at the same time.
+UNPACKED_LAYERS = 2
 
 
 def scale(number: int, least: int) -> int:
@@ -47,17 +56,59 @@ def fill(entry: Any, arrays: Sequence[mx.array], length: int) -> None:
     entry.state = (keys, values, length) if half > 1 else (*keys, *values, length)
 
 
-def row_of(batch: Any, index: int) -> Any:
-    """One row's cache out of a batch's; that of plain caches is a view of the batch's arrays.
+def state_arrays(caches: Iterable[Any]) -> list[mx.array]:
+    """All arrays of caches, one entry per layer, of whatever kind they are."""
+    leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in caches]))
+    return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
 
-    A copy of a long row costs more than what is usually wanted of it.
+
+def row_of(batch: Any, index: int, held: int) -> Any:
+    """One row's cache out of a batch's, as its `extract` gives it.
+
+    That of plain caches is a view of the batch's arrays: a copy of a long row costs more than
+    what is usually wanted of it.
+
+    held: tokens of the row that the cache has seen. The batch has such numbers as arrays; to read
+    them is to wait for the step in flight.
     """
-    if type(batch) is not BatchKVCache:
+    if isinstance(batch, CacheList):
+        return CacheList(*(row_of(entry, index, held) for entry in batch.caches))
+    if type(batch) is BatchKVCache:
+        end, row = batch.size(), KVCache()
+        fill(row, _cut(arrays_of(batch), index, end - held, end), held)
+        return row
+    if type(batch) is not BatchRotatingKVCache or batch.keys.shape[2] > batch.max_size:
         return batch.extract(index)
-    begin, end = batch.left_padding.tolist()[index], batch.size()
-    row = KVCache()
-    fill(row, [array[index : index + 1, :, begin:end] for array in arrays_of(batch)], end - begin)
+    arrays, end = arrays_of(batch), batch._idx
+    if batch.rotated:
+        arrays = [mx.roll(array[index : index + 1], -end, axis=2) for array in arrays]
+        index, end = 0, batch.max_size
+    kept, row = min(held, batch.max_size), RotatingKVCache(batch.max_size)
+    row.keys, row.values = _cut(arrays, index, end - kept, end)
+    row.offset, row._idx = held, kept
     return row
+
+
+def _cut(arrays: Sequence[mx.array], index: int, begin: int, end: int) -> list[mx.array]:
+    return [array[index : index + 1, :, begin:end] for array in arrays]
+
+
+def keep_rows(batch: Any, rows: Sequence[int], held: Sequence[int]) -> None:
+    """Drop all rows of a batch's cache but these, as its `filter` does.
+
+    held: tokens of each that the cache has seen; see `row_of`.
+    """
+    if isinstance(batch, CacheList):
+        for entry in batch.caches:
+            keep_rows(entry, rows, held)
+    elif type(batch) is BatchKVCache and not batch.empty():
+        end, selected = max(held), mx.array(rows)
+        needless = batch.size() - end
+        keys, values = (array[selected][..., needless:, :] for array in arrays_of(batch))
+        padding = mx.array([end - each for each in held])
+        batch.state = (keys, values, mx.array(held), padding, end)
+    else:
+        batch.filter(mx.array(rows))
 
 
 def memory_use() -> MemoryUse:
@@ -104,18 +155,13 @@ def probe_layers(cache: Iterable[Any], chunk: int) -> tuple[CacheLayer, ...]:
     return tuple(layers)
 
 
-def state_arrays(cache: Iterable[Any]) -> list[mx.array]:
-    """The arrays that a row's state consists of, of whatever kind its entries are."""
-    leaves = (leaf for _, leaf in tree_flatten([entry.state for entry in cache]))
-    return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
-
-
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
     """Projection of memory in bytes: upper bounds, which a test compares with measured peaks.
 
     limit: bytes that may be used. weights: bytes of the model. scores: those of attention that
     are stored. arrays: the number of them in the state of a row.
+    unpacked: bytes of a token that a layer with quantized keys and values unpacks for attention.
     """
 
     limit: int
@@ -124,6 +170,7 @@ class MemoryModel:
     shape: Shape
     scores: StoredScores
     arrays: int
+    unpacked: int = 0
 
     def row(self, length: int) -> int:
         """KV bytes of one row of `length` tokens."""
@@ -140,7 +187,9 @@ class MemoryModel:
         stored = self.scores.prefill if tokens > 1 else self.scores.decode
         # Before and after the softmax; of half precision, two more copies on the way.
         scores = 2 * s.heads * length * 4 if stored else 0
-        return rows * tokens * (width * max(s.itemsize, 4) + scores) + rows * s.vocab * 16
+        unpacked = UNPACKED_LAYERS * self.unpacked * length
+        each = width * max(s.itemsize, 4) + scores
+        return rows * (tokens * each + unpacked + s.vocab * 16)
 
     def total(self, groups: Sequence[Sequence[int]], chunk: int) -> int:
         """Peak bytes of running `groups` (the lengths of their rows) and a prefill chunk.

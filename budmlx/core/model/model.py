@@ -17,7 +17,7 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 from budmlx.core.model.batchable import can_batch
 from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
-from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
+from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
 from budmlx.core.model.scores import stored_scores
 from budmlx.core.model.shape import Shape
 from budmlx.core.model.vision import Vision
@@ -42,10 +42,6 @@ CAN_BE_CUT = (KVCache, QuantizedCache)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 # Models that name no limit are recurrent, so their context is not bounded by memory.
 UNBOUNDED_CONTEXT = 2**20
-
-
-class DeviceLostError(Exception):
-    """The device refuses all further work; only a new process can continue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +104,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         shape=shape,
         scores=stored_scores(device, module, cache, shape),
         arrays=len(state_arrays(cache)),
+        unpacked=unpacked_bytes(cache),
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
     if memory.longest_row(context, settings.prefill_chunk) < 1:

@@ -1,7 +1,8 @@
 """KV caches that hold quantized keys and values, for one row and for batches.
 
-The attention of mlx-lm takes them from any cache that has `bits` and `group_size`; its own
-`QuantizedKVCache` cannot batch. What does not touch arrays is inherited from the plain caches.
+Attention gets them unpacked, in the model's dtype, as from plain caches. mlx-lm's attention would
+compute with packed ones of a cache that has an attribute `bits`, but rounds scores and sums to
+that dtype. What does not touch arrays is inherited from the plain caches.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class _Quantized:
     depends neither on its neighbours nor on the forward pass that added it.
     """
 
-    bits: int
+    kv_bits: int
     group_size: int
     keys: Triple | None
     values: Triple | None
@@ -43,17 +44,27 @@ class _Quantized:
         """Bytes of all arrays, including the room for further tokens."""
         return sum(array.nbytes for array in arrays_of(self))
 
-    def keys_and_values(self) -> tuple[Triple, Triple]:
-        """Keys and values of all tokens, padding included; arrays [rows, heads, tokens, ...]."""
-        size = self.size()
-        return tree_map(lambda array: array[..., :size, :], (self.keys, self.values))  # type: ignore[no-any-return]
+    @property
+    def unpacked_per_token(self) -> int:
+        """Bytes of a token's keys and values when they are unpacked."""
+        scales = arrays_of(self)[1::3]
+        return sum(x.shape[1] * x.shape[3] * self.group_size * x.dtype.size for x in scales)
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """Keys and values of all tokens, padding included; arrays [rows, heads, tokens, width]."""
+        assert self.keys is not None and self.values is not None
+        return self._unpacked(self.keys), self._unpacked(self.values)
+
+    def _unpacked(self, packed: Triple) -> mx.array:
+        held = (array[..., : self.size(), :] for array in packed)
+        return mx.dequantize(*held, group_size=self.group_size, bits=self.kv_bits)
 
     def _append(self, keys: mx.array, values: mx.array) -> None:
         start = self.size()
         held = arrays_of(self) or [None] * 6
         parts = [
-            *mx.quantize(keys, group_size=self.group_size, bits=self.bits),
-            *mx.quantize(values, group_size=self.group_size, bits=self.bits),
+            *mx.quantize(keys, group_size=self.group_size, bits=self.kv_bits),
+            *mx.quantize(values, group_size=self.group_size, bits=self.kv_bits),
         ]
         written = [_written(*pair, start) for pair in zip(held, parts, strict=True)]
         self.keys, self.values = tuple(written[:3]), tuple(written[3:])
@@ -68,10 +79,10 @@ class QuantizedCache(_Quantized, KVCache):  # type: ignore[misc]
 
     def __init__(self, bits: int, group_size: int):
         super().__init__()
-        self.bits = bits
+        self.kv_bits = bits
         self.group_size = group_size
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Triple, Triple]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Add keys and values [1, heads, tokens, width]; returns those of all tokens."""
         self._append(keys, values)
         self.offset += keys.shape[2]
@@ -93,10 +104,10 @@ class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]
 
     def __init__(self, left_padding: list[int], bits: int, group_size: int):
         super().__init__(left_padding)
-        self.bits = bits
+        self.kv_bits = bits
         self.group_size = group_size
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Triple, Triple]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Add keys and values [rows, heads, tokens, width]; returns those of all tokens."""
         self._append(keys, values)
         self._idx += keys.shape[2]
@@ -136,7 +147,7 @@ class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]
 
     def extract(self, idx: int) -> QuantizedCache:
         """One row, as a view of the batch's arrays."""
-        row = QuantizedCache(self.bits, self.group_size)
+        row = QuantizedCache(self.kv_bits, self.group_size)
         padding = self.left_padding.tolist()[idx]
         row.keys, row.values = tree_map(
             lambda array: array[idx : idx + 1, :, padding : self._idx],
@@ -150,7 +161,7 @@ class BatchQuantizedCache(_Quantized, BatchKVCache):  # type: ignore[misc]
         """A batch with a copy of each; some may be empty."""
         end = max(cache.offset for cache in caches)
         padding = [end - cache.offset for cache in caches]
-        batch = cls(padding, caches[0].bits, caches[0].group_size)
+        batch = cls(padding, caches[0].kv_bits, caches[0].group_size)
         if end:
             batch.keys, batch.values = _aligned(caches, [1] * len(caches), end, end)
             batch.offset = batch.offset + end
@@ -199,16 +210,16 @@ def cache_maker(module: nn.Module, bits: int | None) -> Callable[[], list[Any]]:
     """
     if bits is None:
         return partial(make_prompt_cache, module)
-    make = partial(_quantized, module, bits, _group_size(module))
-    cache = make()
-    try:
-        # Lazy: the model takes them or refuses, and nothing is computed.
-        for tokens in (2, 1):
-            module(mx.zeros((1, tokens), dtype=mx.int32), cache=cache)
-    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-        detail = f" ({error})" if isinstance(error, ValueError) else ""
-        raise _refusal(f"its attention does not take them{detail}") from error
-    return make
+    return partial(_quantized, module, bits, _group_size(module))
+
+
+def unpacked_bytes(cache: Sequence[Any]) -> int:
+    """Most bytes of a token's keys and values that a layer unpacks; 0 if they are not packed.
+
+    cache: of a row that holds a token.
+    """
+    packed = (entry for entry in cache if isinstance(entry, QuantizedCache))
+    return max((entry.unpacked_per_token for entry in packed), default=0)
 
 
 def _quantized(module: nn.Module, bits: int, group_size: int) -> list[QuantizedCache]:

@@ -76,8 +76,7 @@ def stored_scores(
     device: DeviceMemory, module: nn.Module, cache: Sequence[Any], shape: Shape
 ) -> StoredScores:
     """What a model stores on a device. cache: a single row's after a pass."""
-    quantized = any(hasattr(entry, "bits") for entry in cache)
-    if quantized or caps_scores(module):
+    if caps_scores(module):
         return ALL_SCORES
     return StoredScores.on(device, attention_heads(cache), shape.heads, half=shape.itemsize == 2)
 
@@ -85,14 +84,16 @@ def stored_scores(
 def attention_heads(cache: Iterable[Any]) -> set[AttentionHeads]:
     """The heads of all layers that attend, by a single row's cache after a pass.
 
-    cache: its keys and values are arrays [rows, heads, tokens, width], not quantized.
+    cache: its keys and values are arrays [rows, heads, tokens, width]; attention gets those of
+    quantized caches unpacked.
     """
     heads: set[AttentionHeads] = set()
     for entry in cache:
         if isinstance(entry, CacheList):
             heads |= attention_heads(entry.caches)
         elif not isinstance(entry, ArraysCache) and not entry.empty():
-            keys, values = entry.keys, entry.values
+            packed = isinstance(entry.keys, tuple)
+            keys, values = entry.keys_and_values() if packed else (entry.keys, entry.values)
             width = 0 if values is None else values.shape[-1]
             heads.add(AttentionHeads(keys.shape[-1], width, keys.shape[1]))
     return heads

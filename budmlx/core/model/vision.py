@@ -110,7 +110,7 @@ class Vision:
         arrays = {name: mx.array(as_numpy(tensor)) for name, tensor in image.arrays.items()}
         with calling(self._plugin, ENCODER):
             picture = self._encoder.encode(arrays)
-            # Errors of the device belong to this picture.
+            # What goes wrong while it is computed belongs to this picture.
             with computing():
                 mx.eval(picture)
         wanted = (image.tokens, hidden)

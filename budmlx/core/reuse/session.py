@@ -17,6 +17,7 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 
+from budmlx.core.model.device_faults import is_device_fault
 from budmlx.core.model.memory import arrays_of
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import ArraySpec, Layout, header
@@ -86,6 +87,8 @@ def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: P
         draft.replace(path)
     except (OSError, RuntimeError) as error:
         draft.unlink(missing_ok=True)
+        if is_device_fault(error):
+            raise
         raise SessionError(f"{path} cannot be written: {error}") from error
 
 
@@ -114,6 +117,8 @@ def load_session(model: Model, path: Path, limit: int) -> Session:
         ids, *kept = (arrays[str(number)] for number in range(len(layout)))
         mx.eval(kept)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if is_device_fault(error):
+            raise
         raise SessionError(f"{path} cannot be read: {error}") from error
     return Session(ids.reshape(-1).tolist(), kept)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from budmlx.core.model.device_faults import is_device_fault
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import Layout
 from budmlx.core.reuse.disk.identity import NUMBERS, layout_of, model_digest, name_of
@@ -98,7 +99,9 @@ class KVTier:
             return
         try:
             arrays = [bytes(memoryview(array)) for array in block.value]
-        except RuntimeError:  # What made it failed late: the step after finds out, too.
+        except RuntimeError as error:
+            if is_device_fault(error):
+                raise
             log.exception("a block of KV could not be read")
             self._store.drop()
             return
@@ -182,7 +185,9 @@ class KVTier:
             return False
         try:
             arrays = self._arrays(buffers, tokens)
-        except RuntimeError:  # no memory, most likely: rows wait for it, too
+        except RuntimeError as error:  # no memory, most likely: rows wait for it, too
+            if is_device_fault(error):
+                raise
             log.exception("a block of KV could not be taken from disk")
             return False
         new = tree.insert(namespace, ids, start, [(arrays, nbytes)])

@@ -62,6 +62,11 @@ class PrefillBudget:
         """Seconds that a prompt token takes in passes of many; None before the first of them."""
         return self._per_token
 
+    @property
+    def quiet(self) -> float | None:
+        """Seconds of a step without prompts; None before the first of them."""
+        return self._quiet
+
     def budget(self, decoding: int, waiting: int) -> int:
         """Prompt tokens that this step may compute.
 
@@ -159,6 +164,11 @@ class PromptView:
         return len(self.rows[0].ids)
 
     @property
+    def constrained(self) -> bool:
+        """Whether its rows have a grammar."""
+        return self.rows[0].grammar is not None
+
+    @property
     def whole(self) -> bool:
         """Whether it may share its only forward pass. One token cannot be padded."""
         row = self.rows[0]
@@ -198,13 +208,18 @@ class PassChoice:
         self._paddable = paddable
         self._reuses = reuses
 
-    def next(self, prompts: Sequence[PromptView], budget: int, *, oldest: bool) -> PrefillPass:
+    def next(
+        self, prompts: Sequence[PromptView], budget: int, *, oldest: bool, apart: bool = False
+    ) -> PrefillPass:
         """Several short prompts together, or one of any length; never more than to a checkpoint.
 
         budget: tokens, padding included, of the pass. What is left of a prompt goes at once if
         it is short. oldest: the first prompt goes now, else the one with the least to do.
+        apart: rows with grammars share no pass with others.
         """
         first = prompts[0] if oldest else min(prompts, key=lambda prompt: prompt.remaining)
+        if apart:
+            prompts = [each for each in prompts if each.constrained == first.constrained]
         batch = self._batch(first, prompts, budget)
         left = first.remaining
         if len(batch) > 1:

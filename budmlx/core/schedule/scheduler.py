@@ -83,6 +83,7 @@ class Scheduler:
         self._steps = 0
         self._seconds = 0.0
         self._first_use = False
+        self._masking = 0.0
         self._room: int | None = None
         self._memory = memory_use()
 
@@ -149,7 +150,8 @@ class Scheduler:
         part and no token waits for a prompt, at last all groups.
         """
         yield from self._settle(restore=self._readable(), save=self._saves)
-        self._seconds, self._first_use = 0.0, False
+        self._seconds = self._masking = 0.0
+        self._first_use = False
         decoding = self._view.decoding
         budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding)
         prefilled, merges = yield from self._prefill(budget)
@@ -157,6 +159,8 @@ class Scheduler:
             yield self._decode(merges)
         if not self._first_use:
             self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=bool(decoding))
+            if self._masking and (quiet := self._prefill_budget.quiet) is not None:
+                self._view.learn(self._masking, quiet)
         yield from self._settle()
 
     def take(self, result: Result) -> None:
@@ -164,6 +168,7 @@ class Scheduler:
         self._memory = result.memory
         self._seconds += result.seconds
         self._first_use |= result.first_use
+        self._masking += result.masking
         self._disk.learn(result.disk)
         self._view.update(result.prompts, result.groups, self._rows)
         self._report.add(result.tokens, result.failed)
@@ -172,6 +177,8 @@ class Scheduler:
             self._draft.keep += ended
             failed = [each.id for each in result.failed]
             self._end([self._rows[row_id] for row_id in [*ended, *failed]])
+        if result.condemned:
+            self._start_over()
         for ids in result.faults:
             self._suspect([self._rows[row_id] for row_id in ids if row_id in self._rows])
 
@@ -212,6 +219,9 @@ class Scheduler:
         odd = self._steps % 2 == 1
         waits = [heavy and odd for heavy in self._view.heavy()]
         groups = list(zip(self._view.groups, waits, strict=True))
+        if len(groups) > 1:
+            # Those that wait for tokens come last, while the device is busy with the others.
+            groups.sort(key=lambda each: each[0].constrained)
         return Plan(
             merge=merges,
             room=self._draft.pop_room(),
@@ -256,6 +266,11 @@ class Scheduler:
     def _running(self) -> int:
         return len(self._rows) - len(self._waiting)
 
+    @property
+    def _at_work(self) -> list[Row]:
+        waiting = set(self._waiting)
+        return [row for row in self._rows.values() if row not in waiting]
+
     def _admit(self) -> None:
         while self._waiting and self._running < self._max_rows:
             family = self._waiting.next(self._rows.values())
@@ -266,6 +281,8 @@ class Scheduler:
                     if self._compact():
                         continue
                     return
+            if rows[0].quarantined and any(row.quarantined for row in self._at_work):
+                return
             self._waiting.take(rows)
             for row in rows:
                 self._report.start(row)
@@ -308,8 +325,26 @@ class Scheduler:
         self._requeue(rows)
         for row in rows:
             if row.solo:
-                self._waiting.remove(row)
-                self._end([row])
-                self._report.raised(row.id)
+                self._fail(row)
             else:
                 row.suspect()
+
+    def _start_over(self) -> None:
+        """Send all rows back after a fault of the device, of which nothing says whose it was.
+
+        All become suspects, of which one runs at a time; if one did so already, it fails.
+        """
+        rows = self._at_work
+        self._draft.forget = True
+        self._requeue(rows)
+        guilty = [row for row in rows if row.quarantined]
+        for row in guilty:
+            self._fail(row)
+        for row in rows if not guilty else ():
+            row.quarantine()
+
+    def _fail(self, row: Row) -> None:
+        """End a row that was sent back."""
+        self._waiting.remove(row)
+        self._end([row])
+        self._report.raised(row.id)

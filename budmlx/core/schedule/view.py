@@ -4,6 +4,7 @@ change them, and the choice of groups to merge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ STEP_OVERHEAD = 32 * 2**20
 MERGE_GAIN = 0.9
 # A group whose step costs this many times more for each of its rows is heavy.
 HEAVY = 4
+# Weight of the newest measurement of what masks cost.
+NEWEST = 0.2
+# The share of a step that is taken for forward passes even if masks seem to take all of it.
+LEAST_READING = 0.1
 
 
 @dataclass(eq=False, slots=True)
@@ -33,6 +38,16 @@ class GroupView:
     def id(self) -> int:
         """The id by which plans name the group: that of one of its rows."""
         return self.rows[0].id
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a row has a grammar, so that a step waits for the tokens of the one before."""
+        return any(row.grammar is not None for row in self.rows)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether other rows wait with those that have a grammar."""
+        return self.constrained and not all(row.grammar is not None for row in self.rows)
 
     @property
     def lengths(self) -> list[int]:
@@ -70,21 +85,37 @@ class Placement:
         """Bytes that one step of a group reads."""
         return self._alone + self._rectangle(lengths)
 
-    def choose(self, newcomers: Sequence[int], groups: Sequence[Sequence[int]]) -> int | None:
-        """Index of the group that rows of these lengths should join; None: one of their own."""
-        best, best_cost = None, self.cost(newcomers)
+    def choose(
+        self,
+        newcomers: Sequence[int],
+        groups: Sequence[Sequence[int]],
+        wait: Callable[[int], float] = lambda index: 0,
+    ) -> int | None:
+        """Index of the group that rows of these lengths should join; None: one of their own.
+
+        wait: what joining a group costs besides, in bytes, by its index.
+        """
+        best, best_cost = None, float(self.cost(newcomers))
         for index, lengths in enumerate(groups):
-            added = self._rectangle([*lengths, *newcomers]) - self._rectangle(lengths)
-            if added < best_cost:
+            padded = self._rectangle([*lengths, *newcomers]) - self._rectangle(lengths)
+            if (added := padded + wait(index)) < best_cost:
                 best, best_cost = index, added
         return best
 
-    def merge(self, groups: Sequence[Sequence[int]]) -> tuple[int, int] | None:
-        """Indices of two groups that should become one, or None."""
+    def merge(
+        self,
+        groups: Sequence[Sequence[int]],
+        wait: Callable[[int, int], float] = lambda first, second: 0,
+    ) -> tuple[int, int] | None:
+        """Indices of two groups that should become one, or None.
+
+        wait: what a step of both together costs besides, in bytes, by their indices.
+        """
         for i, first in enumerate(groups):
             for j in range(i + 1, len(groups)):
                 apart = self.cost(first) + self.cost(groups[j])
-                if self.cost([*first, *groups[j]]) < MERGE_GAIN * apart:
+                gain = MERGE_GAIN * apart - self.cost([*first, *groups[j]])
+                if gain > 0 and wait(i, j) < gain:
                     return i, j
         return None
 
@@ -106,6 +137,17 @@ class View:
         self._placement = Placement(executor.memory.weights, executor.memory.rectangle)
         self._passes = PassChoice(paddable=executor.paddable, reuses=executor.reuses)
         self._batchable = executor.info.batchable
+        self._masks: float | None = None
+
+    def learn(self, masking: float, quiet: float) -> None:
+        """Record what masks cost in a step in which they were made.
+
+        masking: the host's seconds for them. quiet: seconds of steps without prompts, with masks.
+        """
+        read = sum(self._placement.cost(group.lengths) for group in self.groups)
+        new = read * masking / max(quiet - masking, LEAST_READING * quiet, 1e-9)
+        old = new if self._masks is None else self._masks
+        self._masks = (1 - NEWEST) * old + NEWEST * new
 
     def update(
         self,
@@ -164,7 +206,9 @@ class View:
         budget: see `PassChoice.next`, as for `oldest`.
         """
         ready = [prompt for prompt in self.prompts if not prompt.restoring]
-        return self._passes.next(ready, budget, oldest=oldest) if ready else None
+        # Rows of one pass become a group.
+        apart = self._masks is None or self._masks > self._placement.cost([])
+        return self._passes.next(ready, budget, oldest=oldest, apart=apart) if ready else None
 
     def join(self, prefilled: Collection[Row]) -> list[tuple[int, int]]:
         """Let prefilled rows decode where it costs least: with others, or on their own.
@@ -177,20 +221,37 @@ class View:
             joinable = [group for group in others if self._joinable(group)]
             if not joinable or not self._joinable(newcomer):
                 continue
+            waits = [self._wait(group, newcomer) for group in joinable]
             lengths = [group.lengths for group in joinable]
-            if (index := self._placement.choose(newcomer.lengths, lengths)) is not None:
+            index = self._placement.choose(newcomer.lengths, lengths, waits.__getitem__)
+            if index is not None:
                 merges.append(self._merge(joinable[index], newcomer))
         return merges
 
     def merge_best(self) -> list[tuple[int, int]]:
         """Merge two groups that cost less as one, if there are any; see `join`."""
         joinable = [group for group in self.groups if self._joinable(group)]
-        pair = self._placement.merge([group.lengths for group in joinable])
+        pair = self._placement.merge(
+            [group.lengths for group in joinable],
+            lambda first, second: self._wait(joinable[first], joinable[second]),
+        )
         return [] if pair is None else [self._merge(joinable[pair[0]], joinable[pair[1]])]
 
     def heavy(self) -> list[bool]:
         """For each group whether it should decode less often; see `Placement.heavy`."""
         return self._placement.heavy([group.lengths for group in self.groups])
+
+    def _wait(self, first: GroupView, second: GroupView) -> float:
+        """What the masks of one group cost the rows of another that shares its steps, in bytes.
+
+        They are made while the device runs the forward pass; it idles for what they take longer.
+        As long as that is not known, the rows stay apart.
+        """
+        if first.constrained == second.constrained or first.mixed or second.mixed:
+            return 0
+        if self._masks is None:
+            return math.inf
+        return max(0, self._masks - self._placement.cost([*first.lengths, *second.lengths]))
 
     def _joinable(self, group: GroupView) -> bool:
         return self._batchable and not group.empty and not any(row.solo for row in group.rows)

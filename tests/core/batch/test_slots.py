@@ -63,15 +63,15 @@ class Rows:
             both = [*held, *its]
             held = [both[index] for index in other.add(one, 0)]
         if len(held) > 2:
-            other.keep([0, 2])
             held = [held[0], held[2]]
+            other.keep([0, 2], lengths_of(held))
         both = [*self.held, *held]
         self.held = [both[index] for index in self.slots.add(other, expected)]
 
     def leave(self, *gone: int) -> None:
         left = [index for index in range(len(self.held)) if index not in gone]
         self.held = [self.held[index] for index in left]
-        self.slots.keep(left)
+        self.slots.keep(left, lengths_of(self.held))
 
     @property
     def longest(self) -> int:
@@ -94,7 +94,7 @@ class Rows:
         assert len(slots.places) == len(self.held) == slots.width - slots.vacant
         assert slots.places == sorted(set(slots.places)) and slots.places[-1] < slots.width
         for index, row in enumerate(self.held):
-            for cache, want in zip(slots.row(index), row, strict=True):
+            for cache, want in zip(slots.row(index, len(row[0])), row, strict=True):
                 assert cache.offset == len(want)
                 keys, values = arrays(cache, len(want))
                 np.testing.assert_allclose(keys, want, rtol=0.01)
@@ -109,11 +109,12 @@ class Rows:
             assert all(array.shape[0] == slots.width for array in arrays_of(cache))
 
 
+def lengths_of(held: list[list[np.ndarray]]) -> list[int]:
+    return [len(row[0]) for row in held]
+
+
 def arrays(cache: Any, length: int) -> tuple[np.ndarray, np.ndarray]:
     keys, values = cache.keys_and_values()
-    if isinstance(cache, QuantizedCache):
-        unpack = {"group_size": cache.group_size, "bits": cache.bits}
-        keys, values = (mx.dequantize(*triple, **unpack) for triple in (keys, values))
     assert keys.shape[2] == length
     return np.array(keys)[0, 0, :, 0], np.array(values)[0, 0, :, 0]
 
@@ -218,7 +219,7 @@ def test_caches_without_slots_drop_rows_at_once() -> None:
         return Slots([cache], rows)
 
     slots = states(3)
-    slots.keep([0, 2])
+    slots.keep([0, 2], [1, 1])
     assert (slots.vacant, slots.width, slots.span) == (0, 2, 0)
     assert slots.caches[0][0].tolist() == [[0], [2]]
     assert slots.add(states(2), 4) == [0, 1, 2, 3]

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+import numpy as np
 import pytest
 from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.cache import BatchKVCache, KVCache
@@ -16,7 +16,7 @@ from budmlx import Engine
 from budmlx.config import Config
 from budmlx.core.model.memory import arrays_of, fill
 from budmlx.core.model.model import Model
-from budmlx.core.model.quantized_kv import BatchQuantizedCache, QuantizedCache, cache_maker
+from budmlx.core.model.quantized_kv import BatchQuantizedCache, QuantizedCache
 from budmlx.core.model.scores import ALL_SCORES
 from budmlx.errors import ConfigError, ModelLoadError
 from tests.core.architectures import ARCHITECTURES, BASE
@@ -56,7 +56,7 @@ def assert_twins(plain: Any, quantized: Any) -> None:
         return
     padding = plain.left_padding.tolist() if isinstance(plain, BatchKVCache) else [0]
     held = [array[..., : plain.size(), :] for array in arrays_of(quantized)]
-    form = {"group_size": quantized.group_size, "bits": quantized.bits}
+    form = {"group_size": quantized.group_size, "bits": quantized.kv_bits}
     wanted = [
         array
         for x in (plain.keys, plain.values)
@@ -220,6 +220,14 @@ def test_logits_stay_close_to_those_of_plain_caches() -> None:
     assert 0 < error[8] < 0.02 * spread < error[4]
 
 
+def cache_of(name: str) -> Any:
+    """The plain cache of the first layer."""
+    model = model_of(name, None)
+    cache = model.new_cache()
+    model(mx.array([[5]]), cache)
+    return cache[0]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rows_take_the_projected_memory(name: str) -> None:
     """8 bits and their scales take 9 or 10 of 32 bits, 4 bits take 5 or 6."""
@@ -232,6 +240,8 @@ def test_rows_take_the_projected_memory(name: str) -> None:
         assert model.memory.row(300) == sum(entry.nbytes for entry in cache)
         assert model.memory.row(300) / plain == (bits + 64 / group) / 32
         assert model.memory.scores == ALL_SCORES
+        numbers = sum(array.shape[1] * array.shape[3] for array in arrays_of(cache_of(name)))
+        assert model.memory.unpacked == 4 * numbers
 
 
 @pytest.mark.parametrize(
@@ -242,8 +252,6 @@ def test_rows_take_the_projected_memory(name: str) -> None:
         (ARCHITECTURES["mamba"], "ArraysCache"),
         (ARCHITECTURES["falcon_h1"], "CacheList"),
         (ARCHITECTURES["llama4"], "ChunkedKVCache"),
-        ({**ARCHITECTURES["deepseek_v3"], "qk_rope_head_dim": 32}, "does not take them"),
-        (ARCHITECTURES["gemma2"], "does not take them"),
         ({**BASE, "model_type": "llama", "head_dim": 80}, "have 80 numbers"),
     ],
 )
@@ -254,22 +262,63 @@ def test_models_that_cannot_say_so_at_load(config: dict[str, Any], reason: str) 
     load(path)
 
 
-class Sinks(nn.Module):
-    """A layer of attention with sinks. mlx-lm's models have them beside sliding windows only."""
+@pytest.mark.parametrize(
+    "config",
+    [{**ARCHITECTURES["deepseek_v3"], "qk_rope_head_dim": 32}, ARCHITECTURES["gemma2"]],
+)
+def test_attention_of_its_own_takes_them(config: dict[str, Any]) -> None:
+    """Models that compute with keys and values themselves, as plain caches give them."""
+    path = tiny_model_dir(config, scale=0.3)
+    plain, quantized = load(path), load(path, kv_bits=8)
+    tokens = mx.array([words(1, 60)])
+    logits = [model(tokens, model.new_cache()) for model in (plain, quantized)]
+    assert mx.abs(logits[0] - logits[1]).max().item() < 0.1 * mx.std(logits[0]).item()
 
-    layers = (None,)
 
-    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
-        x = mx.zeros((len(tokens), HEADS, tokens.shape[1], 32))
-        keys, values = cache[0].update_and_fetch(x, x)
-        extra = {"cache": cache[0], "scale": 1.0, "mask": None, "sinks": mx.ones(HEADS)}
-        return scaled_dot_product_attention(x, keys, values, **extra)
+def reference(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array) -> np.ndarray:
+    """Attention in float64."""
+    q, k, v = (np.array(x.astype(mx.float32), np.float64) for x in (queries, keys, values))
+    k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
+    scores = np.where(np.array(mask), q @ k.swapaxes(2, 3) / np.sqrt(q.shape[3]), -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True) @ v
 
 
-def test_attention_with_sinks_is_refused() -> None:
-    with pytest.raises(ModelLoadError, match=r"attention sinks.*Leave kv_bits out"):
-        cache_maker(Sinks(), 8)
-    assert [type(entry) for entry in cache_maker(Sinks(), None)()] == [KVCache]
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("tokens", [1, 16])
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (4, 64), (4, 32)])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+def test_attention_errs_no_more_than_over_plain_numbers(
+    dtype: mx.Dtype, bits: int, group_size: int, tokens: int, sinks: bool
+) -> None:
+    """What errs is the rounding of what is stored, and not of the scores."""
+    mx.random.seed(bits + group_size + tokens)
+    held = [mx.random.normal((1, HEADS, 96 - pad, 128)).astype(dtype) for pad in (0, 5, 9)]
+    rows = [QuantizedCache(bits, group_size) for _ in held]
+    for row, numbers in zip(rows, held, strict=True):
+        row.update_and_fetch(numbers, 0.5 * numbers)
+    batch = QuantizedCache.merge(rows)
+    mask = batch.make_mask(tokens)
+    queries = 3 * mx.random.normal((len(held), 4 * HEADS, tokens, 128)).astype(dtype)
+    new = mx.random.normal((len(held), HEADS, tokens, 128)).astype(dtype)
+    keys, values = batch.update_and_fetch(new, new)
+    form = {"group_size": group_size, "bits": bits}
+    for stored, unpacked in ((batch.keys, keys), (batch.values, values)):
+        packed = (array[..., : batch.size(), :] for array in stored)
+        assert mx.array_equal(unpacked, mx.dequantize(*packed, **form))
+    assert keys.dtype == values.dtype == dtype
+    extra = {"sinks": mx.full(4 * HEADS, -1e4, dtype)} if sinks else {}
+    scale = 128**-0.5
+    attended = scaled_dot_product_attention(
+        queries, keys, values, cache=batch, scale=scale, mask=mask, **extra
+    )
+    assert attended.dtype == dtype
+    want = reference(queries, keys, values, mask)
+    plain = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+    errors = [np.abs(np.array(x.astype(mx.float32)) - want).max() for x in (attended, plain)]
+    print(dtype, errors)
+    assert errors[0] <= errors[1] * 1.01
+    assert errors[0] < (1e-5 if dtype == mx.float32 else 0.1)
 
 
 def test_the_setting_reaches_the_core() -> None:

@@ -111,14 +111,17 @@ def test_capped_scores_are_stored_everywhere(name: str, caps: bool) -> None:
     assert caps_scores(load(tiny_model_dir(ARCHITECTURES[name])).module) == caps
 
 
-@pytest.mark.parametrize(("bits", "prefill"), [(None, False), (8, True)])
-def test_quantized_kv_stores_them_everywhere(bits: int | None, prefill: bool) -> None:
-    config = {**ARCHITECTURES["llama"], "hidden_size": 256, "head_dim": 64}
+@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize(("width", "stores"), [(64, False), (32, True)])
+def test_quantized_kv_is_unpacked_for_the_same_kernels(
+    bits: int | None, width: int, stores: bool
+) -> None:
+    config = {**ARCHITECTURES["llama"], "hidden_size": 4 * width, "head_dim": width}
     model = load(tiny_model_dir(config), kv_bits=bits)
     cache = model.new_cache()
     model(mx.zeros((1, 1), dtype=mx.int32), cache)
     stored = stored_scores(METAL, model.module, cache, model.memory.shape)
-    assert stored == StoredScores(prefill, decode=prefill)
+    assert stored == StoredScores(stores, decode=stores)
 
 
 def projection(**changes: Any) -> MemoryModel:

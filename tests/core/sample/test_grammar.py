@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from llguidance import LLMatcher
 from tokenizers import Tokenizer
 
 from budmlx.core.model.model import Model
-from budmlx.core.sample.grammar import MAX_KEPT, GrammarError, Grammars
+from budmlx.core.row import Row
+from budmlx.core.sample.grammar import MAX_KEPT, Constraints, GrammarError, Grammars, RowGrammar
 from budmlx.protocol import GenerateRequest, Grammar
 from tests.core.driver import Driver, load, request
 
@@ -249,3 +252,25 @@ def test_plugins_cannot_leave_the_grammar(model: Model, tokenizer: Tokenizer) ->
     driver.run()
     assert driver.failed[1].code == "non_finite_logits"
     assert driver.reasons[2] == "stop"
+
+
+@pytest.mark.parametrize("vocab", [1, 31, 32, 33, 512, 151_936])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_masks_go_over_as_one_bit_a_token(vocab: int, dtype: mx.Dtype, model: Model) -> None:
+    row, free = Row.of(request(1, [5])), Row.of(request(2, [5]))
+    row.grammar = RowGrammar(Grammars(model.info).start('start: "a"').result())
+    constraints = Constraints([free, row], vocab)
+    assert constraints._masks.nbytes == 4 * -(-vocab // 32)
+    rng = np.random.default_rng(vocab)
+    bits = rng.random(vocab) < 0.5
+
+    def fill(unread: object, faults: object) -> list[bool]:
+        packed = np.packbits(bits, bitorder="little").tobytes()
+        constraints._masks.view(np.uint8)[0, : len(packed)] = np.frombuffer(packed, np.uint8)
+        return [False]
+
+    constraints._follow = fill  # type: ignore[method-assign,assignment]
+    logits = mx.array(rng.normal(size=(2, vocab))).astype(dtype)
+    masked = constraints.apply(logits, {}, {})
+    assert mx.array_equal(masked[0], logits[0])
+    assert mx.array_equal(masked[1], mx.where(mx.array(bits), logits[1], -mx.inf))

@@ -9,8 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from budmlx.core.model.device_faults import DeviceLostError
 from budmlx.core.model.memory import MemoryModel
-from budmlx.core.model.model import DeviceLostError, Model
+from budmlx.core.model.model import Model
 from budmlx.protocol import StepFrame
 from budmlx.testing.tiny_random import LLAMA
 from tests.core.driver import Driver, load, request

@@ -16,6 +16,7 @@ from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
 
 FATAL_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("fatal_core.py")))
+FAILING_DEVICE = (sys.executable, "-P", str(Path(__file__).with_name("failing_device_core.py")))
 FATAL_TOKEN = 13
 PATIENCE = 100.0
 
