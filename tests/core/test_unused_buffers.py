@@ -75,7 +75,8 @@ def test_little_is_not_worth_it(model: Model, cleared: list[int]) -> None:
 def test_a_core_at_rest_keeps_none_and_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "HEARTBEAT", 0.05)
     said: SimpleQueue[FromCore] = SimpleQueue()
-    settings = CoreSettings(model_path=str(tiny_model_dir()), model_name="tiny", prefix_cache=0.5)
+    path = str(tiny_model_dir())
+    settings = CoreSettings(model_path=path, model_name="tiny", prefix_cache=0.5, warmup=False)
     core = CoreLoop(settings, said.put)
     thread = threading.Thread(target=core.run)
     thread.start()
