@@ -27,7 +27,7 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from bench.pictures import images
 from bench.reuse import prefix
-from bench.rows import SETTINGS, greedy, load, new_scheduler, prompts
+from bench.rows import greedy, load, new_scheduler, prompts
 from budmlx import Engine, Finished
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.types import Request, SamplingParams
@@ -166,7 +166,7 @@ def long_row(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
         "prefill_step": statistics.median(prefill),
         "beside_step": statistics.fmean(beside),
         "peak_bytes": mx.get_peak_memory() - foreign,
-        "projected_bytes": model.memory.total(groups, SETTINGS.prefill_chunk),
+        "projected_bytes": model.memory.total(groups, model.numbers.prefill_chunk),
         "weights_bytes": model.memory.weights,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
 from pydantic_core import PydanticCustomError
@@ -35,6 +35,18 @@ def size_or_share(text: str) -> float:
         raise PydanticCustomError("size_or_share", message) from error
 
 
+def _check_tokens(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        tokens = int(value) if isinstance(value, int | str) and value is not True else 0
+    except ValueError:
+        tokens = 0
+    if tokens < 1:
+        raise PydanticCustomError("tokens", "must be a number of tokens, at least 1, or auto")
+    return tokens
+
+
 def kv_directory(text: str = "auto") -> str:
     """The directory that `kv_store` names; `auto` is one in the user's cache."""
     if text == "auto":
@@ -55,6 +67,7 @@ def _split_commas(value: object) -> object:
 
 
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
+AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]

@@ -70,8 +70,12 @@ class CoreLoop:
                 self._emit(LoadFailed(f"The session cannot be used: {problem}"))
                 return
         executor = Executor(model, reuse)
-        chunk = self._settings.prefill_chunk
-        scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
+        scheduler = Scheduler(
+            executor,
+            max_rows=self._settings.max_rows,
+            prefill_chunk=model.numbers.prefill_chunk,
+            stream_slowdown=self._settings.stream_slowdown,
+        )
         self._emit(Loaded(model.info))
         while self._receive(scheduler):
             self._emit(scheduler.step(self._emit) if scheduler.busy else StepFrame())

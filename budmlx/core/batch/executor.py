@@ -40,6 +40,7 @@ class Executor:
     def __init__(self, model: Model, reuse: Reusing | None = None):
         self.info = model.info
         self.memory = model.memory
+        self.numbers = model.numbers
         self.paddable = model.paddable
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []

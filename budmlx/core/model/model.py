@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
+from budmlx.core.model.device import DeviceNumbers, this_device
 from budmlx.core.model.memory import MemoryModel, Shape, device_memory_limit, probe_layers
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker
 from budmlx.core.model.vision import Vision
@@ -54,7 +55,8 @@ class Model:
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
-    would treat the padding as tokens. vision: the image encoder, if the model has one.
+    would treat the padding as tokens. numbers: those of the device.
+    vision: the image encoder, if the model has one.
     """
 
     module: nn.Module
@@ -62,6 +64,7 @@ class Model:
     memory: MemoryModel
     new_cache: Callable[[], list[Any]]
     paddable: bool
+    numbers: DeviceNumbers
     vision: Vision | None = None
 
     def __call__(
@@ -99,12 +102,13 @@ def load_model(settings: CoreSettings) -> Model:
     memory = MemoryModel(
         limit=settings.memory_limit or device_memory_limit(),
         weights=weights,
-        layers=probe_layers(cache, settings.prefill_chunk),
+        layers=(),
         shape=_shape(text, vocab=logits.shape[-1], itemsize=logits.dtype.size),
         fused_attention=mx.default_device() == mx.gpu and settings.kv_bits is None,
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
-    if memory.longest_row(context, settings.prefill_chunk) < 1:
+    numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
+    if memory.longest_row(context, numbers.prefill_chunk) < 1:
         raise ModelLoadError(
             f"{settings.model_name} needs more than the memory limit of "
             f"{memory.limit / 2**30:.1f} GiB (its weights take {weights / 2**30:.1f} GiB). "
@@ -121,9 +125,32 @@ def load_model(settings: CoreSettings) -> Model:
         fingerprint=ModelIdentity.read(path).fingerprint(settings.kv_bits),
         created=int(time.time()),
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
+        numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, new_cache, paddable, vision)
+    return Model(module, info, memory, new_cache, paddable, numbers, vision)
+
+
+def _fitted(
+    chunk: int | None, memory: MemoryModel, cache: Sequence[Any], context: int
+) -> tuple[DeviceNumbers, MemoryModel]:
+    """The numbers of this device, and the memory with its layers, which depend on the chunk.
+
+    chunk: the one that was set, if any; else memory may make the device's smaller.
+    cache: a row's, after a (lazy) forward pass.
+    """
+
+    def with_layers(chunk: int) -> MemoryModel:
+        return replace(memory, layers=probe_layers(cache, chunk))
+
+    numbers = this_device()
+    if chunk is not None:
+        numbers = replace(numbers, prefill_chunk=chunk)
+        if numbers.warning:
+            log.warning(numbers.warning)
+    else:
+        numbers = numbers.fitted(lambda chunk: with_layers(chunk).longest_row(context, chunk))
+    return numbers, with_layers(numbers.prefill_chunk)
 
 
 def _classes(loader: PluginTarget | None) -> dict[str, Any]:

@@ -20,10 +20,16 @@ class Health(Struct, frozen=True):
     status: str
 
 
+class Ready(Health, frozen=True):
+    """Every model makes progress. numbers: what was chosen for the device, by model."""
+
+    numbers: dict[str, dict[str, str | int | float]]
+
+
 @endpoints.get("/health", "The process lives", Health)
 async def health(request: web.Request) -> web.Response:
     """Answer as long as the event loop turns."""
-    return _well("ok")
+    return _answer(Health("ok", "ok"))
 
 
 @endpoints.get("/v1/tcp_warming", "Open a connection; the answer is empty")
@@ -32,18 +38,20 @@ async def tcp_warming(request: web.Request) -> web.Response:
     return web.Response()
 
 
-@endpoints.get("/ready", "The model makes progress", Health, errors=(503,))
+@endpoints.get("/ready", "The model makes progress", Ready, errors=(503,))
 async def ready(request: web.Request) -> web.Response:
     """Answer when every model makes progress; raise EngineUnavailableError saying why not."""
     if request.app[IN_FLIGHT].draining:
         raise EngineUnavailableError("The server is shutting down.")
     models = request.app[MODELS]
-    for engine in {models.resolve(name) for name in models.names}:
+    engines = {models.resolve(name) for name in models.names}
+    for engine in engines:
         status = engine.status()
         if not status.ready:
             raise EngineUnavailableError(status.reason or "The model makes no progress.")
-    return _well("ready")
+    numbers = {engine.info.name: dict(engine.info.numbers) for engine in engines}
+    return _answer(Ready("ok", "ready", numbers))
 
 
-def _well(status: str) -> web.Response:
-    return web.json_response(msgspec.to_builtins(Health("ok", status)))
+def _answer(content: Health) -> web.Response:
+    return web.json_response(msgspec.to_builtins(content))

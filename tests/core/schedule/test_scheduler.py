@@ -9,8 +9,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from budmlx.core.batch.executor import Executor
+from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import MemoryModel
 from budmlx.core.model.model import DeviceLostError, Model
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import StepFrame
 from budmlx.testing.tiny_random import LLAMA
 from tests.core.driver import Driver, load, request
@@ -112,6 +115,34 @@ def test_a_short_prompt_overtakes_a_long_one(model: Model) -> None:
     assert driver.tokens[2] and not driver.tokens[1]
     driver.run()
     assert len(driver.tokens[1]) == 4
+
+
+class Noting(Executor):
+    """An executor that notes the tokens of each pass over one prompt."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.passes: list[int] = []
+
+    def run(self, plan: Plan) -> Result:
+        if plan.prefill is not None:
+            self.passes.append(plan.prefill.tokens)
+        return super().run(plan)
+
+
+def test_the_rest_of_a_budget_begins_no_further_prompt_with_a_few_tokens(model: Model) -> None:
+    """Every pass reads the weights."""
+    executor = Noting(model)
+    scheduler = Scheduler(executor, max_rows=8, prefill_chunk=100)
+    scheduler.submit(request(1, [6] * 91, max_tokens=40))
+    scheduler.submit(request(2, [5] * 300, max_tokens=40))
+    scheduler.step()
+    assert executor.passes == [90]
+    scheduler = Scheduler(executor, max_rows=8, prefill_chunk=160)
+    scheduler.submit(request(1, [6] * 91, max_tokens=40))
+    scheduler.submit(request(2, [5] * 300, max_tokens=40))
+    scheduler.step()
+    assert executor.passes == [90, 90, 70]
 
 
 def test_rows_of_very_different_length_run_in_their_own_groups(model: Model) -> None:
