@@ -1,7 +1,7 @@
-"""Prefill budgets: the prompt tokens that a step may compute or read from disk, so that running
-rows keep streaming; and the choice of the prompts that the next forward pass computes.
+"""Prefill budget: the prompt tokens that a step may compute, so that running rows keep streaming;
+and the choice of the prompts that the next forward pass computes.
 
-Budgets are learned from the durations of plans: no clock is read here.
+The budget is learned from the durations of plans: no clock is read here.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from budmlx.core.batch.plan import DiskRead, Prefill
+from budmlx.core.batch.plan import Prefill
 from budmlx.core.row import Row
 
 # The share of the slowdown that was asked for that is planned with: steps vary.
-MARGIN = 0.9
+MARGIN = 0.8
 # Where several prompts wait, those after the first count this many times against the rows that
 # decode: held back for these they would come in one by one and all decode in small batches.
 CROWD = 16.0
@@ -32,13 +32,6 @@ CERTAIN = 32
 # What is left of a prompt is computed at once if it is no longer than this: every pass reads
 # the weights, and a newcomer with a short prompt should join in one step.
 WHOLE = 64
-# Seconds of a step for reading from disk, while others generate and while nobody does.
-SHORT_READ = 0.02
-LONG_READ = 0.25
-# Weight of the newest measurement of the disk.
-NEWEST_READ = 0.3
-# What a block that is computed because the disk was slow takes off the memory of that.
-FORGIVENESS = 0.95
 # Prompts that differ by this few tokens are alike even if one is many times longer.
 SLACK = 16
 
@@ -116,41 +109,6 @@ class PrefillBudget:
         self._prefill_tokens = _decayed(self._prefill_tokens, tokens)
         if tokens >= WHOLE:
             self._per_token = _averaged(self._per_token, cost / tokens)
-
-
-class DiskReadBudget:
-    """The tokens of KV that a step may read from disk, by what reading cost before.
-
-
-    short_read, long_read: seconds that a step may spend on it while others generate, and while
-    nobody does.
-    """
-
-    def __init__(self, short_read: float = SHORT_READ, long_read: float = LONG_READ):
-        self._short = short_read
-        self._long = long_read
-        self._seconds = 0.0
-        self._tokens = 0.0
-
-    def allowance(self, *, alone: bool, per_token: float | None) -> int:
-        """Tokens that this step may read; 0 where computing them is faster.
-
-        alone: nobody generates. per_token: seconds that computing a token takes, if known.
-        """
-        if not self._tokens:
-            return 1
-        cost = self._seconds / self._tokens
-        if per_token is not None and cost > per_token:
-            return 0
-        return max(1, int((self._long if alone else self._short) / max(cost, 1e-9)))
-
-    def learn(self, disk: DiskRead) -> None:
-        """Record what one plan read."""
-        self._seconds *= FORGIVENESS**disk.declined
-        if disk.tokens:
-            # Sums, not a mean of ratios: a short block takes as long to open.
-            self._seconds = (1 - NEWEST_READ) * self._seconds + disk.seconds
-            self._tokens = (1 - NEWEST_READ) * self._tokens + disk.tokens
 
 
 def _decayed(total: float, new: float) -> float:
@@ -234,7 +192,8 @@ class PassChoice:
         left = first.remaining
         if len(batch) > 1:
             return PrefillPass(batch, len(batch) * max(prompt.remaining for prompt in batch))
-        most = left if left <= WHOLE else (budget - budget % self._multiple or budget)
+        whole = left <= max(WHOLE, budget)
+        most = left if whole else (budget - budget % self._multiple or budget)
         return PrefillPass(batch, min(left, most, first.checkpoint or left))
 
     def _batch(

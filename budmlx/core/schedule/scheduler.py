@@ -16,7 +16,8 @@ from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
-from budmlx.core.schedule.prefill import DiskReadBudget, PrefillBudget
+from budmlx.core.schedule.disk_read import DiskReadBudget
+from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
 from budmlx.protocol import GenerateRequest, StepFrame

@@ -154,7 +154,7 @@ class View:
 
     @property
     def stepping(self) -> int:
-        """The number of rows that the next step computes; the last token of others is on its way."""
+        """Rows that the next step computes: not those of a group with all last tokens drawn."""
         going = [group for group in self.groups if not all(row.last_step for row in group.rows)]
         return sum(len(group.rows) for group in going)
 

@@ -23,7 +23,7 @@ class Health(Struct, frozen=True):
 class Ready(Health, frozen=True):
     """Every model makes progress. numbers: what was chosen for the device, by model."""
 
-    numbers: dict[str, dict[str, str | int | float]]
+    numbers: dict[str, dict[str, str | int | float]] = {}
 
 
 @endpoints.get("/health", "The process lives", Health)

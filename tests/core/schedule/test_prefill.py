@@ -6,18 +6,15 @@ import pytest
 
 from budmlx.core.batch.plan import DiskRead
 from budmlx.core.row import Row
+from budmlx.core.schedule.disk_read import FORGIVENESS, LONG_READ, SHORT_READ, DiskReadBudget
 from budmlx.core.schedule.prefill import (
     CROWD,
     FIRST_CHUNK,
-    FORGIVENESS,
-    LONG_READ,
     MARGIN,
     NEWEST,
     OUTLIER,
     PASS_SECONDS,
-    SHORT_READ,
     WHOLE,
-    DiskReadBudget,
     PassChoice,
     PrefillBudget,
     PromptView,

@@ -132,17 +132,36 @@ class Noting(Executor):
 
 def test_the_rest_of_a_budget_begins_no_further_prompt_with_a_few_tokens(model: Model) -> None:
     """Every pass reads the weights."""
-    executor = Noting(model)
-    scheduler = Scheduler(executor, max_rows=8, prefill_chunk=100)
-    scheduler.submit(request(1, [6] * 91, max_tokens=40))
-    scheduler.submit(request(2, [5] * 300, max_tokens=40))
-    scheduler.step()
-    assert executor.passes == [90]
-    scheduler = Scheduler(executor, max_rows=8, prefill_chunk=160)
-    scheduler.submit(request(1, [6] * 91, max_tokens=40))
-    scheduler.submit(request(2, [5] * 300, max_tokens=40))
-    scheduler.step()
-    assert executor.passes == [90, 90, 70]
+    for chunk, passes in ((100, [90]), (160, [90, 70])):
+        executor = Noting(model)
+        scheduler = Scheduler(executor, max_rows=8, prefill_chunk=chunk)
+        scheduler.submit(request(1, [6] * 91, max_tokens=40))
+        scheduler.submit(request(2, [5] * 300, max_tokens=40))
+        scheduler.step()
+        assert executor.passes == passes
+
+
+def test_a_step_that_only_reads_last_tokens_says_nothing_of_the_pace(model: Model) -> None:
+    """The last step of a reply computes nothing, so steps are not as short as that."""
+    driver = Driver(model)
+    driver.submit(request(1, [5] * 20, max_tokens=1))
+    driver.run()
+    assert not driver.scheduler._prefill_budget._quiet
+    driver.submit(request(2, [5] * 20, max_tokens=2))
+    driver.run()
+    assert driver.scheduler._prefill_budget._quiet
+
+
+def test_a_group_has_no_slots_for_most_prompts_before_they_come(model: Model) -> None:
+    """Vacant slots take part in every step, and a long prompt takes many of them."""
+    driver = Driver(model, prefill_chunk=128)
+    driver.submit(*(request(key, [3 + key] * 400, max_tokens=400) for key in range(16)))
+    widths = []
+    while any(not tokens for tokens in driver.tokens.values()):
+        driver.turn()
+        widths += [(len(group.rows), group.width) for group in driver.groups]
+    assert all(width <= 2 * rows for rows, width in widths)
+    assert max(rows for rows, _ in widths) == 16
 
 
 def test_rows_of_very_different_length_run_in_their_own_groups(model: Model) -> None:
