@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import socket
@@ -59,7 +60,9 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
     assert reply["usage"]["completion_tokens"] > 0
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
-    assert "Loaded in" in server.communicate()[1]
+    said = server.communicate()[1]
+    assert "Loaded in" in said
+    assert re.search("^Chosen for this device: backend [a-z]+, .*prefill_chunk [0-9]+", said, re.M)
 
 
 def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119

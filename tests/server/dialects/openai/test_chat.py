@@ -125,11 +125,13 @@ async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenA
         check_error(await exchange(server, get(path)), 404, code="model_not_found")
 
 
-async def test_health(server: HttpServer) -> None:
+async def test_health(server: HttpServer, engine: Engine) -> None:
     answer = await exchange(server, get("/health"))
     assert (answer.status, answer.json) == (200, {"message": "ok", "status": "ok"})
     answer = await exchange(server, get("/ready"))
     assert (answer.status, answer.json["status"]) == (200, "ready")
+    assert answer.json["numbers"] == {engine.info.name: engine.info.numbers}
+    assert engine.info.numbers["prefill_chunk"] > 0
 
 
 async def test_not_ready_says_why(own_server: HttpServer) -> None:
