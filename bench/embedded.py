@@ -30,7 +30,7 @@ from bench.host_work import host_work
 from bench.pictures import images
 from bench.prefill import prefill
 from bench.reuse import prefix
-from bench.rows import SETTINGS, greedy, load, new_scheduler, prompts
+from bench.rows import greedy, load, new_scheduler, prompts
 from bench.sampled_step import sampled_step
 from budmlx import Engine, Finished
 from budmlx.core.schedule.scheduler import Scheduler
@@ -179,7 +179,7 @@ def long_row(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
         "prefill_step": statistics.median(prefill),
         "beside_step": statistics.fmean(beside),
         "peak_bytes": mx.get_peak_memory() - foreign,
-        "projected_bytes": model.memory.total(groups, SETTINGS.prefill_chunk),
+        "projected_bytes": model.memory.total(groups, model.numbers.prefill_chunk),
         "weights_bytes": model.memory.weights,
     }
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import trim_prompt_cache
 
 from bench.model import cache_root
-from bench.rows import SETTINGS, greedy, load, new_scheduler
+from bench.rows import greedy, load, new_scheduler
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
@@ -102,8 +102,9 @@ def _first_token(scheduler: Scheduler, ids: list[int]) -> tuple[float, Token]:
 
 def _in_place(model: Model, shared: list[int], fresh: Fresh, sizes: Sizes) -> list[float]:
     cache = model.new_cache()
-    for begin in range(0, len(shared), SETTINGS.prefill_chunk):
-        model(mx.array([shared[begin : begin + SETTINGS.prefill_chunk]]), cache)
+    chunk = model.numbers.prefill_chunk
+    for begin in range(0, len(shared), chunk):
+        model(mx.array([shared[begin : begin + chunk]]), cache)
         mx.eval([entry.state for entry in cache])
     times = []
     for _ in range(1 + sizes.quick):

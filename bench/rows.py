@@ -31,7 +31,9 @@ def load(path: Path) -> Model:
 def new_scheduler(model: Model, reuse: Reusing | None = None) -> Scheduler:
     """A scheduler with the settings that are the default."""
     executor = Executor(model, reuse)
-    return Scheduler(executor, max_rows=SETTINGS.max_rows, prefill_chunk=SETTINGS.prefill_chunk)
+    return Scheduler(
+        executor, max_rows=SETTINGS.max_rows, prefill_chunk=executor.numbers.prefill_chunk
+    )
 
 
 def greedy(row_id: int, ids: list[int], max_tokens: int) -> GenerateRequest:

@@ -134,6 +134,8 @@ def _flag_type(annotation: Any) -> Any:
     arguments = typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         inner = [argument for argument in arguments if argument is not type(None)]
+        if any(typing.get_origin(argument) is Literal for argument in inner):
+            return str
         return _flag_type(inner[0]) if len(inner) == 1 else None
     if origin is Annotated:
         return _flag_type(arguments[0])

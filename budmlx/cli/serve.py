@@ -91,9 +91,16 @@ def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:
 
     def announce(url: str) -> None:
         name = models.names[0]
+        typer.echo(numbers_line(models), err=True)
         typer.echo(f"{name} is served at {url}/v1. Try: {example(url, name, config)}")
 
     return announce
+
+
+def numbers_line(models: ModelSet) -> str:
+    """What was chosen for the device, in one line."""
+    numbers = models.engine.info.numbers.items()
+    return "Chosen for this device: " + ", ".join(f"{name} {value}" for name, value in numbers)
 
 
 def example(url: str, model: str, config: Config) -> str:

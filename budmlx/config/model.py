@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from budmlx.config.values import Names, SizeOrShare
+from budmlx.config.values import AutoTokens, Names, SizeOrShare
 
 
 class ModelConfig(BaseModel):
@@ -44,7 +44,17 @@ class ModelConfig(BaseModel):
         "uses, or none of it. Without effect elsewhere.",
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
-    prefill_chunk: int = Field(512, ge=1, description="Most prompt tokens in one forward pass.")
+    prefill_chunk: AutoTokens = Field(
+        "auto",
+        description="Most prompt tokens in one forward pass; auto is what suits the device.",
+    )
+    stream_slowdown: float = Field(
+        3.0,
+        gt=1,
+        description="How many times longer than alone a step of running replies may take while a "
+        "prompt is computed beside it; more where many prompts wait for few replies. Larger "
+        "numbers bring first tokens sooner, smaller ones keep streams smoother.",
+    )
     watchdog_seconds: float = Field(
         30.0, gt=0, description="Time without progress after which the core is restarted."
     )

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
 from pydantic_core import PydanticCustomError
@@ -46,6 +46,18 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "budmlx"
 
 
+def _check_tokens(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        tokens = int(value) if isinstance(value, int | str) and value is not True else 0
+    except ValueError:
+        tokens = 0
+    if tokens < 1:
+        raise PydanticCustomError("tokens", "must be a number of tokens, at least 1, or auto")
+    return tokens
+
+
 def kv_directory(text: str = "auto") -> str:
     """The directory that `kv_store` names; `auto` is one in the user's cache."""
     if text == "auto":
@@ -66,6 +78,7 @@ def _split_commas(value: object) -> object:
 
 
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
+AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]

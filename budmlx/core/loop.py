@@ -94,8 +94,12 @@ class CoreLoop:
         if self._settings.warmup:
             WarmUp(model, self._settings, self.activity).run(self._emit, self._warmup_seconds)
         executor = Executor(model, reuse, self.activity, replaceable=self._replaceable)
-        chunk = self._settings.prefill_chunk
-        scheduler = Scheduler(executor, max_rows=self._settings.max_rows, prefill_chunk=chunk)
+        scheduler = Scheduler(
+            executor,
+            max_rows=self._settings.max_rows,
+            prefill_chunk=model.numbers.prefill_chunk,
+            stream_slowdown=self._settings.stream_slowdown,
+        )
         budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)
         self._emit(Loaded(model.info, budget))
         while self._receive(scheduler, executor):

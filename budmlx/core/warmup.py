@@ -37,9 +37,8 @@ log = logging.getLogger(__name__)
 
 # Seconds after which the rest is left to the requests that need it.
 WARMUP_SECONDS = 300.0
-# Rows of the largest batch, and tokens of the longest pass: more of either use the same kernels.
+# Rows of the largest batch: more of them use the same kernels.
 MOST_ROWS = 16
-LONGEST_PASS = 2048
 # Steps that a batch takes before others join it.
 STEPS_ALONE = 2
 
@@ -90,8 +89,8 @@ class WarmUp:
         self._model = model
         self._settings = settings
         self._activity = activity
-        chunk = min(settings.prefill_chunk, LONGEST_PASS)
-        room = model.memory.longest_row(model.info.context_length, settings.prefill_chunk) // 2
+        chunk = model.numbers.prefill_chunk
+        room = model.memory.longest_row(model.info.context_length, chunk) // 2
         requests = Requests(model, min(settings.max_rows, MOST_ROWS), chunk, room)
         # A CPU has no kernels to build but those that the model's own code compiles, which are
         # the same for all requests.
@@ -115,7 +114,7 @@ class WarmUp:
         scheduler = Scheduler(
             Executor(self._model, reuse, self._activity),
             max_rows=self._settings.max_rows,
-            prefill_chunk=self._settings.prefill_chunk,
+            prefill_chunk=self._model.numbers.prefill_chunk,
         )
         for done, part in enumerate(self._parts):
             elapsed = time.monotonic() - begin

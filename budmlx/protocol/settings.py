@@ -32,7 +32,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: bytes for weights, KV caches and activations; None asks the device.
     wired: the memory that a Mac must not page out.
     max_rows: most rows that run at once.
-    prefill_chunk: most prompt tokens in one forward pass.
+    prefill_chunk: most prompt tokens in one forward pass; None leaves it to the device.
+    stream_slowdown: how many times longer than alone a decode step may take beside a prompt.
     prefix_cache: bytes for KV of former prompts and replies; up to 1, the share of the memory
     that the weights leave; 0 keeps none.
     kv_store: keeps that KV on disk, too.
@@ -48,7 +49,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: int | None = None
     wired: Literal["weights", "all", "none"] = "weights"
     max_rows: int = 64
-    prefill_chunk: int = 512
+    prefill_chunk: int | None = None
+    stream_slowdown: float = 3.0
     prefix_cache: float = 0.0
     kv_store: KVStoreSettings | None = None
     kv_bits: int | None = None

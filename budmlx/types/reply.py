@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from budmlx.types.events import CacheExplanation, FinishReason, Timing, TokenLogprob, Usage
@@ -17,6 +18,7 @@ class ModelInfo:
     vocab_size: width of the logits; a token id outside it must never reach the core.
     batchable: False when the model's cache cannot be merged, so that it runs row by row.
     needs_checkpoints: prompts can continue only from places where a whole state was kept.
+    numbers: what was chosen for the device, such as its `prefill_chunk`.
     """
 
     name: str
@@ -29,6 +31,7 @@ class ModelInfo:
     fingerprint: str
     created: int
     needs_checkpoints: bool = False
+    numbers: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

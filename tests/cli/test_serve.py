@@ -66,6 +66,7 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
     assert re.search(
         r"^Memory: at most [\d.]+ GiB, of which the weights take [\d.]+ MiB", said, re.M
     )
+    assert re.search("^Chosen for this device: backend [a-z]+, .*prefill_chunk [0-9]+", said, re.M)
 
 
 def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119

@@ -111,6 +111,18 @@ def test_the_prefix_cache_has_a_size_or_a_share(text: str | int, number: float) 
     assert size_or_share(load_config({"prefix_cache": text}).config.prefix_cache) == number
 
 
+def test_the_prefill_chunk_is_auto_or_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 'prefill_chunk = "auto"  # default' in to_toml(load_config({}))
+    for chunk in (40, "40"):
+        assert Config.of(prefill_chunk=chunk).prefill_chunk == 40
+    monkeypatch.setenv("BUDMLX_PREFILL_CHUNK", "1024")
+    assert "prefill_chunk = 1024  # BUDMLX_PREFILL_CHUNK" in to_toml(load_config({}))
+    assert load_config({"prefill_chunk": "auto"}).config.prefill_chunk == "auto"
+    for wrong in (0, -1, "0", "many", "1.5", 2.0, True, None):
+        with pytest.raises(ConfigError, match="prefill_chunk: must be a number of tokens"):
+            Config.of(prefill_chunk=wrong)
+
+
 @pytest.mark.parametrize("text", ["lots", "-1", "-5%", "150%", "nan", "inf", "", "4GiB%"])
 def test_other_sizes_are_refused(text: str) -> None:
     message = refusal({"prefix_cache": text})

@@ -33,6 +33,8 @@ CORRECTED = (
     # Null was always taken there.
     ".json_schema.properties.name.",
     ".tool_choice.anyOf[1].properties.type.",
+    # What was chosen for the device came later.
+    "/ready.get.responses.200.content.application/json.schema.properties.numbers.",
 )
 """Places of which the recorded document said what was not so."""
 

@@ -55,6 +55,7 @@ class Executor:
     ):
         self.info = model.info
         self.memory = model.memory
+        self.numbers = model.numbers
         self.paddable = model.paddable
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []

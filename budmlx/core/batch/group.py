@@ -40,7 +40,7 @@ class Group:
     def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
         self.rows = rows
         self._model = model
-        self._slots = Slots(caches, len(rows))
+        self._slots = Slots(caches, len(rows), model.numbers.copy_steps)
         self._feed = mx.array([row.ids[-1:] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
         self._features: frozenset[Hashable] | None = None

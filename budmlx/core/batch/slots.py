@@ -14,8 +14,6 @@ from budmlx.core.batch.prefill import extract
 from budmlx.core.model.memory import CACHE_STEP, arrays_of, keep_rows, state_arrays
 from budmlx.core.model.quantized_kv import BatchQuantizedCache
 
-# What a copy of all rows costs, in steps.
-COPY = 2
 # A batch is cut down to its longest row once it is longer by this many tokens, and this share.
 SPARE_TOKENS = 32
 SPARE_SHARE = 1 / 16
@@ -28,13 +26,15 @@ class Slots:
     vacant, and the next newcomer is written into it. Vacant slots take part in every step: once
     they have cost about as much as the copy, they are given up.
 
+    copy_steps: what a copy of all rows costs, in steps.
     places: the slot of each row, ascending. width: how many slots there are.
     """
 
-    def __init__(self, caches: list[Any], rows: int):
+    def __init__(self, caches: list[Any], rows: int, copy_steps: float):
         self.caches = caches
         self.places = list(range(rows))
         self.width = rows
+        self._copy_steps = copy_steps
         self._merged = rows > 1
         self._rent = 0.0
 
@@ -94,7 +94,9 @@ class Slots:
             self.width += count
         else:
             if self.vacant < count or self.span < size:
-                self._rebuild(len(self.places) + count + expected, min(0, self.span - size))
+                rows = len(self.places) + count
+                # Vacant slots cost as much as others until their rows come.
+                self._rebuild(rows + min(expected, rows), min(0, self.span - size))
             taken = sorted(set(range(self.width)) - set(self.places))[:count]
             self._write(other.caches, taken)
         places = [*self.places, *taken]
@@ -124,7 +126,7 @@ class Slots:
         wanted = min(self.vacant, expected)
         spare = self.span - longest
         # Slots that are wanted cost a copy each to make again.
-        if self._rent >= COPY * (1 + wanted):
+        if self._rent >= self._copy_steps * (1 + wanted):
             self._rebuild(len(self.places), spare)
         elif spare > max(SPARE_TOKENS, SPARE_SHARE * longest):
             self._rebuild(len(self.places) + wanted, spare)

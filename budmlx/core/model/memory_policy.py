@@ -62,7 +62,7 @@ class DeviceMemory:
     def here(cls) -> DeviceMemory:
         """MLX's default device."""
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls.of(mx.device_info(), ram)
+        return cls.of(mx.device_info(mx.default_device()), ram)
 
     @property
     def limit(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from budmlx.core.model.batchable import can_batch
+from budmlx.core.model.device_numbers import DeviceNumbers, this_device
 from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
@@ -27,6 +29,8 @@ from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings, PluginTarget
 from budmlx.types import ModelInfo
+
+log = logging.getLogger(__name__)
 
 CONTEXT_KEYS = (
     "max_position_embeddings",
@@ -50,7 +54,8 @@ class Model:
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
-    would treat the padding as tokens. vision: the image encoder, if the model has one.
+    would treat the padding as tokens. numbers: those of the device.
+    vision: the image encoder, if the model has one.
     """
 
     module: nn.Module
@@ -59,6 +64,7 @@ class Model:
     policy: MemoryPolicy
     new_cache: Callable[[], list[Any]]
     paddable: bool
+    numbers: DeviceNumbers
     vision: Vision | None = None
 
     def __call__(
@@ -100,14 +106,15 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
     memory = MemoryModel(
         limit=policy.limit,
         weights=weights,
-        layers=probe_layers(cache, settings.prefill_chunk),
+        layers=(),
         shape=shape,
         scores=stored_scores(device, module, cache, shape),
         arrays=len(state_arrays(cache)),
         unpacked=unpacked_bytes(cache),
     )
     context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
-    if memory.longest_row(context, settings.prefill_chunk) < 1:
+    numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
+    if memory.longest_row(context, numbers.prefill_chunk) < 1:
         raise _too_large(settings, policy, weights)
     _read_weights(settings, policy, module)
     info = ModelInfo(
@@ -121,9 +128,10 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         fingerprint=ModelIdentity.read(path).fingerprint(settings.kv_bits),
         created=int(time.time()),
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
+        numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, policy, new_cache, paddable, vision)
+    return Model(module, info, memory, policy, new_cache, paddable, numbers, vision)
 
 
 def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -153,6 +161,28 @@ def _too_large(settings: CoreSettings, policy: MemoryPolicy, weights: int) -> Mo
         f"{policy.limit / GIB:.1f} GiB (its weights take {weights / GIB:.1f} GiB). "
         "Choose a smaller or more strongly quantized model, or raise --memory-limit."
     )
+
+
+def _fitted(
+    chunk: int | None, memory: MemoryModel, cache: Sequence[Any], context: int
+) -> tuple[DeviceNumbers, MemoryModel]:
+    """The numbers of this device, and the memory with its layers, which depend on the chunk.
+
+    chunk: the one that was set, if any; else memory may make the device's smaller.
+    cache: a row's, after a (lazy) forward pass.
+    """
+
+    def with_layers(chunk: int) -> MemoryModel:
+        return replace(memory, layers=probe_layers(cache, chunk))
+
+    numbers = this_device()
+    if chunk is not None:
+        numbers = replace(numbers, prefill_chunk=chunk)
+        if numbers.warning:
+            log.warning(numbers.warning)
+    else:
+        numbers = numbers.fitted(lambda chunk: with_layers(chunk).longest_row(context, chunk))
+    return numbers, with_layers(numbers.prefill_chunk)
 
 
 def _classes(loader: PluginTarget | None) -> dict[str, Any]:

@@ -105,14 +105,14 @@ class Admission:
     """Projects the bytes of rows against the memory limit.
 
     The prefix cache does not count, since rows have priority: it gets the memory that they leave.
-    reserved: bytes of it that cannot be evicted.
+    reserved: bytes of it that cannot be evicted. overhead: see `Placement`.
     """
 
-    def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int):
+    def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int, overhead: int):
         self.reserved = 0
         self._batchable = info.batchable
         self._memory = memory
-        self._placement = Placement(memory.weights, memory.rectangle)
+        self._placement = Placement(memory.weights, memory.rectangle, overhead)
         self._chunk = chunk
         self._longest = memory.longest_row(info.context_length, chunk)
 

@@ -1,40 +1,37 @@
-"""Prefill budgets: the prompt tokens that a step may compute or read from disk, so that running
-rows keep streaming; and the choice of the prompts that the next forward pass computes.
+"""Prefill budget: the prompt tokens that a step may compute, so that running rows keep streaming;
+and the choice of the prompts that the next forward pass computes.
 
-Budgets are learned from the durations of plans: no clock is read here.
+The budget is learned from the durations of plans: no clock is read here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from budmlx.core.batch.plan import DiskRead, Prefill
+from budmlx.core.batch.plan import Prefill
 from budmlx.core.row import Row
 
-# Prefill may lengthen a step by this share of a quiet one, or, where many wait, by more: rows
-# that wait for their prompt count this many times against those that decode, since small passes
-# waste most of their time on reading the weights ...
-SLOWDOWN = 1.2
-CROWD = 4.0
-# ... but by no more than this.
-LARGEST_SLOWDOWN = 8.0
+# The share of the slowdown that was asked for that is planned with: steps vary.
+MARGIN = 0.8
+# Where several prompts wait, those after the first count this many times against the rows that
+# decode: held back for these they would come in one by one and all decode in small batches.
+CROWD = 16.0
+# A pass takes no longer than this by the measured pace, so that newcomers, cancellations and
+# whoever watches the core hear from it; and before anything was measured, so many tokens.
+PASS_SECONDS = 1.0
+FIRST_CHUNK = 512
 # Weight of the newest measurement in the moving averages.
 NEWEST = 0.2
-SMALLEST_CHUNK = 8
+# A pass may take long by accident, since a kernel is built or another program uses the device:
+# it counts for at most this many times what was expected. It is never fast by accident: one that
+# costs less than a part of what was expected, by this number, replaces what was known.
+OUTLIER = 8.0
+# Tokens of a pass whose time is no matter of chance.
+CERTAIN = 32
 # What is left of a prompt is computed at once if it is no longer than this: every pass reads
 # the weights, and a newcomer with a short prompt should join in one step.
 WHOLE = 64
-# Seconds of a step for reading from disk, while others generate and while nobody does.
-SHORT_READ = 0.02
-LONG_READ = 0.25
-# Weight of the newest measurement of the disk.
-NEWEST_READ = 0.3
-# What a block that is computed because the disk was slow takes off the memory of that.
-FORGIVENESS = 0.95
-# Seconds of a step while nobody decodes: newcomers and signs of life wait for its end.
-LONGEST_PASS = 1.5
 # Prompts that differ by this few tokens are alike even if one is many times longer.
 SLACK = 16
 
@@ -45,14 +42,15 @@ class PrefillBudget:
     A forward pass has a fixed cost beside that of its tokens, and both grow with the prompt,
     so the cost of a token is that of the last passes, whose size converges.
 
-    chunk: most prompt tokens of any step. longest_pass: about the most seconds that a step takes
-    while nobody decodes.
+    chunk: most prompt tokens of any step. least: fewest beside rows that decode.
+    slowdown: how many times longer than a quiet step one beside a prompt may take.
     """
 
-    def __init__(self, chunk: int, longest_pass: float = math.inf):
+    def __init__(self, chunk: int, *, least: int = 1, slowdown: float = 3.0):
         self._chunk = chunk
-        self._longest_pass = longest_pass
-        self._quiet: float | None = None
+        self._least = min(least, chunk)
+        self._share = MARGIN * (slowdown - 1)
+        self._quiet: dict[int, float] = {}  # seconds of a step, by the bits of its number of rows
         self._prefill_seconds = 0.0
         self._prefill_tokens = 0.0
         self._per_token: float | None = None
@@ -62,90 +60,63 @@ class PrefillBudget:
         """Seconds that a prompt token takes in passes of many; None before the first of them."""
         return self._per_token
 
-    @property
-    def quiet(self) -> float | None:
-        """Seconds of a step without prompts; None before the first of them."""
-        return self._quiet
-
     def budget(self, decoding: int, waiting: int) -> int:
         """Prompt tokens that this step may compute.
 
         decoding: rows that generate. waiting: rows whose prompt is not computed yet.
         """
         if not decoding:
-            return self._alone
-        if self._quiet is None or not self._prefill_tokens:
+            return self._within(PASS_SECONDS, unknown=FIRST_CHUNK)
+        if not self._quiet:
             return min(self._chunk, WHOLE)
-        share = min(SLOWDOWN * max(1.0, CROWD * waiting / decoding), LARGEST_SLOWDOWN)
-        per_token = max(self._prefill_seconds, 1e-9) / self._prefill_tokens
-        affordable = int(share * self._quiet / per_token)
-        return min(self._chunk, max(SMALLEST_CHUNK, affordable))
+        share = self._share * max(1.0, CROWD * (waiting - 1) / decoding)
+        return self._within(min(share * self.quiet_step(decoding), PASS_SECONDS), unknown=WHOLE)
 
-    @property
-    def _alone(self) -> int:
-        """Prompt tokens of a step while nobody decodes."""
-        if self._per_token is None:
-            return self._chunk
-        # Of fewer tokens than `WHOLE` the cost is not measured.
-        most = max(self._longest_pass / max(self._per_token, 1e-9), WHOLE)
-        return int(min(self._chunk, most))
-
-    def learn(self, seconds: float, *, prefilled: int, decoding: bool) -> None:
+    def learn(self, seconds: float, *, prefilled: int, decoding: int) -> None:
         """Record one step. The device works asynchronously, so only whole steps can be timed.
 
-        prefilled: prompt tokens. decoding: there were rows that generated before it.
+        prefilled: prompt tokens. decoding: the number of rows that generated before it.
         """
         if prefilled:
-            quiet = (self._quiet or 0.0) if decoding else 0.0
-            # Sums, not a mean of ratios: the last few tokens of a prompt cost a whole pass.
-            self._prefill_seconds = _decayed(self._prefill_seconds, max(seconds - quiet, 0.0))
-            self._prefill_tokens = _decayed(self._prefill_tokens, prefilled)
-            if prefilled >= WHOLE:
-                cost = max(seconds - quiet, 0.0) / prefilled
-                old = cost if self._per_token is None else self._per_token
-                self._per_token = (1 - NEWEST) * old + NEWEST * cost
+            cost = max(seconds - self.quiet_step(decoding), 0.0)
+            self._learn_cost(cost, prefilled)
         elif decoding:
-            old = seconds if self._quiet is None else self._quiet
-            self._quiet = (1 - NEWEST) * old + NEWEST * seconds
+            size = decoding.bit_length()
+            self._quiet[size] = _averaged(self._quiet.get(size), seconds)
 
+    def _within(self, seconds: float, *, unknown: int) -> int:
+        if not self._prefill_tokens:
+            return min(self._chunk, unknown)
+        per_token = max(self._prefill_seconds, 1e-9) / self._prefill_tokens
+        return min(self._chunk, max(self._least, int(seconds / per_token)))
 
-class DiskReadBudget:
-    """The tokens of KV that a step may read from disk, by what reading cost before.
+    def quiet_step(self, decoding: int) -> float:
+        """Seconds of a step of so many rows without prompts, or of the most similar number."""
+        if not decoding or not self._quiet:
+            return 0.0
+        size = decoding.bit_length()
+        return self._quiet[min(self._quiet, key=lambda known: abs(known - size))]
 
-
-    short_read, long_read: seconds that a step may spend on it while others generate, and while
-    nobody does.
-    """
-
-    def __init__(self, short_read: float = SHORT_READ, long_read: float = LONG_READ):
-        self._short = short_read
-        self._long = long_read
-        self._seconds = 0.0
-        self._tokens = 0.0
-
-    def allowance(self, *, alone: bool, per_token: float | None) -> int:
-        """Tokens that this step may read; 0 where computing them is faster.
-
-        alone: nobody generates. per_token: seconds that computing a token takes, if known.
-        """
-        if not self._tokens:
-            return 1
-        cost = self._seconds / self._tokens
-        if per_token is not None and cost > per_token:
-            return 0
-        return max(1, int((self._long if alone else self._short) / max(cost, 1e-9)))
-
-    def learn(self, disk: DiskRead) -> None:
-        """Record what one plan read."""
-        self._seconds *= FORGIVENESS**disk.declined
-        if disk.tokens:
-            # Sums, not a mean of ratios: a short block takes as long to open.
-            self._seconds = (1 - NEWEST_READ) * self._seconds + disk.seconds
-            self._tokens = (1 - NEWEST_READ) * self._tokens + disk.tokens
+    def _learn_cost(self, cost: float, tokens: int) -> None:
+        if self._prefill_tokens:
+            expected = tokens * self._prefill_seconds / self._prefill_tokens
+            cost = min(cost, OUTLIER * expected) if expected else cost
+            if tokens >= CERTAIN and 0 < cost < expected / OUTLIER:
+                self._prefill_seconds = self._prefill_tokens = 0.0
+                self._per_token = None
+        # Sums, not a mean of ratios: the last few tokens of a prompt cost a whole pass.
+        self._prefill_seconds = _decayed(self._prefill_seconds, cost)
+        self._prefill_tokens = _decayed(self._prefill_tokens, tokens)
+        if tokens >= WHOLE:
+            self._per_token = _averaged(self._per_token, cost / tokens)
 
 
 def _decayed(total: float, new: float) -> float:
     return (1 - NEWEST) * total + new
+
+
+def _averaged(old: float | None, new: float) -> float:
+    return new if old is None else (1 - NEWEST) * old + NEWEST * new
 
 
 @dataclass(eq=False, slots=True)
@@ -193,6 +164,11 @@ class PrefillPass:
         return [row for prompt in self.prompts for row in prompt.rows]
 
     @property
+    def ends(self) -> bool:
+        """Whether no prompt of it has more to compute."""
+        return len(self.prompts) > 1 or self.tokens == self.prompts[0].remaining
+
+    @property
     def prefill(self) -> Prefill:
         """The same for the executor."""
         ids = [prompt.rows[0].id for prompt in self.prompts]
@@ -201,12 +177,14 @@ class PrefillPass:
 
 class PassChoice:
     """Chooses passes. paddable: prompts of different length can share one. reuses: what a pass
-    computes is stored for other prompts.
+    computes is stored for other prompts. multiple: a pass that ends within a prompt computes a
+    multiple of so many tokens.
     """
 
-    def __init__(self, *, paddable: bool, reuses: bool):
+    def __init__(self, *, paddable: bool, reuses: bool, multiple: int):
         self._paddable = paddable
         self._reuses = reuses
+        self._multiple = multiple
 
     def next(
         self, prompts: Sequence[PromptView], budget: int, *, oldest: bool, apart: bool = False
@@ -224,7 +202,8 @@ class PassChoice:
         left = first.remaining
         if len(batch) > 1:
             return PrefillPass(batch, len(batch) * max(prompt.remaining for prompt in batch))
-        most = left if left <= WHOLE else budget
+        whole = left <= max(WHOLE, budget)
+        most = left if whole else (budget - budget % self._multiple or budget)
         return PrefillPass(batch, min(left, most, first.checkpoint or left))
 
     def _batch(

@@ -17,13 +17,18 @@ from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
-from budmlx.core.schedule.prefill import LONGEST_PASS, DiskReadBudget, PrefillBudget
+from budmlx.core.schedule.disk_read import DiskReadBudget
+from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.view import GroupView, View
 from budmlx.protocol import GenerateRequest, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
+
+# What a step has left of its budget begins a further prompt only from this part of it on: every
+# pass reads the weights.
+LEAST_REST = 4
 
 Merges = list[tuple[int, int]]
 
@@ -57,7 +62,8 @@ class Scheduler:
     A row waits, or is in a prompt or group of the executor. Between steps the executor knows of
     every row that came or left.
 
-    disk: what a step may read from disk. compile_seconds: a grammar that takes longer is refused.
+    stream_slowdown: see `PrefillBudget`. disk: what a step may read from disk.
+    compile_seconds: a grammar that takes longer is refused.
     """
 
     def __init__(
@@ -66,14 +72,20 @@ class Scheduler:
         *,
         max_rows: int,
         prefill_chunk: int,
+        stream_slowdown: float = 3.0,
         disk: DiskReadBudget | None = None,
         compile_seconds: float = COMPILE_SECONDS,
     ):
         self._executor = executor
         self._max_rows = max_rows
         self._view = View(executor)
-        self._admission = Admission(executor.info, executor.memory, prefill_chunk)
-        self._prefill_budget = PrefillBudget(prefill_chunk, LONGEST_PASS)
+        numbers = executor.numbers
+        self._admission = Admission(
+            executor.info, executor.memory, prefill_chunk, numbers.step_overhead
+        )
+        self._prefill_budget = PrefillBudget(
+            prefill_chunk, least=numbers.least_chunk, slowdown=stream_slowdown
+        )
         self._disk = disk or DiskReadBudget()
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
@@ -152,14 +164,14 @@ class Scheduler:
         yield from self._settle(restore=self._readable(), save=self._saves)
         self._seconds = self._masking = 0.0
         self._first_use = False
-        decoding = self._view.decoding
+        decoding, stepping = self._view.decoding, self._view.stepping
         budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding)
         prefilled, merges = yield from self._prefill(budget)
         if self._view.groups:
             yield self._decode(merges)
         if not self._first_use:
-            self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=bool(decoding))
-            if self._masking and (quiet := self._prefill_budget.quiet) is not None:
+            self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=stepping)
+            if self._masking and (quiet := self._prefill_budget.quiet_step(stepping)):
                 self._view.learn(self._masking, quiet)
         yield from self._settle()
 
@@ -207,6 +219,8 @@ class Scheduler:
         done, merges = 0, Merges()
         oldest = self._steps % OLDEST_EVERY == 0
         while done < budget and (chosen := self._view.next_pass(budget - done, oldest=oldest)):
+            if done and not chosen.ends and LEAST_REST * chosen.tokens < budget:
+                break
             done += chosen.tokens
             rows = set(chosen.rows)
             yield Plan(merge=merges, room=self._draft.pop_room(), prefill=chosen.prefill)

@@ -13,8 +13,6 @@ from budmlx.core.batch.plan import GroupState, PromptState
 from budmlx.core.row import Row
 from budmlx.core.schedule.prefill import PassChoice, PrefillPass, PromptView
 
-# What a forward pass costs beside the bytes it reads (building and starting it), in bytes.
-STEP_OVERHEAD = 32 * 2**20
 # A merge copies the rectangles, so it must promise more than a few bytes.
 MERGE_GAIN = 0.9
 # A group whose step costs this many times more for each of its rows is heavy.
@@ -75,10 +73,11 @@ class Placement:
     its rectangle plus one more reading of the weights.
 
     weights: bytes of the model. rectangle: KV bytes of rows of the given lengths together.
+    overhead: what a forward pass costs beside the bytes it reads, in bytes.
     """
 
-    def __init__(self, weights: int, rectangle: Callable[[Sequence[int]], int]):
-        self._alone = weights + STEP_OVERHEAD
+    def __init__(self, weights: int, rectangle: Callable[[Sequence[int]], int], overhead: int):
+        self._alone = weights + overhead
         self._rectangle = rectangle
 
     def cost(self, lengths: Sequence[int]) -> int:
@@ -134,8 +133,11 @@ class View:
     def __init__(self, executor: Executor):
         self.prompts: list[PromptView] = []
         self.groups: list[GroupView] = []
-        self._placement = Placement(executor.memory.weights, executor.memory.rectangle)
-        self._passes = PassChoice(paddable=executor.paddable, reuses=executor.reuses)
+        memory, numbers = executor.memory, executor.numbers
+        self._placement = Placement(memory.weights, memory.rectangle, numbers.step_overhead)
+        self._passes = PassChoice(
+            paddable=executor.paddable, reuses=executor.reuses, multiple=numbers.multiple
+        )
         self._batchable = executor.info.batchable
         self._masks: float | None = None
 
@@ -191,6 +193,12 @@ class View:
     def decoding(self) -> int:
         """The number of rows that generate."""
         return sum(len(group.rows) for group in self.groups)
+
+    @property
+    def stepping(self) -> int:
+        """Rows that the next step computes: not those of a group with all last tokens drawn."""
+        going = [group for group in self.groups if not all(row.last_step for row in group.rows)]
+        return sum(len(group.rows) for group in going)
 
     @property
     def lengths(self) -> list[list[int]]:

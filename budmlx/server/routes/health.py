@@ -38,11 +38,15 @@ class Memory(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """Requests make progress. memory: one for each model that is loaded."""
+    """Requests make progress. memory: one for each model that is loaded.
+
+    numbers: what was chosen for the device, by model.
+    """
 
     message: str
     status: str
     memory: list[Memory]
+    numbers: dict[str, dict[str, str | int | float]]
 
 
 @endpoints.get("/health", "The process lives", Health)
@@ -63,13 +67,14 @@ async def ready(request: web.Request) -> web.Response:
     if request.app[IN_FLIGHT].draining:
         raise EngineUnavailableError("The server is shutting down.")
     models = request.app[MODELS]
-    memory = []
+    memory, numbers = [], {}
     for engine in dict.fromkeys(models.resolve(name) for name in models.names):
         status = engine.status()
         if not status.ready:
             raise EngineUnavailableError(status.reason or "The model makes no progress.")
         memory.append(_memory(status))
-    return web.json_response(msgspec.to_builtins(Readiness("ok", "ready", memory)))
+        numbers[engine.info.name] = dict(engine.info.numbers)
+    return web.json_response(msgspec.to_builtins(Readiness("ok", "ready", memory, numbers)))
 
 
 def _memory(status: HostStatus) -> Memory:

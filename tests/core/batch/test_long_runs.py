@@ -73,7 +73,7 @@ def test_a_batch_holds_the_same_after_many_steps(name: str, tmp_path: Path) -> N
     before = run.turns(SETTLED)
     after = run.turns(SHORT - SETTLED)
     print(name, before, after)
-    assert after[0] <= before[0] and after[1] <= before[1]
+    assert after[0] <= before[0] + ROUNDING and after[1] <= before[1]
 
 
 @pytest.mark.long

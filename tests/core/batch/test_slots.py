@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from budmlx.core.batch.slots import COPY, SPARE_TOKENS, Slots
+from budmlx.core.batch.slots import SPARE_TOKENS, Slots
 from budmlx.core.model.memory import CACHE_STEP, arrays_of
 from budmlx.core.model.quantized_kv import QuantizedCache
 from tests.amount import examples
 
 HEADS, WIDTH, LAYERS = 2, 32, 2
+COPY = 2
 MAKERS: dict[str, Callable[[], Any]] = {
     "plain": KVCache,
     "quantized": lambda: QuantizedCache(bits=8, group_size=32),
@@ -54,7 +55,7 @@ class Rows:
             cache.update_and_fetch(new, -new)
             caches.append(cache)
             held.append(np.array(new)[0, 0, :, 0])
-        return Slots(caches, 1), [held]
+        return Slots(caches, 1, COPY), [held]
 
     def join(self, lengths: list[int], expected: int = 0) -> None:
         other, held = self._new(lengths[0])
@@ -216,7 +217,7 @@ def test_caches_without_slots_drop_rows_at_once() -> None:
     def states(rows: int) -> Slots:
         cache = ArraysCache(1)
         cache[0] = mx.arange(rows)[:, None]
-        return Slots([cache], rows)
+        return Slots([cache], rows, COPY)
 
     slots = states(3)
     slots.keep([0, 2], [1, 1])

@@ -25,7 +25,7 @@ def test_rows_wait_for_what_a_session_leaves(tmp_path: Path) -> None:
     lengths = [[700]] * 3
     needed = model.memory.total(lengths, 64)
     tight = replace(model, memory=replace(model.memory, limit=needed + 1000))
-    admission = Admission(tight.info, tight.memory, 64)
+    admission = Admission(tight.info, tight.memory, 64, 2**25)
     assert admission.fits(lengths)
     reuse = BlockReuse(tight, 2**28)
     driver = Driver(tight, max_rows=8, reuse=reuse)

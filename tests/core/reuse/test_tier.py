@@ -18,7 +18,7 @@ import pytest
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.disk.identity import model_digest
-from budmlx.core.schedule.prefill import DiskReadBudget
+from budmlx.core.schedule.disk_read import DiskReadBudget
 from budmlx.protocol import KVStoreSettings
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import Driver, load, request

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from budmlx.core.schedule.view import HEAVY, MERGE_GAIN, STEP_OVERHEAD, Placement
+from budmlx.core.schedule.view import HEAVY, MERGE_GAIN, Placement
 
 WEIGHTS = 2**27
+OVERHEAD = 2**25
 PER_TOKEN = 2**14
 
 
@@ -14,9 +15,9 @@ def rectangle(lengths: Sequence[int]) -> int:
     return PER_TOKEN * max(lengths) * len(lengths)
 
 
-PLACEMENT = Placement(WEIGHTS, rectangle)
+PLACEMENT = Placement(WEIGHTS, rectangle, OVERHEAD)
 # So many tokens cost as much as one more pass.
-PASS = (WEIGHTS + STEP_OVERHEAD) // PER_TOKEN
+PASS = (WEIGHTS + OVERHEAD) // PER_TOKEN
 
 
 def test_padding_is_weighed_against_reading_the_weights_again() -> None:
@@ -36,7 +37,7 @@ def test_without_groups_there_is_nothing_to_choose() -> None:
 
 
 def test_a_step_costs_the_weights_and_the_rectangle() -> None:
-    assert PLACEMENT.cost([10, 30]) == WEIGHTS + STEP_OVERHEAD + 60 * PER_TOKEN
+    assert PLACEMENT.cost([10, 30]) == WEIGHTS + OVERHEAD + 60 * PER_TOKEN
 
 
 def test_a_newcomer_joins_up_to_the_cost_of_a_pass_of_its_own() -> None:

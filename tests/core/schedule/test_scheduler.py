@@ -9,9 +9,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from budmlx.core.batch.executor import Executor
+from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.device_faults import DeviceLostError
 from budmlx.core.model.memory import MemoryModel
 from budmlx.core.model.model import Model
+from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import StepFrame
 from budmlx.testing.tiny_random import LLAMA
 from tests.core.driver import Driver, load, request
@@ -113,6 +116,53 @@ def test_a_short_prompt_overtakes_a_long_one(model: Model) -> None:
     assert driver.tokens[2] and not driver.tokens[1]
     driver.run()
     assert len(driver.tokens[1]) == 4
+
+
+class Noting(Executor):
+    """An executor that notes the tokens of each pass over one prompt."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.passes: list[int] = []
+
+    def run(self, plan: Plan) -> Result:
+        if plan.prefill is not None:
+            self.passes.append(plan.prefill.tokens)
+        return super().run(plan)
+
+
+def test_the_rest_of_a_budget_begins_no_further_prompt_with_a_few_tokens(model: Model) -> None:
+    """Every pass reads the weights."""
+    for chunk, passes in ((100, [90]), (160, [90, 70])):
+        executor = Noting(model)
+        scheduler = Scheduler(executor, max_rows=8, prefill_chunk=chunk)
+        scheduler.submit(request(1, [6] * 91, max_tokens=40))
+        scheduler.submit(request(2, [5] * 300, max_tokens=40))
+        scheduler.step()
+        assert executor.passes == passes
+
+
+def test_a_step_that_only_reads_last_tokens_says_nothing_of_the_pace(model: Model) -> None:
+    """The last step of a reply computes nothing, so steps are not as short as that."""
+    driver = Driver(model)
+    driver.submit(request(1, [5] * 20, max_tokens=1))
+    driver.run()
+    assert not driver.scheduler._prefill_budget._quiet
+    driver.submit(request(2, [5] * 20, max_tokens=2))
+    driver.run()
+    assert driver.scheduler._prefill_budget._quiet
+
+
+def test_a_group_has_no_slots_for_most_prompts_before_they_come(model: Model) -> None:
+    """Vacant slots take part in every step, and a long prompt takes many of them."""
+    driver = Driver(model, prefill_chunk=128)
+    driver.submit(*(request(key, [3 + key] * 400, max_tokens=400) for key in range(16)))
+    widths = []
+    while any(not tokens for tokens in driver.tokens.values()):
+        driver.turn()
+        widths += [(len(group.rows), group.width) for group in driver.groups]
+    assert all(width <= 2 * rows for rows, width in widths)
+    assert max(rows for rows, _ in widths) == 16
 
 
 def test_rows_of_very_different_length_run_in_their_own_groups(model: Model) -> None:

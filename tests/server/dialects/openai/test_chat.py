@@ -125,7 +125,7 @@ async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenA
         check_error(await exchange(server, get(path)), 404, code="model_not_found")
 
 
-async def test_health(server: HttpServer) -> None:
+async def test_health(server: HttpServer, engine: Engine) -> None:
     answer = await exchange(server, get("/health"))
     assert (answer.status, answer.json) == (200, {"message": "ok", "status": "ok"})
     answer = await exchange(server, get("/ready"))
@@ -133,6 +133,8 @@ async def test_health(server: HttpServer) -> None:
     (memory,) = answer.json["memory"]
     assert 0 < memory["weights"] < memory["limit"]
     assert memory["active"] <= memory["peak"]
+    assert answer.json["numbers"] == {engine.info.name: engine.info.numbers}
+    assert engine.info.numbers["prefill_chunk"] > 0
 
 
 async def test_not_ready_says_why(own_server: HttpServer) -> None:
