@@ -27,6 +27,9 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
 ]
 
+GPU_TESTS = "BUDMLX_GPU_TESTS"
+"""Read by `tests/gpu` alone."""
+
 FOREIGN = frozenset(
     {"cat", "cd", "curl", "export", "git", "hf", "kill", "mlx_lm.convert", "pytest"}
     | {"caffeinate", "launchctl", "tmutil"}
@@ -122,7 +125,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
 def test_variables_that_a_page_names_exist(page: Path) -> None:
     known = {ENV_PREFIX + field.upper() for field in Config.model_fields}
     named = set(re.findall(rf"{ENV_PREFIX}[A-Z_]*[A-Z]", page.read_text("utf-8")))
-    assert named <= known | {CONFIG_VARIABLE, DEBUG_VARIABLE, DEVICE_VARIABLE}
+    assert named <= known | {CONFIG_VARIABLE, DEBUG_VARIABLE, DEVICE_VARIABLE, GPU_TESTS}
 
 
 def test_every_command_is_documented() -> None:

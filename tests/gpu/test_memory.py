@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from budmlx.core.model.memory import device_memory_limit
+from budmlx.core.model.memory_policy import DeviceMemory
 from tests.core.architectures import ARCHITECTURES, BASE
 from tests.core.driver import Driver, load, request
 from tests.gpu.device import GPU
@@ -70,7 +70,7 @@ def test_limits_are_kept_by_mlx() -> None:
 def test_the_default_limit_leaves_some_of_the_device() -> None:
     info = mx.device_info()
     total = info.get("total_memory") or info.get("memory_size")
-    limit = device_memory_limit()
+    limit = DeviceMemory.here().limit
     assert limit > 2**30
     if total:
         assert limit <= 0.95 * total

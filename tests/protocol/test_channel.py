@@ -17,6 +17,7 @@ from budmlx.protocol import (
     Cancel,
     FromCore,
     GenerateRequest,
+    MemoryUse,
     RowFailed,
     StepFrame,
     Submit,
@@ -49,7 +50,7 @@ frames = st.builds(
         )
     ),
     started=st.lists(st.integers(0, 2**60)),
-    memory=st.integers(0, 2**60),
+    memory=st.builds(MemoryUse, *3 * [st.integers(0, 2**60)]),
 )
 
 

@@ -14,6 +14,7 @@ BLANKS = (
         r'"\1":\g<2>0',
     ),
     (r'"(limit|weights|prefix_cache|active|unused|peak)":( ?)\d+', r'"\1":\g<2>0'),
+    (r'(?<="numbers":) ?\{"[^{}]*\{[^{}]*\}\}', " {}"),
     (r'"system_fingerprint":"[^"]*"', '"system_fingerprint":"*"'),
     (r"(?<=retry in )\d+(?= s)", "0"),
 )

@@ -74,6 +74,11 @@ class Executor:
         return self._reuse.enabled
 
     @property
+    def reads_disk(self) -> bool:
+        """Whether a plan that says `restore` may read anything."""
+        return self._reuse.reads_disk
+
+    @property
     def reserved(self) -> int:
         """Bytes that stay in use for reuse, however much rows need."""
         return self._reuse.reserved

@@ -86,7 +86,7 @@ def numbers_of(backend: Backend, info: Mapping[str, Any]) -> DeviceNumbers:
     return DeviceNumbers(
         backend=backend,
         device=device,
-        prefill_chunk=2048 if backend == "metal" else 8192,
+        prefill_chunk=2048,
         multiple=32,
         least_chunk=32,
         step_overhead=_step_overhead(backend, device),

@@ -140,6 +140,11 @@ class BlockReuse:
     # The disk
 
     @property
+    def reads_disk(self) -> bool:
+        """See `Reusing`."""
+        return self.tier is not None
+
+    @property
     def pending(self) -> bool:
         """Whether blocks wait to be written to disk."""
         return self.tier is not None and self.tier.pending

@@ -129,6 +129,7 @@ class CheckpointReuse:
     """
 
     pending = False
+    reads_disk = False
     reserved = 0
 
     def __init__(self, limit: int, count: float = math.inf):

@@ -72,6 +72,10 @@ class Reusing(Protocol):
         """Whether states wait to be written to disk."""
 
     @property
+    def reads_disk(self) -> bool:
+        """Whether there is a disk tier."""
+
+    @property
     def version(self) -> int:
         """Changes whenever more can be found."""
 

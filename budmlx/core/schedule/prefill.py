@@ -66,7 +66,8 @@ class PrefillBudget:
         decoding: rows that generate. waiting: rows whose prompt is not computed yet.
         """
         if not decoding:
-            return self._within(PASS_SECONDS, unknown=FIRST_CHUNK)
+            least = min(self._chunk, WHOLE)
+            return max(least, self._within(PASS_SECONDS, unknown=FIRST_CHUNK))
         if not self._quiet:
             return min(self._chunk, WHOLE)
         share = self._share * max(1.0, CROWD * (waiting - 1) / decoding)

@@ -181,7 +181,8 @@ class Scheduler:
         self._seconds += result.seconds
         self._first_use |= result.first_use
         self._masking += result.masking
-        self._disk.learn(result.disk)
+        if self._executor.reads_disk:
+            self._disk.learn(result.disk)
         self._view.update(result.prompts, result.groups, self._rows)
         self._report.add(result.tokens, result.failed)
         ended = [token.id for token in result.tokens if token.reason is not None]
@@ -245,7 +246,8 @@ class Scheduler:
 
     def _readable(self) -> int | None:
         """Tokens that may be read from disk, if a prompt is new or waits for more."""
-        if not self._draft.admit and not any(prompt.restoring for prompt in self._view.prompts):
+        new = self._draft.admit or any(prompt.restoring for prompt in self._view.prompts)
+        if not (new and self._executor.reads_disk):
             return None
         return self._disk.allowance(
             alone=not self._view.groups, per_token=self._prefill_budget.per_token

@@ -37,7 +37,7 @@ LEAST, MOST = OVERHEAD_LIMITS
         ("metal", M4_PRO, 2048, 32, 800_000_000),
         ("metal", M3_ULTRA, 2048, 32, MOST),
         ("metal", {}, 2048, 32, 400_000_000),
-        ("cuda", H200, 8192, 32, MOST),
+        ("cuda", H200, 2048, 32, MOST),
     ],
 )
 def test_numbers_come_from_the_device(

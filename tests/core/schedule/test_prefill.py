@@ -136,7 +136,7 @@ def test_a_first_pass_that_took_long_is_forgotten_after_one_that_did_not() -> No
     """The first pass of a kind builds its kernel."""
     pace = PrefillBudget(CHUNK, least=32)
     pace.learn(43.0, prefilled=512, decoding=0)
-    assert pace.budget(0, 1) == 32
+    assert pace.budget(0, 1) == WHOLE
     pace.learn(32 * COST, prefilled=32, decoding=0)
     assert pace.budget(0, 1) == pytest.approx(PASS_SECONDS / COST, abs=1)
 
