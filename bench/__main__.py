@@ -12,6 +12,7 @@ from bench.contestants import NO_REUSE, OURS, contestants
 from bench.host_work import BASELINE
 from bench.machine import Device, blas_environment, describe, device
 from bench.model import cached_model
+from bench.plot import save_plot
 from bench.report import document
 from bench.results import keep
 from bench.rounds import Run, RunSettings, run_embedded, run_servers
@@ -47,7 +48,7 @@ def main() -> int:
     print("\n" + "\n\n".join(document(run, facts)) + "\n")
     broken = failed(run)
     for place in [output, HERE] if options.write_results and not broken else [output]:
-        keep(run, facts, found, place)
+        keep(run, facts, found, place, save_plot)
         print(f"written: {place}/RESULTS.md, {found.slug}.json")
     return int(broken)
 

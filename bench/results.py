@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from bench.machine import Device
-from bench.plot import save_plot
 from bench.report import document
 from bench.rounds import Run
 
@@ -22,8 +21,17 @@ run; "budmlx is" compares tokens per second of the same round.
 """
 
 
-def keep(run: Run, facts: Mapping[str, str], device: Device, place: Path) -> None:
-    """Write record and picture of a run to `place`, and its section of the file there."""
+def keep(
+    run: Run,
+    facts: Mapping[str, str],
+    device: Device,
+    place: Path,
+    save_plot: Callable[[Run, Path, str], bool],
+) -> None:
+    """Write record and picture of a run to `place`, and its section of the file there.
+
+    save_plot: writes a picture with a title; False where the run gives nothing to draw.
+    """
     place.mkdir(parents=True, exist_ok=True)
     record = {"facts": facts, **asdict(run)}
     (place / f"{device.slug}.json").write_text(json.dumps(record, indent=1) + "\n")

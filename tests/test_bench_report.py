@@ -77,14 +77,19 @@ def test_a_gpu_has_bars_of_its_own() -> None:
 
 def test_results_of_a_device_replace_its_section_alone(tmp_path: Path) -> None:
     cpu, gpu = Device("Some CPU, 2 cores", gpu=False), Device("Some GPU", gpu=True)
-    facts = {"model": "m", "note": "note 1"}
-    results.keep(Run(), facts, cpu, tmp_path)
-    results.keep(Run(gpu=True), {**facts, "note": "note 2"}, gpu, tmp_path)
-    results.keep(Run(), {**facts, "note": "note 3"}, cpu, tmp_path)
+
+    def keep(note: str, device: Device, drawn: bool = False) -> None:
+        facts = {"model": "m", "note": note}
+        results.keep(Run(gpu=device.gpu), facts, device, tmp_path, lambda *_: drawn)
+
+    keep("note 1", cpu)
+    keep("note 2", gpu, drawn=True)
+    keep("note 3", cpu)
     text = (tmp_path / "RESULTS.md").read_text()
     assert text.startswith(results.LEAD)
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == ["## Some CPU, 2 cores", "## Some GPU"]
+    assert ("(some-gpu.png)" in text, "(some-cpu-2-cores.png)" in text) == (True, False)
     assert [word in text for word in ("note 1", "note 2", "note 3")] == [False, True, True]
     assert text.index("note 3") < text.index("note 2")
     assert json.loads((tmp_path / "some-gpu.json").read_text())["gpu"] is True
