@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import weakref
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator
 from concurrent.futures import Future
@@ -29,16 +28,16 @@ from budmlx.threads import Worker
 T = TypeVar("T")
 
 
-class Wait(ABC):
+class Wait:
     """An awaited thing: a procedure yields it, and reads its outcome afterwards."""
 
-    @abstractmethod
     def block(self) -> None:
         """Wait on a thread."""
+        raise NotImplementedError
 
-    @abstractmethod
     async def suspend(self) -> None:
         """Wait on an event loop."""
+        raise NotImplementedError
 
 
 Procedure = Generator[Wait, None, T]
@@ -82,7 +81,7 @@ class Mailbox(Wait, Generic[T]):
     def __init__(self) -> None:
         self._items: deque[T] = deque()
         self._blocked: SimpleQueue[None] = SimpleQueue()
-        self._arrived: asyncio.Event | None = None
+        self._arrived: asyncio.Future[None] | None = None
         self.wake: Callable[[], object] = partial(self._blocked.put, None)
 
     def __bool__(self) -> bool:
@@ -105,17 +104,21 @@ class Mailbox(Wait, Generic[T]):
 
     async def suspend(self) -> None:
         """See `Wait`."""
+        loop = asyncio.get_running_loop()
         if self._arrived is None:
-            self._arrived = asyncio.Event()
-            waker = _LoopWaker.of(asyncio.get_running_loop())
-            self.wake = partial(waker.set_soon, self._arrived)
-        self._arrived.clear()
+            self.wake = partial(_LoopWaker.of(loop).call_soon, self._resume)
+        # First, so that what comes from now on ends the wait.
+        self._arrived = loop.create_future()
         if not self._items:
-            await self._arrived.wait()
+            await self._arrived
+
+    def _resume(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
 
 
 class _LoopWaker:
-    """Sets events of one event loop from other threads, many with one call into the loop.
+    """Calls functions on one event loop for other threads, many with one call into the loop.
 
     A frame brings mail for every running request, and each such call costs a write to a socket.
     """
@@ -126,7 +129,7 @@ class _LoopWaker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = weakref.ref(loop)
-        self._events: deque[asyncio.Event] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._called = False
 
     @classmethod
@@ -134,21 +137,21 @@ class _LoopWaker:
         """The waker of a loop."""
         return cls._wakers.setdefault(loop, cls(loop))
 
-    def set_soon(self, event: asyncio.Event) -> None:
-        """Set an event on the loop. Thread-safe; never blocks."""
-        self._events.append(event)
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have a function called on the loop. Thread-safe; never blocks."""
+        self._calls.append(call)
         if self._called or (loop := self._loop()) is None:
             return
         self._called = True
         # RuntimeError: the loop was closed under the procedure, so there is no receiver.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._set)
+            loop.call_soon_threadsafe(self._call)
 
-    def _set(self) -> None:
-        # First, so that an event that comes from now on has a call of its own.
+    def _call(self) -> None:
+        # First, so that what comes from now on has a call of its own.
         self._called = False
-        while self._events:
-            self._events.popleft().set()
+        while self._calls:
+            self._calls.popleft()()
 
 
 class _Work(Wait, Generic[T]):

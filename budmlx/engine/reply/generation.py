@@ -79,51 +79,55 @@ class _ChoiceText:
         self.reasoning_tokens = 0
         self.ids: list[int] = []
 
-    def take(self, updates: Sequence[Token]) -> Iterator[Event]:
+    def take(self, updates: Sequence[Token]) -> list[Event]:
         """Events of the row's new tokens."""
-        shown: list[str] = []
+        shown = ""
         for update in updates:
             # The id that ends a row is a control token or the caller's stop id: no text.
             if update.reason != "stop":
                 self.ids.append(update.token)
-                shown.append(self._text.push(update.token))
+                shown += self._text.push(update.token)
                 if self._reader is not None:
                     self._reader.push(update, self._text.decoded)
                 if self._output is not None:
                     self._ends.append(self._text.decoded)
             if update.reason is not None and not self._text.stopped:
-                shown.append(self._text.finish())
+                shown += self._text.finish()
             self.reason = "stop" if self._text.stopped else update.reason
             if self.reason is not None:
                 break
-        yield from self._text_events("".join(shown), last=self.reason is not None)
-        if self.reason is not None:
-            yield ChoiceFinished(self.reason, self.number)
-
-    def _text_events(self, text: str, *, last: bool) -> Iterator[Event]:
-        """The events of new text."""
+        last = self.reason is not None
         if self._output is None:
-            self._shown += len(text)
-            yield from self._content(text, 0, self._shown, last=last)
-            return
-        for piece in self._output.push(text, last=last):
+            self._shown += len(shown)
+            events = self._content(shown, 0, self._shown, last=last)
+        else:
+            events = self._parsed(self._output, shown, last=last)
+        if self.reason is not None:
+            events.append(ChoiceFinished(self.reason, self.number))
+        return events
+
+    def _parsed(self, output: OutputReader, text: str, *, last: bool) -> list[Event]:
+        """The events of new text that may hold reasoning and calls."""
+        events: list[Event] = []
+        for piece in output.push(text, last=last):
             if isinstance(piece, Content):
                 end = piece.start + len(piece.text)
-                yield from self._content(piece.text, piece.start, end, last=False)
+                events += self._content(piece.text, piece.start, end, last=False)
                 if self.reason == "content_filter":
-                    return
+                    return events
                 continue
             if isinstance(piece, Thought):
                 self._count_reasoning(piece)
                 if self._hide:
                     continue
-            yield event_of(piece, self._output.calls - 1, self.number)
-        if self._output.calls and (self._output.ended or self.reason == "stop"):
+            events.append(event_of(piece, output.calls - 1, self.number))
+        if output.calls and (output.ended or self.reason == "stop"):
             self.reason = "tool_calls"
         if self.reason is not None and self._filters is not None:
-            yield from self._content("", 0, 0, last=True)
+            events += self._content("", 0, 0, last=True)
+        return events
 
-    def _content(self, text: str, start: int, end: int, *, last: bool) -> Iterator[TextDelta]:
+    def _content(self, text: str, start: int, end: int, *, last: bool) -> list[Event]:
         """Content that stands between two places of all the text."""
         if self._filters is not None:
             text = self._filters.push(text, last=last)
@@ -132,8 +136,7 @@ class _ChoiceText:
         logprobs: tuple[TokenLogprob, ...] = ()
         if self._reader is not None:
             logprobs = self._reader.take(end, ended=self.reason is not None, start=start)
-        if text or logprobs:
-            yield TextDelta(text, self.number, logprobs)
+        return [TextDelta(text, self.number, logprobs)] if text or logprobs else []
 
     def _count_reasoning(self, piece: Thought) -> None:
         end = piece.start + len(piece.text)
@@ -213,13 +216,13 @@ class Generation:
             self._completion_tokens += len(new)
             yield from self._choices[row_id].take(new)
         reasons = [choice.reason for choice in self._choices.values()]
-        if tokens and all(reason is not None for reason in reasons):
+        if tokens and None not in reasons:
             self.over = True
             yield Finished(tuple(r for r in reasons if r), self._usage(), self._timing())
 
     def ended(self) -> list[int]:
         """Rows that need no more tokens, because their text ended before the core knew."""
-        return [i for i in sorted(self.running) if self._choices[i].reason is not None]
+        return sorted([i for i in self.running if self._choices[i].reason is not None])
 
     def _error(self, failed: RowFailed) -> BudmlxError:
         error = ERRORS[failed.code](failed.message, code=failed.code)

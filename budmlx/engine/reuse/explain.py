@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budmlx.engine.prompt import TokenizedPrompt
-from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.lookup import Bounded
 from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, with_image_keys
@@ -146,7 +145,7 @@ class History:
 
     def _bytes(self, keys: NDArray[np.int64]) -> list[bytes]:
         ids = takewhile(lambda key: key >= 0, islice(keys, AHEAD))
-        return [token_bytes(self._tokenizer, int(id_)) for id_ in ids]
+        return [self._tokenizer.token_bytes[int(id_)] for id_ in ids]
 
 
 def _keys(prompt: TokenizedPrompt, reply: Sequence[int] = ()) -> NDArray[np.int64]:

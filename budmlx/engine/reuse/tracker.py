@@ -16,7 +16,6 @@ import msgspec
 
 from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.reuse.explain import History
-from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.lookup import Prefix, PrefixIndex, PrefixWalk
 from budmlx.types import CacheExplanation, Finished, PrefixCacheStats
@@ -175,7 +174,7 @@ class Transcript:
         """The text of the id at a place; None at the end and for control tokens."""
         if place == len(ids) or self._tokenizer.control.among([ids[place]]):
             return None
-        return token_bytes(self._tokenizer, ids[place])
+        return self._tokenizer.token_bytes[ids[place]]
 
 
 def _replaced(

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from budmlx.config import ModelConfig
 from budmlx.engine.hosts.host import open_host
-from budmlx.engine.procedures import Containment, Mailbox, Stream, Wait
+from budmlx.engine.procedures import Containment, Mailbox, Stream
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
 from budmlx.engine.request.prepare import Preparation
@@ -69,7 +68,7 @@ class RequestPipeline:
             if reply is not None:
                 yield from outcome.replayed(reply)
             else:
-                yield from outcome.noted(self.computed(request, prompt, together=together))
+                yield from self.computed(request, prompt, note=outcome.note, together=together)
 
     def computed(
         self,
@@ -77,9 +76,13 @@ class RequestPipeline:
         prompt: TokenizedPrompt,
         session: SessionFile | None = None,
         *,
+        note: Callable[[Event], None] | None = None,
         together: bool = False,
     ) -> Stream[Event]:
-        """The events of a prepared request that the core computes. session: to save or load."""
+        """The events of a prepared request that the core computes. session: to save or load.
+
+        note: called with each event before the caller gets it. together: see `run`.
+        """
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self._rows.foreign_plugins(request)
         with self._containment.calls(foreign) as calls:
@@ -88,7 +91,11 @@ class RequestPipeline:
             try:
                 while not generation.over:
                     updates = yield from mailbox.receive()
-                    yield from (yield from calls.items(self._events(generation, updates)))
+                    events = yield from calls.items(self._events(generation, updates))
+                    for event in events:
+                        if note is not None:
+                            note(event)
+                        yield event
             finally:
                 self._release(generation)
 
@@ -133,15 +140,11 @@ class RequestOutcome:
                 self._finished = event
             yield event
 
-    def noted(self, events: Stream[Event]) -> Stream[Event]:
-        """The events that are computed for the request."""
-        with closing(events):
-            for step in events:
-                if not isinstance(step, Wait):
-                    self._ticket.note(step)
-                    if isinstance(step, Finished):
-                        self._finished = step
-                yield step
+    def note(self, event: Event) -> None:
+        """Take an event that is computed for the request."""
+        self._ticket.note(event)
+        if isinstance(event, Finished):
+            self._finished = event
 
     def __enter__(self) -> Self:
         return self

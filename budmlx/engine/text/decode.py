@@ -8,14 +8,13 @@ off, the characters before it stay, whereas decoding at once replaces the whole 
 from __future__ import annotations
 
 import codecs
-import json
 from collections import deque
 from collections.abc import Collection, Sequence
-from functools import cache
 from typing import Protocol
 
 from tokenizers import Tokenizer as Backend
 
+from budmlx.engine.text.token_bytes import TokenBytes, fallback_byte
 from budmlx.engine.text.tokenizer import Tokenizer
 
 
@@ -44,7 +43,7 @@ class TextStream:
         if visible:
             ids = {tokenizer.backend.token_to_id(token) for token in visible}
             self._hidden = self._hidden - ids
-        self._decoder = _decoder(tokenizer.backend)
+        self._decoder = _decoder(tokenizer)
         self._stops = _StopScanner(stop) if stop else None
 
     def push(self, token_id: int) -> str:
@@ -136,16 +135,6 @@ class _StopScanner:
         return text[:safe], False
 
 
-def token_bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
-    """The UTF-8 bytes that a token alone stands for; a space that words begin with included."""
-    backend = tokenizer.backend
-    token = backend.id_to_token(token_id) or ""
-    if "ByteLevel" in _decoder_kinds(backend):
-        return _token_bytes(token)
-    byte = _fallback_byte(token)
-    return token.replace("\u2581", " ").encode() if byte is None else bytes([byte])
-
-
 class _Decoder(Protocol):
     def push(self, token_id: int) -> str:
         """Text that this id completes."""
@@ -154,49 +143,23 @@ class _Decoder(Protocol):
         """Text of what was left incomplete."""
 
 
-def _decoder(backend: Backend) -> _Decoder:
-    kinds = _decoder_kinds(backend)
-    return _ByteLevelDecoder(backend) if "ByteLevel" in kinds else _PieceDecoder(backend)
-
-
-def _decoder_kinds(backend: Backend) -> set[str]:
-    if backend.decoder is None:
-        return set()
-    spec = json.loads(backend.decoder.__getstate__())
-    return {part["type"] for part in spec.get("decoders", [spec])}
+def _decoder(tokenizer: Tokenizer) -> _Decoder:
+    known = tokenizer.token_bytes
+    return _ByteLevelDecoder(known) if known.byte_level else _PieceDecoder(tokenizer.backend)
 
 
 class _ByteLevelDecoder:
     """For vocabularies in which each character of a token stands for one byte."""
 
-    def __init__(self, backend: Backend):
-        self._token = backend.id_to_token
+    def __init__(self, known: TokenBytes):
+        self._known = known
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        token = self._token(token_id)
-        return "" if token is None else self._utf8.decode(_token_bytes(token))
+        return self._utf8.decode(self._known[token_id])
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)
-
-
-@cache
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: visible Latin-1 is itself, the others follow from U+0100 on."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {
-        chr(256 + index): byte for index, byte in enumerate(others)
-    }
-
-
-def _token_bytes(token: str) -> bytes:
-    alphabet = _byte_of_character()
-    try:
-        return bytes([alphabet[character] for character in token])
-    except KeyError:  # An added token in plain text.
-        return token.encode()
 
 
 class _PieceDecoder:
@@ -222,7 +185,7 @@ class _PieceDecoder:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return ""
-        if self._byte_fallback and (byte := _fallback_byte(token)) is not None and byte >= 0x80:
+        if self._byte_fallback and (byte := fallback_byte(token)) is not None and byte >= 0x80:
             return self._push_byte(byte)
         text = self.finish() + self._decode([*self._before, token_id]).removeprefix(
             self._text_before
@@ -256,13 +219,3 @@ class _PieceDecoder:
                 self._bytes.clear()
                 return lost + text
         return lost
-
-
-def _fallback_byte(token: str) -> int | None:
-    """The byte that a token such as `<0xE2>` stands for."""
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        try:
-            return int(token[3:5], 16)
-        except ValueError:
-            return None
-    return None

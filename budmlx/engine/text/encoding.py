@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
 from budmlx.types import ModelInfo
@@ -26,7 +25,7 @@ class Encoding:
 
 def encoding(tokenizer: Tokenizer, ids: Sequence[int], text: str | None = None) -> Encoding:
     """The encoding of these ids. text: if it is known already."""
-    known = {token_id: token_bytes(tokenizer, token_id) for token_id in set(ids)}
+    known = {token_id: tokenizer.token_bytes[token_id] for token_id in set(ids)}
     pieces = tuple(known[token_id].decode(errors="replace") for token_id in ids)
     return Encoding(tuple(ids), decoded(tokenizer, ids) if text is None else text, pieces)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from budmlx.engine.text.decode import token_bytes
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.protocol import Token
 from budmlx.types import TokenLogprob
@@ -50,5 +49,5 @@ class LogprobReader:
     def _entry(
         self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
     ) -> TokenLogprob:
-        raw = token_bytes(self._tokenizer, token_id)
+        raw = self._tokenizer.token_bytes[token_id]
         return TokenLogprob(raw.decode(errors="replace"), raw, logprob, top)

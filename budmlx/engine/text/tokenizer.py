@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Backend
 
 from budmlx.engine.template.template import SPECIAL_TOKEN_NAMES, ChatTemplate
 from budmlx.engine.text.control_tokens import ControlTokens, encoded, is_control
+from budmlx.engine.text.token_bytes import TokenBytes
 from budmlx.errors import InvalidRequestError, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Tokenizer:
     backend: the tokenizers library's object. special_tokens: `bos_token` -> `<s>` and so on.
     eos_token_ids: ids that end a reply, those of generation_config.json first.
     hidden_ids: ids that are never shown as text. prefix_ids: ids that the model expects before
-    text that no template wrote. control: tokens that only templates write.
+    text that no template wrote. control: tokens that only templates write. token_bytes: what each
+    token stands for.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
+        self.token_bytes = TokenBytes(backend)
         self.special_tokens = dict(special_tokens)
         own_eos = backend.token_to_id(self.special_tokens.get("eos_token", ""))
         self.eos_token_ids = tuple(
