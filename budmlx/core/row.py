@@ -135,14 +135,16 @@ class Row:
 
         Those that were drawn beyond its end are left out.
         """
+        request, ids = self.request, self.ids
+        end = len(request.prompt_ids) + request.max_tokens
         for token in tokens:
             self.unread -= 1
-            self.ids.append(token)
-            if self.keys is not self.ids:
+            ids.append(token)
+            if self.keys is not ids:
                 self.keys.append(token)
-            if token in self.request.stop_ids:
+            if token in request.stop_ids:
                 return "stop"
-            if self.produced >= self.request.max_tokens:
+            if len(ids) >= end:
                 return "length"
         return None
 

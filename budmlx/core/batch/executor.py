@@ -278,13 +278,13 @@ class Executor:
             self.groups += Group.of(self._model, prompt)
 
     def _decode(self, plan: Plan) -> None:
-        groups = {row.id: group for group in self.groups for row in group.rows}
         for row_id in plan.pause:
-            groups[row_id].pause()
+            self._group(row_id).pause()
         for row_id in plan.decode:
+            group = self._group(row_id)
             # A merge of this plan may have failed.
-            if self._progress.goes_on(groups[row_id].rows):
-                self._guard(groups[row_id].rows, self._dispatch, groups[row_id])
+            if self._progress.goes_on(group.rows):
+                self._guard(group.rows, self._dispatch, group)
         drawn: list[tuple[Row, list[Outcome]]] = []
         for group in self.groups:
             if self._progress.goes_on(group.rows):
@@ -354,4 +354,4 @@ class _Progress:
 
     def goes_on(self, rows: Iterable[Row]) -> bool:
         """Whether any of these rows still takes part."""
-        return not self.out.issuperset(rows)
+        return not self.out or not self.out.issuperset(rows)

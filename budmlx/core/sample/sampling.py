@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -44,8 +45,7 @@ def nothing_drawn(row: Row) -> RowFault:
     return "non_finite_logits", NOTHING_DRAWN
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What was drawn for one row, on the host."""
 
     token: int

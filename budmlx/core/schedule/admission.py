@@ -33,7 +33,7 @@ class FairQueue:
         self._lines: dict[str, deque[Row]] = {}  # none empty, the longest without a start first
 
     def __len__(self) -> int:
-        return len(self._front) + sum(map(len, self._lines.values()))
+        return len(self._front) + (sum(map(len, self._lines.values())) if self._lines else 0)
 
     def __iter__(self) -> Iterator[Row]:
         return chain(self._front, *self._lines.values())

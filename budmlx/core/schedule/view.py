@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import GroupState, PromptState
@@ -25,12 +25,18 @@ LEAST_READING = 0.1
 
 @dataclass(eq=False, slots=True)
 class GroupView:
-    """A group of the executor; the fields are those of `GroupState`."""
+    """A group of the executor as of the last result; the fields are those of `GroupState`."""
 
     rows: list[Row]
     width: int
     span: int
     empty: bool
+    _lengths: list[int] | None = field(default=None, init=False)
+
+    def set_rows(self, rows: Iterable[Row]) -> None:
+        """Replace the rows."""
+        self.rows = list(rows)
+        self._lengths = None
 
     @property
     def id(self) -> int:
@@ -50,7 +56,9 @@ class GroupView:
     @property
     def lengths(self) -> list[int]:
         """Tokens that each row's cache must have room for in the next step."""
-        return [row.room for row in self.rows]
+        if self._lengths is None:
+            self._lengths = [row.room for row in self.rows]
+        return self._lengths
 
     @property
     def occupied(self) -> list[int]:
@@ -179,7 +187,7 @@ class View:
             prompt.rows = [row for row in prompt.rows if row not in gone]
         self.prompts = [prompt for prompt in self.prompts if prompt.rows]
         for group in self.groups:
-            group.rows = [row for row in group.rows if row not in gone]
+            group.set_rows(row for row in group.rows if row not in gone)
             # Elsewhere the slots of rows that left stay vacant.
             group.width = group.width if group.span else len(group.rows)
         self.groups = [group for group in self.groups if group.rows]
@@ -238,6 +246,8 @@ class View:
 
     def merge_best(self) -> list[tuple[int, int]]:
         """Merge two groups that cost less as one, if there are any; see `join`."""
+        if len(self.groups) < 2:
+            return []
         joinable = [group for group in self.groups if self._joinable(group)]
         pair = self._placement.merge(
             [group.lengths for group in joinable],
@@ -247,6 +257,8 @@ class View:
 
     def heavy(self) -> list[bool]:
         """For each group whether it should decode less often; see `Placement.heavy`."""
+        if len(self.groups) < 2:
+            return [False] * len(self.groups)
         return self._placement.heavy([group.lengths for group in self.groups])
 
     def _wait(self, first: GroupView, second: GroupView) -> float:
@@ -268,6 +280,6 @@ class View:
         names = group.id, other.id
         self.groups.remove(other)
         # How many slots there will be is known by the next result.
-        group.rows = [*group.rows, *other.rows]
+        group.set_rows([*group.rows, *other.rows])
         group.width, group.span = len(group.rows), max(group.span, other.span)
         return names
