@@ -35,6 +35,7 @@ FIND_BACKEND = nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/de
 # $(call install,EXTRAS) installs budmlx with them and a back end; each ends with $(comma).
 comma := ,
 install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND)); \
+	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
 .PHONY: run test quick test-long test-gpu test-plugins test-clients check format-check lint types fmt docs \
@@ -108,15 +109,15 @@ clean:
 
 # Installed again only when the dependencies may have changed.
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(call install,)
+	@$(call install,)
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(call install,dev$(comma))
+	@$(call install,dev$(comma))
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
-	$(call install,dev$(comma)bench$(comma))
+	@$(call install,dev$(comma)bench$(comma))
 	@touch $@ $(VENV)/installed $(VENV)/installed-dev
 
 $(BIN)/python:
