@@ -184,10 +184,10 @@ class Requests:
         parts = [
             Part([first], [again]),
             Part(together, [self._row(24)]),
+            Part([self._row(12 + n) for n in range(self._rows)]),
+            Part([self._row(30, {"temperature": 1.0, **filters}) for filters in FILTERS]),
             Part([self._row(self._longest + 1)]),
             Part([self._row(50 + 5 * n) for n in range(4)]),
-            Part([self._row(30, {"temperature": 1.0, **filters}) for filters in FILTERS]),
-            Part([self._row(12 + n) for n in range(self._rows)]),
             Part([self._row(30, ADJUSTED, min_tokens=2, stop_ids=[0]), self._row(30, LOGPROBS)]),
             Part([self._row(30, grammar=GRAMMAR), self._row(30)]),
         ]
