@@ -22,7 +22,11 @@ Array = Any
 """An `mx.array`; only the core knows the type."""
 
 State = Any
-"""A tree (dict, list, tuple) of arrays that have one entry per row on their first axis."""
+"""A tree (dict, list, tuple) of arrays that have one entry per row on their first axis.
+
+The tree, the dtype of each array and its shape besides the first axis are the same for all rows,
+whatever their options, and at every step.
+"""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -54,7 +58,8 @@ class _CoreSpec:
 class SamplerSpec(_CoreSpec):
     """A sampler that requests choose by name.
 
-    options: model of what a request may set; its errors become 400s that name the field.
+    options: model of what a request may set; its errors become 400s that name the field. Tokens
+    are options of the types `TokenId` and `TokenIds` of `budmlx.plugins.options`.
     core: `package.module:factory`; called without arguments it returns a `Sampler`.
     """
 
@@ -86,11 +91,16 @@ class Sampler(Protocol):
     """Draws tokens for all rows that chose it, in one call.
 
     The engine keeps the state: it takes, concatenates and copies rows as they come and go,
-    so nothing about a row may be kept elsewhere.
+    so nothing about a row may be kept elsewhere. A row whose state is another tree, or has another
+    shape or dtype, than those of the rows beside it fails with `plugin_error`.
     """
 
-    def init(self, options: Mapping[str, Any]) -> State:
-        """The state of one new row, with a first axis of 1. options: validated, as JSON."""
+    def init(self, options: Mapping[str, Any], vocab_size: int) -> State:
+        """The state of one new row, with a first axis of 1. options: validated, as JSON.
+
+        vocab_size: the last axis of the logits; a method without this argument gets no such
+        number.
+        """
 
     def sample(
         self, logits: Array, state: State, context: RowContext, keys: Array
@@ -104,8 +114,8 @@ class Sampler(Protocol):
 class LogitsProcessor(Protocol):
     """Changes the logits of all rows that chose it, in one call; the state is as a `Sampler`'s."""
 
-    def init(self, options: Mapping[str, Any]) -> State:
-        """The state of one new row, with a first axis of 1. options: validated, as JSON."""
+    def init(self, options: Mapping[str, Any], vocab_size: int) -> State:
+        """As a `Sampler`'s."""
 
     def process(self, logits: Array, state: State, context: RowContext) -> tuple[Array, State]:
         """New logits [rows, vocab] for logits [rows, vocab], and the new state."""
