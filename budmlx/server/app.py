@@ -16,6 +16,7 @@ from aiohttp import web
 from budmlx.config import Config, ServerConfig
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
+from budmlx.plugins.routes import ENGINE
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
@@ -49,6 +50,7 @@ def create_app(
     app[CONFIG] = config
     app[LIMITS] = limits
     app[MODELS] = model_set
+    app[ENGINE] = model_set.engine
     app[DIALECTS] = dialects
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
