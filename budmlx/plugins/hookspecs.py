@@ -121,8 +121,8 @@ def add_output_filters(config: Config) -> Iterable[OutputFilterFactory]:
 
 @_hook("engine")
 def on_request_finished(record: RequestRecord, config: Config) -> None:
-    """Learn how a request ended, for logs and metrics. Called once for each request that was
-    accepted, in order, on a thread of its own; one that lags far behind misses some."""
+    """Learn how a request ended, for logs and metrics. Called once for each request, refused ones
+    too, in order, on a thread of its own; one that lags far behind misses some."""
 
 
 @_hook("server")

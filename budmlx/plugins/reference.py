@@ -123,7 +123,9 @@ def definition(kind: type) -> str:
         fields = [f"{each.name}: {each.type}{_default(each)}" for each in dataclasses.fields(kind)]
     else:
         fields = [f"{name}: {annotation}" for name, annotation in annotations.items()]
-    return "\n    ".join([f"class {kind.__name__}:", *(fields or ["..."])]).replace("'", '"')
+    if not fields:
+        return f"class {kind.__name__}: ..."
+    return "\n    ".join([f"class {kind.__name__}:", *fields]).replace("'", '"')
 
 
 def _default(field: dataclasses.Field[object]) -> str:

@@ -189,19 +189,32 @@ OutputFilterFactory = Callable[[], OutputFilter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """The record of a finished request. It holds no text of the request or of the reply.
+    """The record of a request that ended. It holds no text of the request or of the reply.
 
+    model: empty if the request was refused before its model was looked up. outcome: `refused`
+    if the request is wrong, not allowed or too much now, which took no computing.
     reasons: finish reasons of the choices; empty unless completed.
-    error: code of the error of a failed request.
+    error: code of the error of a failed or refused request.
+    request_id: the `X-Request-Id` of its HTTP response. response_id: `id` of the reply; empty
+    if there is none. key: the name of its API key; empty, since keys have no names yet.
+    route: path of the endpoint, in its documented spelling; `request_id`, `response_id` and
+    `route` are empty for requests of the Python API.
+    started, finished: seconds since 1970, on the wall clock; when it arrived and ended.
     """
 
     model: str
-    outcome: Literal["completed", "failed", "cancelled"]
+    outcome: Literal["completed", "failed", "cancelled", "refused"]
     reasons: tuple[FinishReason, ...] = ()
     error: str | None = None
     cached: bool = False
     usage: Usage | None = None
     timing: Timing | None = None
+    request_id: str = ""
+    response_id: str = ""
+    key: str = ""
+    route: str = ""
+    started: float = 0.0
+    finished: float = 0.0
 
 
 # In the server and the command line

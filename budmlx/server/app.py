@@ -23,6 +23,7 @@ from budmlx.server.in_flight import InFlight
 from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
+from budmlx.server.records import GENERATING, generating
 from budmlx.server.routes import docs, health, models
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
@@ -52,6 +53,7 @@ def create_app(
     app[MODELS] = model_set
     app[ENGINE] = model_set.engine
     app[DIALECTS] = dialects
+    app[GENERATING] = generating(dialects)
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
     app.on_response_prepare.append(prepare)
