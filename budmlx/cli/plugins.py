@@ -22,26 +22,32 @@ def plugins(
         str | None, typer.Argument(help="Name of the new package, such as budmlx-sampler-mine.")
     ] = None,
     hook: Annotated[
-        str | None, typer.Option(help=f"What the new plugin provides: {', '.join(HOOKS)}.")
+        list[str] | None,
+        typer.Option(
+            help=f"What the new plugin provides; may be repeated. One of {', '.join(HOOKS)}."
+        ),
     ] = None,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
 ) -> None:
     """List plugins, or write a new one.
 
     `budmlx plugins` shows where each plugin acts and why a broken one is left out.
-    `budmlx plugins new NAME --hook sampler` writes a package with a passing test.
+    `budmlx plugins new NAME --hook sampler` writes a package with a passing test; with several
+    `--hook`s the plugin provides all of them.
     """
     if action == "list":
-        if name is not None or hook is not None:
+        if name is not None or hook:
             raise BudmlxError("NAME and --hook go with: budmlx plugins new NAME --hook HOOK.")
         _list(Plugins.load(read_config({}, config).config))
         return
-    if name is None or hook is None:
+    if name is None or not hook:
         raise BudmlxError(
             "A new plugin needs a name and a hook: budmlx plugins new NAME --hook HOOK."
         )
     path = write_package(Path(name), hook)
-    typer.echo(f"Wrote {path}. Try: pip install -e {path} && pytest {path} && budmlx plugins")
+    typer.echo(
+        f"Wrote {path}. Try: pip install -e '{path}[test]' && pytest {path} && budmlx plugins"
+    )
 
 
 def _list(loaded: Plugins) -> None:

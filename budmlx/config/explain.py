@@ -35,10 +35,17 @@ def explain(
         elif path[:1] == [TABLES] and detail["type"] in _NO_TABLE:
             text = "must be a table"
         else:
-            text = detail["msg"].replace("Input should be", "must be").rstrip(".")
+            text = plain(detail["msg"])
         name = toml_key(*path) or "configuration"
         problems.append(f"{name}{f' ({place})' if place else ''}: {text}")
     return "; ".join(problems)
+
+
+def plain(message: str) -> str:
+    """A message of pydantic's, or of a validator's own, in plain words and without a full stop."""
+    for prefix in ("Value error, ", "Assertion failed, "):
+        message = message.removeprefix(prefix)
+    return message.replace("Input should be", "must be").rstrip(".")
 
 
 def toml_key(*parts: str) -> str:

@@ -107,13 +107,13 @@ class ServerConfig(BaseModel):
                 )
         return tuple(dict.fromkeys(key for key, _ in keys))
 
-    def options_of(self, plugin: str, model: type[Options]) -> Options:
-        """The options of a plugin in `plugin_option`, validated by the plugin's own model.
+    def plugin_options(self) -> dict[str, dict[str, str]]:
+        """The settings in `plugin_option`, by the name of the plugin.
 
         Raises:
-            ConfigError: a setting is unknown to the model or has an unusable value.
+            ConfigError: an entry is not of the form plugin.setting=value.
         """
-        values = {}
+        options: dict[str, dict[str, str]] = {}
         for entry in self.plugin_option:
             path, separator, value = entry.partition("=")
             owner, _, name = path.rpartition(".")
@@ -122,10 +122,17 @@ class ServerConfig(BaseModel):
                     f"plugin_option: {entry!r} is not of the form plugin.setting=value.",
                     param="plugin_option",
                 )
-            if owner == plugin:
-                values[name] = value
+            options.setdefault(owner, {})[name] = value
+        return options
+
+    def options_of(self, plugin: str, model: type[Options]) -> Options:
+        """The options of a plugin in `plugin_option`, validated by the plugin's own model.
+
+        Raises:
+            ConfigError: a setting is unknown to the model or has an unusable value.
+        """
         try:
-            return model.model_validate(values)
+            return model.model_validate(self.plugin_options().get(plugin, {}))
         except ValidationError as error:
             text = explain(error, names=model.model_fields)
-            raise ConfigError(f"Plugin {plugin}: {text}", param="plugin_option") from error
+            raise ConfigError(f"Plugin {plugin}: {text}.", param="plugin_option") from error

@@ -17,6 +17,7 @@ from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.concurrent_requests import run_all
+from budmlx.engine.run.outcome import RequestOrigin
 from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError
@@ -239,9 +240,14 @@ class Engine(TextMethods):
         """
         return drive_stream(self._stream(request))
 
-    def aevents(self, request: Request) -> AsyncGenerator[Event, None]:
-        """`events` for asyncio; long prompts, and transforms of plugins, run off the event loop."""
-        return adrive_stream(self._stream(request))
+    def aevents(
+        self, request: Request, origin: RequestOrigin | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """`events` for asyncio; long prompts, and transforms of plugins, run off the event loop.
+
+        origin: what `RequestRecord`s say of where the request came from.
+        """
+        return adrive_stream(self._stream(request, origin))
 
     def warnings(self, request: Request) -> list[str]:
         """Warnings about the parts of a request that have no effect on this model."""
@@ -253,9 +259,11 @@ class Engine(TextMethods):
         _, prompt = drive(self._pipeline.preparation.run(request))
         return replace(request, prompt=tuple(prompt.ids))
 
-    def _stream(self, request: Request, *, together: bool = False) -> Stream[Event]:
+    def _stream(
+        self, request: Request, origin: RequestOrigin | None = None, *, together: bool = False
+    ) -> Stream[Event]:
         self._check_open()
-        yield from self._pipeline.run(request, together=together)
+        yield from self._pipeline.run(request, origin, together=together)
 
     def _check_open(self) -> None:
         if self._closed:

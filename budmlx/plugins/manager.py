@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,7 @@ from budmlx.plugins.hookspecs import RINGS
 from budmlx.plugins.limits import DEFAULTS, PluginLimits
 from budmlx.plugins.observers import Observers
 from budmlx.plugins.parsing import ModelTraits
+from budmlx.plugins.settings import Declared, Settings, declared_by
 from budmlx.plugins.specs import RequestRecord, ResponseCache
 from budmlx.plugins.vision import ModelFiles, ModelLoaderSpec, VisionEncoderSpec
 
@@ -61,6 +63,8 @@ class PluginInfo:
 class _Plugin:
     info: PluginInfo
     required: bool
+    settings: Declared
+    takes_config: bool
     added: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
@@ -73,11 +77,12 @@ class Plugins:
 
     info: every plugin that was found, also those left out. digest: names and versions of
     the loaded ones; it changes when replies may. observed: whether any of them implements
-    `on_request_finished`. limits: of what calls of plugins may take.
+    `on_request_finished`. limits: of what calls of plugins may take. config: what hooks get.
     """
 
-    def __init__(self, found: Sequence[Candidate], limits: PluginLimits = DEFAULTS):
+    def __init__(self, found: Sequence[Candidate], config: Config, limits: PluginLimits = DEFAULTS):
         self.limits = limits
+        self._config = config
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self._loaded: dict[str, _Plugin] = {}
@@ -86,10 +91,15 @@ class Plugins:
         for name in reversed(self._loaded):
             self._manager.register(self._manager.unregister(name=name), name)
         self.info = tuple(info for info in infos if info is not None)
+        self._settings().check(config)
         observers = self._order("on_request_finished")
         self.observed = bool(observers)
         self._observers = Observers(
-            ((name, self._caller("on_request_finished", name)) for name in observers), limits
+            (
+                (name, partial(self._caller("on_request_finished", name), config=config))
+                for name in observers
+            ),
+            limits,
         )
         self.digest = self._digest()
 
@@ -103,8 +113,8 @@ class Plugins:
         """Load what the configuration admits, and live `objects`.
 
         Raises:
-            ConfigError: a plugin that was named or handed over cannot be loaded, or live
-                objects are given although the core is another process.
+            ConfigError: a plugin that was named or handed over cannot be loaded, live objects
+                are given although the core is another process, or an option is no plugin's.
         """
         if objects and config.engine_host == "process":
             raise ConfigError(
@@ -112,7 +122,7 @@ class Plugins:
                 "install the plugin or name its module, or use engine_host='thread'.",
                 param="plugins",
             )
-        return cls(candidates(config, objects), limits)
+        return cls(candidates(config, objects), config, limits)
 
     # Loading
 
@@ -128,7 +138,7 @@ class Plugins:
             version = version or version_of(plugin)
             hooks = self._register(plugin, candidate.name)
             info = PluginInfo(candidate.name, candidate.source, version, hooks)
-            loaded = _Plugin(info, candidate.required)
+            loaded = self._checked(plugin, info, candidate)
             for hook in hooks:
                 if hook in ADDED:
                     loaded.added[hook] = self._collect(candidate.name, hook)
@@ -138,6 +148,31 @@ class Plugins:
         self._loaded[candidate.name] = loaded
         return info
 
+    def _checked(self, plugin: object, info: PluginInfo, candidate: Candidate) -> _Plugin:
+        try:
+            settings = declared_by(plugin)
+        except ValueError as error:
+            raise LoadProblem(str(error)) from error
+        hooks = (getattr(self._manager.hook, hook).get_hookimpls() for hook in info.hooks)
+        takes_config = any(
+            "config" in each.argnames
+            for each in chain.from_iterable(hooks)
+            if each.plugin_name == info.name
+        )
+        return _Plugin(info, candidate.required, settings, takes_config)
+
+    def _settings(self) -> Settings:
+        declared = {
+            name: model for each in self._loaded.values() for name, model in each.settings.items()
+        }
+        silent = {
+            name: each.takes_config and each.info.source != "built-in"
+            for name, each in self._loaded.items()
+            if not each.settings
+        }
+        left_out = {info.name for info in self.info if info.problem}
+        return Settings(declared, silent, left_out | set(self._config.block_plugin))
+
     def _register(self, plugin: object, name: str) -> tuple[str, ...]:
         """Names of the hooks that the plugin implements, if all of them exist."""
         if name in self._loaded:
@@ -145,7 +180,7 @@ class Plugins:
         try:
             self._manager.register(plugin, name)
         except pluggy.PluginValidationError as error:
-            raise LoadProblem(" ".join(str(error).split())) from error
+            raise LoadProblem(self._refusal(plugin)) from error
         callers = self._manager.get_hookcallers(plugin) or []
         hooks = sorted(caller.name for caller in callers)
         for hook in hooks:
@@ -161,9 +196,18 @@ class Plugins:
             raise LoadProblem("it implements no hook; mark functions with @budmlx.hookimpl")
         return tuple(hooks)
 
+    def _refusal(self, plugin: object) -> str:
+        """Why pluggy does not take the hooks of a plugin."""
+        for hook in RINGS:
+            known = getattr(self._manager.hook, hook).spec.argnames
+            for name in _arguments(getattr(plugin, hook, None)):
+                if name not in known:
+                    return f"{hook} has no argument {name}; it may take {', '.join(known)}"
+        return "one of its hooks is not a plain function"
+
     def _collect(self, name: str, hook: str) -> tuple[Any, ...]:
         try:
-            values = tuple(chain.from_iterable(self._caller(hook, name)()))
+            values = tuple(chain.from_iterable(self._caller(hook, name)(config=self._config)))
         except FAULTS as error:
             raise LoadProblem(f"{hook} failed: {_words(error)}") from error
         for value in values:
@@ -243,7 +287,7 @@ class Plugins:
         """
         if name == "none":
             return None
-        found = self._first(hook, CHOSEN[hook], name=name, model=model)
+        found = self._first(hook, CHOSEN[hook], name=name, model=model, config=self._config)
         if found is None and name != "auto":
             setting = hook.removeprefix("provide_")
             raise ConfigError(f"{setting}: no plugin knows {name!r}.", param=setting)
@@ -251,7 +295,9 @@ class Plugins:
 
     def vision_encoder(self, model: ModelFiles) -> Owned[VisionEncoderSpec] | None:
         """The vision encoder for a model; None if no plugin provides one. Raises ConfigError."""
-        return self._first("provide_vision_encoder", VisionEncoderSpec, model=model)
+        return self._first(
+            "provide_vision_encoder", VisionEncoderSpec, model=model, config=self._config
+        )
 
     def loader(self, model_type: str) -> Owned[ModelLoaderSpec] | None:
         """The loader for a type of models; None leaves it to mlx-lm."""
@@ -295,6 +341,14 @@ def _imported(candidate: Candidate) -> object:
     if inspect.isclass(plugin):
         raise LoadProblem("it is a class; name a module or an instance")
     return plugin
+
+
+def _arguments(function: object) -> list[str]:
+    """The arguments that pluggy passes to a hook."""
+    if not callable(function):
+        return []
+    parameters = inspect.signature(function).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty]
 
 
 def _left_out(candidate: Candidate, version: str, problem: str) -> PluginInfo:

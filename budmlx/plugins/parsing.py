@@ -73,6 +73,9 @@ class OutputParser(Protocol):
     def push(self, text: str, last: bool) -> Sequence[Piece]:
         """Take more text; return the pieces that are now certain.
 
+        A parser drops the white space before a call and after the last one, so it holds white
+        space back until it knows what follows.
+
         last: no more text follows. What looked like the beginning of something and was not
         completed then comes back as `Content`: no text is lost, and none is an error. Of a
         call that breaks after `CallBegun` the pieces stay, and the rest may be dropped.

@@ -22,7 +22,11 @@ Array = Any
 """An `mx.array`; only the core knows the type."""
 
 State = Any
-"""A tree (dict, list, tuple) of arrays that have one entry per row on their first axis."""
+"""A tree (dict, list, tuple) of arrays that have one entry per row on their first axis.
+
+The tree, the dtype of each array and its shape besides the first axis are the same for all rows,
+whatever their options, and at every step.
+"""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -54,7 +58,8 @@ class _CoreSpec:
 class SamplerSpec(_CoreSpec):
     """A sampler that requests choose by name.
 
-    options: model of what a request may set; its errors become 400s that name the field.
+    options: model of what a request may set; its errors become 400s that name the field. Tokens
+    are options of the types `TokenId` and `TokenIds` of `budmlx.plugins.options`.
     core: `package.module:factory`; called without arguments it returns a `Sampler`.
     """
 
@@ -86,11 +91,16 @@ class Sampler(Protocol):
     """Draws tokens for all rows that chose it, in one call.
 
     The engine keeps the state: it takes, concatenates and copies rows as they come and go,
-    so nothing about a row may be kept elsewhere.
+    so nothing about a row may be kept elsewhere. A row whose state is another tree, or has another
+    shape or dtype, than those of the rows beside it fails with `plugin_error`.
     """
 
-    def init(self, options: Mapping[str, Any]) -> State:
-        """The state of one new row, with a first axis of 1. options: validated, as JSON."""
+    def init(self, options: Mapping[str, Any], vocab_size: int) -> State:
+        """The state of one new row, with a first axis of 1. options: validated, as JSON.
+
+        vocab_size: the last axis of the logits; a method without this argument gets no such
+        number.
+        """
 
     def sample(
         self, logits: Array, state: State, context: RowContext, keys: Array
@@ -104,8 +114,8 @@ class Sampler(Protocol):
 class LogitsProcessor(Protocol):
     """Changes the logits of all rows that chose it, in one call; the state is as a `Sampler`'s."""
 
-    def init(self, options: Mapping[str, Any]) -> State:
-        """The state of one new row, with a first axis of 1. options: validated, as JSON."""
+    def init(self, options: Mapping[str, Any], vocab_size: int) -> State:
+        """As a `Sampler`'s."""
 
     def process(self, logits: Array, state: State, context: RowContext) -> tuple[Array, State]:
         """New logits [rows, vocab] for logits [rows, vocab], and the new state."""
@@ -179,19 +189,32 @@ OutputFilterFactory = Callable[[], OutputFilter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """The record of a finished request. It holds no text of the request or of the reply.
+    """The record of a request that ended. It holds no text of the request or of the reply.
 
+    model: empty if the request was refused before its model was looked up. outcome: `refused`
+    if the request is wrong, not allowed or too much now, which took no computing.
     reasons: finish reasons of the choices; empty unless completed.
-    error: code of the error of a failed request.
+    error: code of the error of a failed or refused request.
+    request_id: the `X-Request-Id` of its HTTP response. response_id: `id` of the reply; empty
+    if there is none. key: the name of its API key; empty, since keys have no names yet.
+    route: path of the endpoint, in its documented spelling; `request_id`, `response_id` and
+    `route` are empty for requests of the Python API.
+    started, finished: seconds since 1970, on the wall clock; when it arrived and ended.
     """
 
     model: str
-    outcome: Literal["completed", "failed", "cancelled"]
+    outcome: Literal["completed", "failed", "cancelled", "refused"]
     reasons: tuple[FinishReason, ...] = ()
     error: str | None = None
     cached: bool = False
     usage: Usage | None = None
     timing: Timing | None = None
+    request_id: str = ""
+    response_id: str = ""
+    key: str = ""
+    route: str = ""
+    started: float = 0.0
+    finished: float = 0.0
 
 
 # In the server and the command line
@@ -199,7 +222,14 @@ class RequestRecord:
 
 @runtime_checkable
 class Route(Protocol):
-    """An `aiohttp.web.RouteDef`, as `web.get(path, handler)` makes it."""
+    """An `aiohttp.web.RouteDef`, as `web.get(path, handler)` makes it.
+
+    Handlers run on the server's only event loop, beside all other requests: what blocks or
+    computes for long belongs into `asyncio.to_thread`. Nothing limits the time of a handler.
+    `request.app[ENGINE]`, with the key `ENGINE` of `budmlx.plugins.routes`, is the `budmlx.Engine`
+    of the server: a handler awaits its `achat` or iterates over `astream`, and reads `info`,
+    `status()` and `prefix_cache_stats()`. It must not call `chat` or close the engine.
+    """
 
     method: str
     path: str

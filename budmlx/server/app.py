@@ -16,12 +16,14 @@ from aiohttp import web
 from budmlx.config import Config, ServerConfig
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError
+from budmlx.plugins.routes import ENGINE
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
 from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
+from budmlx.server.records import GENERATING, generating
 from budmlx.server.routes import docs, health, models
 from budmlx.server.security import bracketed, check_bind, guard
 from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
@@ -49,7 +51,9 @@ def create_app(
     app[CONFIG] = config
     app[LIMITS] = limits
     app[MODELS] = model_set
+    app[ENGINE] = model_set.engine
     app[DIALECTS] = dialects
+    app[GENERATING] = generating(dialects)
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
     app.on_response_prepare.append(prepare)

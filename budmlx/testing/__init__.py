@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten, tree_map
 
 from budmlx.engine.engine import Engine
 from budmlx.plugins.discovery import import_target
@@ -31,12 +30,11 @@ from budmlx.plugins.specs import (
 from budmlx.testing.parsers import check_reasoning_parser as check_reasoning_parser
 from budmlx.testing.parsers import check_tool_parser as check_tool_parser
 from budmlx.testing.parsers import require as _require
+from budmlx.testing.rows import VOCAB, check_rows, option_sets
 from budmlx.testing.tiny_random import write_random_model
 from budmlx.testing.vision import check_vision_encoder as check_vision_encoder
 from budmlx.testing.vision import check_vision_preprocessor as check_vision_preprocessor
 from budmlx.types import Message, TextPart
-
-ROWS, VOCAB, STEPS = 3, 48, 6
 
 OpenEngine = Callable[..., Engine]
 
@@ -103,13 +101,15 @@ def _check_other_thread(cache: ResponseCache) -> None:
 # Samplers and logits processors
 
 
-def check_sampler(spec: SamplerSpec, **options: Any) -> None:
+def check_sampler(spec: SamplerSpec, *others: Mapping[str, Any], **options: Any) -> None:
     """Check that rows are independent: alone, in a batch, and as others come and go.
 
-    options: as a request would give them.
+    options: as a request would give them. others: further options, for other rows of the batch;
+    without any, the default options are tried beside if there are any.
     """
     sampler = import_target(spec.core)()
-    keys = mx.random.split(mx.random.key(7), ROWS)
+    sets = option_sets(spec, options, others)
+    keys = mx.random.split(mx.random.key(7), len(sets))
 
     def step(logits: mx.array, state: Any, context: RowContext, rows: Sequence[int]) -> Any:
         ids, state = sampler.sample(logits, state, context, keys[mx.array(list(rows))])
@@ -118,10 +118,12 @@ def check_sampler(spec: SamplerSpec, **options: Any) -> None:
         _require(bool(((ids >= 0) & (ids < VOCAB)).all()), "an id is outside the vocabulary")
         return ids, state
 
-    _check_rows(sampler, step, _options(spec, options))
+    check_rows(sampler, step, sets)
 
 
-def check_logits_processor(spec: LogitsProcessorSpec, **options: Any) -> None:
+def check_logits_processor(
+    spec: LogitsProcessorSpec, *others: Mapping[str, Any], **options: Any
+) -> None:
     """Like `check_sampler`, for a logits processor."""
     processor = import_target(spec.core)()
 
@@ -131,41 +133,7 @@ def check_logits_processor(spec: LogitsProcessorSpec, **options: Any) -> None:
         _require(not bool(mx.isnan(out).any()), "logits are not numbers")
         return out, state
 
-    _check_rows(processor, step, _options(spec, options))
-
-
-def _options(spec: SamplerSpec | LogitsProcessorSpec, given: dict[str, Any]) -> dict[str, Any]:
-    return spec.options.model_validate(given).model_dump(mode="json")
-
-
-def _check_rows(plugin: Any, step: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Run rows together and alone, and compare results and states of every step."""
-    states = [plugin.init(options) for _ in range(ROWS)]
-    together = tree_map(lambda *rows: mx.concatenate(rows), *states)
-    history: list[list[int]] = [[row, row + 1] for row in range(ROWS)]
-    for number in range(STEPS):
-        logits = 3 * mx.random.normal((ROWS, VOCAB), key=mx.random.key(number))
-        before = mx.array(logits)
-        last = mx.array([row + number for row in range(ROWS)])
-        result, after = step(logits, together, RowContext(history, last), range(ROWS))
-        again, _ = step(logits, together, RowContext(history, last), range(ROWS))
-        _require(bool(mx.array_equal(result, again)), "the same call has another result")
-        _require(bool(mx.array_equal(logits, before)), "it changes the logits it was given")
-        for row in range(ROWS):
-            context = RowContext([history[row]], last[row : row + 1])
-            alone, states[row] = step(logits[row : row + 1], states[row], context, [row])
-            same = mx.allclose(alone[0], result[row], atol=1e-5)
-            _require(bool(same), "a row depends on the rows beside it")
-            _check_same(states[row], tree_map(lambda a, r=row: a[r : r + 1], after))
-        together = after
-        history = [[*ids, int(last[row])] for row, ids in enumerate(history)]
-
-
-def _check_same(alone: Any, taken: Any) -> None:
-    pairs = zip(tree_flatten(alone), tree_flatten(taken), strict=True)
-    for (_, one), (_, other) in pairs:
-        _require(one.shape == other.shape, "a state has no entry for each row")
-        _require(bool(mx.allclose(one, other, atol=1e-4)), "a state depends on other rows")
+    check_rows(processor, step, option_sets(spec, options, others))
 
 
 # Messages and text

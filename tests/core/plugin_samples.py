@@ -93,6 +93,42 @@ class Broken:
         }[self.how]
 
 
+class Layouts:
+    """Keeps a state that depends on the options: its shape, dtype or tree."""
+
+    def init(self, options: Options) -> dict[str, mx.array]:
+        if options.get("how") == "raise":
+            raise ValueError("no")
+        ids = mx.array([options.get("ids", [1, 2])])
+        return {options.get("key", "ids"): ids, **({"more": ids} if "more" in options else {})}
+
+    def sample(
+        self, logits: mx.array, state: dict[str, mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        return state["ids"][:, 0], state
+
+
+class Changes(Layouts):
+    """Keeps a state of another dtype after the first step."""
+
+    def sample(
+        self, logits: mx.array, state: dict[str, mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        return state["ids"][:, 0], {"ids": state["ids"] * 1.0}
+
+
+class LastId:
+    """Draws the last id of the vocabulary, whose size it is told."""
+
+    def init(self, options: Options, vocab_size: int) -> mx.array:
+        return mx.array([vocab_size - 1])
+
+    def sample(
+        self, logits: mx.array, state: mx.array, context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        return state, state
+
+
 class Unlucky:
     """Draws the first token, and is there when the device fails for the first time."""
 

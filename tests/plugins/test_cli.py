@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.amount import usually
 from tests.plugins.packages import Site
 
 ROOT = Path(__file__).parent.parent.parent
+PREPROCESSOR = "vision-preprocessor"
 GREETER = """
     import typer
     from budmlx import hookimpl
@@ -71,42 +73,87 @@ def test_help_works_whatever_is_configured(site: Site, monkeypatch: pytest.Monke
     assert "Plugin bad cannot be loaded" in result.stderr
 
 
+def new(path: Path, hooks: str) -> str:
+    """Write a new package. hooks: joined by plus signs."""
+    options = [word for hook in hooks.split("+") for word in ("--hook", hook)]
+    return run("plugins", "new", str(path), *options)
+
+
+SEVERAL = "sampler+response-cache+output-filter"
+ALL = "+".join(hook for hook in HOOKS if hook != PREPROCESSOR)
+
+
 @pytest.fixture(scope="module")
 def new_packages(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[int, str]]:
-    """How the test of a new package went, for each hook of this run; two run at a time."""
+    """How the test of a new package went, for all hooks of this run; two run at a time."""
     mine = [item for item in request.session.items if item.path == request.path]
     params = [item.callspec.params for item in mine if hasattr(item, "callspec")]
-    hooks = [each["hook"] for each in params if "hook" in each]
+    wanted = [each["hooks"] for each in params if "hooks" in each]
 
-    def written(hook: str) -> Path:
+    def written(hooks: str) -> Path:
         path = tmp_path_factory.mktemp("new") / "budmlx-fresh-thing"
-        assert f"Wrote {path}" in run("plugins", "new", str(path), "--hook", hook)
+        shown = new(path, hooks)
+        assert f"Wrote {path}. Try: pip install -e '{path}[test]' && pytest" in shown
         return path
 
     def tested(path: Path) -> tuple[int, str]:
+        # Plain pytest: no plugins but those that the package asks for, and no warnings.
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", str(path), "-p", "no:cacheprovider"],
+            [sys.executable, "-m", "pytest", str(path), "-p", "no:cacheprovider", "-W", "error"],
             capture_output=True,
             text=True,
-            cwd=path,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(path)},
+            cwd=path.parent,
+            env={
+                "PYTHONPATH": str(ROOT),
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(path),
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
             timeout=110,
         )
         return done.returncode, done.stdout + done.stderr
 
-    paths = [written(hook) for hook in hooks]
+    paths = [written(hooks) for hooks in wanted]
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(hooks, pool.map(tested, paths), strict=True))
+        return dict(zip(wanted, pool.map(tested, paths), strict=True))
 
 
-# In the usual run one that computes in the core, one of the engine, one of the server.
+# In the usual run one of several that computes in the core, one of the engine, one of the server.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("hook", usually(("sampler", "tool-parser", "route").__contains__, HOOKS))
-def test_a_new_package_passes_its_test(hook: str, new_packages: dict[str, tuple[int, str]]) -> None:
-    code, shown = new_packages[hook]
-    assert code == 0, shown
+@pytest.mark.parametrize(
+    "hooks", usually((SEVERAL, "tool-parser", "route").__contains__, [SEVERAL, ALL, *HOOKS])
+)
+def test_a_new_package_passes_its_test(
+    hooks: str, new_packages: dict[str, tuple[int, str]]
+) -> None:
+    code, shown = new_packages[hooks]
+    assert code == 0 and "warning" not in shown, shown
+
+
+def test_a_package_with_several_hooks_has_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "budmlx-mine"
+    new(path, "sampler+route+sampler")
+    files = {str(file.relative_to(path)) for file in path.rglob("*.py")}
+    assert files == {
+        *("budmlx_mine.py", "budmlx_mine_sampler.py", "budmlx_mine_sampler_core.py"),
+        *("budmlx_mine_route.py", "tests/conftest.py", "tests/test_plugin.py"),
+        *("tests/test_sampler.py", "tests/test_route.py"),
+    }
+    main = (path / "budmlx_mine.py").read_text()
+    assert "from budmlx_mine_route import add_routes\n" in main
+    assert "from budmlx_mine_sampler import add_samplers\n" in main
+
+
+@pytest.mark.parametrize("hooks", ["sampler", SEVERAL])
+def test_a_new_package_says_what_to_install(hooks: str, tmp_path: Path) -> None:
+    path = tmp_path / "budmlx-mine"
+    new(path, hooks)
+    project = tomllib.loads((path / "pyproject.toml").read_text())
+    assert project["project"]["optional-dependencies"]["test"][0].startswith("pytest")
+    for name in ("README.md", "tests/conftest.py"):
+        assert "pip install -e '.[test]'" in (path / name).read_text()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +164,12 @@ def test_a_new_package_passes_its_test(hook: str, new_packages: dict[str, tuple[
         (["new", "Bad_Name", "--hook", "route"], "is no name"),
         (["new", ".", "--hook", "route"], "is no name"),
         (["list", "x"], "go with"),
+        (["list", "--hook", "route"], "go with"),
+        (["new", "x", "--hook", "route", "--hook", "nope"], "choose of sampler"),
+        (
+            ["new", "x", "--hook", PREPROCESSOR, "--hook", "vision-encoder"],
+            "vision-preprocessor and vision-encoder both provide provide_vision_preprocessor",
+        ),
     ],
 )
 def test_what_new_needs(arguments: list[str], problem: str, tmp_path: Path) -> None:

@@ -6,17 +6,29 @@ import logging
 import subprocess
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
 
 from budmlx import hookimpl
 from budmlx.config import Config
 from budmlx.errors import ConfigError
 from budmlx.plugins.discovery import BUILTINS
+from budmlx.plugins.hook_results import CHOSEN
+from budmlx.plugins.hookspecs import RINGS
 from budmlx.plugins.manager import PluginInfo, Plugins
-from budmlx.plugins.specs import RequestRecord
+from budmlx.plugins.parsing import ModelTraits
+from budmlx.plugins.specs import (
+    CommandSpec,
+    LogitsProcessorSpec,
+    MessageTransform,
+    OutputFilterFactory,
+    RequestRecord,
+    Route,
+    SamplerSpec,
+)
+from budmlx.plugins.vision import ModelFiles, ModelLoaderSpec
 from tests.plugins.packages import Site
 
 COMMAND = """
@@ -117,7 +129,19 @@ BROKEN = {
     ),
     "wants an unknown argument": (
         "import budmlx\n@budmlx.hookimpl\ndef add_samplers(flavour): return []",
-        "{'flavour'} are declared in the hookimpl but can not be found in the hookspec",
+        "add_samplers has no argument flavour; it may take config",
+    ),
+    "wants an argument of another hook": (
+        "import budmlx\n@budmlx.hookimpl\ndef provide_tool_parser(record, name): return None",
+        "provide_tool_parser has no argument record; it may take name, model, config",
+    ),
+    "is no wrapper but says so": (
+        "import budmlx\n@budmlx.hookimpl(wrapper=True)\ndef add_samplers(): return []",
+        "one of its hooks is not a plain function",
+    ),
+    "declares settings in another way": (
+        "import budmlx\nplugin_options = ['x']\n@budmlx.hookimpl\ndef add_samplers(): return []",
+        "plugin_options must be a dict from names to pydantic models",
     ),
     "has no hook": ("x = 1", "it implements no hook"),
     "is a wrapper": (
@@ -213,6 +237,82 @@ class Observer:
         self.records.append(record)
 
 
+class Curious:
+    """Takes `config` in every hook."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, object] = {}
+
+    def _note(self, hook: str, config: Config) -> tuple[()]:
+        self.told[hook] = config.plugin_option
+        return ()
+
+    @hookimpl
+    def add_samplers(self, config: Config) -> Iterable[SamplerSpec]:
+        return self._note("add_samplers", config)
+
+    @hookimpl
+    def add_logits_processors(self, config: Config) -> Iterable[LogitsProcessorSpec]:
+        return self._note("add_logits_processors", config)
+
+    @hookimpl
+    def add_model_loaders(self, config: Config) -> Iterable[ModelLoaderSpec]:
+        return self._note("add_model_loaders", config)
+
+    @hookimpl
+    def add_message_transforms(self, config: Config) -> Iterable[MessageTransform]:
+        return self._note("add_message_transforms", config)
+
+    @hookimpl
+    def add_output_filters(self, config: Config) -> Iterable[OutputFilterFactory]:
+        return self._note("add_output_filters", config)
+
+    @hookimpl
+    def add_routes(self, config: Config) -> Iterable[Route]:
+        return self._note("add_routes", config)
+
+    @hookimpl
+    def add_commands(self, config: Config) -> Iterable[CommandSpec]:
+        return self._note("add_commands", config)
+
+    @hookimpl
+    def provide_response_cache(self, config: Config) -> None:
+        self._note("provide_response_cache", config)
+
+    @hookimpl
+    def provide_tool_parser(self, name: str, model: ModelTraits, config: Config) -> None:
+        self._note("provide_tool_parser", config)
+
+    @hookimpl
+    def provide_reasoning_parser(self, config: Config) -> None:
+        self._note("provide_reasoning_parser", config)
+
+    @hookimpl
+    def provide_vision_preprocessor(self, config: Config) -> None:
+        self._note("provide_vision_preprocessor", config)
+
+    @hookimpl
+    def provide_vision_encoder(self, config: Config) -> None:
+        self._note("provide_vision_encoder", config)
+
+    @hookimpl
+    def on_request_finished(self, config: Config) -> None:
+        self._note("on_request_finished", config)
+
+
+def test_every_hook_may_take_the_configuration() -> None:
+    plugin = Curious()
+    plugins = load(plugin, plugin_option=("mine.x=1",), block_plugin=tuple(BUILTINS))
+    traits, files = ModelTraits("llama", ""), ModelFiles("", {})
+    plugins.response_cache(Config.of(plugin_option=("mine.x=1",)))
+    for hook in CHOSEN:
+        plugins.chosen(hook, "auto", files if "vision" in hook else traits)
+    plugins.vision_encoder(files)
+    plugins.request_finished(RequestRecord(model="m", outcome="completed"))
+    plugins.close()
+    assert plugin.told == dict.fromkeys(RINGS, ("mine.x=1",))
+
+
 def test_an_object_can_be_a_plugin() -> None:
     observer = Observer()
     plugins = load(observer)
@@ -268,20 +368,3 @@ def test_hookimpl_loads_neither_mlx_nor_pydantic() -> None:
     code = "import sys, budmlx; budmlx.hookimpl; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"mlx", "mlx_lm", "pydantic", "transformers"} & set(done.stdout.split())
-
-
-def test_options_of_a_plugin() -> None:
-    class Options(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-        size: int = 1
-        path: str = ""
-
-    config = Config.of(plugin_option=("pear.size=5", "pear.path=a=b", "apple.size=x"))
-    assert config.options_of("pear", Options) == Options(size=5, path="a=b")
-    assert config.options_of("quince", Options) == Options()
-    with pytest.raises(ConfigError, match=r"Plugin apple: size: must be a valid integer"):
-        config.options_of("apple", Options)
-    with pytest.raises(ConfigError, match="not of the form"):
-        Config.of(plugin_option=("pear",)).options_of("pear", Options)
-    with pytest.raises(ConfigError, match="Plugin pear: colour: there is no such setting"):
-        Config.of(plugin_option=("pear.colour=red",)).options_of("pear", Options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from budmlx import Engine, hookimpl
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
+from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.specs import Route
 from budmlx.server.app import HttpServer, create_app
 from budmlx.server.security import OPEN_ROUTES
@@ -45,11 +47,24 @@ async def picky(request: web.Request) -> web.Response:
     raise InvalidRequestError("Not so.", param="x")
 
 
+async def summary(request: web.Request) -> web.Response:
+    engine = request.app[ENGINE]
+    reply = await engine.achat("Hello", max_tokens=2)
+    found = {
+        "model": engine.info.name,
+        "tokens": reply.usage.completion_tokens,
+        "running": engine.status().running,
+        "prompts": engine.prefix_cache_stats().requests,
+        "loop": id(asyncio.get_running_loop()),
+    }
+    return web.json_response(found)
+
+
 class Routes:
     @hookimpl
     def add_routes(self) -> Sequence[Route]:
         handlers = {"names": names, "broken": broken, "nonsense": nonsense, "gone": gone}
-        handlers["busy"] = busy
+        handlers |= {"busy": busy, "summary": summary}
         routes = [web.get(f"/extra/{name}", handler) for name, handler in handlers.items()]
         return [*routes, web.post("/extra/picky", picky)]
 
@@ -61,6 +76,11 @@ async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
         try:
             answer = await exchange(server, get("/extra/names"))
             assert answer.status == 200 and "demo" in answer.json
+            answer = await exchange(server, get("/extra/summary"))
+            assert answer.json["model"] == engine.info.name and answer.json["tokens"] == 2
+            assert answer.json["prompts"] == 1 and answer.json["loop"] == id(
+                asyncio.get_running_loop()
+            )
             for path in ("broken", "nonsense"):
                 answer = await exchange(server, get(f"/extra/{path}"))
                 check_error(answer, 500, code="plugin_error")

@@ -101,11 +101,50 @@ def test_a_right_sampler_passes() -> None:
         ("Mixes", "a row depends on the rows beside it"),
         ("Shared", "no entry for each row"),
         ("Outside", "outside the vocabulary"),
+        ("Converts", "a state changes its layout: float32"),
     ],
 )
 def test_wrong_samplers(name: str, broken: str) -> None:
     with pytest.raises(AssertionError, match=broken):
         check_sampler(sampler(name))
+
+
+class Stretched(Greedy):
+    """Has a state that is as long as an option says."""
+
+    def init(self, options: Mapping[str, Any]) -> Any:
+        return {"weights": mx.zeros((1, int(options["amount"])))}
+
+    def sample(self, logits: Any, state: Any, context: RowContext, keys: Any) -> Any:
+        return mx.argmax(logits, axis=-1), state
+
+
+class Converts(Greedy):
+    """Has a state of another dtype after the first step."""
+
+    def sample(self, logits: Any, state: Any, context: RowContext, keys: Any) -> Any:
+        return mx.argmax(logits, axis=-1), {**state, "count": state["count"] * 0.5}
+
+
+class Told(Greedy):
+    """Keeps the size of the vocabulary."""
+
+    def init(self, options: Mapping[str, Any], vocab_size: int) -> Any:
+        return mx.array([vocab_size])
+
+    def sample(self, logits: Any, state: Any, context: RowContext, keys: Any) -> Any:
+        assert state[0].item() == logits.shape[-1]
+        return mx.argmax(logits, axis=-1), state
+
+
+def test_options_are_tried_in_one_batch() -> None:
+    check_sampler(sampler("Greedy"), {"amount": 2}, {"amount": 3}, {"amount": 4}, amount=1)
+    check_sampler(sampler("Told"))
+    check_sampler(sampler("Stretched"), {"amount": 3}, amount=3)
+    with pytest.raises(AssertionError, match=r"float32\[rows, 1\] instead of float32\[rows, 3\]"):
+        check_sampler(sampler("Stretched"), amount=3)  # beside the default options
+    with pytest.raises(AssertionError, match=r"different layouts: .* in weights, for .*4\.0"):
+        check_sampler(sampler("Stretched"), {"amount": 4}, amount=3)
 
 
 class Halve:

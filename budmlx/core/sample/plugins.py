@@ -11,7 +11,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
 from budmlx.core.plugin_calls import PluginFault, calling, fault, resolve
-from budmlx.core.row import Row
+from budmlx.core.row import Row, RowFault
+from budmlx.plugins.row_state import Layout, difference, initial_state, layout
 from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
 
@@ -22,27 +23,53 @@ class PluginSampling:
     """One plugin object and the rows of a group that chose it at one place.
 
     slot: the place, which also names the rows' states: 0 is the sampler, 1 the first
-    processor of a row, and so on.
+    processor of a row, and so on. vocab: size of the vocabulary.
     """
 
-    def __init__(self, slot: int, call: PluginCall, indices: Sequence[int], rows: Sequence[Row]):
+    def __init__(
+        self,
+        slot: int,
+        call: PluginCall,
+        indices: Sequence[int],
+        rows: Sequence[Row],
+        vocab: int,
+    ):
         self.rows = [rows[i] for i in indices]
         self.indices = mx.array(list(indices))
         self._slot = slot
         self._call = call
+        self._vocab = vocab
         self._plugin: Any = None
         self._state: Any = None
+        self._layout: Layout = {}
 
-    def prepare(self) -> None:
-        """Make the plugin's object and concatenate the rows' states. Raises PluginFault."""
+    def prepare(self, faults: dict[Row, RowFault]) -> None:
+        """Make the plugin's object and concatenate the rows' states.
+
+        faults: gets the rows for which the plugin makes no state, or one of another layout than
+        those of the rows before, which go on.
+
+        Raises:
+            PluginFault: there is no object.
+        """
         self._plugin = self._guarded(self._instance)
-        for row in self.rows:
-            if self._slot not in row.states:
-                options = self._options(row)
-                row.states[self._slot] = self._guarded(self._method, "init", options)
-                self._check_state(row.states[self._slot], rows=1)
-        states = [row.states[self._slot] for row in self.rows]
-        self._state = self._guarded(_concatenate, states)
+        usual: Any = None
+        # Rows that run already say what the layout is.
+        for row in sorted(self.rows, key=lambda row: self._slot not in row.states):
+            try:
+                state = self._begun(row)
+                self._layout = self._layout_of(state, 1) if usual is None else self._layout
+                self._check_layout(state, 1)
+            except PluginFault as error:
+                row.states.pop(self._slot, None)
+                faults[row] = error.code, str(error)
+            else:
+                usual = state if usual is None else usual
+                row.states[self._slot] = state
+        if usual is not None:
+            # A row that failed stands in the batch for one more step.
+            states = [row.states.get(self._slot, usual) for row in self.rows]
+            self._state = self._guarded(_concatenate, states)
 
     def process(self, logits: mx.array, feed: mx.array) -> mx.array:
         """New logits [rows, vocab] for these rows.
@@ -54,7 +81,7 @@ class PluginSampling:
         """
         changed, state = self._pair("process", logits, self._state, self._context(feed))
         self._check(changed, logits.shape)
-        self._check_state(state, rows=len(self.rows))
+        self._check_layout(state, len(self.rows))
         self._state = state
         return changed
 
@@ -71,7 +98,7 @@ class PluginSampling:
         self._check(tokens, logits.shape[:1])
         if not mx.issubdtype(tokens.dtype, mx.integer):
             raise self._fault("returned token ids that are not integers")
-        self._check_state(state, rows=len(self.rows))
+        self._check_layout(state, len(self.rows))
         self._state = state
         return tokens
 
@@ -86,6 +113,13 @@ class PluginSampling:
     def arrays(self) -> list[mx.array]:
         """The arrays of the state, to be evaluated with the step."""
         return [] if self._state is None else [x for _, x in tree_flatten(self._state)]
+
+    def _begun(self, row: Row) -> Any:
+        """The state of a row, which may be a new one."""
+        if self._slot in row.states:
+            return row.states[self._slot]
+        init = self._guarded(getattr, self._plugin, "init")
+        return self._guarded(initial_state, init, self._options(row), self._vocab)
 
     def _options(self, row: Row) -> dict[str, Any]:
         request = row.request
@@ -115,10 +149,15 @@ class PluginSampling:
         if not isinstance(value, mx.array) or tuple(value.shape) != tuple(shape):
             raise self._fault(f"did not return an array of shape {list(shape)}")
 
-    def _check_state(self, state: Any, rows: int) -> None:
-        for _, leaf in tree_flatten(state):
-            if not isinstance(leaf, mx.array) or leaf.ndim == 0 or leaf.shape[0] != rows:
-                raise self._fault(f"keeps a state without a first axis of {rows} rows")
+    def _check_layout(self, state: Any, rows: int) -> None:
+        if wrong := difference(self._layout_of(state, rows), self._layout):
+            raise self._fault(f"keeps states of different layouts: {wrong}")
+
+    def _layout_of(self, state: Any, rows: int) -> Layout:
+        try:
+            return layout(state, rows)
+        except ValueError as error:
+            raise self._fault(str(error)) from error
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with calling(self._call.plugin, self._what):
@@ -132,8 +171,13 @@ class PluginSampling:
         return fault(self._call.plugin, self._what, problem)
 
 
-def plugin_sampling(rows: Sequence[Row]) -> tuple[list[PluginSampling], list[PluginSampling]]:
-    """The processors, in the order in which they run, and the samplers that rows chose."""
+def plugin_sampling(
+    rows: Sequence[Row], vocab: int
+) -> tuple[list[PluginSampling], list[PluginSampling]]:
+    """The processors, in the order in which they run, and the samplers that rows chose.
+
+    vocab: size of the vocabulary.
+    """
     processors: list[PluginSampling] = []
     for place in range(max((len(row.request.processors) for row in rows), default=0)):
         processors += _grouped(
@@ -143,12 +187,13 @@ def plugin_sampling(rows: Sequence[Row]) -> tuple[list[PluginSampling], list[Plu
                 for row in rows
             ],
             rows,
+            vocab,
         )
-    return processors, _grouped(0, [row.request.sampler for row in rows], rows)
+    return processors, _grouped(0, [row.request.sampler for row in rows], rows, vocab)
 
 
 def _grouped(
-    slot: int, calls: Sequence[PluginCall | None], rows: Sequence[Row]
+    slot: int, calls: Sequence[PluginCall | None], rows: Sequence[Row], vocab: int
 ) -> list[PluginSampling]:
     indices: dict[str, list[int]] = {}
     chosen: dict[str, PluginCall] = {}
@@ -156,7 +201,7 @@ def _grouped(
         if call is not None:
             indices.setdefault(call.core, []).append(i)
             chosen.setdefault(call.core, call)
-    return [PluginSampling(slot, chosen[core], indices[core], rows) for core in indices]
+    return [PluginSampling(slot, chosen[core], indices[core], rows, vocab) for core in indices]
 
 
 def _concatenate(states: Sequence[Any]) -> Any:

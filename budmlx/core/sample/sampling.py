@@ -133,7 +133,7 @@ class RowSampling:
         self._adjustments = _adjustments(rows, vocab)
         self._counts = [p.logprobs for p in params]
         plugins = bool(chosen) or any(r.processors for r in requests)
-        self._processors, self._samplers = plugin_sampling(rows) if plugins else ([], [])
+        self._processors, self._samplers = plugin_sampling(rows, vocab) if plugins else ([], [])
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None
@@ -229,7 +229,7 @@ class RowSampling:
             self._prepared = True
             for each in (*self._processors, *self._samplers):
                 with _blaming(each, faults):
-                    each.prepare()
+                    each.prepare(faults)
 
     def _process(self, logits: mx.array, feed: mx.array, faults: dict[Row, RowFault]) -> mx.array:
         for each in self._processors:

@@ -286,7 +286,7 @@ class ProcessHost:
             warming = bool(self._news.words)
             death = self._recovery.died(time.monotonic(), end.how, end.plugin, warming=warming)
         if end.plugin:
-            log.error("The engine failed in plugin %s, which is disabled.", end.plugin)
+            log.error("The engine failed in plugin %s.", end.plugin)
         log.warning("The engine process is restarted in %.1f s: %s.", death.delay, end.how)
         self._deliver_failed(death.failed)
         return death.delay

@@ -5,7 +5,8 @@ time and strictly alone; one that makes a little progress is cleared and parked 
 suspects are through, then everything runs again. A row that was alone in the core at its
 second death is failed, and the same request is refused for a while. Deaths without a
 completed row in between open a breaker, which restarts more and more rarely. Where a plugin
-is known to have done it, the rows that chose it are failed and the others are no suspects.
+is known to have done it, only the rows that chose it are suspects, and one that was the only
+such row is failed at once.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
-from budmlx.engine.hosts.blocklist import Blocklist, chosen_plugins
-from budmlx.errors import EngineUnavailableError
+from budmlx.engine.hosts.blocklist import Blocklist
+from budmlx.engine.hosts.plugin_faults import PluginPolicy, chosen_plugins, fingerprint
+from budmlx.errors import EngineUnavailableError, PluginError
 from budmlx.protocol import (
     Cancel,
     GenerateRequest,
@@ -42,6 +44,7 @@ class RecoveryPolicy:
         counts as healthy, like one that completes a row.
     warmup_delay: before the restart of a core that ended while it warmed up; doubles.
     refusal_seconds: how long a request that crashed the core twice is refused.
+    plugins: when requests that choose a plugin are refused.
     """
 
     restart_delay: float = 0.5
@@ -52,6 +55,7 @@ class RecoveryPolicy:
     breaker_delay_max: float = 300.0
     warmup_delay: float = 5.0
     refusal_seconds: float = 600.0
+    plugins: PluginPolicy = field(default_factory=PluginPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ class Recovery:
         self._suspects: deque[_LiveRow] = deque()
         self._on_probation: _LiveRow | None = None
         self._core_ids = itertools.count()
-        self._blocklist = Blocklist()
+        self._blocklist = Blocklist(policy.plugins)
+        self._departed: list[GenerateRequest] = []  # cancelled since the core's last frame
         self._up = False
         self._deaths = 0  # since the core was last known to be healthy
         self._cold_deaths = 0  # of them, those in a row of cores that warmed up
@@ -132,11 +137,14 @@ class Recovery:
         if row is None:
             return []
         cancel: list[ToCore] = [] if row.core_id is None else [Cancel(row.core_id)]
+        if cancel and chosen_plugins(row.request):
+            self._departed.append(row.request)
         self._end(row)
         return cancel + self._advance()
 
     def frame(self, frame: StepFrame, now: float) -> tuple[StepFrame, list[ToCore]]:
         """Take a frame of the core; also returns the part of it that is for the caller."""
+        self._departed.clear()
         started = []
         for core_id in frame.started:
             if (row := self._in_core.get(core_id)) is not None:
@@ -170,8 +178,8 @@ class Recovery:
         which the next one will do, too.
         """
         self._up = False
-        if plugin and plugin not in self._blocklist.plugins:
-            return Death(self._blame_plugin(plugin, how), 0.0)
+        if plugin and (failed := self._blame_plugin(plugin, how, now)) is not None:
+            return Death(failed, 0.0)
         self._deaths += 1
         failed = self._blame(now)
         self._cold_deaths = self._cold_deaths + 1 if warming else 0
@@ -272,16 +280,37 @@ class Recovery:
         message = "The engine crashed twice on this request. Change it, or report the crash."
         return [self._fail(row, "request_failed", message) for row in twins]
 
-    def _blame_plugin(self, plugin: str, how: str) -> list[RowFailed]:
-        """Fail the rows that chose a plugin and keep it out; all others are innocent."""
-        if self._on_probation is not None:
+    def _blame_plugin(self, plugin: str, how: str, now: float) -> list[RowFailed] | None:
+        """Find the request on which a plugin ended the core; rows that did not choose it are
+        innocent. Returns the rows that fail, or None if nobody chose it and it is not believed.
+        """
+        inside = [row for row in self._in_core.values() if plugin in chosen_plugins(row.request)]
+        gone = [request for request in self._departed if plugin in chosen_plugins(request)]
+        self._departed.clear()
+        requests = {fingerprint(each): each for each in (*(row.request for row in inside), *gone)}
+        if not requests and not self._blocklist.plugins.believes(plugin):
+            return None
+        if self._on_probation is not None and self._on_probation not in inside:
             self._suspects.appendleft(self._on_probation)
-            self._on_probation = None
+        self._on_probation = None
         for row in list(self._in_core.values()):
             self._leave_core(row)
-        message = self._blocklist.add_plugin(plugin, how)
-        guilty = [row for row in self._rows.values() if plugin in chosen_plugins(row.request)]
-        return [self._fail(row, "plugin_error", message) for row in guilty]
+        if len(requests) > 1 and inside:
+            self._suspects.extend(inside)
+            return []
+        for request in requests.values():
+            self._blocklist.add_plugin(plugin, how, request, now)
+        return self._fail_refused(now)
+
+    def _fail_refused(self, now: float) -> list[RowFailed]:
+        """Fail the rows that would be refused for a plugin if they came now."""
+        failed: list[RowFailed] = []
+        for row in list(self._rows.values()):
+            try:
+                self._blocklist.plugins.check(row.request, now)
+            except PluginError as error:
+                failed.append(self._fail(row, "plugin_error", error.message))
+        return failed
 
     def _restart_delay(self) -> float:
         if self._cold_deaths:

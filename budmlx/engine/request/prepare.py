@@ -20,7 +20,7 @@ from budmlx.engine.request.transforms import transformed
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.engine.text.encoding import Encoding, encoding
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.errors import ContextLengthError, InvalidRequestError
+from budmlx.errors import BudmlxError, ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Message, ModelInfo, Request, TextPart
 
@@ -65,7 +65,10 @@ class Preparation:
             request = yield from self._images.fetched(request)
         if self.is_quick(request):
             return self.prepared(request)
-        return (yield from off_loop(partial(self.prepared, request)))
+        done = yield from off_loop(partial(self._prepared_or_not, request))
+        if isinstance(done, BudmlxError):
+            raise done
+        return done
 
     def prepared(self, request: Request) -> tuple[Request, TokenizedPrompt]:
         """The request as it runs, and its prompt.
@@ -79,6 +82,13 @@ class Preparation:
         request, prompt = self._rendered(request)
         self._check(prompt.ids, "prompt" if request.messages is None else "messages")
         return request, prompt
+
+    def _prepared_or_not(self, request: Request) -> tuple[Request, TokenizedPrompt] | BudmlxError:
+        """As `prepared`, with its error as the result, for whoever waits for the procedure."""
+        try:
+            return self.prepared(request)
+        except BudmlxError as error:
+            return error
 
     def template(self, request: Request) -> Procedure[Encoding]:
         """The prompt that a chat becomes, however long it is."""

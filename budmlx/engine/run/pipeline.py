@@ -9,8 +9,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from budmlx.config import ModelConfig
 from budmlx.engine.hosts.host import open_host
@@ -18,18 +16,15 @@ from budmlx.engine.procedures import Containment, Mailbox, Stream
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
 from budmlx.engine.request.prepare import Preparation
-from budmlx.engine.reuse.response_cache import ReplyCache, Ticket
-from budmlx.engine.reuse.stored_reply import StoredReply, replay
+from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.run.outcome import RequestOrigin, RequestOutcome
 from budmlx.engine.run.rows import RowBuilder
-from budmlx.errors import BudmlxError, CancelledError
+from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Plugins
-from budmlx.plugins.specs import RequestRecord
 from budmlx.progress import Notice
 from budmlx.protocol import CoreSettings, GenerateRequest, SessionFile, StepFrame
 from budmlx.types import Event, Finished, Request
-
-STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 
 
 class RequestPipeline:
@@ -55,15 +50,19 @@ class RequestPipeline:
         self._plugins = plugins
         self._containment = Containment(plugins.limits.call_seconds)
 
-    def run(self, request: Request, *, together: bool = False) -> Stream[Event]:
-        """The events of a request.
+    def run(
+        self, request: Request, origin: RequestOrigin | None = None, *, together: bool = False
+    ) -> Stream[Event]:
+        """The events of a request. origin: for its record.
 
         together: one thread drives many requests. They share no replies then, since none may
         wait for another, and plugins are called on that thread.
         """
-        request, prompt = yield from self.preparation.run(request)
-        ticket = self.cache.ticket(request, prompt.ids, share=not together)
-        with RequestOutcome(ticket, self._plugins, self.dispatcher.info.name) as outcome:
+        model = self.dispatcher.info.name
+        with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
+            request, prompt = yield from self.preparation.run(request)
+            ticket = self.cache.ticket(request, prompt.ids, share=not together)
+            outcome.accepted(ticket)
             reply = yield from ticket.lookup()
             if reply is not None:
                 yield from outcome.replayed(reply)
@@ -122,58 +121,6 @@ class RequestPipeline:
         """Idempotent, since a call that was given up may return later."""
         if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
-
-
-class RequestOutcome:
-    """A context manager around the events of an accepted request; reports its end to plugins."""
-
-    def __init__(self, ticket: Ticket, plugins: Plugins, model: str):
-        self._ticket = ticket
-        self._plugins = plugins
-        self._model = model
-        self._finished: Finished | None = None
-
-    def replayed(self, reply: StoredReply) -> Iterator[Event]:
-        """The events of a stored reply."""
-        for event in replay(reply):
-            if isinstance(event, Finished):
-                self._finished = event
-            yield event
-
-    def note(self, event: Event) -> None:
-        """Take an event that is computed for the request."""
-        self._ticket.note(event)
-        if isinstance(event, Finished):
-            self._finished = event
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ticket.close()
-        if self._plugins.observed:
-            self._plugins.request_finished(self._record(error))
-
-    def _record(self, error: BaseException | None) -> RequestRecord:
-        done = self._finished
-        if done is not None:
-            return RequestRecord(
-                model=self._model,
-                outcome="completed",
-                reasons=done.reasons,
-                cached=done.cached,
-                usage=done.usage,
-                timing=done.timing,
-            )
-        if error is None or isinstance(error, STOPPED):
-            return RequestRecord(model=self._model, outcome="cancelled")
-        code = error.code if isinstance(error, BudmlxError) else None
-        return RequestRecord(model=self._model, outcome="failed", error=code or "internal_error")
 
 
 class RowDispatcher:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
@@ -22,6 +23,7 @@ from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Owned, Plugins
+from budmlx.plugins.options import Vocabulary
 from budmlx.plugins.specs import OutputFilterFactory
 from budmlx.protocol import GenerateRequest, Grammar, SessionFile
 from budmlx.types import ModelInfo, Request, SamplingParams
@@ -58,7 +60,8 @@ class RowBuilder:
         self._tracker = tracker
         self._shared = shared
         self._filters: list[Owned[OutputFilterFactory]] = plugins.added("add_output_filters")
-        self._choices = PluginChoices(plugins)
+        encode = partial(self._tokenizer.encode, add_special=False)
+        self._choices = PluginChoices(plugins, Vocabulary(info.vocab_size, encode))
         self._eos_ids = sorted({*info.eos_token_ids, *self._tokenizer.eos_token_ids})
 
     def foreign_plugins(self, request: Request) -> list[str]:

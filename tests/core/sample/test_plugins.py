@@ -86,6 +86,49 @@ def _fails_alone(model: Model, chosen: dict[str, object]) -> None:
     assert "secret" not in driver.failed[2].message
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"ids": [1, 2, 3]}, "int32[rows, 3] instead of int32[rows, 2] in ids"),
+        ({"ids": [1.0, 2.0]}, "float32[rows, 2] instead of int32[rows, 2] in ids"),
+        ({"key": "other"}, "nothing instead of int32[rows, 2] in ids"),
+        ({"more": True}, "int32[rows, 2] instead of nothing in more"),
+        ({"how": "raise"}, "failed in its sampler Layouts"),
+    ],
+)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_row_with_a_state_of_another_layout_fails_alone(
+    model: Model, options: dict[str, object], problem: str, later: bool
+) -> None:
+    driver = Driver(model)
+    driver.submit(request(1, [5, 6], sampler=call("Layouts"), max_tokens=8))
+    if later:
+        driver.turns(3)
+    driver.submit(
+        request(2, [7, 8], sampler=call("Layouts", **options), max_tokens=8),
+        request(3, [7, 8], sampler=call("Layouts", ids=[4, 5]), max_tokens=8),
+    )
+    driver.run()
+    assert driver.tokens[1] == [1] * 8 and driver.tokens[3] == [4] * 8
+    assert driver.failed.keys() == {2} and driver.failed[2].code == "plugin_error"
+    message = driver.failed[2].message
+    assert "plugin stranger" in message and problem in message
+
+
+def test_a_state_that_changes_its_layout_is_the_plugins_fault(model: Model) -> None:
+    driver = Driver(model)
+    driver.submit(request(1, [5, 6], sampler=call("Changes"), max_tokens=8))
+    driver.run()
+    assert "float32[rows, 2] instead of int32[rows, 2] in ids" in driver.failed[1].message
+
+
+def test_a_plugin_that_asks_is_told_the_size_of_the_vocabulary(model: Model) -> None:
+    driver = Driver(model)
+    driver.submit(request(1, [5, 6], sampler=call("LastId"), max_tokens=3))
+    driver.run()
+    assert driver.tokens[1] == [model.info.vocab_size - 1] * 3
+
+
 def test_a_processor_cannot_change_what_others_see(model: Model) -> None:
     rows = [
         request(1, [5, 6], processors=[call("Broken", how="mutate")], logprobs=2, max_tokens=6),

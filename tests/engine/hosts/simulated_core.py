@@ -31,9 +31,13 @@ def request(
     prompt: int = 0,
     stop: bool = False,
     plugins: str = "",
+    option: int = 0,
 ) -> GenerateRequest:
     """plugins: one letter for each; the first brings the sampler, the others processors."""
-    calls = [PluginCall(plugin=plugin, name="x", core="a:b") for plugin in plugins]
+    calls = [
+        PluginCall(plugin=plugin, name="x", core="a:b", options={"option": option})
+        for plugin in plugins
+    ]
     return GenerateRequest(
         id=row_id,
         prompt_ids=[prompt or row_id],

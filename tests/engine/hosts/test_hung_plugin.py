@@ -79,7 +79,7 @@ def test_a_plugin_that_hangs_is_named_and_kept_out(
     assert "plugin sleepy" in messages[3] and "no step for 5 s" in messages[3]
     assert "plugin sleepy" in caplog.text
     with pytest.raises(PluginError, match="plugin sleepy"):
-        host.submit(choosing(4, processors=[sleeper]))
+        host.submit(msgspec.structs.replace(choosing(3, processors=[sleeper]), id=4))
     host.submit(row(5))
     rows.wait_for(5)
     assert rows.outcomes[5] == "length"
@@ -105,7 +105,10 @@ def test_a_plugin_that_crashes_is_named(start: Start, rows: Rows, messages: dict
     assert rows.outcomes == {1: "length", 2: "plugin_error"}
     assert "plugin wild" in messages[2] and "signal 11" in messages[2]
     with pytest.raises(PluginError, match="plugin wild"):
-        host.submit(choosing(3, sampler=call("Sleeper", "wild")))
+        host.submit(choosing(2, sampler=call("Crasher", "wild")))
+    host.submit(choosing(3, sampler=call("Crasher", "wild", signal=0)))
+    rows.wait_for(3)
+    assert rows.outcomes[3] == "length"
     assert host.status().restarts == 1
 
 

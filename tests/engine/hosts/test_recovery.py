@@ -221,7 +221,7 @@ def test_a_core_that_hangs_on_a_row_does_not_count_as_healthy() -> None:
     assert world.recovery.breaker_reason(world.now)
 
 
-def test_a_plugin_that_ended_the_core_fails_its_rows_and_no_other_is_suspected() -> None:
+def test_rows_that_chose_a_plugin_that_ended_the_core_run_alone_and_no_other_does() -> None:
     world = World()
     for row_id in range(1, 4):
         world.submit(request(row_id, length=30))
@@ -231,19 +231,117 @@ def test_a_plugin_that_ended_the_core_fails_its_rows_and_no_other_is_suspected()
     world.step()
     world.submit(request(7, plugins="a"))  # still on its way
     world.die(plugin="a")
-    failed = world.deaths[0].failed
-    assert [(failure.id, failure.code) for failure in failed] == [
-        (row_id, "plugin_error") for row_id in (4, 5, 7)
-    ]
-    assert "plugin a" in failed[0].message and "it hung" in failed[0].message
-    with pytest.raises(PluginError, match="plugin a"):
-        world.submit(request(8, plugins="ba"))
-    world.restart()
+    assert world.deaths[0].failed == [] and world.deaths[0].delay == 0
+    for suspect in (4, 5, 7):
+        world.restart() if world.core is None else None
+        world.core_reads()
+        assert world.core is not None and world.core.size == 1
+        if suspect == 5:
+            world.die(plugin="a")
+            (failure,) = world.deaths[-1].failed
+            assert (failure.id, failure.code) == (5, "plugin_error")
+            assert "plugin a" in failure.message and "it hung" in failure.message
+            continue
+        for _ in range(POLICY.probation_tokens):
+            world.core_turns()
+            world.deliver()
     world.core_reads()
-    assert world.core is not None
-    assert world.core.size == 4
+    assert world.core is not None and world.core.size == 6
+    with pytest.raises(PluginError, match="plugin a"):
+        world.submit(request(8, prompt=5, plugins="ca"))
+    world.submit(request(9, plugins="ca"))
     world.run()
-    assert [world.client.outcomes[row_id] for row_id in (1, 2, 3, 6)] == ["done"] * 4
+    assert world.client.outcomes == {5: "plugin_error"} | dict.fromkeys(
+        (1, 2, 3, 4, 6, 7, 9), "done"
+    )
+
+
+def test_the_choices_of_one_request_fail_together_in_a_plugin() -> None:
+    world = World()
+    for row_id in (1, 2):
+        world.submit(request(row_id, prompt=9, plugins="a"))
+    world.step()
+    world.die(plugin="a")
+    assert [failure.id for failure in world.deaths[0].failed] == [1, 2]
+
+
+def fails_in_a_plugin(world: World, row_id: int, option: int) -> None:
+    """A request of its own runs alone, and the plugin ends the core."""
+    if world.core is None:
+        world.restart()
+    world.submit(request(row_id, plugins="a", option=option))
+    world.step()
+    world.die(plugin="a")
+
+
+def refused(world: World, row_id: int, option: int) -> str:
+    """What is said to a request that is refused; empty if it is taken."""
+    if world.core is None:
+        world.restart()
+    try:
+        world.submit(request(row_id, plugins="a", option=option))
+    except PluginError as error:
+        return error.message
+    world.run()
+    return ""
+
+
+def test_one_option_costs_nobody_else_the_plugin() -> None:
+    world = World()
+    fails_in_a_plugin(world, 1, option=1)
+    assert "This request is refused for another 600 s" in refused(world, 1, 1)
+    assert not refused(world, 2, 1), "one request is no reason to refuse others"
+    for row_id in range(3, 9):
+        world.now += 5000 * (row_id % 2)
+        fails_in_a_plugin(world, row_id, option=1)
+        if refused(world, 100 + row_id, 1):
+            assert not refused(world, 200 + row_id, 2)
+    assert "refused with these options" in refused(world, 10, 1)
+    assert not refused(world, 11, 2)
+
+
+def test_options_are_tried_again_after_a_back_off_that_doubles() -> None:
+    world = World()
+    for row_id, pause in ((1, 60), (11, 120), (21, 240)):
+        fails_in_a_plugin(world, row_id, option=1)
+        fails_in_a_plugin(world, row_id + 1, option=1)
+        assert f"with these options for another {pause} s" in refused(world, row_id + 2, 1)
+        world.now += pause
+        assert not refused(world, row_id + 3, 1)
+        world.now += 700  # no failure counts any more
+
+
+def test_a_plugin_is_disabled_for_a_while_when_different_options_fail() -> None:
+    world = World()
+    for option in (1, 2, 3):
+        assert not refused(world, 50 + option, 9)
+        fails_in_a_plugin(world, option, option)
+    assert "The plugin is disabled for another 60 s" in refused(world, 60, 9)
+    world.now += 60
+    assert not refused(world, 61, 9)
+    fails_in_a_plugin(world, 4, option=4)
+    assert not refused(world, 62, 9), "it is counted anew"
+
+
+def test_failures_of_long_ago_do_not_count() -> None:
+    world = World()
+    for option in (1, 2, 3, 4, 5):
+        fails_in_a_plugin(world, option, option)
+        world.now += 400
+    assert not refused(world, 60, 9)
+
+
+def test_a_request_that_was_given_up_while_a_plugin_hung_is_the_guilty_one() -> None:
+    world = World()
+    world.submit(request(1))
+    world.submit(request(2, plugins="a"))
+    world.step()
+    world.cancel(2)
+    world.die(plugin="a")
+    assert world.deaths[0].failed == []
+    assert "This request is refused" in refused(world, 2, 0)
+    world.run()
+    assert world.client.outcomes[1] == "done"
 
 
 def test_deaths_in_plugins_open_no_breaker() -> None:

@@ -31,6 +31,7 @@ from budmlx.server.dialects.openai.tools import (
 )
 from budmlx.server.dialects.openai.wire_model import Int, ignored
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.records import origin_of
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 from budmlx.types import Request, SamplingParams
 
@@ -206,7 +207,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         uses_functions=chat.uses_functions,
         agent=request.headers.get("User-Agent", ""),
     )
-    events = engine.aevents(generation)
+    events = engine.aevents(generation, origin_of(request, reply.id))
     if streaming:
         return await answer.streamed(request, reply, events)
     collect = partial(completion, engine.info.name, warnings)

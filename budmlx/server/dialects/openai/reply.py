@@ -103,6 +103,11 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         self._asks_cache = body.cache is not None
         self._ended: ChoiceFinished | None = None
 
+    @property
+    def id(self) -> str:
+        """The reply's id."""
+        return str(self._common["id"])
+
     def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""
         reply = self._whole(
