@@ -20,9 +20,11 @@ from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.engine.models import ModelSet
 from budmlx.open_files import raise_open_files_limit
+from budmlx.server.app import create_loading_app
 from budmlx.server.app import serve as serve_http
 from budmlx.server.limits import DEFAULTS as LIMITS
-from budmlx.server.security import check_bind
+from budmlx.server.listening import listen
+from budmlx.server.loading import LoadingServer
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +60,24 @@ def serve(
         return
     check_backend()
     settings = for_served(loaded)
-    check_bind(settings)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     _allow_connections()
-    with progress(settings.model, settings.revision) as notice:
-        models = ModelSet.load(settings, notice)
-    typer.echo(memory_line(models.engine.status().budget), err=True)
-    try:
-        asyncio.run(serve_http(models, settings, announcer(models, settings)))
-    finally:
-        models.close()
+    with listen(settings) as listening:
+        with (
+            LoadingServer(listening, create_loading_app(settings)),
+            progress(settings.model, settings.revision) as notice,
+        ):
+            models = ModelSet.load(settings, notice)
+        typer.echo(memory_line(models.engine.status().budget), err=True)
+        try:
+            announce = announcer(models, settings)
+            asyncio.run(serve_http(models, settings, announce, listening))
+        finally:
+            models.close()
 
 
 def _allow_connections() -> None:

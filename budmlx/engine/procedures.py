@@ -21,8 +21,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from budmlx.errors import BudmlxError, PluginError
-from budmlx.plugins import boundary
+from budmlx.errors import BudmlxError
+from budmlx.plugins.boundary import running_on
+from budmlx.plugins.hanging import HangingCalls
 from budmlx.threads import Worker
 
 T = TypeVar("T")
@@ -208,39 +209,20 @@ async def adrive_stream(stream: Stream[T]) -> AsyncGenerator[T, None]:
                 yield step
 
 
-class Containment:
-    """Record of the plugins of an engine that hang. Thread-safe.
+class PluginCalls:
+    """A context manager around the calls of one request, on a thread or directly.
 
-    seconds: a call that takes longer hangs.
+    plugins: those that it uses and that may hang.
+
+    Raises:
+        PluginError: a call of one of them still hangs.
     """
 
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._hung: dict[str, Future[Any]] = {}
-
-    def calls(self, plugins: Collection[str]) -> PluginCalls:
-        """A `PluginCalls` for one request. plugins: those that it uses and that may hang.
-
-        Raises:
-            PluginError: a call of one of them still hangs.
-        """
-        for plugin in plugins:
-            if plugin in self._hung and not self._hung[plugin].done():
-                raise PluginError(
-                    f"The plugin {plugin} is disabled, since it does not return from an earlier "
-                    "call; the server's log says more. Restart the server without it."
-                )
-        worker = Worker("budmlx-plugins") if plugins else None
-        return PluginCalls(self._hung, worker, self._seconds)
-
-
-class PluginCalls:
-    """A context manager around the calls of one request, on a thread or directly."""
-
-    def __init__(self, hung: dict[str, Future[Any]], worker: Worker | None, seconds: float):
-        self._hung = hung
-        self._worker = worker
-        self._seconds = seconds
+    def __init__(self, hanging: HangingCalls, plugins: Collection[str]):
+        hanging.check(plugins, most=1)
+        self._hanging = hanging
+        self._plugins = plugins
+        self._worker = Worker("budmlx-plugins") if plugins else None
         self._abandoned: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
@@ -256,24 +238,23 @@ class PluginCalls:
         """Make one call. undo: takes back a result that arrives after the request has given up.
 
         Raises:
-            PluginError: a plugin does not return.
+            PluginError: a plugin does not return, or too many of its calls do not.
         """
         if self._worker is None:
             return call()
+        self._hanging.check(self._plugins)
         future = self._worker.submit(call)
         self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
         while True:
-            yield FutureWait(future, self._seconds)
+            yield FutureWait(future, self._hanging.seconds)
             if future.cancelled():  # the thread had no time to begin
                 future = self._worker.submit(call)
                 self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
             elif future.done():
                 self._abandoned = None
                 return future.result()
-            elif (at := boundary.running_on(self._worker.thread)) is not None:
-                plugin, what = at
-                self._hung[plugin] = future
-                raise boundary.hangs(plugin, what, self._seconds)
+            elif (at := running_on(self._worker.thread)) is not None:
+                raise self._hanging.add(*at, future)
 
     def items(self, items: Iterator[T]) -> Procedure[Iterator[T]]:
         """The items, computed at once if they are computed on the thread; see `run`."""

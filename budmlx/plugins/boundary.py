@@ -9,20 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from budmlx.errors import InvalidRequestError, PluginError
-from budmlx.threads import run_apart
 
 log = logging.getLogger(__name__)
 
 FAULTS = (Exception, SystemExit)
 """Exceptions of plugins that are caught; a library that calls sys.exit must not end the server."""
-
-T = TypeVar("T")
 
 _running: dict[int, tuple[str, str]] = {}
 
@@ -45,22 +40,6 @@ def calling(plugin: str, what: str) -> Iterator[None]:
         raise PluginError(raised(plugin, what, error)) from error
     finally:
         _running.pop(thread, None)  # routes interleave on one thread
-
-
-def call_apart(plugin: str, what: str, function: Callable[[], T], seconds: float) -> T:
-    """Call a plugin on a thread of its own, for `seconds` at most.
-
-    Python cannot stop a call: one that takes longer continues there.
-
-    Raises:
-        PluginError: the plugin raised, or takes too long.
-        InvalidRequestError: the plugin refuses the request.
-    """
-    future = run_apart("budmlx-plugin", function)
-    if wait([future], seconds).not_done:
-        raise hangs(plugin, what, seconds)
-    with calling(plugin, what):
-        return future.result()
 
 
 def running_on(thread: int) -> tuple[str, str] | None:

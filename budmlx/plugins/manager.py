@@ -21,6 +21,7 @@ from budmlx.errors import ConfigError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.boundary import FAULTS
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
+from budmlx.plugins.hanging import HangingCalls
 from budmlx.plugins.hook_results import ADDED, CHOSEN
 from budmlx.plugins.hookspecs import RINGS
 from budmlx.plugins.limits import DEFAULTS, PluginLimits
@@ -77,12 +78,14 @@ class Plugins:
 
     info: every plugin that was found, also those left out. digest: names and versions of
     the loaded ones; it changes when replies may. observed: whether any of them implements
-    `on_request_finished`. limits: of what calls of plugins may take. config: what hooks get.
+    `on_request_finished`. limits: of what calls of plugins may take. hanging: the calls
+    that take longer. config: what hooks get.
     """
 
     def __init__(self, found: Sequence[Candidate], config: Config, limits: PluginLimits = DEFAULTS):
         self.limits = limits
         self._config = config
+        self.hanging = HangingCalls(limits.call_seconds, limits.hanging_calls)
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self._loaded: dict[str, _Plugin] = {}

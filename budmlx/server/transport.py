@@ -9,7 +9,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler
+from aiohttp.web_protocol import _ErrInfo
 
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
@@ -28,12 +30,14 @@ class Connection(web.RequestHandler):
     that quotes the input; here both get an error in the dialect of the path.
     """
 
-    __slots__ = ("_dialects", "_first_request_timer", "_limits")
+    __slots__ = ("_body", "_body_failed", "_dialects", "_first_request_timer", "_limits")
 
     def __init__(self, manager: web.Server, dialects: Dialects, limits: Limits, **options: Any):
         super().__init__(manager, **options)
         self._dialects = dialects
         self._limits = limits
+        self._body: StreamReader | None = None
+        self._body_failed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first request, or hang up when there are too many."""
@@ -53,6 +57,26 @@ class Connection(web.RequestHandler):
     def _expire(self) -> None:
         if not self._request_count:
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came. A body that turns out to be malformed fails for its reader at once.
+
+        aiohttp queues the error of a parser behind the request whose body it is in, and leaves
+        the handler of that request waiting for the rest.
+        """
+        if self._body_failed:
+            return
+        super().data_received(data)
+        if not self._messages:
+            return
+        message, body = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self._body = body
+        elif self._body is not None and not self._body.is_eof():
+            self._messages.pop()
+            self._body_failed = True
+            self._body.set_exception(web.RequestPayloadError(message.message))
+            self._body.feed_eof()
 
     def handle_error(
         self,
@@ -82,6 +106,8 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response; an exception raised outside the middlewares is turned into one."""
+        if self._body is request.content:
+            self._body = None  # nothing waits for the rest of it
         if isinstance(resp, web.HTTPException):
             resp = self._dialects.of(request.path).error(request, failure_of(resp))
         return await super().finish_response(request, resp, start_time)
@@ -162,9 +188,11 @@ def _error_response(request: web.Request, exc: Exception) -> web.Response:
 
 
 async def prepare(request: web.Request, response: web.StreamResponse) -> None:
-    """Sign a response; while the server drains, let the connection end with it."""
+    """Sign a response; let the connection end with it while the server drains, and after a body
+    that cannot be parsed, since nobody knows where the next request begins.
+    """
     sign(request, response)
-    if request.app[IN_FLIGHT].draining:
+    if request.app[IN_FLIGHT].draining or request.content.exception() is not None:
         response.headers["Connection"] = "close"
         response.force_close()
 

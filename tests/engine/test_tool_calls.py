@@ -66,6 +66,19 @@ def check(reply: Completion, names: set[str]) -> None:
         jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
 
 
+@pytest.mark.parametrize("choice", ["required", {"function": {"name": "add"}}])
+def test_a_form_beside_a_forced_call_is_warned_of(engine: Engine, choice: Any) -> None:
+    options: dict[str, Any] = {"tools": TOOLS, "max_tokens": 100, "seed": 1}
+    form = {"type": "json_object"}
+    forced = engine.chat("Hi", response_format=form, tool_choice=choice, **options)
+    check(forced, set(SCHEMAS))
+    assert any("response_format" in warning for warning in forced.warnings)
+    for kept in ("auto", "none"):
+        reply = engine.chat("Hi", response_format=form, tool_choice=kept, **options)
+        assert not any("response_format" in warning for warning in reply.warnings)
+    assert not engine.chat("Hi", tool_choice=choice, **options).warnings
+
+
 @pytest.mark.parametrize(
     "count",
     [40, pytest.param(150, marks=pytest.mark.long), pytest.param(500, marks=pytest.mark.soak)],

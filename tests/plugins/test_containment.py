@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from budmlx import Engine, hookimpl
+from budmlx.engine.procedures import PluginCalls, drive
 from budmlx.errors import PluginError
+from budmlx.plugins.hanging import HangingCalls
 from budmlx.plugins.limits import PluginLimits
 from budmlx.plugins.parsing import Content, Piece, ReasoningParserSpec
 from budmlx.plugins.specs import OutputFilterFactory, RequestRecord
@@ -119,6 +122,62 @@ async def test_what_hangs_fails_its_request_and_the_loop_goes_on(
                 await asyncio.sleep(0.01)
         assert not engine._pipeline.dispatcher._generations
     assert threading.get_ident() not in gate.threads
+
+
+class Transforming:
+    """A message transform that hangs every time, until the gate opens."""
+
+    def __init__(self, gate: Gate):
+        self.gate = gate
+
+    @hookimpl
+    def add_message_transforms(self) -> Sequence[Any]:
+        return [self.transform]
+
+    def transform(self, messages: Any) -> Any:
+        self.gate.threads.add(threading.get_ident())
+        self.gate.opened.wait()
+        return messages
+
+
+def test_calls_that_hang_are_counted_named_and_bounded(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = ("Transforming-0", "message transform")
+    with load(Transforming(gate), call_seconds=0.2, hanging_calls=2) as engine:
+        hanging = engine.plugins.hanging
+        for count in (1, 2):
+            assert "message transform (2)" not in caplog.text
+            with pytest.raises(PluginError, match="its message transform took more"):
+                engine.chat("Hello", **GREEDY)
+            assert hanging.counts() == {part: count}
+        assert "Transforming-0 is disabled" in caplog.text
+        for _ in range(3):
+            with pytest.raises(PluginError, match=r"Transforming-0 is disabled.*transform \(2\)"):
+                engine.chat("Hello", **GREEDY)
+        assert (hanging.counts(), len(gate.threads)) == ({part: 2}, 2)
+        gate.open()
+        while hanging.counts():
+            threading.Event().wait(0.01)
+        assert engine.chat("Hello", **GREEDY).usage.completion_tokens == 12
+    assert caplog.text.count("Plugin Transforming-0 returned late from its message transform") == 2
+
+
+def test_running_requests_leave_no_further_threads_beyond_the_bound() -> None:
+    hanging = HangingCalls(seconds=60, most=2)
+    running = PluginCalls(hanging, ["p", "q"])
+    futures: list[Future[None]] = [Future() for _ in range(3)]
+    with running:
+        hanging.add("p", "filter", futures[0])
+        hanging.add("other", "filter", futures[1])
+        assert drive(running.run(lambda: 1)) == 1
+        with pytest.raises(PluginError, match=r"p is disabled.*filter \(1\)"):
+            PluginCalls(hanging, ["p"])
+        hanging.add("p", "tool parser", futures[2])
+        with pytest.raises(PluginError, match=r"p is disabled.*filter \(1\), tool parser \(1\)"):
+            drive(running.run(lambda: 1))
+        futures[0].set_result(None)
+        assert drive(running.run(lambda: 2)) == 2
 
 
 def test_without_plugins_of_others_no_thread_is_started() -> None:

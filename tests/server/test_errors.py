@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
@@ -23,7 +24,7 @@ from budmlx.server.app import HttpServer
 from budmlx.server.errors import failure_of
 from budmlx.server.limits import Limits
 from tests.server.conftest import Start
-from tests.server.tools import CHAT, body, check_error, exchange, get, post
+from tests.server.tools import CHAT, body, check_error, exchange, get, parse, post
 
 LINE = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
@@ -152,6 +153,52 @@ async def test_bad_chunks(server: HttpServer) -> None:
     raw = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     check_error(await exchange(server, raw + b"FFFFFFFFFFFFFFFFFFFF\r\n"), 400)
     check_error(await exchange(server, raw + b"zz\r\n"), 400)
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        (b"2\r\n{}\r\n", b"zz\r\n"),
+        (b"2\r\n{}\r\n", b"FFFFFFFFFFFFFFFFFFFF\r\n"),
+        (b"2\r\n{", b"}}}\r\n"),
+        (b"", b"-1\r\n"),
+        (b"2\r\n{}\r\n0\r\n", b"a: b\r\n" * 1000),
+        (b"2\r\n{}\r\n0\r\na: ", b"b" * 100_000),
+    ],
+    ids=["no size", "huge size", "too long", "negative", "trailers", "long trailer"],
+)
+@pytest.mark.parametrize("first", [b"", get("/health").replace(b"Connection: close\r\n", b"")])
+async def test_a_body_that_goes_bad_later_is_refused_at_once(
+    server: HttpServer, begun: bytes, rest: bytes, first: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = post(b"", Connection="keep-alive")
+    head = head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    if first:
+        writer.write(first)
+        await reader.readuntil(b'"status": "ok"}')
+    writer.write(head + begun)
+    await asyncio.sleep(0.05)  # the server has read it
+    writer.write(rest)
+    answer = parse(await reader.read(), "POST")
+    writer.close()
+    check_error(answer, 400, code="bad_body")
+    assert answer.headers["Connection"] == "close"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (await exchange(server, get("/health"))).status == 200
+
+
+async def test_a_body_that_goes_bad_behind_another_request(server: HttpServer) -> None:
+    head = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    earlier = post(json.dumps(body(max_tokens=200)).encode(), Connection="keep-alive")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(earlier + head + b"2\r\n{}\r\n")
+    await asyncio.sleep(0.05)
+    writer.write(b"zz\r\n")
+    received = await reader.read()
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.count(b"HTTP/1.1 400 ") == 1 and b"bad_body" in received
 
 
 async def test_slow_bodies(start: Start) -> None:

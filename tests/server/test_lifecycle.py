@@ -17,7 +17,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.errors import ConfigError
-from budmlx.server import app
+from budmlx.server import listening
 from budmlx.server.app import HttpServer
 from budmlx.server.limits import Limits
 from tests.models import tiny_model_dir
@@ -194,7 +194,7 @@ async def test_a_taken_port(server: HttpServer, start: Start) -> None:  # LIMITS
 async def test_a_port_that_somebody_answers_is_taken_where_it_could_be_bound(
     server: HttpServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "SHARES_PORTS", True)
+    monkeypatch.setattr(listening, "SHARES_PORTS", True)
     with pytest.raises(ConfigError, match=r"in use.*--port") as caught:
         await start(port=server.port)
     assert caught.value.__cause__ is None, "the bind failed, not the look before it"
@@ -305,7 +305,7 @@ async def test_a_second_signal_ends_the_process_at_once(
         response = await client.post(CHAT, json=endless(stream=True))
         process.send_signal(number)
         port = int(url.rpartition(":")[2])
-        await until(lambda: not listening(port))
+        await until(lambda: not is_answered(port))
         process.send_signal(number)
         if number == signal.SIGHUP:  # A terminal that closes sends it twice.
             process.send_signal(number := signal.SIGTERM)
@@ -318,11 +318,11 @@ async def test_nohup_is_respected(served: Serve) -> None:
     port = int(url.rpartition(":")[2])
     process.send_signal(signal.SIGHUP)
     await asyncio.sleep(0.2)
-    assert listening(port)
+    assert is_answered(port)
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
 
 
-def listening(port: int) -> bool:
+def is_answered(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -20,7 +20,7 @@ from budmlx.engine.procedures import FutureWait, Procedure
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, InvalidRequestError
-from budmlx.plugins.boundary import call_apart, wrong_type
+from budmlx.plugins.boundary import wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.vision import ModelFiles, Pixels, PreparedImage, VisionPreprocessorSpec
 from budmlx.protocol import Image, PluginTarget, Tensor
@@ -70,7 +70,7 @@ class Images:
         max_pixels: of all pictures of a request together.
         """
         self._max_pixels = max_pixels
-        self._plugin_seconds = plugins.limits.call_seconds
+        self._calls = plugins.hanging
         name = config.vision_preprocessor
         self._spec: Owned[VisionPreprocessorSpec] | None = plugins.chosen(
             "provide_vision_preprocessor", name, files
@@ -175,7 +175,7 @@ class Images:
         assert self._spec is not None
         plugin, what = self._spec.plugin, "vision preprocessor"
         prepare = partial(self._spec.value.prepare, pixels, part.detail)
-        image: object = call_apart(plugin, what, prepare, self._plugin_seconds)
+        image: object = self._calls.call(plugin, what, prepare)
         if not isinstance(image, PreparedImage):
             raise wrong_type(plugin, what, image, "a PreparedImage")
         if self._token is not None and image.tokens < 1:

@@ -42,7 +42,7 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     tools, choice = active_tools(request), request.tool_choice
     if choice.name is not None:
         tools = tuple(tool for tool in tools if tool.name == choice.name)
-    forced = bool(tools) and choice.mode == "required"
+    forced = is_forced(request)
     strict = bool(tools) and any(tool.strict for tool in tools)
     form = None if forced else request.response_format
     if form is None and not (forced or (strict and can_be_strict(parsers))):
@@ -65,6 +65,11 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     writer.start(" | ".join(body), _thinking(request, parsers, tail))
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
+
+
+def is_forced(request: Request) -> bool:
+    """Whether the reply must be a call, and `response_format` has no effect."""
+    return bool(active_tools(request)) and request.tool_choice.mode == "required"
 
 
 def can_be_strict(parsers: Parsers) -> bool:

@@ -45,7 +45,7 @@ class Preparation:
         info: ModelInfo,
     ):
         self._transforms = plugins.added("add_message_transforms")
-        self._plugin_seconds = plugins.limits.call_seconds
+        self._calls = plugins.hanging
         self._tokenizer = tokenizer
         self._parsers = parsers
         self._images = images
@@ -100,7 +100,7 @@ class Preparation:
 
     def _rendered(self, request: Request) -> tuple[Request, TokenizedPrompt]:
         if self._transforms:
-            request = transformed(request, self._transforms, self._plugin_seconds)
+            request = transformed(request, self._transforms, self._calls)
         self._parsers.check(request)
         if request.messages is None:
             raw: str | Sequence[int] = request.prompt or ()

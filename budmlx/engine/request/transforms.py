@@ -9,7 +9,8 @@ from functools import partial
 
 from budmlx.engine.request.messages import parse_messages
 from budmlx.errors import InvalidRequestError, PluginError
-from budmlx.plugins.boundary import call_apart, wrong_type
+from budmlx.plugins.boundary import wrong_type
+from budmlx.plugins.hanging import HangingCalls
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import MessageTransform
 from budmlx.types import Request
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def transformed(
-    request: Request, transforms: Sequence[Owned[MessageTransform]], seconds: float
+    request: Request, transforms: Sequence[Owned[MessageTransform]], calls: HangingCalls
 ) -> Request:
-    """The request with its messages as the transforms leave them. seconds: that each may take.
+    """The request with its messages as the transforms leave them. calls: makes the calls.
 
     Raises:
         InvalidRequestError: a transform refuses the request.
@@ -30,9 +31,7 @@ def transformed(
     if messages is None:
         return request
     for each in transforms:
-        result: object = call_apart(
-            each.plugin, "message transform", partial(each.value, messages), seconds
-        )
+        result: object = calls.call(each.plugin, "message transform", partial(each.value, messages))
         if not isinstance(result, list | tuple):
             raise wrong_type(each.plugin, "message transform", result, "a list of messages")
         try:

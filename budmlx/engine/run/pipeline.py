@@ -12,7 +12,7 @@ from functools import partial
 
 from budmlx.config import ModelConfig
 from budmlx.engine.hosts.host import open_host
-from budmlx.engine.procedures import Containment, Mailbox, Stream
+from budmlx.engine.procedures import Mailbox, PluginCalls, Stream
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
 from budmlx.engine.request.prepare import Preparation
@@ -48,7 +48,6 @@ class RequestPipeline:
         self.tracker = tracker
         self._rows = rows
         self._plugins = plugins
-        self._containment = Containment(plugins.limits.call_seconds)
 
     def run(
         self, request: Request, origin: RequestOrigin | None = None, *, together: bool = False
@@ -84,7 +83,7 @@ class RequestPipeline:
         """
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self._rows.foreign_plugins(request)
-        with self._containment.calls(foreign) as calls:
+        with PluginCalls(self._plugins.hanging, foreign) as calls:
             submit = partial(self._submitted, request, prompt, mailbox, session)
             generation = yield from calls.run(submit, self._release)
             try:

@@ -16,7 +16,7 @@ from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
-from budmlx.engine.request.grammars import can_be_strict, grammar_of
+from budmlx.engine.request.grammars import can_be_strict, grammar_of, is_forced
 from budmlx.engine.request.plugin_choices import PluginChoices
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.decode import TextStream
@@ -212,6 +212,8 @@ class RequestWarnings:
         warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
         if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
+        if request.response_format is not None and is_forced(request):
+            warnings.append("`response_format` has no effect on a reply that must be a call.")
         if self.filtered and request.sampling.logprobs is not None:
             warnings.append("logprobs are left out, since an output filter may change the text.")
         if request.cache is not None and request.cache.write and not self.cached:

@@ -72,7 +72,8 @@ class ChatRequest(GenerationRequest):
     )
     reasoning_format: Literal["parsed", "text_parsed", "raw", "hidden", "none"] = Field(
         "parsed",
-        description="Reasoning apart (`parsed`), within the content (`raw`), or not at all.",
+        description="Reasoning apart (`parsed`), within the content (`raw`), or not at all; "
+        "`none` is the default, and `text_parsed` the same as `parsed`.",
     )
     disable_reasoning: bool | None = Field(None, description="For the chat template: no reasoning.")
     clear_thinking: bool | None = Field(
@@ -96,8 +97,6 @@ class ChatRequest(GenerationRequest):
         several = self.parallel_tool_calls and "parallel_tool_calls" in self.model_fields_set
         if several and self.uses_functions:
             yield "`parallel_tool_calls` has no effect on `functions`."
-        if self.format is not None and self.callable_tools.forced:
-            yield "`response_format` has no effect on a reply that must be a call."
         for variable, (name, value) in self._short.items():
             if self.chat_template_kwargs.get(variable, value) != value:
                 yield ignored(name, f"chat_template_kwargs.{variable}")

@@ -154,11 +154,6 @@ class CallableTools:
     choice: ToolChoice
     overridden: tuple[str, ...]
 
-    @property
-    def forced(self) -> bool:
-        """Whether the reply is to be a call."""
-        return self.choice.mode == "required"
-
 
 NO_TOOLS = CallableTools((), ToolChoice(), ())
 """The default where neither tools nor functions are given."""

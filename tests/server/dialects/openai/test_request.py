@@ -18,7 +18,6 @@ TURN = {"role": "assistant", "tool_calls": [CALL]}
 TOOL = {"type": "function", "function": {"name": "f"}}
 TOOLS = {"tools": [TOOL]}
 FUNCTION = {"functions": [{"name": "f"}]}
-FORM = {"type": "json_object"}
 
 
 def parse(**fields: Any) -> ChatRequest:
@@ -297,10 +296,6 @@ def test_schemas_and_nulls_are_not_unknown_fields() -> None:
         ({**FUNCTION, "tool_choice": "required"}, "tool_choice"),
         ({**FUNCTION, "parallel_tool_calls": True}, "parallel_tool_calls"),
         ({**FUNCTION, "parallel_tool_calls": False}, None),
-        ({**TOOLS, "tool_choice": "any", "response_format": FORM}, "response_format"),
-        ({**FUNCTION, "function_call": {"name": "f"}, "response_format": FORM}, "response_format"),
-        ({**TOOLS, "response_format": FORM}, None),
-        ({**TOOLS, "tool_choice": "any", "response_format": {"type": "text"}}, None),
         ({"verbosity": "low"}, "verbosity"),
         ({"safety_identifier": "x"}, "safety_identifier"),
         ({"reasoning_effort": "none", "disable_reasoning": True}, None),
@@ -353,3 +348,19 @@ def test_strict_refuses_unknown_fields() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse(messages=[{**USER, "weight": 1}]).review(streaming=False, strict=True)
     assert caught.value.param == "messages[0].weight"
+
+
+@pytest.mark.parametrize(
+    ("given", "reasoning"),
+    [
+        (None, "parsed"),
+        ("none", "parsed"),
+        ("text_parsed", "parsed"),
+        ("raw", "raw"),
+        ("hidden", "hidden"),
+    ],
+)
+def test_reasoning_formats_are_those_of_the_clients(given: str | None, reasoning: str) -> None:
+    # cerebras-cloud-sdk: "If set to `none`, the model's default behavior will be used."
+    fields = {} if given is None else {"reasoning_format": given}
+    assert parse(**fields).to_request().reasoning == reasoning

@@ -27,6 +27,8 @@ FUNCTION = {
 }
 TOOL = {"type": "function", "function": FUNCTION}
 FORCED: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+FORM = {"type": "json_object"}
+NAMED = {"name": "get_weather"}
 LONG: dict[str, Any] = {"max_tokens": 300, "temperature": 1.5, "seed": 3}
 
 
@@ -124,6 +126,22 @@ async def test_a_forced_call_goes_before_a_form(client: aiohttp.ClientSession) -
 class Pet(BaseModel):
     kind: Literal["cat", "dog"]
     age: int
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        ({"tools": [TOOL], "tool_choice": "any", "response_format": FORM}, True),
+        ({"functions": [FUNCTION], "function_call": NAMED, "response_format": FORM}, True),
+        ({"tools": [TOOL], "response_format": FORM}, False),
+        ({"tools": [TOOL], "tool_choice": "any", "response_format": {"type": "text"}}, False),
+    ],
+)
+async def test_a_form_beside_a_forced_call_is_reported(
+    client: aiohttp.ClientSession, fields: dict[str, Any], warned: bool
+) -> None:
+    warnings = (await ask(client, **fields)).get("warnings", [])
+    assert any("response_format" in warning for warning in warnings) is warned
 
 
 async def test_the_openai_sdk(sdk: openai.AsyncOpenAI) -> None:
