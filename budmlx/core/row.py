@@ -37,6 +37,9 @@ class GrammarState(Protocol):
 
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
+# A row that came in by a claim, or came back, produces this many tokens before it can be
+# displaced by a claim.
+TURN = 16
 
 
 @dataclass(eq=False, slots=True)
@@ -49,6 +52,8 @@ class Row:
     solo_until: after a fault the row runs alone until it has produced this many tokens.
     quarantined_until: after a fault of the device, too, and no other such row runs beside it.
     started: its prefill began once already.
+    sent_back: how often it left the batch to wait again.
+    turn_until: it makes way for no claim until it has produced this many tokens.
     cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
     states: what samplers and processors of plugins keep for this row, by slot.
@@ -62,6 +67,8 @@ class Row:
     solo_until: int | None = None
     quarantined_until: int | None = None
     started: bool = False
+    sent_back: int = 0
+    turn_until: int = 0
     cached: int = 0
     from_disk: int = 0
     states: dict[int, Any] = field(default_factory=dict)
@@ -118,6 +125,11 @@ class Row:
         """Whether the row must not run beside another of which this is true."""
         return self.quarantined_until is not None and self.produced < self.quarantined_until
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether the row must not make way for a claim now."""
+        return self.produced < self.turn_until
+
     def history(self) -> list[int]:
         """A copy of the ids before the token that is fed next, as far as they have been read."""
         return self.ids[: self.held]
@@ -158,6 +170,10 @@ class Row:
         self.states.clear()
         if self.grammar is not None:
             self.grammar.reset()
+
+    def begin_turn(self) -> None:
+        """Let the row produce some tokens before it can be displaced by a claim."""
+        self.turn_until = self.produced + TURN
 
     def suspect(self) -> None:
         """Let the row run alone for a while, after a fault of a batch that it was in."""
