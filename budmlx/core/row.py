@@ -50,7 +50,8 @@ class Row:
     keys: the same for comparing prompts, with keys of images in place of their placeholders.
     unread: tokens that have been drawn, or are being drawn, and are not in `ids` yet.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
-    quarantined_until: after a fault of the device, too, and no other such row runs beside it.
+    quarantined_until: after a fault of the device, no such row of another trial runs beside it.
+    trial: the number that it shares with suspects of such a fault that may run beside it.
     started: its prefill began once already.
     sent_back: how often it left the batch to wait again.
     turn_until: it makes way for no claim until it has produced this many tokens.
@@ -66,6 +67,7 @@ class Row:
     unread: int = 0
     solo_until: int | None = None
     quarantined_until: int | None = None
+    trial: int = 0
     started: bool = False
     sent_back: int = 0
     turn_until: int = 0
@@ -122,7 +124,7 @@ class Row:
 
     @property
     def quarantined(self) -> bool:
-        """Whether the row must not run beside another of which this is true."""
+        """Whether the row must not run beside one of another trial of which this is true."""
         return self.quarantined_until is not None and self.produced < self.quarantined_until
 
     @property
@@ -179,13 +181,13 @@ class Row:
         """Let the row run alone for a while, after a fault of a batch that it was in."""
         self.solo_until = self.produced + PROBATION
 
-    def quarantine(self) -> None:
-        """Let the row run as the only suspect for a while, after a fault of the device."""
-        self.suspect()
-        self.quarantined_until = self.solo_until
+    def quarantine(self, trial: int) -> None:
+        """Let the row run without suspects of other trials for a while, after a device's fault."""
+        self.trial = trial
+        self.quarantined_until = self.produced + PROBATION
 
     def prefills_with(self, other: Row) -> bool:
         """Whether one prefill serves both: they are choices of one request, not yet begun."""
         fork = self.request.fork
         fresh = not (self.produced or other.produced or self.solo or other.solo)
-        return fork != 0 and fork == other.request.fork and fresh
+        return fork != 0 and fork == other.request.fork and fresh and self.trial == other.trial

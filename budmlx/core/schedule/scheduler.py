@@ -8,7 +8,7 @@ is one step of it. Every fault sends rows back to the queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
@@ -72,6 +72,7 @@ class Scheduler:
         self._report = StepReport()
         self._draft = PlanDraft()
         self._steps = 0
+        self._trials = 0
         self._seconds = 0.0
         self._first_use = False
         self._masking = 0.0
@@ -278,7 +279,7 @@ class Scheduler:
                     if self._compact():
                         continue
                     return
-            if rows[0].quarantined and any(row.quarantined for row in self._at_work):
+            if rows[0].quarantined and self._on_trial(self._at_work) - {rows[0].trial}:
                 return
             self._start(rows)
 
@@ -370,16 +371,25 @@ class Scheduler:
     def _start_over(self) -> None:
         """Send all rows back after a fault of the device, of which nothing says whose it was.
 
-        All become suspects, of which one runs at a time; if one did so already, it fails.
+        All become suspects, and one half of them runs first. If one half did so already, only it
+        is halved again, and a single row fails.
         """
         rows = self._at_work
         self._draft.forget = True
         self._requeue(rows)
-        guilty = [row for row in rows if row.quarantined]
-        for row in guilty:
-            self._fail(row)
-        for row in rows if not guilty else ():
-            row.quarantine()
+        on_trial = self._on_trial(rows)
+        suspects = [row for row in rows if row.trial in on_trial] if on_trial else rows
+        if on_trial and len(suspects) == 1:
+            return self._fail(suspects[0])
+        middle = (len(suspects) + 1) // 2
+        for half in (suspects[:middle], suspects[middle:]):
+            self._trials += 1
+            for row in half:
+                row.quarantine(self._trials)
+
+    def _on_trial(self, rows: Iterable[Row]) -> set[int]:
+        """The trial of suspects among these rows, if there is one."""
+        return {row.trial for row in rows if row.quarantined}
 
     def _fail(self, row: Row) -> None:
         """End a row that was sent back."""
