@@ -1,4 +1,4 @@
-"""What tells one model directory from another: one reading of its files, three digests.
+"""What tells one model directory from another: one look at its files, three digests.
 
 They differ in what they are asked for. Their values are in replies, in names of files on disk
 and in keys of response caches: whatever changes one of them sets aside what was kept before.
@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from budmlx.weight_digests import WeightDigests
 
 # Places in each file of weights, and bytes there, that tell whether it is the same file.
 SAMPLES = 64
@@ -59,17 +61,17 @@ class ModelIdentity:
         """The files of weights."""
         return [file for file in self.files if file.path.match("model*.safetensors")]
 
-    def fingerprint(self, kv_bits: int | None = None) -> str:
-        """A short name for what computes: the configuration, the headers of the shards, `kv_bits`.
+    def fingerprint(self, digests: WeightDigests, kv_bits: int | None = None) -> str:
+        """A short name for what computes: the configuration, the weights, `kv_bits`.
 
-        It is the same for copies of a model.
+        It is the same for copies of a model, and another one whenever a weight is.
         """
         digest = hashlib.sha256(self.config)
         if kv_bits is not None:
             digest.update(f"kv_bits {kv_bits} ".encode())
-        for shard in self.shards:
-            with shard.path.open("rb") as file:
-                digest.update(f"{shard.path.name} {shard.size} ".encode() + file.read(SAMPLE))
+        shards = [shard.path for shard in self.shards]
+        for path, weights in zip(shards, digests.of(shards), strict=True):
+            digest.update(f"{path.name} {weights} ".encode())
         return "fp_" + digest.hexdigest()[:12]
 
     def sampled(self, versions: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"backend", "errors", "lookup", "model_identity", "open_files", "progress", "threads"},
+    {"backend", "directories", "errors", "lookup", "model_identity", "open_files", "progress"}
+    | {"threads", "weight_digests"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},

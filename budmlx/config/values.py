@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
+
+from budmlx.directories import cache_directory
 
 _SIZE = TypeAdapter(ByteSize)
 
@@ -35,15 +35,6 @@ def size_or_share(text: str) -> float:
     except ValueError as error:
         message = "must be a size such as 4GiB, a share such as 50%, or 0"
         raise PydanticCustomError("size_or_share", message) from error
-
-
-def cache_directory() -> Path:
-    """Where budmlx keeps what it can compute again: in the user's cache.
-
-    On a Mac that is a directory which Time Machine leaves out.
-    """
-    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "budmlx"
 
 
 def _check_tokens(value: object) -> object:

@@ -37,6 +37,9 @@ class GrammarState(Protocol):
 
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
+# A row that came in by a claim, or came back, produces this many tokens before it can be
+# displaced by a claim.
+TURN = 16
 
 
 @dataclass(eq=False, slots=True)
@@ -47,8 +50,11 @@ class Row:
     keys: the same for comparing prompts, with keys of images in place of their placeholders.
     unread: tokens that have been drawn, or are being drawn, and are not in `ids` yet.
     solo_until: after a fault the row runs alone until it has produced this many tokens.
-    quarantined_until: after a fault of the device, too, and no other such row runs beside it.
+    quarantined_until: after a fault of the device, no such row of another trial runs beside it.
+    trial: the number that it shares with suspects of such a fault that may run beside it.
     started: its prefill began once already.
+    sent_back: how often it left the batch to wait again.
+    turn_until: it makes way for no claim until it has produced this many tokens.
     cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
     states: what samplers and processors of plugins keep for this row, by slot.
@@ -61,7 +67,10 @@ class Row:
     unread: int = 0
     solo_until: int | None = None
     quarantined_until: int | None = None
+    trial: int = 0
     started: bool = False
+    sent_back: int = 0
+    turn_until: int = 0
     cached: int = 0
     from_disk: int = 0
     states: dict[int, Any] = field(default_factory=dict)
@@ -115,8 +124,13 @@ class Row:
 
     @property
     def quarantined(self) -> bool:
-        """Whether the row must not run beside another of which this is true."""
+        """Whether the row must not run beside one of another trial of which this is true."""
         return self.quarantined_until is not None and self.produced < self.quarantined_until
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the row must not make way for a claim now."""
+        return self.produced < self.turn_until
 
     def history(self) -> list[int]:
         """A copy of the ids before the token that is fed next, as far as they have been read."""
@@ -159,17 +173,21 @@ class Row:
         if self.grammar is not None:
             self.grammar.reset()
 
+    def begin_turn(self) -> None:
+        """Let the row produce some tokens before it can be displaced by a claim."""
+        self.turn_until = self.produced + TURN
+
     def suspect(self) -> None:
         """Let the row run alone for a while, after a fault of a batch that it was in."""
         self.solo_until = self.produced + PROBATION
 
-    def quarantine(self) -> None:
-        """Let the row run as the only suspect for a while, after a fault of the device."""
-        self.suspect()
-        self.quarantined_until = self.solo_until
+    def quarantine(self, trial: int) -> None:
+        """Let the row run without suspects of other trials for a while, after a device's fault."""
+        self.trial = trial
+        self.quarantined_until = self.produced + PROBATION
 
     def prefills_with(self, other: Row) -> bool:
         """Whether one prefill serves both: they are choices of one request, not yet begun."""
         fork = self.request.fork
         fresh = not (self.produced or other.produced or self.solo or other.solo)
-        return fork != 0 and fork == other.request.fork and fresh
+        return fork != 0 and fork == other.request.fork and fresh and self.trial == other.trial

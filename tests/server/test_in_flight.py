@@ -52,3 +52,13 @@ async def test_keys_take_turns_though_they_share_kv_and_whatever_their_salts() -
         assert sum(task.done() for task in flood) <= 6
         assert {each.status for each in await asyncio.gather(*flood)} == {200}
         await server.drain()
+
+
+async def test_a_second_key_does_not_wait_for_a_reply_of_the_first_to_end(start: Start) -> None:
+    server = await start(api_keys=KEYS, max_rows=1)
+    long = asyncio.create_task(ask(server, KEYS[0], max_tokens=6000, ignore_eos=True))
+    await until(lambda: server.in_flight.count == 1)
+    answer = await ask(server, KEYS[1], max_tokens=1)
+    assert answer.status == 200 and not long.done()
+    long.cancel()
+    await until(lambda: server.in_flight.count == 0)

@@ -29,6 +29,7 @@ from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings, PluginTarget
 from budmlx.types import ModelInfo
+from budmlx.weight_digests import WeightDigests
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         vocab_size=logits.shape[-1],
         eos_token_ids=_ids(config.get("eos_token_id")),
         batchable=can_batch(module, new_cache),
-        fingerprint=ModelIdentity.read(path).fingerprint(settings.kv_bits),
+        fingerprint=ModelIdentity.read(path).fingerprint(WeightDigests(path), settings.kv_bits),
         created=int(time.time()),
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
         numbers=numbers.shown,

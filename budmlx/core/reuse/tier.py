@@ -68,7 +68,11 @@ class KVTier:
             self._save(block)
 
     def leaving(self, block: Block) -> None:
-        """Queue a block that is about to be evicted for the store, unless the store has it."""
+        """Queue a block that is about to be evicted or replaced, unless the store has it.
+
+        One that ended early is of use beside a longer one: on disk blocks match as a whole only,
+        and where a prompt ended the next one may go on in another way than the reply did.
+        """
         self._unsaved.pop(block, None)
         self._save(block)
 

@@ -60,7 +60,8 @@ class PrefixTree:
     """Holds blocks up to a limit in bytes; the least recently used one is evicted first.
 
     block: tokens of a full block. count: most blocks. version: changes whenever more can match.
-    leaving: called with each block just before its eviction; it must not use the tree.
+    leaving: called with each block just before its eviction, or before a longer one takes its
+    place; it must not use the tree.
     `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
     it a moment later, so the first block that nobody holds never has children.
     """
@@ -191,6 +192,8 @@ class PrefixTree:
         fits = self.pinned + extra <= self.limit
         room = fits and self._evict(self.limit - extra, self.count)
         if room:
+            if self._leaving is not None:
+                self._leaving(block)
             block.tokens, block.value, block.nbytes, block.key = tokens, value, nbytes, b""
             self.nbytes += extra
             self.pinned += extra

@@ -42,9 +42,25 @@ class FairQueue:
         """Put a row at the end of its owner's line."""
         self._lines.setdefault(row.request.owner, deque()).append(row)
 
+    @property
+    def owners(self) -> set[str]:
+        """The owners of all rows."""
+        return {*self._lines, *(row.request.owner for row in self._front)}
+
+    def head(self, owner: str) -> Row:
+        """The first row of an owner that waits."""
+        front = (row for row in self._front if row.request.owner == owner)
+        return next(chain(front, self._lines.get(owner, ())))
+
     def put_back(self, rows: Sequence[Row]) -> None:
         """Put rows that were at work before all others, in this order."""
         self._front.extendleft(reversed(rows))
+
+    def put_behind(self, row: Row) -> None:
+        """Put a row that made way at the head of its owner's line, and that behind the others."""
+        line = self._lines.pop(row.request.owner, deque())
+        line.appendleft(row)
+        self._lines[row.request.owner] = line
 
     def next(self, rows: Iterable[Row]) -> list[Row]:
         """The next row, and those that prefill together with it; none is taken out.

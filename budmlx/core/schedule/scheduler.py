@@ -8,8 +8,7 @@ is one step of it. Every fault sends rows back to the queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
@@ -17,10 +16,12 @@ from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
+from budmlx.core.schedule.claims import Claims
 from budmlx.core.schedule.disk_read import DiskReadBudget
+from budmlx.core.schedule.draft import PlanDraft
 from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
-from budmlx.core.schedule.view import GroupView, View
+from budmlx.core.schedule.view import View
 from budmlx.protocol import GenerateRequest, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
@@ -31,29 +32,6 @@ OLDEST_EVERY = 4
 LEAST_REST = 4
 
 Merges = list[tuple[int, int]]
-
-
-@dataclass(slots=True)
-class PlanDraft:
-    """Decisions that are not in a plan yet; the fields are those of `Plan`."""
-
-    forget: bool = False
-    keep: list[int] = field(default_factory=list)
-    leave: list[int] = field(default_factory=list)
-    requeue: list[int] = field(default_factory=list)
-    compact: list[GroupView] = field(default_factory=list)
-    admit: list[list[int]] = field(default_factory=list)
-    room: int | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether there is anything that cannot wait for a plan with a forward pass."""
-        return bool(self.forget or self.leave or self.requeue or self.compact or self.admit)
-
-    def pop_room(self) -> int | None:
-        """Return `room` and reset it."""
-        room, self.room = self.room, None
-        return room
 
 
 class Scheduler:
@@ -89,10 +67,12 @@ class Scheduler:
         self._disk = disk or DiskReadBudget()
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
+        self._claims = Claims(self._waiting)
         self._compiling = CompilingRows(Grammars(executor.info), compile_seconds)
         self._report = StepReport()
         self._draft = PlanDraft()
         self._steps = 0
+        self._trials = 0
         self._seconds = 0.0
         self._first_use = False
         self._masking = 0.0
@@ -179,6 +159,7 @@ class Scheduler:
         """Process the result of the last plan."""
         self._memory = result.memory
         self._seconds += result.seconds
+        self._claims.computed(result.seconds)
         self._first_use |= result.first_use
         self._masking += result.masking
         if self._executor.reads_disk:
@@ -266,6 +247,7 @@ class Scheduler:
             self._take_compiled()
         self._admission.reserved = self._executor.reserved
         self._make_room()
+        self._grant_claim()
         self._admit()
         if self._executor.reuses and self._room != (room := self._spare):
             self._room = self._draft.room = room
@@ -297,13 +279,49 @@ class Scheduler:
                     if self._compact():
                         continue
                     return
-            if rows[0].quarantined and any(row.quarantined for row in self._at_work):
+            if rows[0].quarantined and self._on_trial(self._at_work) - {rows[0].trial}:
                 return
-            self._waiting.take(rows)
-            for row in rows:
-                self._report.start(row)
-            self._view.admit(rows)
-            self._draft.admit.append([row.id for row in rows])
+            self._start(rows)
+
+    def _start(self, rows: Sequence[Row]) -> None:
+        self._waiting.take(rows)
+        for row in rows:
+            self._report.start(row)
+            if row.sent_back:
+                row.begin_turn()
+        self._view.admit(rows)
+        self._draft.admit.append([row.id for row in rows])
+
+    def _grant_claim(self) -> None:
+        """Let rows make way for an owner that has waited for long without one; see `Claims`."""
+        self._claims.wait(self._at_work if self._waiting else ())
+        row = self._claims.claimant()
+        if row is None:
+            return
+        while self._running >= self._max_rows or not self._fits([row]):
+            if self._running < self._max_rows and self._compact():
+                continue
+            displaced = self._claims.to_displace(self._at_work)
+            if displaced is None:
+                return
+            self._displace(displaced)
+        self._claims.grant(row)
+        self._start([row])
+
+    def _displace(self, row: Row) -> None:
+        """Send a row back to its owner's line; its KV is kept, so that little is computed again.
+
+        Its token in flight is read first: KV that goes on beyond what was read cannot be cut
+        in every model. It may be the row's last.
+        """
+        self._run(self._settle())
+        group = next((group for group in self._view.groups if row in group.rows), None)
+        if group is not None:
+            self._run(iter([Plan(pause=[group.id])]))
+        if row in self._at_work:
+            self._send_back([row])
+            self._draft.keep.append(row.id)
+            self._waiting.put_behind(row)
 
     def _fits(self, newcomers: Sequence[Row]) -> bool:
         groups = [group.occupied for group in self._view.groups]
@@ -324,9 +342,14 @@ class Scheduler:
         return group is not None
 
     def _requeue(self, rows: Sequence[Row]) -> None:
+        self._send_back(rows)
+        self._waiting.put_back(rows)
+
+    def _send_back(self, rows: Sequence[Row]) -> None:
         self._view.drop(rows)
         self._draft.requeue += [row.id for row in rows]
-        self._waiting.put_back(rows)
+        for row in rows:
+            row.sent_back += 1
 
     def _end(self, rows: Sequence[Row]) -> None:
         self._view.drop(rows)
@@ -348,16 +371,25 @@ class Scheduler:
     def _start_over(self) -> None:
         """Send all rows back after a fault of the device, of which nothing says whose it was.
 
-        All become suspects, of which one runs at a time; if one did so already, it fails.
+        All become suspects, and one half of them runs first. If one half did so already, only it
+        is halved again, and a single row fails.
         """
         rows = self._at_work
         self._draft.forget = True
         self._requeue(rows)
-        guilty = [row for row in rows if row.quarantined]
-        for row in guilty:
-            self._fail(row)
-        for row in rows if not guilty else ():
-            row.quarantine()
+        on_trial = self._on_trial(rows)
+        suspects = [row for row in rows if row.trial in on_trial] if on_trial else rows
+        if on_trial and len(suspects) == 1:
+            return self._fail(suspects[0])
+        middle = (len(suspects) + 1) // 2
+        for half in (suspects[:middle], suspects[middle:]):
+            self._trials += 1
+            for row in half:
+                row.quarantine(self._trials)
+
+    def _on_trial(self, rows: Iterable[Row]) -> set[int]:
+        """The trial of suspects among these rows, if there is one."""
+        return {row.trial for row in rows if row.quarantined}
 
     def _fail(self, row: Row) -> None:
         """End a row that was sent back."""

@@ -1,12 +1,14 @@
 """Recovery of the live rows when the core dies, without processes or clocks.
 
-Rows that were running in a core that died are suspects. The next core gets them one at a
-time and strictly alone; one that makes a little progress is cleared and parked until all
-suspects are through, then everything runs again. A row that was alone in the core at its
-second death is failed, and the same request is refused for a while. Deaths without a
-completed row in between open a breaker, which restarts more and more rarely. Where a plugin
-is known to have done it, only the rows that chose it are suspects, and one that was the only
-such row is failed at once.
+Rows that were running in a core that died are suspects. The next core gets one half of them and
+nothing else; if all of these make a little progress, they are cleared and parked, and the other
+half is tried, then everything runs again. A half with which the core dies is halved in turn, so
+that one request among n that crashes the core is found with log2(n) further deaths. A row that was
+alone in the core at its second death is failed, and the same request is refused for a while.
+Deaths without a completed row in between open a breaker, which restarts more and more rarely;
+one that only halved a half does not count, as there are few of them. Where a plugin is known to
+have done it, only the rows that chose it are suspects, and one that was the only such row is
+failed at once.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class RecoveryPolicy:
 
     restart_delay: before the second restart in a row (the first is immediate); doubles.
     probation_tokens: new tokens that clear a suspect.
-    breaker_deaths: deaths without a completed row that open the breaker.
+    breaker_deaths: deaths without a completed row that open the breaker; those with several
+        suspects on probation do not count.
     breaker_delay: first pause of an open breaker; doubles. A core that stays idle this long
         counts as healthy, like one that completes a row.
     warmup_delay: before the restart of a core that ended while it warmed up; doubles.
@@ -90,8 +93,8 @@ class Recovery:
         self._policy = policy
         self._rows: dict[int, _LiveRow] = {}  # by the caller's id, oldest first
         self._in_core: dict[int, _LiveRow] = {}  # by the core's id
-        self._suspects: deque[_LiveRow] = deque()
-        self._on_probation: _LiveRow | None = None
+        self._suspects: deque[list[_LiveRow]] = deque()  # halves, none empty
+        self._on_probation: list[_LiveRow] = []
         self._core_ids = itertools.count()
         self._blocklist = Blocklist(policy.plugins)
         self._departed: list[GenerateRequest] = []  # cancelled since the core's last frame
@@ -180,7 +183,8 @@ class Recovery:
         self._up = False
         if plugin and (failed := self._blame_plugin(plugin, how, now)) is not None:
             return Death(failed, 0.0)
-        self._deaths += 1
+        if len(self._on_probation) < 2:
+            self._deaths += 1
         failed = self._blame(now)
         self._cold_deaths = self._cold_deaths + 1 if warming else 0
         if not self._trips and self._deaths < self._policy.breaker_deaths:
@@ -210,24 +214,25 @@ class Recovery:
         return msgspec.structs.replace(raw, id=row.request.id)
 
     def _advance(self) -> list[ToCore]:
-        """Go on to the next suspect if the one on probation is through."""
-        row, parked = self._on_probation, list[ToCore]()
-        if row is not None and row.core_id is not None:
-            if row.progress < self._policy.probation_tokens:
-                return []
-            if self._suspects:
+        """Go on to the next suspects if those on probation are through."""
+        if any(row.progress < self._policy.probation_tokens for row in self._on_probation):
+            return []
+        parked: list[ToCore] = []
+        if self._suspects:
+            for row in self._on_probation:
+                assert row.core_id is not None
                 parked.append(Cancel(row.core_id))
                 self._leave_core(row)
-        self._on_probation = None
+        self._on_probation = []
         return parked + self._feed()
 
     def _feed(self) -> list[ToCore]:
-        """Submit the rows that may run now: one suspect alone, else all that are held back."""
-        if not self._up or self._on_probation is not None:
+        """Submit the rows that may run now: some suspects alone, else all that are held back."""
+        if not self._up or self._on_probation:
             return []
         if self._suspects:
             self._on_probation = self._suspects.popleft()
-            return [self._enter_core(self._on_probation)]
+            return [self._enter_core(row) for row in self._on_probation]
         if not self.held:
             return []
         return [self._enter_core(row) for row in self._rows.values() if row.core_id is None]
@@ -247,8 +252,11 @@ class Recovery:
         """Forget a row that has its outcome."""
         self._leave_core(row)
         del self._rows[row.request.id]
-        if row in self._suspects:
-            self._suspects.remove(row)
+        for half in (self._on_probation, *self._suspects):
+            if row in half:
+                half.remove(row)
+        if [] in self._suspects:
+            self._suspects.remove([])
 
     def _fail(self, row: _LiveRow, code: RowErrorCode, message: str) -> RowFailed:
         self._end(row)
@@ -262,15 +270,17 @@ class Recovery:
         """
         dead = list(self._in_core.values())
         alone = len(dead) == 1
-        self._on_probation = None
+        self._on_probation = []
         failed: list[RowFailed] = []
+        suspects: list[_LiveRow] = []
         for row in dead:
             self._leave_core(row)
             row.deaths += 1
             if alone and row.deaths >= 2:
                 failed += self._refuse(row, now)
             elif alone or row.started or row.deaths >= 2:
-                self._suspects.append(row)
+                suspects.append(row)
+        self._suspects.extendleft(reversed(_halves(suspects)))
         return failed
 
     def _refuse(self, guilty: _LiveRow, now: float) -> list[RowFailed]:
@@ -290,13 +300,13 @@ class Recovery:
         requests = {fingerprint(each): each for each in (*(row.request for row in inside), *gone)}
         if not requests and not self._blocklist.plugins.believes(plugin):
             return None
-        if self._on_probation is not None and self._on_probation not in inside:
-            self._suspects.appendleft(self._on_probation)
-        self._on_probation = None
+        if innocent := [row for row in self._on_probation if row not in inside]:
+            self._suspects.appendleft(innocent)
+        self._on_probation = []
         for row in list(self._in_core.values()):
             self._leave_core(row)
         if len(requests) > 1 and inside:
-            self._suspects.extend(inside)
+            self._suspects.extend(_halves(inside))
             return []
         for request in requests.values():
             self._blocklist.add_plugin(plugin, how, request, now)
@@ -335,3 +345,9 @@ class Recovery:
 
 def _doubled(first: float, times: int, most: float) -> float:
     return float(min(first * 2 ** min(times, 30), most))
+
+
+def _halves(rows: list[_LiveRow]) -> list[list[_LiveRow]]:
+    """The rows in two parts, the first of which may have one more; none is empty."""
+    middle = (len(rows) + 1) // 2
+    return [half for half in (rows[:middle], rows[middle:]) if half]

@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 
 from budmlx.core.batch.group import Group
+from budmlx.core.batch.plan import Result
 from budmlx.core.batch.prefill import Prompt
 from budmlx.core.model.device_faults import DeviceLostError
 from budmlx.core.model.model import Model
@@ -152,22 +153,31 @@ def test_memory_that_cannot_be_had_belongs_to_who_asked(monkeypatch: pytest.Monk
 
 
 def test_a_row_that_fails_the_device_again_and_again_ends_alone() -> None:
-    """Meanwhile the others go on, of all suspects one at a time."""
+    """Meanwhile the others go on, of all suspects one half at a time."""
     model = plain("llama")
-    rows = [request(key, words(key, 9), max_tokens=20) for key in range(4)]
+    rows = [request(key, words(key, 9), max_tokens=20) for key in range(6)]
     want = cold(model, *rows)
     poison = next(token for token in range(300, 512) if not any(token in t for t in want.values()))
     driver = Driver(replace(model, module=Faulty(model.module, poison, text=HANG)))
     driver.submit(*rows)
     driver.turns(4)
     driver.submit(request(9, [5, poison, 6]))
-    suspects = 0
+    together, faults = 0, 0
+    take = driver.scheduler.take
+
+    def counted(result: Result) -> None:
+        nonlocal faults
+        faults += result.condemned
+        take(result)
+
+    driver.scheduler.take = counted  # type: ignore[method-assign]
     while driver.scheduler.busy:
         driver.turn()
         at_work = [row for row in driver.scheduler._at_work if row.quarantined]
-        suspects += len(at_work)
-        assert len(at_work) <= 1
-    assert suspects and set(driver.failed) == {9}
+        together = max(together, len(at_work))
+        assert len({row.trial for row in at_work}) <= 1
+    assert together == 4 and faults <= 1 + 3
+    assert set(driver.failed) == {9}
     assert driver.failed[9].code == "request_failed"
     assert {key: driver.tokens[key] for key in want} == want
 

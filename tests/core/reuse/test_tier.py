@@ -87,7 +87,9 @@ def test_a_conversation_goes_on_after_each_restart(name: str, tmp_path: Path) ->
         conversation = [*conversation, *got, *words(turn, 5)]
 
 
-def test_hits_end_with_the_last_block_that_is_there_whole(model: Model, tmp_path: Path) -> None:
+def test_hits_end_with_a_whole_block_or_where_a_prompt_or_reply_did(
+    model: Model, tmp_path: Path
+) -> None:
     prompt = words(1, 4 * BLOCK + 5)
     with life(model, tmp_path) as driver:
         driver.once(request(1, prompt, max_tokens=1))
@@ -96,8 +98,7 @@ def test_hits_end_with_the_last_block_that_is_there_whole(model: Model, tmp_path
         with life(model, tmp_path) as driver:
             item = request(key, ids, max_tokens=3)
             assert driver.once(item) == cold(model, item)[key]
-            # The last block was fed the last token of the prompt, too.
-            want = {1: 4 * BLOCK, 2: 2 * BLOCK, 3: 4 * BLOCK + 5, 4: 0}[key]
+            want = {1: 4 * BLOCK + 4, 2: 2 * BLOCK, 3: 4 * BLOCK + 5, 4: 0}[key]
             assert driver.cached[key] == want
 
 
@@ -144,7 +145,23 @@ def test_namespaces_share_nothing_on_disk(model: Model, tmp_path: Path) -> None:
         with life(model, tmp_path) as driver:
             driver.once(request(key, words(1, 40), namespace=namespace))
             hits.append(driver.cached[key])
-    assert hits == [0, 0, 0, 39 // BLOCK * BLOCK]
+    assert hits == [0, 0, 0, 39]
+
+
+def test_a_reply_that_the_next_prompt_leaves_out_costs_no_block(
+    model: Model, tmp_path: Path
+) -> None:
+    """Reasoning is left out of the history: the next prompt parts where the last one ended."""
+    conversation = words(4, 2 * BLOCK + 3)
+    stored = 0
+    for turn in range(3):
+        item = request(turn, conversation, max_tokens=BLOCK + 1)
+        with life(model, tmp_path) as driver:
+            assert driver.once(item) == cold(model, item)[turn]
+            # The last token of a prompt is computed by the first step of its reply.
+            assert stored <= driver.cached[turn] <= stored + 1
+        stored = len(conversation) - 1
+        conversation = [*conversation, *words(50 + turn, 5)]
 
 
 def test_any_order_of_requests_and_restarts(model: Model, tmp_path: Path) -> None:

@@ -155,8 +155,13 @@ class Client:
 class World:
     """A recovery, its client and a succession of simulated cores, one event at a time."""
 
-    def __init__(self, fatal: Callable[[GenerateRequest, int], bool] = lambda _r, _n: False):
+    def __init__(
+        self,
+        fatal: Callable[[GenerateRequest, int], bool] = lambda _r, _n: False,
+        max_rows: int = 4,
+    ):
         self.fatal = fatal
+        self.max_rows = max_rows
         self.recovery = Recovery(POLICY)
         self.client = Client()
         self.now = 0.0
@@ -177,7 +182,7 @@ class World:
         self.to_core += self.recovery.cancel(row_id)
 
     def restart(self) -> None:
-        self.core = SimulatedCore(self.fatal)
+        self.core = SimulatedCore(self.fatal, self.max_rows)
         self.to_core = deque(self.recovery.loaded(self.now))
         assert self.to_core or not self.client.live
 
