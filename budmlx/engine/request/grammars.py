@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from budmlx.engine.reply.parsers import Parsers, active_tools
+from budmlx.engine.reply.thinking import Thinking
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.boundary import calling
 from budmlx.plugins.parsing import CallSyntax, ToolParserSpec
@@ -23,8 +23,8 @@ ANY_TEXT = r"/(.|\n)*/"
 # Bounded, so that a bounded document ends: a space, or a line's end and indentation.
 WHITESPACE = r" |\n {0,32}"
 SPACE = " "
-# After reasoning models go on with a line or two of white space.
-GAP = r"/[ \n]{0,4}/"
+# The share of a reply's tokens that reasoning may take, so that the form finds room.
+REASONING_SHARE = 0.75
 # Doubled quantifiers, an error in ECMA 262, which llguidance takes for nested ones.
 _DOUBLED = re.compile(r"[*+?}][*+]")
 _NO_OPERATOR = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
@@ -62,9 +62,28 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     if form is not None:
         writer.document(form)
         body.append("@document")
-    writer.start(" | ".join(body), _thinking(request, parsers, tail))
+    thinking = parsers.thinking(request, tail)
+    if thinking is None:
+        writer.start(" | ".join(body))
+    else:
+        writer.start_after(
+            thinking, " | ".join(body), _begins_with_line_break(form), _most_reasoning(request)
+        )
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
+
+
+def _begins_with_line_break(form: ResponseFormat | None) -> bool:
+    """Whether the form may begin with a line break, as far as one can tell without compiling it."""
+    if form is None or form.kind.startswith("json"):
+        return False
+    return form.kind != "choice" or any(text.startswith("\n") for text in form.value)
+
+
+def _most_reasoning(request: Request) -> int | None:
+    """The tokens that reasoning before a form may take; None if the reply has no limit."""
+    most = request.sampling.max_tokens
+    return None if most is None else max(1, int(most * REASONING_SHARE))
 
 
 def can_be_strict(parsers: Parsers) -> bool:
@@ -81,26 +100,6 @@ def _syntax(spec: ToolParserSpec) -> CallSyntax:
             param="tools",
         )
     return spec.syntax
-
-
-@dataclass(frozen=True, slots=True)
-class _Thinking:
-    begin: str
-    end: str
-    begun: bool
-
-
-def _thinking(request: Request, parsers: Parsers, tail: str) -> _Thinking | None:
-    """The reasoning that may come first."""
-    if parsers.reasoning is None or request.messages is None:
-        return None
-    spec = parsers.reasoning.value
-    end_of_prompt = tail.rstrip()
-    # A template that closes the block wants no reasoning.
-    if not spec.begin or not spec.end or end_of_prompt.endswith(spec.end):
-        return None
-    begun = end_of_prompt.endswith(spec.begin)
-    return _Thinking(spec.begin, spec.end, begun)
 
 
 class _Writer:
@@ -137,14 +136,24 @@ class _Writer:
         else:
             self._rule(f"{name}[lazy]", f"{ANY_TEXT} {json.dumps(marker)}")
 
-    def start(self, body: str, thinking: _Thinking | None) -> None:
-        """The first rule, with the reasoning before the body."""
-        if thinking is None:
-            self._rule("start", body)
-            return
-        self._until("thought", thinking.end)
+    def start(self, body: str) -> None:
+        """The first rule, without reasoning before the body."""
+        self._rule("start", body)
+
+    def start_after(self, thinking: Thinking, body: str, fixed: bool, most: int | None) -> None:
+        """The first rule, with the reasoning before the body.
+
+        fixed: there is one gap only, since the body may begin with what could be one.
+        most: tokens of reasoning, where a control token ends it.
+        """
+        least = thinking.newlines if fixed else 0
+        if most is not None and thinking.end in self._tokens:
+            self._rule(f"words[max_tokens={most}]", ANY_TEXT)
+            self._rule("thought", f"words <[{self._tokens[thinking.end]}]>")
+        else:
+            self._until("thought", thinking.end)
+        self._rule("gap", f"/\\n{{{least},{thinking.newlines}}}/")
         before = "thought gap"
-        self._rule("gap", GAP)
         if not thinking.begun:
             before = f"({self._literal(thinking.begin)} {before})?"
         self._rule("start", f"{before} body")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.reply.answer import AnswerStops
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
@@ -90,7 +91,7 @@ class RowBuilder:
         request = replace(request, sampling=sampling, namespace=submission.namespace)
         chooses = sampling.sampler is not None or sampling.logits_processors
         sampler, processors = self._choices.calls(sampling) if chooses else (None, [])
-        tail = self._parsers.tail(submission.prompt.ids)
+        tail = self._parsers.tail(request, submission.prompt.ids)
         grammar = None
         if request.response_format is not None or active_tools(request):
             grammar = grammar_of(request, self._parsers, tail)
@@ -98,18 +99,36 @@ class RowBuilder:
             msgspec.structs.replace(
                 row, sampler=sampler, processors=processors, session=session, owner=owner
             )
-            for row in core_requests(row_ids, submission.prompt, request, self._eos_ids, grammar)
+            for row in core_requests(
+                row_ids, submission.prompt, self._for_core(request), self._eos_ids, grammar
+            )
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
         return BuiltRows(submission, rows, texts)
 
+    def _for_core(self, request: Request) -> Request:
+        """The request without token ids that end only the answer, which the core does not know."""
+        if not self._eos_ids or not self._parsers.takes_reasoning(request):
+            return request
+        return replace(request, sampling=replace(request.sampling, stop_token_ids=()))
+
     def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
-        sampling, visible = request.sampling, self._parsers.visible(request)
+        sampling, stop = request.sampling, request.sampling.stop
+        stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
+        answer = self._parsers.answer(
+            request, tail, stops if stop or sampling.stop_token_ids else None
+        )
         return RowText(
-            TextStream(self._tokenizer, sampling.stop, min_tokens, visible),
+            TextStream(
+                self._tokenizer,
+                stop if answer is None else (),
+                min_tokens,
+                self._parsers.visible(request),
+            ),
             LogprobReader(self._tokenizer) if sampling.logprobs is not None else None,
             FilterChain(self._filters) if self._filters else None,
-            self._parsers.reader(request, tail),
+            self._parsers.reader(request, answer),
+            answer,
             hide=request.reasoning == "hidden",
         )
 
