@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.limits import Limits
+from budmlx.server.origins import allow_reading
 from budmlx.server.security import request_id
 from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS
 
@@ -170,3 +171,4 @@ def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Add the headers that every response carries."""
     response.headers["X-Request-Id"] = request_id(request)
     response.headers["Server"] = "budmlx"
+    allow_reading(request, response)

@@ -76,7 +76,7 @@ class Parsers:
 
     def takes_reasoning(self, request: Request) -> bool:
         """Whether reasoning is taken out of a reply's text, so that stops are not for it."""
-        return self.reasoning is not None and _thinks(request) and request.reasoning != "raw"
+        return self.reasoning is not None and _thinks(request) and not _raw(request)
 
     def answer(self, request: Request, tail: str, stops: AnswerStops | None) -> Answer | None:
         """What takes reasoning out of the text of one choice; None if there is none to take.
@@ -127,14 +127,22 @@ class Parsers:
 
 def active_tools(request: Request) -> tuple[Tool, ...]:
     """The tools that the model may call."""
-    if request.tool_choice.mode == "none" or request.messages is None:
+    choice = request.tool_choice
+    if choice.mode == "none" or request.messages is None:
         return ()
-    return request.tools
+    if not choice.allowed:
+        return request.tools
+    return tuple(tool for tool in request.tools if tool.name in choice.allowed)
 
 
 def has_form(request: Request) -> bool:
     """Whether the whole answer has a form that a grammar ensures."""
     return request.response_format is not None and not active_tools(request)
+
+
+def _raw(request: Request) -> bool:
+    """Whether reasoning stays in the text. It cannot where a form is asked for: that is all."""
+    return request.reasoning == "raw" and request.response_format is None
 
 
 def _thinks(request: Request) -> bool:

@@ -16,7 +16,7 @@ from budmlx.engine.reply.answer import AnswerStops
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
-from budmlx.engine.request.grammars import can_be_strict, grammar_of
+from budmlx.engine.request.grammars import can_be_strict, grammar_of, unenforced_formats
 from budmlx.engine.request.plugin_choices import PluginChoices
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.decode import TextStream
@@ -29,6 +29,8 @@ from budmlx.types import ModelInfo, Request, SamplingParams
 
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
+# Values that a warning lists; more would help nobody.
+MOST_NAMED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,11 @@ class RequestWarnings:
         warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
         if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
+        if formats := unenforced_formats(request, self.parsers):
+            listed = ", ".join(formats[:MOST_NAMED])
+            warnings.append(f"format has no effect where it is one of these: {listed}.")
+        if request.reasoning == "raw" and self.parsers.takes_reasoning(request):
+            warnings.append("reasoning raw has no effect beside a form, which is all the content.")
         if self.filtered and request.sampling.logprobs is not None:
             warnings.append("logprobs are left out, since an output filter may change the text.")
         if request.cache is not None and request.cache.write and not self.cached:

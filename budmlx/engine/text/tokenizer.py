@@ -82,6 +82,11 @@ class Tokenizer:
         """
         directory = Path(path)
         eos = _read_json(directory / "generation_config.json").get("eos_token_id") or []
+        eos_ids = [eos] if isinstance(eos, int) else eos
+        if not isinstance(eos_ids, list) or not all(isinstance(each, int) for each in eos_ids):
+            raise ModelLoadError(
+                "generation_config.json: eos_token_id must be a token id or a list of them."
+            )
         native = (directory / "tokenizer.json").is_file()
         backend, special, templates = _read(directory) if native else _convert(directory)
         if not templates:
@@ -90,7 +95,7 @@ class Tokenizer:
             backend,
             special_tokens=special,
             chat_templates=templates,
-            eos_token_ids=[eos] if isinstance(eos, int) else eos,
+            eos_token_ids=eos_ids,
         )
 
     def template(self, *, tools: bool = False) -> ChatTemplate:
