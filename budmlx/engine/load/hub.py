@@ -93,7 +93,7 @@ def model_name(model: str) -> str:
     path = Path(os.path.abspath(path))
     repository = path.parent.parent.name
     if path.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/")
+        return repository.removeprefix("models--").replace("--", "/", 1)
     return path.name or model
 
 

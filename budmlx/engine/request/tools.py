@@ -26,7 +26,7 @@ FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "choice")
 NAME_PROBLEM = "must be 1 to 128 letters, digits, '_', '.' and '-'"
 PARAMETERS_PROBLEM = 'must be a JSON schema of type "object"'
 MODES = ("none", "auto", "required", "any")
-CHOICE_PROBLEM = 'must be "none", "auto", "required", name a function, or list allowed_tools'
+CHOICE_PROBLEM = 'must be "none", "auto", "required" or name a function'
 ALLOWED_MODE_PROBLEM = 'must be "auto" or "required"'
 ALLOWED_TOOLS_PROBLEM = "must be a list of at least one tool"
 
