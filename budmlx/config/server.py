@@ -9,7 +9,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from budmlx.config.explain import explain
 from budmlx.config.keys import keys_in
-from budmlx.config.values import KVDirectory, Names, Secrets
+from budmlx.config.values import KVDirectory, Names, Origins, Secrets
 from budmlx.errors import ConfigError
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -36,6 +36,10 @@ class ServerConfig(BaseModel):
     )
     allow_host: Names = Field(
         (), description="Further host name that clients may use in the Host header."
+    )
+    allow_origin: Origins = Field(
+        (),
+        description="Origin of web pages that may use this server, such as http://localhost:3000.",
     )
     kv_store: KVDirectory | None = Field(
         None,

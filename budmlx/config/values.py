@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
@@ -12,6 +13,8 @@ from pydantic_settings import NoDecode
 
 from budmlx.directories import cache_directory
 
+# Browsers leave out the port that a scheme has anyway.
+_USUAL = {"http": ":80", "https": ":443"}
 _SIZE = TypeAdapter(ByteSize)
 
 
@@ -68,9 +71,27 @@ def _split_commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+# A whole scheme only where its hosts are names that nobody can know before.
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\*|[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+)
+_WEB = ("http", "https")
+
+
+def _check_origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    origins = tuple(origin.lower().rstrip("/") for origin in given)
+    for origin in origins:
+        match = _ORIGIN.fullmatch(origin)
+        if match is None or (match["host"] == "*" and match["scheme"] in _WEB):
+            message = "must be origins such as http://localhost:3000 or vscode-webview://*"
+            raise PydanticCustomError("origins", message)
+    return tuple(each.removesuffix(_USUAL.get(each.partition(":")[0], " ")) for each in origins)
+
+
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

@@ -99,6 +99,7 @@ class CoreLoop:
             max_rows=self._settings.max_rows,
             prefill_chunk=model.numbers.prefill_chunk,
             stream_slowdown=self._settings.stream_slowdown,
+            token_decoder=self._settings.token_decoder,
         )
         budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)
         self._emit(Loaded(model.info, budget))

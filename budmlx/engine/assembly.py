@@ -45,7 +45,7 @@ def assemble(
     tokenizer = Tokenizer.load(path)
     files = model_files(path)
     images = Images(plugins, tokenizer, files, config)
-    settings = core_settings(files, name, config, plugins, images)
+    settings = core_settings(files, name, config, plugins, images, tokenizer.mended_decoder)
     store = None if config.cache == "off" else plugins.response_cache(config)
     parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
     dispatcher = RowDispatcher(settings, config, notice)

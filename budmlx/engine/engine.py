@@ -12,7 +12,7 @@ from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.assembly import assemble
 from budmlx.engine.hosts.host import HostStatus
-from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
+from budmlx.engine.load.hub import SHIPPED_MODEL, model_name, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
@@ -96,9 +96,7 @@ class Engine(TextMethods):
         if config.model is None:
             return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded, notice)
         path = resolve_model(config.model, config.revision)
-        is_directory = Path(config.model).exists()
-        name = path.resolve().name if is_directory else config.model
-        return cls(path, name, config, loaded, notice)
+        return cls(path, model_name(config.model), config, loaded, notice)
 
     def __enter__(self) -> Self:
         return self

@@ -41,6 +41,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader: a plugin's function that gives the model's classes instead of mlx-lm. vision: a
     plugin's factory of the vision encoder.
     sessions: files whose KV every row may begin with.
+    token_decoder: what stands for the decoder in tokenizer.json, as JSON; empty leaves it.
     warmup: before it serves, the core runs what requests will run.
     """
 
@@ -57,4 +58,5 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader: PluginTarget | None = None
     vision: PluginTarget | None = None
     sessions: list[str] = []
+    token_decoder: str = ""
     warmup: bool = True

@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
+from budmlx.server.origins import check_origin, is_preflight, preflight_answer
 from budmlx.server.state import DIALECTS, NAMESPACE, REQUEST_ID
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
@@ -58,12 +59,15 @@ def guard(config: ServerConfig) -> Middleware:
     """The middleware that lets a request pass only with a known Host, Origin and key."""
     named = {bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)
+    origins = frozenset(config.allow_origin)
     digests = [_digest(key) for key in config.accepted_keys()]
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = _check_host(request, hosts)
-        _check_origin(request, host)
+        check_origin(request, host, origins)
+        if is_preflight(request):
+            return preflight_answer(request)
         if digests and not _is_open(request):
             _check_key(request, digests)
         return await handler(request)
@@ -96,18 +100,6 @@ def _own_address(request: web.Request) -> str | None:
 def bracketed(host: str) -> str:
     """An address as URLs and Host headers write it."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-def _check_origin(request: web.Request, host: str) -> None:
-    origins = request.headers.getall("Origin", [])
-    if all(origin.lower() in (f"http://{host}", f"https://{host}") for origin in origins):
-        return
-    raise HttpError(
-        403,
-        "Requests from web pages of another origin are refused.",
-        code="origin_not_allowed",
-        headers={"Vary": "Origin"},
-    )
 
 
 def _is_open(request: web.Request) -> bool:

@@ -16,6 +16,7 @@ from aiohttp.web_protocol import _ErrInfo
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.limits import Limits
+from budmlx.server.origins import allow_reading
 from budmlx.server.records import arrived, record_refusal
 from budmlx.server.security import request_id
 from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS
@@ -201,3 +202,4 @@ def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Add the headers that every response carries."""
     response.headers["X-Request-Id"] = request_id(request)
     response.headers["Server"] = "budmlx"
+    allow_reading(request, response)

@@ -88,10 +88,14 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """The use of tools. name: the one that the model must call; mode is `required` then."""
+    """The use of tools. name: the one that the model must call; mode is `required` then.
+
+    allowed: the only ones that it may call, so that it sees no others; empty for all.
+    """
 
     mode: Literal["none", "auto", "required"] = "auto"
     name: str | None = None
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import inspect
+import json
 import logging
 import socket
 from pathlib import Path
@@ -105,7 +106,60 @@ async def test_origins(server: HttpServer, origin: str, allowed: bool) -> None:
         assert answer.status == 200
     else:
         check_error(answer, 403, code="origin_not_allowed")
+        assert answer.headers["Vary"] == "Origin" and "--allow-origin" in json.dumps(answer.json)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:3000", True),
+        ("HTTP://LocalHost:3000", True),
+        ("http://localhost", True),
+        ("app://obsidian.md", True),
+        ("vscode-webview://0abc1def", True),
+        ("https://ui.example", True),
+        ("https://ui.example:8443", False),
+        ("http://ui.example", False),
+        ("http://localhost:3001", False),
+        ("http://localhost:3000.evil.example", False),
+        ("app://evil.example", False),
+        ("vscode-webview:", False),
+        ("null", False),
+    ],
+)
+async def test_allowed_origins(start: Start, origin: str, allowed: bool) -> None:
+    names = ("http://LOCALHOST:3000/", "app://obsidian.md", "vscode-webview://*")
+    server = await start(allow_origin=(*names, "https://ui.example:443"), api_keys=KEYS)
+    foreign = origin if origin != "http://localhost" else None
+    for target, status in (("/health", 200), ("/v1/models", 401), ("/nope", 401)):
+        answer = await exchange(server, get(target, Origin=origin))
+        assert answer.status == (status if allowed else 403)
+        assert answer.headers.get("Access-Control-Allow-Origin") == (foreign if allowed else None)
+    asked = get(
+        "/v1/chat/completions",
+        Origin=origin,
+        Access_Control_Request_Method="POST",
+        Access_Control_Request_Headers="authorization,content-type",
+        Access_Control_Request_Private_Network="true",
+    ).replace(b"GET", b"OPTIONS", 1)
+    answer = await exchange(server, asked)
+    if allowed and foreign:
+        assert answer.status == 204 and "POST" in answer.headers["Access-Control-Allow-Methods"]
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert answer.headers["Access-Control-Allow-Headers"] == "authorization,content-type"
+        assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
         assert answer.headers["Vary"] == "Origin"
+    else:
+        assert answer.status in (401, 403)
+        assert "Access-Control-Allow-Methods" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "http://*", "localhost:3000", "http://a/b", "null", "://x"]
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match="allow_origin"):
+        Config.of(allow_origin=(origin,))
 
 
 async def test_foreign_preflight(server: HttpServer) -> None:

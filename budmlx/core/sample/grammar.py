@@ -7,6 +7,7 @@ computed on the CPU while the device runs the forward pass.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,10 +37,14 @@ class GrammarError(Exception):
 
 
 class Grammars:
-    """Compiles the grammars of one model and caches the last ones. Thread-safe."""
+    """Compiles the grammars of one model and caches the last ones. Thread-safe.
 
-    def __init__(self, info: ModelInfo):
+    token_decoder: JSON that stands for the decoder in tokenizer.json; empty leaves it.
+    """
+
+    def __init__(self, info: ModelInfo, token_decoder: str = ""):
         self._file = Path(info.path) / "tokenizer.json"
+        self._decoder = token_decoder
         self._vocab = info.vocab_size
         self._eos_ids = list(info.eos_token_ids)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="budmlx-grammar")
@@ -76,6 +81,9 @@ class Grammars:
             if self._tokenizer is None:
                 try:
                     text = self._file.read_text("utf-8")
+                    if self._decoder:
+                        spec = json.loads(text)
+                        text = json.dumps({**spec, "decoder": json.loads(self._decoder)})
                     self._tokenizer = LLTokenizer(
                         text, n_vocab=self._vocab, eos_token=self._eos_ids or None
                     )

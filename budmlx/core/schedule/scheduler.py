@@ -41,7 +41,7 @@ class Scheduler:
     every row that came or left.
 
     stream_slowdown: see `PrefillBudget`. disk: what a step may read from disk.
-    compile_seconds: a grammar that takes longer is refused.
+    compile_seconds: a grammar that takes longer is refused. token_decoder: see `Grammars`.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Scheduler:
         stream_slowdown: float = 3.0,
         disk: DiskReadBudget | None = None,
         compile_seconds: float = COMPILE_SECONDS,
+        token_decoder: str = "",
     ):
         self._executor = executor
         self._max_rows = max_rows
@@ -68,7 +69,8 @@ class Scheduler:
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
         self._claims = Claims(self._waiting)
-        self._compiling = CompilingRows(Grammars(executor.info), compile_seconds)
+        grammars = Grammars(executor.info, token_decoder)
+        self._compiling = CompilingRows(grammars, compile_seconds)
         self._report = StepReport()
         self._draft = PlanDraft()
         self._steps = 0

@@ -8,6 +8,7 @@ import re
 import struct
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,12 @@ from budmlx.plugins.vision import Pixels
 Picture = Image.Image | bytes | str | os.PathLike[str] | NDArray[np.uint8]
 """What the Python API takes: str is the path of a file, as PathLike; arrays as `from_python`."""
 
-_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+# Values of parameters may be quoted, and are not read.
+_DATA_URL = re.compile(
+    r'data:\s*image/[\w.+-]+\s*(?:;[^;,="]*(?:=\s*(?:"(?:[^"\\]|\\.)*"\s*|[^;,"]*))?)*,',
+    re.IGNORECASE,
+)
+_BASE64 = re.compile(r";\s*base64\s*,\Z", re.IGNORECASE)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,26 +64,38 @@ def decode(data: bytes, param: str) -> Pixels:
 
 
 def from_data_url(url: str, param: str) -> bytes:
-    """The file in a URL like `data:image/png;base64,...`; white space in the base64 is skipped.
+    """The file in a URL like `data:image/png;base64,...`, as RFC 2397 has it and browsers read it.
+
+    Parameters are skipped, and so is white space in the base64, whose padding may be missing. What
+    is percent-encoded is decoded first.
 
     Raises:
         InvalidRequestError: the URL is not like that, or (code `image_too_large`) holds more
         than `MAX_BYTES`.
     """
     match = _DATA_URL.match(url)
-    if match is None:
+    is_base64 = match is not None and _BASE64.search(match[0]) is not None
+    # Base64 that lacks its mark would be read as the bytes of its letters.
+    if match is None or not (is_base64 or "%" in url[match.end() :]):
         raise InvalidRequestError(
             "A data: URL of an image begins like data:image/png;base64,", param=param
         )
     try:
-        text = url[match.end() :].encode("ascii").translate(None, b" \t\r\n\f")
-        if len(text) // 4 * 3 > MAX_BYTES + 2:
-            raise too_many_bytes(param)
-        data = binascii.a2b_base64(text, strict_mode=True)
+        data = unquote_to_bytes(url[match.end() :].encode("ascii"))
+        if is_base64:
+            data = _from_base64(data.translate(None, b" \t\r\n\f"), param)
     except ValueError as error:
         raise InvalidRequestError("The data: URL is not valid base64.", param=param) from error
     check_bytes(data, param)
     return data
+
+
+def _from_base64(text: bytes, param: str) -> bytes:
+    """The bytes in base64, whose padding may be missing. Raises ValueError."""
+    if len(text) // 4 * 3 > MAX_BYTES + 2:
+        raise too_many_bytes(param)
+    padding = b"" if text.endswith(b"=") else b"=" * (-len(text) % 4)
+    return binascii.a2b_base64(text + padding, strict_mode=True)
 
 
 def from_python(value: Picture, param: str) -> Pixels:

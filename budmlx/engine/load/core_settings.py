@@ -12,9 +12,17 @@ from budmlx.protocol import CoreSettings, KVStoreSettings, PluginTarget
 
 
 def core_settings(
-    files: ModelFiles, name: str, config: Config, plugins: Plugins, images: Images
+    files: ModelFiles,
+    name: str,
+    config: Config,
+    plugins: Plugins,
+    images: Images,
+    token_decoder: str,
 ) -> CoreSettings:
-    """Settings for the model in `files`, which is called `name`."""
+    """Settings for the model in `files`, which is called `name`.
+
+    token_decoder: the decoder that replaces the one of tokenizer.json, as JSON, or empty.
+    """
     loader = plugins.loader(files.model_type)
     return CoreSettings(
         model_path=files.path,
@@ -31,6 +39,7 @@ def core_settings(
         vision=images.target,
         warmup=config.warmup != "off",
         sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
+        token_decoder=token_decoder,
     )
 
 

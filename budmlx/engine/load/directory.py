@@ -19,6 +19,8 @@ from budmlx.plugins.vision import ModelFiles
 
 INDEX = "model.safetensors.index.json"
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What names of files end in that loading may read.
+READ = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"})
 # The longest header that the safetensors library accepts.
 MAX_HEADER = 100_000_000
 BITS = {
@@ -37,11 +39,28 @@ def check_model_dir(path: Path, name: str) -> None:
     Raises:
         ModelLoadError: names the file at fault and what to do about it.
     """
+    check_links(path, name)
     config = _read_json(path / "config.json", name)
     _check_code(config, name)
     shards = _listed_shards(path, name)
     for shard in shards:
         check_safetensors(path / shard, name)
+
+
+def check_links(path: Path, name: str, advice: str = "Download the model again.") -> None:
+    """Refuse links to files that are gone, such as blobs of the hub's cache that were deleted.
+
+    Raises:
+        ModelLoadError: names the files; advice follows.
+    """
+    dead = sorted(
+        file.name
+        for file in path.iterdir()
+        if file.suffix in READ and file.is_symlink() and not file.exists()
+    )
+    if dead:
+        links = "their links lead" if len(dead) > 1 else "its link leads"
+        raise ModelLoadError(f"{name}: {_some(dead)} missing ({links} nowhere). {advice}")
 
 
 def model_files(path: Path) -> ModelFiles:
@@ -95,8 +114,10 @@ def _tensor_end(tensor: dict[str, Any]) -> int:
 
 
 def _damaged(path: Path, name: str, reason: str) -> ModelLoadError:
+    # In the hub's cache a file that is fetched again would be a link to the damaged one.
+    file = path.resolve() if path.is_symlink() else "the file"
     return ModelLoadError(
-        f"{name}: {path.name} is damaged: {reason}. Delete the file and download it again."
+        f"{name}: {path.name} is damaged: {reason}. Delete {file} and download it again."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-from budmlx.engine.load.directory import check_model_dir, no_weights
+from budmlx.engine.load.directory import check_links, check_model_dir, no_weights
 from budmlx.errors import ModelLoadError
 
 # Top-level files that loading reads: neither code nor pickles, whatever else is there.
@@ -79,6 +80,23 @@ def resolve_model(name: str, revision: str | None = None, *, progress: bool = Tr
     return path
 
 
+def model_name(model: str) -> str:
+    """What a model is called that a user names so.
+
+    A directory has its own name, also where it is a link; a snapshot in the hub's cache has that
+    of its repository.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        return model
+    # Unlike `resolve`, it follows no link.
+    path = Path(os.path.abspath(path))
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/", 1)
+    return path.name or model
+
+
 def _download(name: str, revision: str | None, progress: bool) -> Path:
     try:
         shown = progress and _needs_download(name, revision)
@@ -91,6 +109,8 @@ def _download(name: str, revision: str | None, progress: bool) -> Path:
                 tqdm_class=DownloadBar if shown else NoDownloadBar,
             )
         )
+        if constants.HF_HUB_OFFLINE:
+            check_links(path, name, "Unset HF_HUB_OFFLINE, so that it is fetched again.")
         if not any(path.glob("model*.safetensors")):
             files = HfApi().list_repo_files(name, revision=path.name)
             raise ModelLoadError(f"{name} {no_weights(files)}")
@@ -120,6 +140,12 @@ def _needs_download(name: str, revision: str | None) -> bool:
 
 def _reason(error: Exception, name: str, revision: str | None) -> str:
     """The reason why a download failed, and what to do about it."""
+    if Path(name).parent.is_dir():
+        return f"There is no directory {name}. {_hub_reason(error, name, revision)}"
+    return _hub_reason(error, name, revision)
+
+
+def _hub_reason(error: Exception, name: str, revision: str | None) -> str:
     match error:
         case GatedRepoError():
             return f"{name} needs its licence accepted on its web page, then HF_TOKEN set."

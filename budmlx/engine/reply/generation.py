@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from budmlx.engine.procedures import Mailbox
 from budmlx.engine.prompt import Submission
+from budmlx.engine.reply.answer import Answer
 from budmlx.engine.reply.output_reader import OutputReader, event_of
 from budmlx.engine.reply.plugin_filters import FilterChain
 from budmlx.engine.text.decode import TextStream
@@ -21,7 +22,7 @@ from budmlx.errors import (
     PluginError,
     RequestFailedError,
 )
-from budmlx.plugins.parsing import Content, Thought
+from budmlx.plugins.parsing import Content, Piece, Thought
 from budmlx.protocol import RowFailed, Token
 from budmlx.types import (
     ChoiceFinished,
@@ -53,13 +54,15 @@ ERRORS: dict[str, type[BudmlxError]] = {
 class RowText:
     """The parts that make the text of one row. reader: None if no logprobs are wanted.
 
-    output: takes reasoning and calls out of the text. hide: reasoning is not reported.
+    output: takes reasoning and calls out of the text. answer: the part of it that takes out the
+    reasoning and knows the stops. hide: reasoning is not reported.
     """
 
     text: TextStream
     reader: LogprobReader | None = None
     filters: FilterChain | None = None
     output: OutputReader | None = None
+    answer: Answer | None = None
     hide: bool = False
 
 
@@ -73,6 +76,7 @@ class _ChoiceText:
         self._reader = row.reader
         self._filters = row.filters
         self._output = row.output
+        self._answer = row.answer
         self._hide = row.hide
         self._shown = 0
         self._ends: deque[int] = deque()
@@ -86,7 +90,10 @@ class _ChoiceText:
             # The id that ends a row is a control token or the caller's stop id: no text.
             if update.reason != "stop":
                 self.ids.append(update.token)
+                begin = self._text.decoded
                 shown += self._text.push(update.token)
+                if self._answer is not None:
+                    self._answer.token(update.token, begin, self._text.decoded)
                 if self._reader is not None:
                     self._reader.push(update, self._text.decoded)
                 if self._output is not None:
@@ -109,7 +116,7 @@ class _ChoiceText:
     def _parsed(self, output: OutputReader, text: str, *, last: bool) -> list[Event]:
         """The events of new text that may hold reasoning and calls."""
         events: list[Event] = []
-        for piece in output.push(text, last=last):
+        for piece in self._read(output, text, last=last):
             if isinstance(piece, Content):
                 end = piece.start + len(piece.text)
                 events += self._content(piece.text, piece.start, end, last=False)
@@ -126,6 +133,17 @@ class _ChoiceText:
         if self.reason is not None and self._filters is not None:
             events += self._content("", 0, 0, last=True)
         return events
+
+    def _read(self, output: OutputReader, text: str, *, last: bool) -> Iterator[Piece]:
+        """The pieces of new text; a stop in the answer ends the row."""
+        for ended in (last, True):
+            for piece in output.push(text, last=ended):
+                if self._answer is not None and self._answer.stopped:
+                    self.reason = "stop"
+                yield piece
+            if self._answer is None or not self._answer.stopped:
+                return
+            self.reason, text = "stop", ""
 
     def _content(self, text: str, start: int, end: int, *, last: bool) -> list[Event]:
         """Content that stands between two places of all the text."""

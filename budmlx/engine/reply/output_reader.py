@@ -6,6 +6,7 @@ import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from budmlx.plugins.boundary import calling, wrong_type
 from budmlx.plugins.parsing import (
@@ -39,6 +40,13 @@ class Stage:
         return pieces
 
 
+class Splitter(Protocol):
+    """What takes reasoning out of the text."""
+
+    def push(self, text: str, last: bool) -> Sequence[Piece]:
+        """See `OutputParser`. Raises PluginError."""
+
+
 class OutputReader:
     """Splits the text of one choice. Reasoning is taken out first, then tool calls.
 
@@ -47,7 +55,7 @@ class OutputReader:
     all the text that was pushed.
     """
 
-    def __init__(self, reasoning: Stage | None, calls: Stage | None, *, one_call: bool = False):
+    def __init__(self, reasoning: Splitter | None, calls: Stage | None, *, one_call: bool = False):
         self.ended = False
         self.calls = 0
         self._reasoning = reasoning

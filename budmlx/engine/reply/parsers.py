@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from budmlx.config import ModelConfig
+from budmlx.engine.reply.answer import Answer, AnswerStops, Verbatim
 from budmlx.engine.reply.output_reader import OutputReader, Stage
+from budmlx.engine.reply.thinking import Thinking, thinking_before
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.boundary import calling
@@ -57,10 +59,40 @@ class Parsers:
             return
         raise InvalidRequestError(f"tools cannot be used: {problem}.", param="tools")
 
-    def tail(self, ids: Sequence[int]) -> str:
-        """The end of a prompt as text, control tokens included."""
-        backend = self.tokenizer.backend
-        return str(backend.decode(list(ids[-TAIL_TOKENS:]), skip_special_tokens=False))
+    def tail(self, request: Request, ids: Sequence[int]) -> str:
+        """The end of a prompt as text, control tokens included, with all that a reply continues."""
+        count = TAIL_TOKENS
+        if request.messages and request.messages[-1].prefix:
+            begun = request.messages[-1]
+            # No token is shorter than a byte.
+            count += len(f"{begun.reasoning or ''}{begun.text}".encode())
+        return str(self.tokenizer.backend.decode(list(ids[-count:]), skip_special_tokens=False))
+
+    def thinking(self, request: Request, tail: str) -> Thinking | None:
+        """The reasoning that a grammar lets stand before a form or a call. Raises PluginError."""
+        if self.reasoning is None or not _thinks(request):
+            return None
+        return thinking_before(self.reasoning, tail)
+
+    def takes_reasoning(self, request: Request) -> bool:
+        """Whether reasoning is taken out of a reply's text, so that stops are not for it."""
+        return self.reasoning is not None and _thinks(request) and not _raw(request)
+
+    def answer(self, request: Request, tail: str, stops: AnswerStops | None) -> Answer | None:
+        """What takes reasoning out of the text of one choice; None if there is none to take.
+
+        stops: those of the choice.
+        """
+        if self.reasoning is None or not self.takes_reasoning(request):
+            return None
+        spec, plugin = self.reasoning.value, self.reasoning.plugin
+        what = f"reasoning parser {spec.name}"
+        with calling(plugin, what):
+            stage = Stage(spec.make(tail), plugin, what)
+        verbatim = has_form(request)
+        if verbatim and self.thinking(request, tail) is None:
+            stage = Stage(Verbatim(), plugin, what)
+        return Answer(stage, stops, verbatim=verbatim)
 
     def used(self, request: Request) -> list[str]:
         """Names of the plugins whose parsers a request may need."""
@@ -80,29 +112,37 @@ class Parsers:
             seen += self.reasoning.value.visible
         return frozenset(seen)
 
-    def reader(self, request: Request, tail: str) -> OutputReader | None:
+    def reader(self, request: Request, answer: Answer | None) -> OutputReader | None:
         """The reader that splits the text of one choice; None if it is all content."""
-        reasoning = calls = None
-        if self.reasoning is not None and _thinks(request) and request.reasoning != "raw":
-            spec, plugin = self.reasoning.value, self.reasoning.plugin
-            what = f"reasoning parser {spec.name}"
-            with calling(plugin, what):
-                reasoning = Stage(spec.make(tail), plugin, what)
+        calls = None
         if self.calls is not None and (tools := active_tools(request)):
-            spec_, plugin = self.calls.value, self.calls.plugin
-            what = f"tool parser {spec_.name}"
+            spec, plugin = self.calls.value, self.calls.plugin
+            what = f"tool parser {spec.name}"
             with calling(plugin, what):
-                calls = Stage(spec_.make(tools, request.incremental_calls), plugin, what)
-        if reasoning is None and calls is None:
+                calls = Stage(spec.make(tools, request.incremental_calls), plugin, what)
+        if answer is None and calls is None:
             return None
-        return OutputReader(reasoning, calls, one_call=not request.parallel_tool_calls)
+        return OutputReader(answer, calls, one_call=not request.parallel_tool_calls)
 
 
 def active_tools(request: Request) -> tuple[Tool, ...]:
     """The tools that the model may call."""
-    if request.tool_choice.mode == "none" or request.messages is None:
+    choice = request.tool_choice
+    if choice.mode == "none" or request.messages is None:
         return ()
-    return request.tools
+    if not choice.allowed:
+        return request.tools
+    return tuple(tool for tool in request.tools if tool.name in choice.allowed)
+
+
+def has_form(request: Request) -> bool:
+    """Whether the whole answer has a form that a grammar ensures."""
+    return request.response_format is not None and not active_tools(request)
+
+
+def _raw(request: Request) -> bool:
+    """Whether reasoning stays in the text. It cannot where a form is asked for: that is all."""
+    return request.reasoning == "raw" and request.response_format is None
 
 
 def _thinks(request: Request) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from budmlx.engine.reply.parsers import Parsers, active_tools
+from budmlx.engine.reply.thinking import Thinking
+from budmlx.engine.request.schemas import SPACE, check_pattern, constrainable, unknown_formats
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.boundary import calling
 from budmlx.plugins.parsing import CallSyntax, ToolParserSpec
@@ -20,14 +21,8 @@ from budmlx.protocol import Grammar
 from budmlx.types import Request, ResponseFormat, Tool
 
 ANY_TEXT = r"/(.|\n)*/"
-# Bounded, so that a bounded document ends: a space, or a line's end and indentation.
-WHITESPACE = r" |\n {0,32}"
-SPACE = " "
-# After reasoning models go on with a line or two of white space.
-GAP = r"/[ \n]{0,4}/"
-# Doubled quantifiers, an error in ECMA 262, which llguidance takes for nested ones.
-_DOUBLED = re.compile(r"[*+?}][*+]")
-_NO_OPERATOR = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+# Tokens of a reply that reasoning leaves to the form; of a short reply it leaves half.
+ROOM = 512
 
 
 def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
@@ -62,7 +57,13 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     if form is not None:
         writer.document(form)
         body.append("@document")
-    writer.start(" | ".join(body), _thinking(request, parsers, tail))
+    thinking = parsers.thinking(request, tail)
+    if thinking is None:
+        writer.start(" | ".join(body))
+    else:
+        writer.start_after(
+            thinking, " | ".join(body), _begins_with_line_break(form), _most_reasoning(request)
+        )
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
 
@@ -72,10 +73,37 @@ def is_forced(request: Request) -> bool:
     return bool(active_tools(request)) and request.tool_choice.mode == "required"
 
 
+def _begins_with_line_break(form: ResponseFormat | None) -> bool:
+    """Whether the form may begin with a line break, as far as one can tell without compiling it."""
+    if form is None or form.kind.startswith("json"):
+        return False
+    return form.kind != "choice" or any(text.startswith("\n") for text in form.value)
+
+
+def _most_reasoning(request: Request) -> int | None:
+    """The tokens that reasoning before a form may take; None if the reply has no limit."""
+    most = request.sampling.max_tokens
+    return None if most is None else most - min(most // 2, ROOM)
+
+
 def can_be_strict(parsers: Parsers) -> bool:
     """Whether calls that the model chooses to make can be constrained."""
     syntax = parsers.calls.value.syntax if parsers.calls is not None else None
     return syntax is not None and not syntax.only_forced
+
+
+def unenforced_formats(request: Request, parsers: Parsers) -> list[str]:
+    """The values of `format` that nothing enforces, in schemas that are enforced otherwise."""
+    tools, form = active_tools(request), request.response_format
+    strict = can_be_strict(parsers)
+    forced = request.tool_choice.mode == "required"
+    found: set[str] = set()
+    for tool in tools:
+        if forced or form is not None or (strict and tool.strict):
+            found |= unknown_formats(tool.parameters)
+    if form is not None and form.kind == "json_schema":
+        found |= unknown_formats(form.value)
+    return sorted(found)
 
 
 def _syntax(spec: ToolParserSpec) -> CallSyntax:
@@ -86,26 +114,6 @@ def _syntax(spec: ToolParserSpec) -> CallSyntax:
             param="tools",
         )
     return spec.syntax
-
-
-@dataclass(frozen=True, slots=True)
-class _Thinking:
-    begin: str
-    end: str
-    begun: bool
-
-
-def _thinking(request: Request, parsers: Parsers, tail: str) -> _Thinking | None:
-    """The reasoning that may come first."""
-    if parsers.reasoning is None or request.messages is None:
-        return None
-    spec = parsers.reasoning.value
-    end_of_prompt = tail.rstrip()
-    # A template that closes the block wants no reasoning.
-    if not spec.begin or not spec.end or end_of_prompt.endswith(spec.end):
-        return None
-    begun = end_of_prompt.endswith(spec.begin)
-    return _Thinking(spec.begin, spec.end, begun)
 
 
 class _Writer:
@@ -142,14 +150,24 @@ class _Writer:
         else:
             self._rule(f"{name}[lazy]", f"{ANY_TEXT} {json.dumps(marker)}")
 
-    def start(self, body: str, thinking: _Thinking | None) -> None:
-        """The first rule, with the reasoning before the body."""
-        if thinking is None:
-            self._rule("start", body)
-            return
-        self._until("thought", thinking.end)
+    def start(self, body: str) -> None:
+        """The first rule, without reasoning before the body."""
+        self._rule("start", body)
+
+    def start_after(self, thinking: Thinking, body: str, fixed: bool, most: int | None) -> None:
+        """The first rule, with the reasoning before the body.
+
+        fixed: there is one gap only, since the body may begin with what could be one.
+        most: tokens of reasoning, where a control token ends it.
+        """
+        least = thinking.newlines if fixed else 0
+        if most is not None and thinking.end in self._tokens:
+            self._rule(f"words[max_tokens={most}]", ANY_TEXT)
+            self._rule("thought", f"words <[{self._tokens[thinking.end]}]>")
+        else:
+            self._until("thought", thinking.end)
+        self._rule("gap", f"/\\n{{{least},{thinking.newlines}}}/")
         before = "thought gap"
-        self._rule("gap", GAP)
         if not thinking.begun:
             before = f"({self._literal(thinking.begin)} {before})?"
         self._rule("start", f"{before} body")
@@ -160,11 +178,11 @@ class _Writer:
         part: dict[str, Any] = {"name": "document"}
         if form.kind in ("json_object", "json_schema"):
             schema = form.value if form.kind == "json_schema" else {"type": "object"}
-            part["json_schema"] = _schema(schema, form.param)
+            part["json_schema"] = constrainable(schema, form.param)
         elif form.kind == "grammar":
             part["lark_grammar"] = form.value
         elif form.kind == "regex":
-            _check_pattern(form.value, form.param)
+            check_pattern(form.value, form.param)
             part["lark_grammar"] = f"start: /{_escaped(form.value)}/"
         else:
             part["lark_grammar"] = "start: " + " | ".join(map(json.dumps, form.value))
@@ -174,7 +192,7 @@ class _Writer:
         """Rules `calls` for calls alone and `talk` for text with calls in it."""
         names, continued = [], []
         for number, tool in enumerate(tools):
-            schema = _schema(tool.parameters, "tools", SPACE)
+            schema = constrainable(tool.parameters, "tools", SPACE)
             call = syntax.call(Tool(tool.name, tool.description, schema, tool.strict))
             rest = f"{call.arguments} {self._literal(call.end)}"
             self._rule(f"call_{number}", f"{self._literal(call.begin)} {rest}")
@@ -201,37 +219,6 @@ class _Writer:
             self._rule("section", f"lead ({' | '.join(continued)})")
         self._rule("talk", f"section{'*' if several else '?'} tail")
         self._rule("tail", ANY_TEXT)
-
-
-def _schema(schema: Any, param: str, whitespace: str = WHITESPACE) -> dict[str, Any]:
-    """A schema as llguidance is to take it; its own switches are not the caller's to set."""
-    for path, pattern in _patterns(schema, param):
-        _check_pattern(pattern, path)
-    options = {"whitespace_pattern": whitespace}
-    if not isinstance(schema, Mapping):
-        return {"x-guidance": options} if schema else {"x-guidance": options, "not": {}}
-    rest = {key: value for key, value in schema.items() if key != "x-guidance"}
-    return {"x-guidance": options, **rest}
-
-
-def _patterns(schema: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Regular expressions in a schema, with their places."""
-    if isinstance(schema, Mapping):
-        for key, value in schema.items():
-            if key == "pattern" and isinstance(value, str):
-                yield f"{path}.{key}", value
-            elif key not in ("enum", "const", "default", "examples"):
-                yield from _patterns(value, f"{path}.{key}")
-    elif isinstance(schema, list):
-        for index, value in enumerate(schema):
-            yield from _patterns(value, f"{path}[{index}]")
-
-
-def _check_pattern(pattern: str, param: str) -> None:
-    if _DOUBLED.search(_NO_OPERATOR.sub("x", pattern)):
-        raise InvalidRequestError(
-            f"{param} is not a regular expression: a quantifier follows a quantifier.", param=param
-        )
 
 
 def _escaped(pattern: str) -> str:

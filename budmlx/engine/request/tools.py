@@ -25,7 +25,10 @@ FORMATS = ("text", "json_object", "json_schema", "regex", "grammar", "choice")
 
 NAME_PROBLEM = "must be 1 to 128 letters, digits, '_', '.' and '-'"
 PARAMETERS_PROBLEM = 'must be a JSON schema of type "object"'
+MODES = ("none", "auto", "required", "any")
 CHOICE_PROBLEM = 'must be "none", "auto", "required" or name a function'
+ALLOWED_MODE_PROBLEM = 'must be "auto" or "required"'
+ALLOWED_TOOLS_PROBLEM = "must be a list of at least one tool"
 
 
 def _error(param: str, problem: str) -> InvalidRequestError:
@@ -93,6 +96,46 @@ def choice_of_name(name: str, tools: Sequence[Tool], param: str = "tool_choice")
     return ToolChoice("required", name)
 
 
+def choice_of_allowed(
+    mode: str, names: Sequence[str], tools: Sequence[Tool], param: str = "tool_choice"
+) -> ToolChoice:
+    """The choice among some of the tools, by their names.
+
+    Raises:
+        InvalidRequestError: there is none of such a name.
+    """
+    known = {tool.name for tool in tools}
+    for index, name in enumerate(names):
+        if name not in known:
+            place = f"{param}.allowed_tools.tools[{index}].function.name"
+            raise _error(place, f"names {name[:128]!r}, which is not in tools")
+    return ToolChoice("required" if mode == "required" else "auto", allowed=tuple(names))
+
+
+def nested_choice(raw: Any) -> Any:
+    """A choice in the shape of the protocol, from those that newer or other protocols have.
+
+    `{"type": "auto"}` is "auto"; allowed tools may stand without an object around them.
+    """
+    if not isinstance(raw, Mapping):
+        return raw
+    kind = raw.get("type")
+    if kind == "allowed_tools":
+        listed = raw.get("allowed_tools", raw)
+        if isinstance(listed, Mapping) and isinstance(tools := listed.get("tools"), list):
+            listed = {**listed, "tools": [_nested_tool(tool) for tool in tools]}
+        return {"type": kind, "allowed_tools": listed}
+    if "function" in raw or "name" in raw:
+        return raw
+    return kind if isinstance(kind, str) else raw
+
+
+def _nested_tool(raw: Any) -> Any:
+    if isinstance(raw, Mapping) and "function" not in raw and "name" in raw:
+        return {"type": "function", "function": {"name": raw["name"]}}
+    return raw
+
+
 # The shapes of the Python API.
 
 
@@ -144,22 +187,46 @@ def _dumped(value: Any, param: str) -> str:
 
 
 def parse_tool_choice(raw: Any, tools: Sequence[Tool], param: str = "tool_choice") -> ToolChoice:
-    """A choice from `none`, `auto`, `required` (or `any`), or from an object with a name.
+    """A choice from `none`, `auto`, `required` (or `any`), or from an object.
+
+    The object has the name of a tool, allowed tools, or one of these words as its type.
 
     Raises:
         InvalidRequestError: it is something else, or names none of the tools.
     """
     if raw is None or isinstance(raw, ToolChoice):
         return raw or ToolChoice()
+    raw = nested_choice(raw)
+    if isinstance(raw, Mapping) and "allowed_tools" in raw:
+        return _allowed(raw["allowed_tools"], tools, param)
     if isinstance(raw, Mapping):
         function = raw.get("function", raw)
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str):
             raise _error(f"{param}.function.name", "must be the name of a tool")
         return choice_of_name(name, tools, param)
-    if raw not in ("none", "auto", "required", "any"):
+    if raw not in MODES:
         raise _error(param, CHOICE_PROBLEM)
     return choice_of_mode(raw, tools, param)
+
+
+def _allowed(raw: Any, tools: Sequence[Tool], param: str) -> ToolChoice:
+    place = f"{param}.allowed_tools"
+    if not isinstance(raw, Mapping):
+        raise _error(place, "must be an object")
+    listed, mode = raw.get("tools"), raw.get("mode", "auto")
+    if mode not in ("auto", "required"):
+        raise _error(f"{place}.mode", ALLOWED_MODE_PROBLEM)
+    if not isinstance(listed, list) or not listed:
+        raise _error(f"{place}.tools", ALLOWED_TOOLS_PROBLEM)
+    names = []
+    for index, item in enumerate(listed):
+        function = item.get("function") if isinstance(item, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str):
+            raise _error(f"{place}.tools[{index}].function.name", "must be the name of a tool")
+        names.append(name)
+    return choice_of_allowed(mode, names, tools, param)
 
 
 def parse_response_format(raw: Any, param: str = "response_format") -> ResponseFormat | None:

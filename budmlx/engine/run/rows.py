@@ -13,10 +13,16 @@ from functools import partial
 import msgspec
 
 from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.reply.answer import AnswerStops
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
-from budmlx.engine.request.grammars import can_be_strict, grammar_of, is_forced
+from budmlx.engine.request.grammars import (
+    can_be_strict,
+    grammar_of,
+    is_forced,
+    unenforced_formats,
+)
 from budmlx.engine.request.plugin_choices import PluginChoices
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.decode import TextStream
@@ -30,6 +36,8 @@ from budmlx.types import ModelInfo, Request, SamplingParams
 
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
+# Values that a warning lists; more would help nobody.
+MOST_NAMED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class RowBuilder:
         request = replace(request, sampling=sampling, namespace=submission.namespace)
         chooses = sampling.sampler is not None or sampling.logits_processors
         sampler, processors = self._choices.calls(sampling) if chooses else (None, [])
-        tail = self._parsers.tail(submission.prompt.ids)
+        tail = self._parsers.tail(request, submission.prompt.ids)
         grammar = None
         if request.response_format is not None or active_tools(request):
             grammar = grammar_of(request, self._parsers, tail)
@@ -101,18 +109,36 @@ class RowBuilder:
             msgspec.structs.replace(
                 row, sampler=sampler, processors=processors, session=session, owner=owner
             )
-            for row in core_requests(row_ids, submission.prompt, request, self._eos_ids, grammar)
+            for row in core_requests(
+                row_ids, submission.prompt, self._for_core(request), self._eos_ids, grammar
+            )
         ]
         texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
         return BuiltRows(submission, rows, texts)
 
+    def _for_core(self, request: Request) -> Request:
+        """The request without token ids that end only the answer, which the core does not know."""
+        if not self._eos_ids or not self._parsers.takes_reasoning(request):
+            return request
+        return replace(request, sampling=replace(request.sampling, stop_token_ids=()))
+
     def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
-        sampling, visible = request.sampling, self._parsers.visible(request)
+        sampling, stop = request.sampling, request.sampling.stop
+        stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
+        answer = self._parsers.answer(
+            request, tail, stops if stop or sampling.stop_token_ids else None
+        )
         return RowText(
-            TextStream(self._tokenizer, sampling.stop, min_tokens, visible),
+            TextStream(
+                self._tokenizer,
+                stop if answer is None else (),
+                min_tokens,
+                self._parsers.visible(request),
+            ),
             LogprobReader(self._tokenizer) if sampling.logprobs is not None else None,
             FilterChain(self._filters) if self._filters else None,
-            self._parsers.reader(request, tail),
+            self._parsers.reader(request, answer),
+            answer,
             hide=request.reasoning == "hidden",
         )
 
@@ -214,6 +240,11 @@ class RequestWarnings:
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):
             warnings.append("`response_format` has no effect on a reply that must be a call.")
+        if formats := unenforced_formats(request, self.parsers):
+            listed = ", ".join(formats[:MOST_NAMED])
+            warnings.append(f"format has no effect where it is one of these: {listed}.")
+        if request.reasoning == "raw" and self.parsers.takes_reasoning(request):
+            warnings.append("reasoning raw has no effect beside a form, which is all the content.")
         if self.filtered and request.sampling.logprobs is not None:
             warnings.append("logprobs are left out, since an output filter may change the text.")
         if request.cache is not None and request.cache.write and not self.cached:

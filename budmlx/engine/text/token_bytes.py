@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 
 from tokenizers import Tokenizer as Backend
+
+from budmlx.engine.text.token_decoder import decoder_kinds
 
 
 class TokenBytes(dict[int, bytes]):
@@ -17,7 +18,7 @@ class TokenBytes(dict[int, bytes]):
 
     def __init__(self, backend: Backend):
         super().__init__()
-        self.byte_level = "ByteLevel" in _decoder_kinds(backend)
+        self.byte_level = "ByteLevel" in decoder_kinds(backend)
         self._token = backend.id_to_token
 
     def __missing__(self, token_id: int) -> bytes:
@@ -39,13 +40,6 @@ def fallback_byte(token: str) -> int | None:
         except ValueError:
             return None
     return None
-
-
-def _decoder_kinds(backend: Backend) -> set[str]:
-    if backend.decoder is None:
-        return set()
-    spec = json.loads(backend.decoder.__getstate__())
-    return {part["type"] for part in spec.get("decoders", [spec])}
 
 
 @cache

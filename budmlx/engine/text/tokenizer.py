@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 from budmlx.engine.template.template import SPECIAL_TOKEN_NAMES, ChatTemplate
 from budmlx.engine.text.control_tokens import ControlTokens, encoded, is_control
 from budmlx.engine.text.token_bytes import TokenBytes
+from budmlx.engine.text.token_decoder import mend_decoder
 from budmlx.errors import InvalidRequestError, ModelLoadError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Tokenizer:
     eos_token_ids: ids that end a reply, those of generation_config.json first.
     hidden_ids: ids that are never shown as text. prefix_ids: ids that the model expects before
     text that no template wrote. control: tokens that only templates write. token_bytes: what each
-    token stands for.
+    token stands for. mended_decoder: the decoder that replaces the file's, as JSON, or empty.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
+        self.mended_decoder = mend_decoder(backend)
         self.token_bytes = TokenBytes(backend)
         self.special_tokens = dict(special_tokens)
         own_eos = backend.token_to_id(self.special_tokens.get("eos_token", ""))
@@ -80,6 +82,11 @@ class Tokenizer:
         """
         directory = Path(path)
         eos = _read_json(directory / "generation_config.json").get("eos_token_id") or []
+        eos_ids = [eos] if isinstance(eos, int) else eos
+        if not isinstance(eos_ids, list) or not all(isinstance(each, int) for each in eos_ids):
+            raise ModelLoadError(
+                "generation_config.json: eos_token_id must be a token id or a list of them."
+            )
         native = (directory / "tokenizer.json").is_file()
         backend, special, templates = _read(directory) if native else _convert(directory)
         if not templates:
@@ -88,7 +95,7 @@ class Tokenizer:
             backend,
             special_tokens=special,
             chat_templates=templates,
-            eos_token_ids=[eos] if isinstance(eos, int) else eos,
+            eos_token_ids=eos_ids,
         )
 
     def template(self, *, tools: bool = False) -> ChatTemplate:

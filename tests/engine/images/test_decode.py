@@ -10,6 +10,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -304,6 +305,31 @@ def test_data_urls() -> None:
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        "data:image/png;name=a%20b.png;base64,",
+        'data:image/png;name="a.png";base64,',
+        'data:image/png;name="a;b,c=\\" d.png";charset=utf-8;base64,',
+        "data:image/png;name='it (1).png';base64,",
+        "data:image/png;x;y=;base64,",
+        "data:image/png; charset=utf-8; base64,",
+        "Data:Image/PNG;Charset=UTF-8;Base64,",
+    ],
+)
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_data_urls_as_browsers_read_them(head: str, length: int) -> None:
+    data = bytes(range(0xF9, 0xF9 + length))
+    text = base64.b64encode(data).decode()
+    for body in (text, text.rstrip("="), quote(text, safe=""), quote(f"{text[:3]}\n{text[3:]} ")):
+        assert pictures.from_data_url(head + body, PARAM) == data
+
+
+def test_data_urls_without_base64() -> None:
+    data = saved(photo(), "PNG")
+    assert pictures.from_data_url("data:image/png;name=x," + quote(data), PARAM) == data
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         "data:text/html;base64,PGI+",
@@ -311,9 +337,11 @@ def test_data_urls() -> None:
         "data:image/png,AAAA",
         "data:image/png;base64",
         "data:image/png;base64,A",
-        "data:image/png;base64,AAA",
+        "data:image/png;base64,AA=",
         "data:image/png;base64,AA==AAAA",
-        "data:image/png;base64,AA%3D%3D",
+        "data:image/png;base64,AA%3D",
+        'data:image/png;name="a;base64,AAAA',
+        "data:image/png;base64=,AAAA",
         "data:image/png;base64,A-_A",
         "data:image/png;base64,äAAA",
         "data:image/png;base64,\ud800AAA",

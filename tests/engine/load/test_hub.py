@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from budmlx.engine.load.hub import resolve_model
+from budmlx.engine.load.hub import model_name, resolve_model
 from budmlx.errors import ModelLoadError
 from tests.hub_server import Files, Hub
 from tests.safetensors_file import CONFIG, safetensors
@@ -197,3 +197,64 @@ def test_file_is_not_a_model(tmp_path: Path) -> None:
     file.write_bytes(b"")
     with pytest.raises(ModelLoadError, match="is a file"):
         resolve_model(str(file))
+
+
+def lose_blob(snapshot: Path, name: str) -> None:
+    (snapshot / name).resolve().unlink()
+    assert (snapshot / name).is_symlink() and not (snapshot / name).exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_what_was_lost_is_fetched_again(tmp_path: Path, name: str) -> None:
+    with Hub({"org/model": {"main": MODEL}}) as hub:
+        path = Path(resolve(hub, tmp_path, "org/model").stdout.strip())
+        lose_blob(path, name)
+        offline = resolve(hub, tmp_path, "org/model", HF_HUB_OFFLINE="1")
+        by_path = resolve(hub, tmp_path, str(path))
+        again = resolve(hub, tmp_path, "org/model")
+    assert offline.returncode == 1 and "HF_HUB_OFFLINE" in offline.stderr
+    for told in (offline.stderr, by_path.stderr):
+        assert f"{name} is missing (its link leads nowhere)" in told
+        assert len(told.strip().splitlines()) == 1
+    assert again.returncode == 0, again.stderr
+    assert (path / name).read_bytes() == MODEL[name]
+
+
+def test_a_name_beside_directories_may_be_one(tmp_path: Path) -> None:
+    with Hub({}) as hub:
+        told = subprocess.run(
+            [sys.executable, "-c", SCRIPT, "models/nope"],
+            env=hub.environment(tmp_path),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert "There is no directory" not in told.stderr and told.returncode == 1
+        (tmp_path / "models").mkdir()
+        told = subprocess.run(
+            [sys.executable, "-c", SCRIPT, "models/nope"],
+            env=hub.environment(tmp_path),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert "There is no directory models/nope" in told.stderr
+
+
+def test_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "hub" / "models--org--some--name" / "snapshots" / ("0123456789" * 4)
+    snapshot.mkdir(parents=True)
+    link = tmp_path / "my-model"
+    link.symlink_to(snapshot)
+    monkeypatch.chdir(link)
+    names = {
+        str(snapshot): "org/some--name",
+        f"{snapshot}/": "org/some--name",
+        str(link): "my-model",
+        f"{tmp_path}/hub/../my-model/": "my-model",
+        str(tmp_path): tmp_path.name,
+        "org/name": "org/name",
+    }
+    assert {name: model_name(name) for name in names} == names

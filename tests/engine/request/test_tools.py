@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from budmlx.engine.reply.parsers import active_tools
 from budmlx.engine.request.messages import parse_messages
 from budmlx.engine.request.render import check_results
 from budmlx.engine.request.tools import parse_response_format, parse_tool_choice, parse_tools
 from budmlx.errors import InvalidRequestError
-from budmlx.types import ResponseFormat, Tool, ToolChoice
+from budmlx.types import Request, ResponseFormat, Tool, ToolChoice
 
 OPENAI = {
     "type": "function",
@@ -143,3 +144,41 @@ def test_results_follow_their_calls() -> None:
     ):
         with pytest.raises(InvalidRequestError, match=r"messages\[[12]\]"):
             check_results(wrong)
+
+
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_newer_forms_of_choices() -> None:
+    tools = parse_tools([{"name": "f"}, {"name": "g"}])
+    for mode in ("auto", "none", "required", "any"):
+        assert parse_tool_choice({"type": mode}, tools) == parse_tool_choice(mode, tools)
+    assert parse_tool_choice(allowed("g"), tools) == ToolChoice("auto", allowed=("g",))
+    flat = {"type": "allowed_tools", "mode": "required", "tools": [{"name": "g"}]}
+    assert parse_tool_choice(flat, tools) == ToolChoice("required", allowed=("g",))
+    request = Request(messages=(), tools=tools, tool_choice=parse_tool_choice(flat, tools))
+    assert [tool.name for tool in active_tools(request)] == ["g"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "place"),
+    [
+        (allowed("h"), "tool_choice.allowed_tools.tools[0].function.name"),
+        (allowed(), "tool_choice.allowed_tools.tools"),
+        (allowed("f", mode="none"), "tool_choice.allowed_tools.mode"),
+        ({"type": "allowed_tools", "allowed_tools": 5}, "tool_choice.allowed_tools"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools.tools"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"tools": [5]}},
+            "tool_choice.allowed_tools.tools[0].function.name",
+        ),
+        ({"type": "mcp"}, "tool_choice"),
+        ({"type": 5}, "tool_choice.function.name"),
+    ],
+)
+def test_errors_name_the_form_that_was_sent(choice: Any, place: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_tool_choice(choice, parse_tools([{"name": "f"}]))
+    assert caught.value.param == place

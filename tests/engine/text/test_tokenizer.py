@@ -350,3 +350,12 @@ def test_neither_mlx_nor_transformers_is_imported(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("eos", ["x", ["a"], {"a": 1}, [1, None]])
+def test_ends_that_are_no_ids_are_refused(tmp_path: Path, eos: object) -> None:
+    path = tokenizers.write_model_files(
+        tmp_path / "m", tokenizers.byte_level(), generation={"eos_token_id": eos}
+    )
+    with pytest.raises(ModelLoadError, match=r"generation_config\.json: eos_token_id"):
+        Tokenizer.load(path)

@@ -15,6 +15,7 @@ from budmlx.server.dialects.openai.wire_model import (
     AnyOf,
     ErrorMessage,
     UniformErrors,
+    a_filled_list,
     an_object,
     ignored,
 )
@@ -113,6 +114,24 @@ class NamedTool(UniformErrors):
     function: Annotated[NamedFunction, BeforeValidator(lambda v: v if isinstance(v, dict) else {})]
 
 
+class AllowedTools(UniformErrors):
+    """The tools that the model may call, and whether it must."""
+
+    mode: Annotated[Literal["auto", "required"], ErrorMessage(checks.ALLOWED_MODE_PROBLEM)] = "auto"
+    tools: Annotated[
+        list[Annotated[NamedTool, an_object("must be an object")]],
+        Field(json_schema_extra={"minItems": 1}),
+        a_filled_list(checks.ALLOWED_TOOLS_PROBLEM),
+    ]
+
+
+class AllowedChoice(UniformErrors):
+    """Some of the tools."""
+
+    type: Annotated[Any, WithJsonSchema({"const": "allowed_tools"})] = None  # It is never read.
+    allowed_tools: Annotated[AllowedTools, an_object("must be an object")]
+
+
 class TypedFunction(NamedFunction):
     """The tool to call, without an object around its name."""
 
@@ -126,15 +145,19 @@ _MODE = ErrorMessage(checks.CHOICE_PROBLEM)
 def _choice_tag(choice: Any) -> str:
     if not isinstance(choice, dict):
         return "<mode>"
+    if "allowed_tools" in choice:
+        return "<allowed>"
     return "<tool>" if "function" in choice else "<function>"
 
 
 NewChoice = Annotated[
     Annotated[Mode, _MODE, Tag("<mode>")]
     | Annotated[NamedTool, Tag("<tool>")]
-    | Annotated[SkipJsonSchema[TypedFunction], Tag("<function>")],
+    | Annotated[SkipJsonSchema[TypedFunction], Tag("<function>")]
+    | Annotated[AllowedChoice, Tag("<allowed>")],
     Discriminator(_choice_tag),
     AnyOf(),
+    BeforeValidator(checks.nested_choice),
 ]
 OldChoice = Annotated[
     Annotated[Mode, _MODE, WithJsonSchema({"enum": ["none", "auto"]}), Tag("<mode>")]
@@ -143,7 +166,7 @@ OldChoice = Annotated[
     Discriminator(_choice_tag),
     AnyOf(),
 ]
-AnyChoice = str | NamedTool | TypedFunction
+AnyChoice = str | NamedTool | TypedFunction | AllowedChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,5 +220,8 @@ def _choice(given: AnyChoice | None, tools: Sequence[Tool], place: str) -> ToolC
         return ToolChoice()
     if isinstance(given, str):
         return checks.choice_of_mode(given, tools, place)
+    if isinstance(given, AllowedChoice):
+        names = [tool.function.name for tool in given.allowed_tools.tools]
+        return checks.choice_of_allowed(given.allowed_tools.mode, names, tools, place)
     name = given.function.name if isinstance(given, NamedTool) else given.name
     return checks.choice_of_name(name, tools, place)

@@ -84,6 +84,17 @@ def an_object(problem: LiteralString) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def a_filled_list(problem: LiteralString) -> BeforeValidator:
+    """A validator with a message for anything but a list with something in it."""
+
+    def check(value: Any) -> Any:
+        if not value or not isinstance(value, list):
+            raise PydanticCustomError(MUST, problem)
+        return value
+
+    return BeforeValidator(check)
+
+
 UnreadText = Annotated[Any, WithJsonSchema({"type": "string"})]
 UnreadFlag = Annotated[Any, WithJsonSchema({"type": "boolean"})]
 """Fields that are documented but never read, so that any value will do."""

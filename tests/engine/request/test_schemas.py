@@ -1,0 +1,98 @@
+"""Schemas: what is left out before llguidance takes them, and what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from budmlx import Engine
+from budmlx.engine.request.schemas import FORMATS, constrainable, unknown_formats
+from tests.models import tiny_model_dir
+
+UNKNOWN = ("path", "file-path", "password", "uuid4", "binary", "base64", "byte", "regex", "color")
+UNKNOWN += ("int32", "int64", "double", "url", "phone", "decimal", "ipvanyaddress", "x", "iri")
+UNKNOWN += ("uri-reference", "json-pointer", "idn-email", "idn-hostname")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> LLTokenizer:
+    return LLTokenizer((tiny_model_dir() / "tokenizer.json").read_text("utf-8"))
+
+
+def problem(tokenizer: LLTokenizer, schema: Any) -> str:
+    source = LLMatcher.grammar_from_json_schema(schema)
+    matcher = LLMatcher(tokenizer, source, log_level=0)
+    return matcher.get_error() if matcher.is_error() else ""
+
+
+@pytest.mark.parametrize("kind", ["string", "integer", "number"])
+def test_unknown_formats_are_annotations(tokenizer: LLTokenizer, kind: str) -> None:
+    for name in UNKNOWN:
+        schema = {"type": kind, "format": name}
+        assert not problem(tokenizer, constrainable(schema, "s")) and unknown_formats(schema)
+
+
+def test_known_formats_are_those_of_llguidance(tokenizer: LLTokenizer) -> None:
+    for name in FORMATS:
+        schema = {"type": "string", "format": name}
+        assert not problem(tokenizer, schema) and not unknown_formats(schema)
+        assert constrainable(schema, "s")["format"] == name
+    assert all("Unknown format" in problem(tokenizer, {"format": name}) for name in UNKNOWN)
+
+
+def test_properties_and_data_called_format_stay() -> None:
+    schema = {
+        "properties": {"format": {"type": "string", "format": "path"}, "x": {"enum": ["a"]}},
+        "$defs": {"y": {"anyOf": [{"format": "byte"}, {"const": {"format": "byte"}}]}},
+        "default": {"format": "z"},
+    }
+    taken = constrainable(schema, "s")
+    assert taken["properties"] == {"format": {"type": "string"}, "x": {"enum": ["a"]}}
+    assert taken["$defs"] == {"y": {"anyOf": [{}, {"const": {"format": "byte"}}]}}
+    assert taken["default"] == {"format": "z"} and unknown_formats(schema) == {"path", "byte"}
+
+
+@pytest.mark.parametrize("kind", ["integer", "number"])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_bounds_of_any_size(tokenizer: LLTokenizer, kind: str, exclusive: bool) -> None:
+    names = ("exclusiveMinimum", "exclusiveMaximum") if exclusive else ("minimum", "maximum")
+    for low, high in ((-(2**63), 2**63 - 1), (0, 2**64 - 1), (-(2**200), 2**200), (-1e30, 1e30)):
+        schema = {"type": kind, names[0]: low, names[1]: high}
+        assert not problem(tokenizer, constrainable(schema, "s")), (low, high)
+    assert constrainable({"minimum": -5, "maximum": 2**53}, "s")["maximum"] == 2**53
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine.load() as loaded:
+        yield loaded
+
+
+def test_formats_without_effect_are_warnings(engine: Engine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "p": {"type": "string", "format": "path", "maxLength": 3},
+            "d": {"type": "string", "format": "date"},
+        },
+        "required": ["p", "d"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    options: dict[str, Any] = {"max_tokens": 200, "seed": 1}
+    reply = engine.chat("Write.", response_format=form, **options)
+    assert len(json.loads(reply.text)["d"]) == 10
+    assert [w for w in reply.warnings if "path" in w and "date" not in w]
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    forced = engine.chat("Write.", tools=[tool], tool_choice="required", **options)
+    assert json.loads(forced.tool_calls[0].arguments)["d"][4] == "-"
+    assert any("path" in warning for warning in forced.warnings)
+    tool["function"]["strict"] = True  # type: ignore[index]
+    strict = engine.chat("Write.", tools=[tool], max_tokens=4)
+    assert any("path" in warning for warning in strict.warnings)
+    tool["function"]["strict"] = False  # type: ignore[index]
+    assert not engine.chat("Write.", tools=[tool], max_tokens=4).warnings
