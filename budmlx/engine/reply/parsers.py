@@ -95,7 +95,12 @@ class Parsers:
                 calls = Stage(spec_.make(tools, request.incremental_calls), plugin, what)
         if reasoning is None and calls is None:
             return None
-        return OutputReader(reasoning, calls, one_call=not request.parallel_tool_calls)
+        return OutputReader(
+            reasoning,
+            calls,
+            one_call=not request.parallel_tool_calls,
+            new_id=self.tokenizer.template(tools=True).new_call_id,
+        )
 
 
 def active_tools(request: Request) -> tuple[Tool, ...]:
