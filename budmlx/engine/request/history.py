@@ -137,7 +137,8 @@ def _ordered(messages: Sequence[Message], order: OrderFeatures) -> list[Message]
         spoken = before is not None and before.role not in INSTRUCTIONS
         if assistant and not spoken and not order.assistant_first:
             ordered.append(Message(role="user"))
-        if user and before is not None and before.role in RESULTS and not order.user_after_result:
+        unanswered = before is not None and before.role in RESULTS and not answered
+        if user and unanswered and not order.user_after_result:
             ordered.append(Message(role="assistant"))
         answers = assistant and not message.tool_calls
         if answers and answered and not order.answer_after_result:

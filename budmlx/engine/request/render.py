@@ -91,7 +91,7 @@ def render(
     if messages[-1].prefix:
         template = template.continuing()
         turns[-1] = _with_end(turns[-1], template.end)
-    extra = {**chat_template_kwargs, "tools": [_definition(t) for t in tools] or None}
+    extra = {**chat_template_kwargs, "tools": [_definition(t, template) for t in tools] or None}
     ids = _encode(tokenizer, template, turns, extra)
     return [*tokenizer.prefix_ids, *ids] if template.plain else ids
 
@@ -208,9 +208,10 @@ def _marked(part: Part, mark: str) -> str:
     return part.text if isinstance(part, TextPart) else f"{mark}\n"
 
 
-def _definition(tool: Tool) -> Json:
+def _definition(tool: Tool, template: ChatTemplate) -> Json:
     """A tool in the shape that templates read."""
-    description = {"description": tool.description} if tool.description else {}
+    described = tool.description or template.wants_descriptions
+    description = {"description": tool.description} if described else {}
     function = {"name": tool.name, **description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
 

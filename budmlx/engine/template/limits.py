@@ -23,7 +23,7 @@ import jinja2
 
 SECONDS = 1.5
 """How long a template may take for a short conversation, by default."""
-PER_MESSAGE = 0.01
+PER_MESSAGE = 0.005
 """Seconds more for each message: some templates look at all others for each."""
 PER_CHARACTER = 2e-6
 """Seconds more for each character of the messages and tools."""

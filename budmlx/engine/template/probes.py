@@ -162,6 +162,14 @@ class Prober:
             answer_after_result=not calls or writes(*answered, said("user", 4), words=5),
         )
 
+    def wants_descriptions(self) -> bool:
+        """Whether tools must have a description."""
+        asked = [self.said("user", 0)]
+        bare: Json = {"name": word(1), "parameters": {"type": "object", "properties": {}}}
+        forms = (bare, {**bare, "description": ""})
+        texts = [self.text(asked, tools=[{"type": "function", "function": f}]) for f in forms]
+        return texts[0] is None and texts[1] is not None
+
     def efforts(self, words: frozenset[str]) -> tuple[str, ...]:
         """The levels of `reasoning_effort` that are known. words: texts in its code."""
 

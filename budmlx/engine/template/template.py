@@ -72,6 +72,7 @@ class ChatTemplate:
     calls, order: what it does with earlier replies, and with the order of messages.
     parts_think_tags: it writes reasoning between think tags, so that reasoning may be taken out
     of content that has such tags.
+    wants_descriptions: it fails for tools without a description.
     efforts: the levels of `reasoning_effort` that it knows; empty if that has no effect.
     mark, end: set by `marking` and `continuing`; else empty.
     seconds: how long a rendering may take, besides what is added for its size.
@@ -128,6 +129,7 @@ class ChatTemplate:
         keyed = self.calls.reasoning in REASONING_KEYS
         self.parts_think_tags = keyed and "</think>" in self.literals
         self.order = prober.order(tuple(r for r in _INSTRUCTIONS if self.role(r) == r))
+        self.wants_descriptions = prober.wants_descriptions()
         self.efforts = prober.efforts(words) if _EFFORT in self.names else ()
 
     def takes_images(self, placeholder: str) -> bool:

@@ -72,7 +72,7 @@ def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
         ("messages[0].role", [{"role": "<|im_start|>system", "content": "x"}]),
         ("messages[0].content", [{"role": "user"}]),
         ("messages[0].content", [{"role": "user", "content": None}]),
-        ("messages[0].content", [{"role": "assistant", "content": None}]),
+        ("messages[0].content", [{"role": "system", "content": None}]),
         ("messages[0].content", [{"role": "user", "content": 5}]),
         ("messages[0].content", [{"role": "user", "content": []}]),
         ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
