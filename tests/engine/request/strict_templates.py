@@ -148,6 +148,12 @@ LEVELS = """\
 {{- 'effort=' ~ level }}
 {%- for m in messages %}{{- m.content }}{% endfor %}"""
 
+NO_SYSTEM = """\
+{%- for m in messages %}
+    {%- if m.role == 'system' %}{{- raise_exception('System role not supported') }}{% endif %}
+    {{- m.role ~ ':' ~ m.content ~ '<|im_end|>\\n' }}
+{%- endfor %}"""
+
 STRICT_TEMPLATES = {
     "mistral": MISTRAL,
     "one_call": ONE_CALL,
@@ -157,4 +163,5 @@ STRICT_TEMPLATES = {
     "magistral": MAGISTRAL,
     "reasoning_key": REASONING_KEY,
     "levels": LEVELS,
+    "no_system": NO_SYSTEM,
 }
