@@ -123,6 +123,10 @@ VARIABLES = """\
 {%- set inner = bos_token %}
 {{- '<|im_start|>' + inner + 'style=' + style | default('none') + messages[0].content }}"""
 
+POLITE = """\
+{%- if messages[0].content == 'a' %}{{ raise_exception("No 'please' was said.") }}{% endif %}
+{{- messages[0].content }}"""
+
 FAILING = """\
 {%- set text = messages[-1].content %}
 {%- macro deep(n) %}{{ deep(n + 1) }}{% endmacro %}
@@ -148,4 +152,5 @@ TEMPLATES = {
     "developer": DEVELOPER,
     "variables": VARIABLES,
     "failing": FAILING,
+    "polite": POLITE,
 }

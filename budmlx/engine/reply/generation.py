@@ -127,7 +127,7 @@ class _ChoiceText:
                 self._count_reasoning(piece)
                 if self._hide:
                     continue
-            events.append(event_of(piece, output.calls - 1, self.number))
+            events.append(event_of(output, piece, self.number))
         if output.calls and (output.ended or self.reason == "stop"):
             self.reason = "tool_calls"
         if self.reason is not None and self._filters is not None:

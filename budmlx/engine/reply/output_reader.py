@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,15 +51,24 @@ class OutputReader:
 
     one_call: whatever follows the first call is dropped. ended: that call has come.
     calls: how many calls have begun. Pieces of content and reasoning carry their place in
-    all the text that was pushed.
+    all the text that was pushed. new_id: an id for a call whose own is missing, or was used.
     """
 
-    def __init__(self, reasoning: Splitter | None, calls: Stage | None, *, one_call: bool = False):
+    def __init__(
+        self,
+        reasoning: Splitter | None,
+        calls: Stage | None,
+        *,
+        one_call: bool = False,
+        new_id: Callable[[], str],
+    ):
         self.ended = False
         self.calls = 0
         self._reasoning = reasoning
         self._calls = calls
         self._one_call = one_call
+        self._new_id = new_id
+        self._ids: set[str] = set()
         self._places = _Places()
 
     def push(self, text: str, *, last: bool) -> Iterator[Piece]:
@@ -101,6 +109,14 @@ class OutputReader:
                 self.ended = True
                 return
 
+    def id_of(self, piece: Call | CallBegun) -> str:
+        """The id of a call: its own, or a new one if another call of this text has the same."""
+        call_id = piece.id
+        if not call_id or call_id in self._ids:
+            call_id = self._new_id()
+        self._ids.add(call_id)
+        return call_id
+
 
 class _Places:
     """Map from the text outside of reasoning to places in the whole text."""
@@ -129,13 +145,13 @@ class _Places:
         return start
 
 
-def event_of(piece: Piece, call: int, choice: int) -> ReasoningDelta | ToolCallDelta:
-    """The event for a piece other than content. call: the number of the call it belongs to."""
+def event_of(output: OutputReader, piece: Piece, choice: int) -> ReasoningDelta | ToolCallDelta:
+    """The event for a piece other than content, which the reader has just given."""
     if isinstance(piece, Thought):
         return ReasoningDelta(piece.text, choice)
+    call = output.calls - 1
     if isinstance(piece, CallArguments):
         return ToolCallDelta(call, "", "", piece.text, choice)
     assert isinstance(piece, Call | CallBegun)
     arguments = piece.arguments if isinstance(piece, Call) else ""
-    call_id = f"call_{uuid.uuid4().hex[:24]}"
-    return ToolCallDelta(call, call_id, piece.name, arguments, choice)
+    return ToolCallDelta(call, output.id_of(piece), piece.name, arguments, choice)

@@ -122,7 +122,12 @@ class Parsers:
                 calls = Stage(spec.make(tools, request.incremental_calls), plugin, what)
         if answer is None and calls is None:
             return None
-        return OutputReader(answer, calls, one_call=not request.parallel_tool_calls)
+        return OutputReader(
+            answer,
+            calls,
+            one_call=not request.parallel_tool_calls,
+            new_id=self.tokenizer.template(tools=True).new_call_id,
+        )
 
 
 def active_tools(request: Request) -> tuple[Tool, ...]:

@@ -7,23 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from budmlx.engine.request.foreign_parts import ForeignPart, foreign_part
 from budmlx.engine.text.tokenizer import check_text
 from budmlx.errors import InvalidRequestError
 from budmlx.types import ImagePart, Message, Part, Role, TextPart, ToolCall
 
 ROLES: tuple[str, ...] = get_args(Role)
 DETAILS = ("auto", "low", "high")
+MAY_BE_EMPTY = ("assistant", "tool", "function")
 URLS = ("data:", "http:", "https:")
 FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content"}
-    | {"function_call", "prefix"}
+    | {"function_call", "prefix", "refusal"}
 )
 
 
 def parse_messages(raw: Sequence[Message | Mapping[str, Any]] | str) -> tuple[Message, ...]:
     """Messages from mappings in the chat-completions shape; a lone string is a user's.
 
-    Keys that are null or empty count as absent, so that a reply can be sent back as it came.
+    Keys that are null or empty count as absent, so that a reply can be sent back as it came; an
+    assistant's content may be absent, and so may that of a tool.
 
     Raises:
         InvalidRequestError: `param` names the place, such as `messages[1].role`.
@@ -54,31 +57,33 @@ def _message(item: Message | Mapping[str, Any], param: str) -> Message:
     calls = _calls(given.get("tool_calls", []), f"{param}.tool_calls")
     if not calls and "function_call" in given:
         calls = (_call({"function": given["function_call"]}, f"{param}.function_call"),)
-    if item.get("content") is None and not calls:
+    if item.get("content") is None and item.get("role") not in MAY_BE_EMPTY:
         raise _error(f"{param}.content", "is missing")
+    content, thought = _content(item.get("content"), f"{param}.content")
     message = Message(
         role=cast(Role, item.get("role")),
-        content=_content(item.get("content"), f"{param}.content"),
+        content=content or given.get("refusal", ""),
         name=given.get("name"),
         tool_calls=calls,
         tool_call_id=given.get("tool_call_id"),
-        reasoning=given.get("reasoning_content", given.get("reasoning")),
+        reasoning=given.get("reasoning_content", given.get("reasoning", thought or None)),
         prefix=given.get("prefix", False),
     )
     return _checked(message, param)
 
 
-def _content(value: Any, param: str) -> str | tuple[Part, ...]:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
+def _content(value: Any, param: str) -> tuple[str | tuple[Part, ...], str]:
+    """The content, and the reasoning that is among its parts."""
+    if value is None or isinstance(value, str):
+        return value or "", ""
     if not isinstance(value, Sequence) or isinstance(value, bytes):
         raise _error(param, "must be a string or a list of parts")
-    return tuple(_part(part, f"{param}[{index}]") for index, part in enumerate(value))
+    parts = [_part(part, f"{param}[{index}]") for index, part in enumerate(value)]
+    thoughts = [part.thought for part in parts if isinstance(part, ForeignPart)]
+    return tuple(part for part in parts if not isinstance(part, ForeignPart)), "".join(thoughts)
 
 
-def _part(part: Any, param: str) -> Part:
+def _part(part: Any, param: str) -> Part | ForeignPart:
     if isinstance(part, TextPart | ImagePart):
         return part
     if not isinstance(part, Mapping):
@@ -92,6 +97,11 @@ def _part(part: Any, param: str) -> Part:
         return _image(given.get("url"), given.get("detail"), f"{param}.image_url", "image_url.url")
     if kind == "image":
         return _image(part.get("image"), part.get("detail"), param, "image")
+    foreign = foreign_part(part)
+    if foreign.text:
+        return TextPart(foreign.text)
+    if foreign.thought:
+        return foreign
     raise _error(f"{param}.type", 'must be "text", "image_url" or "image"')
 
 

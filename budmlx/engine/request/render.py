@@ -12,7 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from budmlx.engine.template.template import ChatTemplate, Json
+from budmlx.engine.request.history import history_for
+from budmlx.engine.template.probes import THINKING_PART, Json
+from budmlx.engine.template.template import ChatTemplate
 from budmlx.engine.text.control_tokens import Span, strings
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
@@ -74,11 +76,14 @@ def render(
     Raises:
         InvalidRequestError: there are no messages, the template refuses them, or a variable
             is not one that the template reads.
+        OverloadedError: see `ChatTemplate.render`.
     """
     if not messages:
         raise InvalidRequestError("There must be at least one message.", param="messages")
     template = tokenizer.template(tools=bool(tools))
     template.check_kwargs(chat_template_kwargs)
+    chat_template_kwargs, _ = template.with_known_effort(chat_template_kwargs)
+    messages = history_for(template, messages).messages
     shows = any(message.shows_images for message in messages)
     if shows and not template.takes_images(placeholder):
         template = template.marking(placeholder)
@@ -86,7 +91,7 @@ def render(
     if messages[-1].prefix:
         template = template.continuing()
         turns[-1] = _with_end(turns[-1], template.end)
-    extra = {**chat_template_kwargs, "tools": [_definition(t) for t in tools] or None}
+    extra = {**chat_template_kwargs, "tools": [_definition(t, template) for t in tools] or None}
     ids = _encode(tokenizer, template, turns, extra)
     return [*tokenizer.prefix_ids, *ids] if template.plain else ids
 
@@ -130,11 +135,13 @@ def _ids(spans: Sequence[Span]) -> list[int]:
 
 def _readings(turns: list[Json], template: ChatTemplate) -> list[list[Json]]:
     """The turns, and the turns with reasoning apart, where the template supports that."""
-    apart = [_reasoning_apart(turn) for turn in turns] if template.reads_reasoning else turns
+    apart = turns
+    if template.parts_think_tags:
+        apart = [_reasoning_apart(turn, template.calls.reasoning) for turn in turns]
     return [turns] if apart == turns else [turns, apart]
 
 
-def _reasoning_apart(turn: Json) -> Json:
+def _reasoning_apart(turn: Json, key: str) -> Json:
     """An assistant's turn with reasoning that stood in its content in a field of its own.
 
     The tags then are the template's, so that they may be control tokens.
@@ -145,7 +152,7 @@ def _reasoning_apart(turn: Json) -> Json:
     reasoning, _, rest = content.partition("</think>")
     # The opening tag may have been part of the prompt.
     reasoning = reasoning.lstrip().removeprefix("<think>").strip("\n")
-    return {**turn, "reasoning_content": reasoning, "content": rest.lstrip("\n")}
+    return {**turn, key: reasoning, "content": rest.lstrip("\n")}
 
 
 def _turn(message: Message, template: ChatTemplate) -> Json:
@@ -163,8 +170,8 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     elif not template.takes_text:
         content = [{"type": "text", "text": message.text}]
     turn: Json = {"role": template.role(message.role), "content": content}
-    if message.reasoning is not None and template.reads_reasoning:
-        turn["reasoning_content"] = message.reasoning
+    if message.reasoning is not None and template.calls.reasoning:
+        turn = _with_reasoning(turn, message.reasoning, template.calls.reasoning)
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls:
@@ -172,6 +179,16 @@ def _turn(message: Message, template: ChatTemplate) -> Json:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     return turn
+
+
+def _with_reasoning(turn: Json, reasoning: str, key: str) -> Json:
+    """A turn with reasoning where the template reads it."""
+    if key != THINKING_PART:
+        return {**turn, key: reasoning}
+    content = turn["content"]
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}] if content else []
+    return {**turn, "content": [{"type": "thinking", "thinking": reasoning}, *content]}
 
 
 def _with_end(turn: Json, end: str) -> Json:
@@ -191,16 +208,17 @@ def _marked(part: Part, mark: str) -> str:
     return part.text if isinstance(part, TextPart) else f"{mark}\n"
 
 
-def _definition(tool: Tool) -> Json:
+def _definition(tool: Tool, template: ChatTemplate) -> Json:
     """A tool in the shape that templates read."""
-    description = {"description": tool.description} if tool.description else {}
+    described = tool.description or template.wants_descriptions
+    description = {"description": tool.description} if described else {}
     function = {"name": tool.name, **description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
 
 
 def _call(call: ToolCall, template: ChatTemplate) -> Json:
     arguments: Any = call.arguments
-    if template.takes_objects:
+    if template.calls.takes_objects:
         try:
             parsed = json.loads(call.arguments or "{}")
         except (ValueError, RecursionError):

@@ -23,6 +23,7 @@ from budmlx.engine.request.grammars import (
     is_forced,
     unenforced_formats,
 )
+from budmlx.engine.request.history import changes
 from budmlx.engine.request.plugin_choices import PluginChoices
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.text.decode import TextStream
@@ -233,9 +234,10 @@ class RequestWarnings:
     def of(self, request: Request) -> list[str]:
         """A sentence for each part of a request that has no effect."""
         _, warnings = without_unknown_ids(request.sampling, self.vocab_size)
-        template = self.parsers.tokenizer.template()
+        template = self.parsers.tokenizer.template(tools=bool(active_tools(request)))
         unused = template.unused_kwargs(request.chat_template_kwargs)
         warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
+        warnings += changes(template, request)
         if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):

@@ -1,5 +1,7 @@
 """Template limits: the time that rendering may take, and the size of what it makes.
 
+Time is the CPU time of the thread that renders, so that requests do not take it from each other.
+
 Python cannot be stopped inside of `str.replace` and its like, so what they would make is
 estimated from their arguments before they run. Two rules carry the rest: no value is heavier
 than `MAX_CHARACTERS`, so that printing or comparing it is cheap, however often it holds the
@@ -20,7 +22,11 @@ from typing import Any, Final, TypeVar
 import jinja2
 
 SECONDS = 1.5
-"""How long a template may take by default."""
+"""How long a template may take for a short conversation, by default."""
+PER_MESSAGE = 0.005
+"""Seconds more for each message: some templates look at all others for each."""
+PER_CHARACTER = 2e-6
+"""Seconds more for each character of the messages and tools."""
 MAX_CHARACTERS = 2**24
 """The longest text that a template may make."""
 MAX_ITEMS = 2**20
@@ -53,11 +59,16 @@ class LimitError(jinja2.TemplateError):
 
 
 class Limits:
-    """The time and bytes that one rendering has left. seconds: how long it may take."""
+    """The time and bytes that one rendering has left, on the thread that makes this object.
+
+    seconds: how long it may take, in the thread's own CPU time.
+    """
 
     def __init__(self, seconds: float):
         self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.thread_time() + seconds
+        # Asking for CPU time is slow. A thread has no more of it than time goes by.
+        self._look = time.monotonic() + seconds
         self._left = MAX_BYTES
         # By identity; the values are kept so that no other one gets the same.
         self._weights: dict[int, tuple[Any, int]] = {}
@@ -67,8 +78,14 @@ class Limits:
         self._left -= size
         if self._left < 0:
             raise LimitError(f"the template makes more than {MAX_BYTES} bytes")
-        if time.monotonic() > self._deadline:
-            raise LimitError(f"the template takes longer than {self._seconds} s")
+        if time.monotonic() > self._look:
+            self._check_time()
+
+    def _check_time(self) -> None:
+        left = self._deadline - time.thread_time()
+        if left <= 0:
+            raise LimitError(f"the template takes longer than {self._seconds:.3g} s")
+        self._look = time.monotonic() + left
 
     def weight(self, value: Any) -> int:
         """The approximate number of characters of a value when it is printed."""

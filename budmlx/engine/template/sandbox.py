@@ -144,6 +144,15 @@ class Environment(ImmutableSandboxedEnvironment):
             METHODS[name](text, *args, **named)
         return limits().made(super().call(context, function, *args, **kwargs))
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """An attribute of a value, or an item of that name."""
+        if type(obj) is _Namespace and attribute[:1] != "_":
+            # Loops that look for a message read them most, and what they hold was checked.
+            values = object.__getattribute__(obj, "_Namespace__attrs")
+            if attribute in values:
+                return values[attribute]
+        return super().getattr(obj, attribute)
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Whether a template may use an attribute."""
         if isinstance(obj, str | bytes | int | float | list | tuple | dict) and callable(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import secrets
+import string
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from budmlx.engine.template.limits import SECONDS, LimitError
+from budmlx.engine.template.limits import PER_CHARACTER, PER_MESSAGE, SECONDS, LimitError, Limits
+from budmlx.engine.template.probes import EFFORTS, REASONING_KEYS, CallProber, Json, Prober, word
 from budmlx.engine.template.sandbox import (
     TEMPLATE_FAULTS,
     RaisedError,
@@ -20,11 +22,9 @@ from budmlx.engine.template.sandbox import (
     environment,
     render,
 )
-from budmlx.errors import InvalidRequestError, ModelLoadError
+from budmlx.errors import InvalidRequestError, ModelLoadError, OverloadedError
 
 logger = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 COMMON_KWARGS = frozenset(
     {"clear_thinking", "enable_thinking", "reasoning_effort", "thinking", "thinking_budget"}
@@ -56,7 +56,9 @@ PLAIN_TEMPLATE = """\
 Assistant:"""
 """For models that bring no template, such as base models."""
 
-_PROBE = "budmlxprobe"
+_EFFORT = "reasoning_effort"
+_ID_CHARACTERS = string.ascii_letters + string.digits
+_INSTRUCTIONS = ("system", "developer")
 
 
 class ChatTemplate:
@@ -67,11 +69,13 @@ class ChatTemplate:
     names: variables that callers may set through `chat_template_kwargs`.
     literals: all text that the template itself can write, for searching.
     takes_text, takes_parts: shapes of message content that it renders.
-    reads_reasoning: it writes the reasoning of earlier replies, from `reasoning_content`,
-    between think tags.
-    takes_objects: it wants a tool call's arguments as an object, not as a JSON string.
+    calls, order: what it does with earlier replies, and with the order of messages.
+    parts_think_tags: it writes reasoning between think tags, so that reasoning may be taken out
+    of content that has such tags.
+    wants_descriptions: it fails for tools without a description.
+    efforts: the levels of `reasoning_effort` that it knows; empty if that has no effect.
     mark, end: set by `marking` and `continuing`; else empty.
-    seconds: how long a rendering may take.
+    seconds: how long a rendering may take, besides what is added for its size.
     """
 
     def __init__(
@@ -95,6 +99,11 @@ class ChatTemplate:
             ) from error
         except RecursionError:
             raise ModelLoadError("The model's chat template is nested too deeply.") from None
+        # What follows folds constants, lists of them too.
+        self._roles = _compared_roles(tree)
+        words = frozenset(
+            node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)
+        )
         read = meta.find_undeclared_variables(tree)
         self.reads_tools = "tools" in read
         names = read - _assigned_names(tree)
@@ -102,25 +111,32 @@ class ChatTemplate:
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         texts += [c.value for c in tree.find_all(nodes.Const) if isinstance(c.value, str)]
         self.literals = "\0".join(texts)
-        attributes = [node.attr for node in tree.find_all(nodes.Getattr)]
-        reads = "reasoning_content" in [*attributes, *texts]
-        self.reads_reasoning = reads and "</think>" in self.literals
-        self._roles = _compared_roles(tree)
         try:
-            self.takes_parts = self._renders([{"type": "text", "text": _PROBE}])
-            self.takes_text = self._renders(_PROBE) or not self.takes_parts
-            self.takes_objects = self._renders_call({_PROBE: 1}) or not self._renders_call("{}")
+            self._probe(words)
         except LimitError as error:
             raise ModelLoadError(
-                f"The model's chat template cannot be used: {error}, for a single word. Take "
+                f"The model's chat template cannot be used: {error}, for a few words. Take "
                 "another version of the model, or remove the template from its directory."
             ) from None
 
+    def _probe(self, words: frozenset[str]) -> None:
+        """Find the features. words: texts in the template's code. Raises LimitError."""
+        self._prober = prober = Prober(self._render)
+        self.takes_parts = prober.takes_content([{"type": "text", "text": word(0)}])
+        self.takes_text = prober.takes_content(word(0)) or not self.takes_parts
+        prober.in_parts = not self.takes_text
+        self.calls = CallProber(prober).features()
+        keyed = self.calls.reasoning in REASONING_KEYS
+        self.parts_think_tags = keyed and "</think>" in self.literals
+        self.order = prober.order(tuple(r for r in _INSTRUCTIONS if self.role(r) == r))
+        self.wants_descriptions = prober.wants_descriptions()
+        self.efforts = prober.efforts(words) if _EFFORT in self.names else ()
+
     def takes_images(self, placeholder: str) -> bool:
         """Whether it writes this text for a part of the type `image`."""
-        parts = [{"type": "image"}, {"type": "text", "text": _PROBE}]
+        parts = [{"type": "image"}, {"type": "text", "text": word(0)}]
         with suppress(LimitError):
-            return self._renders(parts, also=placeholder)
+            return self._prober.takes_content(parts, also=placeholder)
         return False
 
     def marking(self, placeholder: str) -> ChatTemplate:
@@ -165,17 +181,63 @@ class ChatTemplate:
         """Accepted names without effect on this model, for the reply's warnings."""
         return tuple(sorted(kwargs.keys() - self.names))
 
+    def with_known_effort(self, kwargs: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        """The variables with a level of effort that the template knows, and a warning if that
+        is another one than was asked for, else an empty text.
+
+        Raises:
+            InvalidRequestError: the level is none that any model knows.
+        """
+        asked = kwargs.get(_EFFORT)
+        if not self.efforts or asked is None or asked in self.efforts:
+            return kwargs, ""
+        known = ", ".join(self.efforts)
+        if asked not in EFFORTS:
+            raise InvalidRequestError(
+                f"{_EFFORT} must be one of the levels that this model knows: {known}.",
+                param=_EFFORT,
+            )
+        if asked == "none" and "enable_thinking" in self.names:
+            return {name: value for name, value in kwargs.items() if name != _EFFORT}, ""
+        place = EFFORTS.index(asked)
+        levels = [level for level in self.efforts if level != "none"] or [asked]
+        nearest = min(reversed(levels), key=lambda level: abs(EFFORTS.index(level) - place))
+        warning = (
+            f"{_EFFORT} was taken as {nearest}: the chat template does not know {asked}. "
+            f"It knows: {known}."
+        )
+        return {**kwargs, _EFFORT: nearest}, warning
+
+    def new_call_id(self) -> str:
+        """An id for a call that the template takes back."""
+        if self.calls.short_ids:
+            return "".join(secrets.choice(_ID_CHARACTERS) for _ in range(9))
+        return f"call_{secrets.token_hex(12)}"
+
     def render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
         """The prompt's text, up to where the assistant begins, or goes on.
 
         Raises:
-            InvalidRequestError: the template refuses these messages, or fails on them.
+            InvalidRequestError: the template refuses these messages, fails on them, or does more
+                for them than it may.
+            OverloadedError: there is no memory for it now.
         """
         try:
             return self._render(messages, tools, **kwargs)
         except RaisedError as error:
             raise InvalidRequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
+            ) from None
+        except LimitError as error:
+            raise InvalidRequestError(
+                f"The messages are too long for the model's chat template: {error}. Shorten the "
+                "conversation.",
+                param="messages",
+                code="template_limit",
+            ) from None
+        except MemoryError:
+            raise OverloadedError(
+                "There is no memory to render the messages; retry later."
             ) from None
         except TEMPLATE_FAULTS as error:
             logger.debug("Chat template failed: %r", error)
@@ -188,40 +250,14 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Json], tools: Any = None, **kwargs: Any) -> str:
         variables = {"tools": tools, "documents": None, **self._special_tokens, **kwargs}
         variables |= {"messages": messages, "add_generation_prompt": not self.end}
-        text = render(self._template, variables, self._seconds)
+        seconds = self._seconds + PER_MESSAGE * len(messages)
+        seconds += PER_CHARACTER * Limits(0).weight([messages, tools])
+        text = render(self._template, variables, seconds)
         if self.end:
             text, found, _ = text.partition(self.end)
             if not found:
                 raise RaisedError("it does not write the message that is to be continued")
         return text.replace(self.mark, self._placeholder) if self.mark else text
-
-    def _renders(self, content: str | list[Json], *, also: str = "") -> bool:
-        """Whether content of this shape comes out as text, rather than as a printed list.
-
-        Raises:
-            LimitError: the template does too much.
-        """
-        try:
-            text = self._render([{"role": "user", "content": content}])
-        except LimitError:
-            raise
-        except TEMPLATE_FAULTS:
-            return False
-        if also not in text:
-            return False
-        return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
-
-    def _renders_call(self, arguments: str | Json) -> bool:
-        function = {"name": _PROBE, "arguments": arguments}
-        call = {"id": "123456789", "type": "function", "function": function}
-        question = {"role": "user", "content": _PROBE}
-        try:
-            self._render([question, {"role": "assistant", "content": "", "tool_calls": [call]}])
-        except LimitError:
-            raise
-        except TEMPLATE_FAULTS:
-            return False
-        return True
 
 
 def _compared_roles(tree: nodes.Template) -> frozenset[str]:

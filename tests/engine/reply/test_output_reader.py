@@ -39,6 +39,7 @@ def reader(
         Stage(thinking.make(""), "built-in", "reasoning parser") if thinks else None,
         Stage(calling.make([Tool("f")], in_pieces), "built-in", "tool parser") if calls else None,
         one_call=one_call,
+        new_id=lambda: "new",
     )
 
 
@@ -128,6 +129,6 @@ class Raising:
 
 @pytest.mark.parametrize("parser", [Nonsense(), Raising()])
 def test_a_broken_parser_fails_its_request(parser: OutputParser) -> None:
-    output = OutputReader(None, Stage(parser, "their-plugin", "tool parser"))
+    output = OutputReader(None, Stage(parser, "their-plugin", "tool parser"), new_id=lambda: "new")
     with pytest.raises(PluginError, match="their-plugin"):
         list(output.push("x", last=False))

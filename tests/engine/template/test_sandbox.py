@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from budmlx.engine.template import limits
+from budmlx.engine.template import template as template_module
 from budmlx.engine.template.template import ChatTemplate
-from budmlx.errors import InvalidRequestError, ModelLoadError
+from budmlx.errors import InvalidRequestError, ModelLoadError, OverloadedError
 
 USER = [{"role": "user", "content": "x"}]
 NUMBERS = "{% for a in range(99999) %}{% for b in range(99999) %}"
@@ -116,6 +120,81 @@ def test_what_no_chat_needs_is_not_offered(call: str) -> None:
     assert ChatTemplate("{% if 0 %}{{ " + call + " }}{% endif %}fine", {}).render(USER) == "fine"
     with pytest.raises(InvalidRequestError):
         ChatTemplate("{{ " + call + " }}", {}).render(USER)
+
+
+class Clock:
+    """The clocks of a thread that gets `share` of all time. Each look takes a second."""
+
+    def __init__(self, share: float):
+        self.now = 0.0
+        self._share = share
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.now * self._share
+
+
+LOOP = "{% for i in range(200) %}{% endfor %}{{ messages[0].content }}"
+
+
+def test_the_time_of_a_template_is_that_of_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(LOOP, {}, seconds=50)
+    monkeypatch.setattr(limits, "time", Clock(share=0.1))
+    assert template.render(USER) == "x"
+    monkeypatch.setattr(limits, "time", Clock(share=1.0))
+    with pytest.raises(InvalidRequestError, match="takes longer than 50 s") as caught:
+        template.render(USER)
+    assert caught.value.param == "messages"
+    assert "roles" not in caught.value.message
+
+
+def test_longer_conversations_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(LOOP, {}, seconds=195)
+    for messages in (USER * 9_000, [{"role": "user", "content": "x" * 2**23}]):
+        monkeypatch.setattr(limits, "time", Clock(share=1.0))
+        with pytest.raises(InvalidRequestError, match="takes longer than 195 s"):
+            template.render(USER)
+        assert template.render(messages)
+
+
+def test_too_much_text_is_refused_by_that_name() -> None:
+    source = "{% if messages[0].content == 'x' %}{{ 'x' * 99999999 }}{% endif %}"
+    with pytest.raises(InvalidRequestError, match="makes more than") as caught:
+        ChatTemplate(source, {}).render(USER)
+    assert caught.value.code == "template_limit"
+
+
+def test_no_memory_now_may_be_memory_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> str:
+        raise MemoryError
+
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    monkeypatch.setattr(template_module, "render", full)
+    with pytest.raises(OverloadedError, match="retry later"):
+        template.render(USER)
+
+
+@pytest.mark.long
+def test_many_long_conversations_at_once_are_all_rendered() -> None:
+    source = (
+        Path(__file__).parents[1] / "request" / "chat_templates" / "gemma4_31b.jinja"
+    ).read_text()
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    talk = [{"role": role, "content": "a"} for _ in range(225) for role in ("user", "assistant")]
+    with ThreadPoolExecutor(12) as pool:
+        texts = list(pool.map(template.render, [talk] * 12))
+    assert len(set(texts)) == 1
+
+
+def test_names_of_a_namespace_are_its_own() -> None:
+    source = (
+        "{% set n = namespace(a=1) %}{{ n.a }}{{ n.b is defined }}{{ n.__class__ is defined }}"
+        "{% set n.b = 'x' %}{{ n.b }}{{ n.c }}"
+    )
+    assert ChatTemplate(source, {}).render(USER) == "1FalseFalsex"
 
 
 def test_a_template_that_is_none_fails_the_load() -> None:

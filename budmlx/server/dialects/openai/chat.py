@@ -79,8 +79,12 @@ class ChatRequest(GenerationRequest):
     clear_thinking: bool | None = Field(
         None, description="For the chat template: leave out the reasoning of former turns."
     )
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = Field(
-        None, description="For the chat template; `none` asks for no reasoning."
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        Field(
+            None,
+            description="For the chat template, which gets the nearest level that it knows; `none` "
+            "asks for no reasoning.",
+        )
     )
     chat_template_kwargs: dict[str, Any] = Field(
         {}, description="Further variables for the chat template."

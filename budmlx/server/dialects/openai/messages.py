@@ -15,8 +15,11 @@ from pydantic import (
     field_validator,
 )
 from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from budmlx.engine.request.foreign_parts import foreign_part
+from budmlx.engine.request.messages import MAY_BE_EMPTY
 from budmlx.server.dialects.openai.wire_model import Int, WireModel, ignored
 from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
@@ -67,15 +70,51 @@ class PlainImageContent(WireModel):
         return ImagePart(self.image, place="image")
 
 
+class OtherContent(WireModel):
+    """A part of another type in the history, as other servers write it. thought: its reasoning."""
+
+    type: Literal["other"]
+    kind: str
+    text: str
+    thought: str
+
+    def to_part(self) -> TextPart:
+        """The part's text as a plain value."""
+        return TextPart(self.text)
+
+
+KINDS = ("text", "image_url", "image")
+
+
 def _part_tag(part: Any) -> str | None:
+    if isinstance(part, Other):
+        return "<other>"
     kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    return f"<{kind}>" if kind in ("text", "image_url", "image") else None
+    return f"<{kind}>" if kind in KINDS else None
+
+
+class Other(dict[str, Any]):
+    """The fields of an `OtherContent`, which no client can write."""
+
+
+def _known(part: Any, role: str) -> Any:
+    """A part in a type of this protocol. What a user's says must be understood now; of all
+    others the text counts, if there is any."""
+    if not isinstance(part, dict) or part.get("type") in KINDS:
+        return part
+    kind, foreign = part.get("type"), foreign_part(part)
+    if role == "user":
+        return {"type": "text", "text": foreign.text} if foreign.text else part
+    if not isinstance(kind, str):
+        return part
+    return Other(type="other", kind=kind, text=foreign.text, thought=foreign.thought)
 
 
 Part = Annotated[
     Annotated[TextContent, Tag("<text>")]
     | Annotated[ImageContent, Tag("<image_url>")]
-    | Annotated[PlainImageContent, Tag("<image>")],
+    | Annotated[PlainImageContent, Tag("<image>")]
+    | Annotated[SkipJsonSchema[OtherContent], Tag("<other>")],
     Discriminator(
         _part_tag,
         custom_error_type="part",
@@ -132,24 +171,14 @@ CONTENT_RULES: JsonDict = {
             "properties": {"content": {**_NO_IMAGES, "type": ["string", "array"]}},
         },
         {
-            "required": ["tool_calls"],
             "properties": {
-                "role": {"const": "assistant"},
+                "role": {"enum": ["assistant", "tool", "function"]},
                 "content": _NO_IMAGES,
-                "tool_calls": {"type": "array", "minItems": 1},
-            },
-        },
-        {
-            "required": ["function_call"],
-            "properties": {
-                "role": {"const": "assistant"},
-                "content": _NO_IMAGES,
-                "function_call": {"type": "object"},
             },
         },
     ]
 }
-"""Only calls stand in for the content of a message; only a user's holds images."""
+"""Replies and results may lack content; only a user's holds images."""
 
 
 class ChatMessage(WireModel):
@@ -166,16 +195,19 @@ class ChatMessage(WireModel):
     reasoning_content: TextOrParts | None = None
     content: Content | None = Field(None, validate_default=True)
     prefix: bool = False
+    refusal: str | None = None
 
-    @field_validator("content")
+    @field_validator("content", mode="before")
     @classmethod
-    def _only_calls_replace_content(
-        cls, content: str | list[Part] | None, info: ValidationInfo
-    ) -> str | list[Part] | None:
-        calls = info.data.get("tool_calls") or info.data.get("function_call")
-        is_call = info.data.get("role") == "assistant" and calls
-        if content is None and "role" in info.data and not is_call:
+    def _understood(cls, content: Any, info: ValidationInfo) -> Any:
+        """Check that there is content where it must be, and read the parts of other servers."""
+        role = info.data.get("role")
+        if content in (None, []) and role in MAY_BE_EMPTY:
+            return None
+        if content is None and role is not None:
             raise PydanticCustomError("missing", "Field required")
+        if isinstance(content, list) and role is not None:
+            return [_known(part, role) for part in content]
         return content
 
     def overridden(self, place: str) -> Iterator[str]:
@@ -185,17 +217,34 @@ class ChatMessage(WireModel):
             yield ignored(f"{place}.function_call", f"{place}.tool_calls")
         if None not in (self.reasoning, newer) and self.reasoning != newer:
             yield ignored(f"{place}.reasoning", f"{place}.reasoning_content")
+        if self.content and self.refusal:
+            yield ignored(f"{place}.refusal", f"{place}.content")
+        for index, part in enumerate(self._others):
+            if part is not None and not part.text and not part.thought:
+                yield f"`{place}.content[{index}]` was left out: it is of the type {part.kind}."
+
+    @property
+    def _others(self) -> list[OtherContent | None]:
+        """The parts of other types, in their places among all."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part if isinstance(part, OtherContent) else None for part in parts]
 
     def to_message(self) -> Message:
         """The same message as a plain value."""
-        parts = self.content or ""
-        content = parts if isinstance(parts, str) else tuple(part.to_part() for part in parts)
+        parts = self.content or self.refusal or ""
+        content: str | tuple[TextPart | ImagePart, ...] = ""
+        if isinstance(parts, str):
+            content = parts
+        else:
+            kept = (p for p in parts if not isinstance(p, OtherContent) or p.text)
+            content = tuple(part.to_part() for part in kept)
         calls = self.tool_calls
         if not calls and self.function_call is not None:
             calls = [CallOfTool(function=self.function_call)]
         reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
         if isinstance(reasoning, list):
             reasoning = "".join(part.text for part in reasoning)
+        thought = "".join(part.thought for part in self._others if part is not None)
         return Message(
             role=self.role,
             content=content,
@@ -203,7 +252,7 @@ class ChatMessage(WireModel):
             tool_calls=tuple(
                 ToolCall(call.id, call.function.name, call.function.arguments) for call in calls
             ),
-            reasoning=reasoning,
+            reasoning=reasoning or thought or reasoning,
             tool_call_id=self.tool_call_id,
             prefix=self.prefix,
         )

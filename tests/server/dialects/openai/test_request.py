@@ -71,7 +71,7 @@ def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
         ("messages[0].role", [{"role": "<|im_start|>system", "content": "x"}]),
         ("messages[0].content", [{"role": "user"}]),
         ("messages[0].content", [{"role": "user", "content": None}]),
-        ("messages[0].content", [{"role": "assistant", "content": None}]),
+        ("messages[0].content", [{"role": "system", "content": None}]),
         ("messages[0].content", [{"role": "user", "content": 5}]),
         ("messages[0].content", [{"role": "user", "content": []}]),
         ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
@@ -191,6 +191,54 @@ def test_messages() -> None:
         Message(role="tool", content="42", tool_call_id="c1"),
     )
     assert chat.review(streaming=False, strict=True) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ({"role": "assistant"}, Message(role="assistant")),
+        ({"role": "assistant", "content": None}, Message(role="assistant")),
+        ({"role": "assistant", "content": []}, Message(role="assistant")),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [], "refusal": "No."},
+            Message(role="assistant", content="No."),
+        ),
+        (
+            {"role": "assistant", "content": None, "reasoning_content": "Thus."},
+            Message(role="assistant", reasoning="Thus."),
+        ),
+        ({"role": "tool", "content": None}, Message(role="tool")),
+        (
+            {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+            Message(role="user", content=(TextPart("a"),)),
+        ),
+        (
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Thus."},
+                    {"type": "output_text", "text": "a"},
+                    {"type": "refusal", "refusal": "b"},
+                ],
+            },
+            Message(role="assistant", content=(TextPart("a"), TextPart("b")), reasoning="Thus."),
+        ),
+    ],
+)
+def test_messages_as_other_servers_write_them(message: dict[str, Any], wanted: Message) -> None:
+    chat = parse(messages=[message])
+    assert chat.to_request().messages == (wanted,)
+    assert chat.review(streaming=False, strict=True) == []
+
+
+def test_parts_of_the_history_without_text_are_left_out_and_reported() -> None:
+    audio = {"type": "output_audio", "audio": {"id": "x"}}
+    for role in ("assistant", "tool", "system"):
+        chat = parse(messages=[{"role": role, "content": [{"type": "text", "text": "a"}, audio]}])
+        assert chat.to_request().messages == (Message(role=role, content=(TextPart("a"),)),)
+        [warning] = chat.review(streaming=False, strict=False)
+        assert warning.startswith("`messages[0].content[1]` was left out")
+        assert "output_audio" in warning
 
 
 def test_4096_messages_are_accepted() -> None:
