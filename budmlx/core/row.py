@@ -37,9 +37,6 @@ class GrammarState(Protocol):
 
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
-# A row that came in by a claim, or came back, produces this many tokens before it can be
-# displaced by a claim.
-TURN = 16
 
 
 @dataclass(eq=False, slots=True)
@@ -127,11 +124,6 @@ class Row:
         """Whether the row must not run beside one of another trial of which this is true."""
         return self.quarantined_until is not None and self.produced < self.quarantined_until
 
-    @property
-    def in_turn(self) -> bool:
-        """Whether the row must not make way for a claim now."""
-        return self.produced < self.turn_until
-
     def history(self) -> list[int]:
         """A copy of the ids before the token that is fed next, as far as they have been read."""
         return self.ids[: self.held]
@@ -172,10 +164,6 @@ class Row:
         self.states.clear()
         if self.grammar is not None:
             self.grammar.reset()
-
-    def begin_turn(self) -> None:
-        """Let the row produce some tokens before it can be displaced by a claim."""
-        self.turn_until = self.produced + TURN
 
     def suspect(self) -> None:
         """Let the row run alone for a while, after a fault of a batch that it was in."""

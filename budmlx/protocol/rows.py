@@ -80,7 +80,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespace: rows reuse KV of rows with the same one only.
     owner: an opaque name of the client; waiting rows are started fairly among owners.
     images: what the prompt shows, in order.
-    checkpoints: places in the prompt up to which others may be the same, ascending.
+    checkpoints: places in the prompt up to which others may be the same, ascending; those between
+    the first and the last matter less.
     session: a file to read before the prompt is computed, or to write afterwards.
     """
 

@@ -205,7 +205,8 @@ class Executor:
             self._merge(self._group(first), self._group(second))
         for ids in plan.admit:
             rows = [self._rows[row_id] for row_id in ids]
-            self.prompts.append(Prompt(rows, self._model.new_cache()))
+            places = self._reuse.places(rows[0].request.checkpoints, self.memory.row)
+            self.prompts.append(Prompt(rows, self._model.new_cache(), places))
 
     def _keep(self, row: Row) -> None:
         """Store the KV of a row that is about to leave."""

@@ -29,6 +29,7 @@ class Prompt:
 
     rows: the choices that fork from it; all have the same ids.
     cache: one entry per layer, a single row's. computed: how many ids it holds.
+    places: tokens after which its state is kept, ascending.
     match: a stored prefix that is longer; it is copied before the next pass.
     reused: prompt tokens that came out of the tree. seen: version of the tree at the
     last look-up, -1 before the first.
@@ -38,6 +39,7 @@ class Prompt:
 
     rows: list[Row]
     cache: list[Any]
+    places: Sequence[int] = ()
     computed: int = 0
     match: StoredPrefix | None = None
     reused: int = 0
@@ -84,8 +86,7 @@ class Prompt:
         done = end - self.remaining
         begun = self.reused if self.match is None else self.match.length
         first = max(done + 1, begun + LEAST_STRETCH)
-        places = self.rows[0].request.checkpoints
-        return next((place - done for place in places if first <= place < end), None)
+        return next((place - done for place in self.places if first <= place < end), None)
 
     def drop(self, gone: Collection[Row]) -> None:
         """Remove these rows; when none is left, release the match."""
@@ -129,7 +130,7 @@ class Prompt:
             images = self.rows[0].request.images
             embeddings = model.vision.embed(model.module, ids, images, self.computed)
         model(mx.array([ids]), self.cache, embeddings)
-        tail = end == len(self.ids) - 1 or end in self.rows[0].request.checkpoints
+        tail = end == len(self.ids) - 1 or end in self.places
         cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=tail)
         # Only the caches are evaluated: the logits of a prompt are never computed.
         mx.eval([entry.state for entry in self.cache], cut.arrays if cut else [])

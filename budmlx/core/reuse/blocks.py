@@ -203,6 +203,10 @@ class BlockReuse:
         self.tree.insert(namespace, ids[:length], 0, shared)
         return self.tree.match(namespace, ids)
 
+    def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:
+        """None: blocks are stored wherever a pass ends, and can be cut anywhere."""
+        return []
+
     def dense(self, match: Match, capacity: int) -> list[Any]:
         """A contiguous cache for one row, one entry per layer, that holds a copy of the match.
 

@@ -1,8 +1,9 @@
 """Checkpoints: whole states of rows, for caches that cannot be cut at any token, such as those of
 sliding windows and recurrent layers. A state serves prompts that begin with exactly its tokens.
 
-States are kept where the engine expects other prompts to part, where a prompt ends, and where a
-row ends, for the next turn of its conversation.
+States are kept where the engine expects other prompts to part (the end of the instructions, the
+ends of turns, the beginning of the last message), where a prompt ends, and where a row ends, for
+the next turn of its conversation.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import mlx.core as mx
 from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
 from budmlx.lookup import Prefix, PrefixIndex
-from budmlx.protocol import LEAST_REUSED, SessionFile
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, SessionFile
+
+# The share of all bytes, and of all checkpoints, that the ends of one conversation's turns may
+# take: other conversations are waiting for theirs.
+TURNS_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,11 @@ class Checkpoints:
     def __init__(self, limit: int, count: float = math.inf):
         self.version = 0
         self._kept: PrefixIndex[Checkpoint] = PrefixIndex(count=count, limit=limit)
+
+    @property
+    def count(self) -> float:
+        """How many there may be."""
+        return self._kept.entries.count
 
     @property
     def limit(self) -> int:
@@ -181,6 +191,27 @@ class CheckpointReuse:
         if found is None or (found.length - computed < LEAST_REUSED and found.length < len(ids)):
             return None
         return found
+
+    def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:
+        """See `Reusing`.
+
+        The first and the last place are where other prompts are most likely to part. Those
+        between are the ends of turns: the later ones are kept, `LEAST_STRETCH` tokens apart, as
+        far as all their states take no more than `TURNS_SHARE`.
+        """
+        if len(wanted) < 3:
+            return list(wanted)
+        first, *between, last = wanted
+        room, count = TURNS_SHARE * self._kept.limit, TURNS_SHARE * self._kept.count
+        kept = [last]
+        for place in reversed(between):
+            if min(place - first, kept[-1] - place) < LEAST_STRETCH:
+                continue
+            room -= nbytes(place)
+            if room < 0 or len(kept) > count:
+                break
+            kept.append(place)
+        return [first, *reversed(kept)]
 
     def dense(self, match: Checkpoint, capacity: int) -> list[Any]:
         """A copy of a state for one row to continue, one entry per layer."""

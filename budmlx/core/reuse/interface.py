@@ -113,6 +113,12 @@ class Reusing(Protocol):
         computed: tokens of `ids` that need no computing anyway.
         """
 
+    def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:
+        """Those of the wanted places in a prompt, ascending, at which its state is to be kept.
+
+        nbytes: bytes of a state after so many tokens.
+        """
+
     def dense(self, match: Any, capacity: int) -> list[Any]:
         """A contiguous cache for one row, one entry per layer, with a copy of a stored prefix.
 

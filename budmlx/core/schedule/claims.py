@@ -14,6 +14,8 @@ from budmlx.core.schedule.admission import FairQueue
 # Seconds of computing after which an owner without a row at work claims a place. A pass over
 # prompts takes up to a second, so that with this a request begins within two.
 CLAIM_SECONDS = 0.5
+# A row that came in by a claim, or came back, produces this many tokens before it makes way.
+TURN = 16
 
 
 class Claims:
@@ -26,7 +28,7 @@ class Claims:
 
     Two things keep rows from pushing each other out again and again. A row that was sent back
     waits twice as long for its next claim, every time. And a row that came in by a claim, or
-    came back, is not taken for another claim before it has had its turn, see `Row.begin_turn`.
+    came back, is not taken for another claim before it has had its turn, see `begin_turn`.
     """
 
     def __init__(self, waiting: FairQueue, seconds: float = CLAIM_SECONDS):
@@ -61,7 +63,7 @@ class Claims:
     def grant(self, row: Row) -> None:
         """Record that a claimant starts."""
         del self._waited[row.request.owner]
-        row.begin_turn()
+        begin_turn(row)
 
     def to_displace(self, at_work: Sequence[Row]) -> Row | None:
         """The row that makes way next; None if every row has its turn.
@@ -69,6 +71,11 @@ class Claims:
         at_work: the oldest first.
         """
         busy = Counter(row.request.owner for row in at_work)
-        others = [row for row in at_work if not row.in_turn]
+        others = [row for row in at_work if row.produced >= row.turn_until]
         most = max((busy[row.request.owner] for row in others), default=0)
         return next((row for row in reversed(others) if busy[row.request.owner] == most), None)
+
+
+def begin_turn(row: Row) -> None:
+    """Let a row produce some tokens before it can be displaced."""
+    row.turn_until = row.produced + TURN

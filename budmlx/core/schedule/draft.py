@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from budmlx.core.batch.plan import Plan
 from budmlx.core.schedule.view import GroupView
 
 
@@ -28,3 +29,17 @@ class PlanDraft:
         """Return `room` and reset it."""
         room, self.room = self.room, None
         return room
+
+    def plan(self, restore: int | None, *, save: bool) -> Plan:
+        """A plan without forward passes that carries everything out."""
+        return Plan(
+            forget=self.forget,
+            keep=self.keep,
+            leave=self.leave,
+            requeue=self.requeue,
+            compact=list({group.id for group in self.compact if group.rows}),
+            admit=self.admit,
+            restore=restore,
+            room=self.room,
+            save=save,
+        )

@@ -8,7 +8,7 @@ is one step of it. Every fault sends rows back to the queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
@@ -16,11 +16,12 @@ from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
 from budmlx.core.schedule.admission import Admission, FairQueue
-from budmlx.core.schedule.claims import Claims
+from budmlx.core.schedule.claims import Claims, begin_turn
 from budmlx.core.schedule.disk_read import DiskReadBudget
 from budmlx.core.schedule.draft import PlanDraft
 from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
+from budmlx.core.schedule.trials import Trials, may_start
 from budmlx.core.schedule.view import View
 from budmlx.protocol import GenerateRequest, StepFrame
 
@@ -71,10 +72,10 @@ class Scheduler:
         self._claims = Claims(self._waiting)
         grammars = Grammars(executor.info, token_decoder)
         self._compiling = CompilingRows(grammars, compile_seconds)
+        self._trials = Trials()
         self._report = StepReport()
         self._draft = PlanDraft()
         self._steps = 0
-        self._trials = 0
         self._seconds = 0.0
         self._first_use = False
         self._masking = 0.0
@@ -182,17 +183,7 @@ class Scheduler:
         """Plans for decisions that must be carried out before anything else is decided."""
         while self._draft.pending or restore is not None or save:
             draft, self._draft = self._draft, PlanDraft()
-            yield Plan(
-                forget=draft.forget,
-                keep=draft.keep,
-                leave=draft.leave,
-                requeue=draft.requeue,
-                compact=list({group.id for group in draft.compact if group.rows}),
-                admit=draft.admit,
-                restore=restore,
-                room=draft.room,
-                save=save,
-            )
+            yield draft.plan(restore, save=save)
             restore, save = None, False
 
     def _prefill(self, budget: int) -> Generator[Plan, None, tuple[int, Merges]]:
@@ -281,7 +272,7 @@ class Scheduler:
                     if self._compact():
                         continue
                     return
-            if rows[0].quarantined and self._on_trial(self._at_work) - {rows[0].trial}:
+            if not may_start(rows[0], self._at_work):
                 return
             self._start(rows)
 
@@ -290,7 +281,7 @@ class Scheduler:
         for row in rows:
             self._report.start(row)
             if row.sent_back:
-                row.begin_turn()
+                begin_turn(row)
         self._view.admit(rows)
         self._draft.admit.append([row.id for row in rows])
 
@@ -311,10 +302,9 @@ class Scheduler:
         self._start([row])
 
     def _displace(self, row: Row) -> None:
-        """Send a row back to its owner's line; its KV is kept, so that little is computed again.
+        """Send a row back to its owner's line, with its KV kept, if it does not end now.
 
-        Its token in flight is read first: KV that goes on beyond what was read cannot be cut
-        in every model. It may be the row's last.
+        Its token in flight is read first: not every model's KV can be cut to what was read.
         """
         self._run(self._settle())
         group = next((group for group in self._view.groups if row in group.rows), None)
@@ -371,27 +361,12 @@ class Scheduler:
                 row.suspect()
 
     def _start_over(self) -> None:
-        """Send all rows back after a fault of the device, of which nothing says whose it was.
-
-        All become suspects, and one half of them runs first. If one half did so already, only it
-        is halved again, and a single row fails.
-        """
+        """Send all rows back after a fault of the device, of which nothing says whose it was."""
         rows = self._at_work
         self._draft.forget = True
         self._requeue(rows)
-        on_trial = self._on_trial(rows)
-        suspects = [row for row in rows if row.trial in on_trial] if on_trial else rows
-        if on_trial and len(suspects) == 1:
-            return self._fail(suspects[0])
-        middle = (len(suspects) + 1) // 2
-        for half in (suspects[:middle], suspects[middle:]):
-            self._trials += 1
-            for row in half:
-                row.quarantine(self._trials)
-
-    def _on_trial(self, rows: Iterable[Row]) -> set[int]:
-        """The trial of suspects among these rows, if there is one."""
-        return {row.trial for row in rows if row.quarantined}
+        if (guilty := self._trials.condemn(rows)) is not None:
+            self._fail(guilty)
 
     def _fail(self, row: Row) -> None:
         """End a row that was sent back."""

@@ -17,6 +17,7 @@ from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
+from budmlx.engine.request.turns import turn_ends
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.engine.text.encoding import Encoding, encoding
 from budmlx.engine.text.tokenizer import Tokenizer
@@ -56,7 +57,7 @@ class Preparation:
         if self._transforms or request.shows_images:
             return False
         messages = len(request.messages or ())
-        times = 1 + 2 * self._info.needs_checkpoints + messages * request.explain_cache
+        times = 1 + 3 * self._info.needs_checkpoints + messages * request.explain_cache
         return not _exceeds(_request_costs(request), LONG_TEXT // times)
 
     def run(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
@@ -133,11 +134,19 @@ class Preparation:
     def _checkpoints(
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]
     ) -> tuple[int, ...]:
-        """The places where the instructions end, and where the last message begins."""
+        """The places where the instructions end, where turns do, and where the last message begins.
+
+        Turns are found by what a user's message begins with, as rendering them all takes long.
+        """
         first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
-        counts = {first, len(messages) - 1} - {0, len(messages)}
-        places = {self._common_with(request, messages[:count], ids) for count in counts}
-        return tuple(sorted(place for place in places if place))
+        users = [i for i, m in enumerate(messages) if m.role == "user"]
+        counts = {first, len(messages) - 1, *users[-1:]} - {0, len(messages)}
+        found = {count: self._common_with(request, messages[:count], ids) for count in counts}
+        places = {place for place in found.values() if place}
+        last = found.get(users[-1]) if users else None
+        if last:
+            places |= turn_ends(ids, last, self._tokenizer.control)
+        return tuple(sorted(places))
 
     def _ends(
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]

@@ -86,6 +86,31 @@ def test_repeats_and_common_beginnings(name: str) -> None:
     assert driver.cached[9] == 109
 
 
+@pytest.mark.parametrize("name", ["gemma3_text", "mamba"])
+def test_a_conversation_seen_first_is_kept_at_the_end_of_every_turn(name: str) -> None:
+    model = plain(name)
+    turns = [words(turn, 70 + turn) for turn in range(6)]
+    ids = [token for turn in turns for token in turn]
+    ends = [sum(map(len, turns[: number + 1])) for number in range(5)]
+    driver = Resuming(model)
+    driver.once(request(0, ids, checkpoints=ends, max_tokens=2))
+    for number, end in enumerate(ends, 1):
+        edited = request(number, [*ids[:end], *words(50 + number, 20)], max_tokens=4)
+        assert driver.once(edited) == cold(model, edited)[number]
+        assert driver.cached[number] == end
+
+
+def test_the_ends_of_turns_leave_room_for_other_conversations() -> None:
+    wanted = [10, *range(100, 1000, 100), 950]
+    none, some, all_ = (CheckpointReuse(limit) for limit in (0, 4 * 1600, 2**30))
+    assert all_.places(wanted, lambda tokens: tokens) == [10, *range(100, 900, 100), 950]
+    assert some.places(wanted, lambda tokens: tokens) == [10, 700, 800, 950]
+    assert none.places(wanted, lambda tokens: tokens) == [10, 950]
+    assert CheckpointReuse(2**30, 8).places(wanted, lambda tokens: 1) == [10, 700, 800, 950]
+    for few in ([], [10], [10, 20]):
+        assert all_.places(few, lambda tokens: 1) == few
+
+
 @pytest.mark.parametrize("name", ["gemma3_text", "falcon_h1"])
 def test_many_at_once(name: str) -> None:
     model = plain(name)

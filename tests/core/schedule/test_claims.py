@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.model import Model
-from budmlx.core.row import TURN, Row
+from budmlx.core.row import Row
 from budmlx.core.schedule.admission import FairQueue
-from budmlx.core.schedule.claims import CLAIM_SECONDS, Claims
+from budmlx.core.schedule.claims import CLAIM_SECONDS, TURN, Claims, begin_turn
 from budmlx.protocol import GenerateRequest, StepFrame
 from tests.amount import examples
 from tests.core.batch.test_condemned import reuse_of
@@ -120,11 +120,11 @@ def test_a_row_in_its_turn_is_not_taken() -> None:
     rows = [Row.of(each) for each in (*owned("a", 1, 2), *owned("b", 3))]
     claims = Claims(FairQueue())
     assert claims.to_displace(rows) is rows[1]
-    rows[1].begin_turn()
+    begin_turn(rows[1])
     assert claims.to_displace(rows) is rows[0]
-    rows[0].begin_turn()
+    begin_turn(rows[0])
     assert claims.to_displace(rows) is rows[2]
-    rows[2].begin_turn()
+    begin_turn(rows[2])
     assert claims.to_displace(rows) is None
     rows[0].ids += range(TURN)
     assert claims.to_displace(rows) is rows[0]

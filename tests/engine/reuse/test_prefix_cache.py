@@ -116,3 +116,19 @@ def test_models_that_need_checkpoints_reuse_instructions(name: str) -> None:
             {"role": "user", "content": "Why?"},
         ]
         assert engine.chat(turns, **GREEDY).usage.cached_tokens >= second - 8
+
+
+def test_any_turn_of_a_conversation_can_be_asked_again() -> None:
+    """The model's states are kept at the end of every turn, though the server saw it only once."""
+    path = tiny_model_dir(ARCHITECTURES["gemma3_text"], scale=SCALES.get("gemma3_text", 3.0))
+    messages = [{"role": "system", "content": "Be brief."}]
+    for number in range(5):
+        messages.append({"role": "user", "content": f"{number}. " + STORY[:90]})
+        messages.append({"role": "assistant", "content": f"{number}: yes. " + STORY[90:150]})
+    with Engine.load(path, engine_host="thread") as engine:
+        ends = [len(engine.apply_template(messages[: 1 + 2 * turn]).ids) for turn in range(5)]
+        engine.chat([*messages, {"role": "user", "content": "So?"}], **GREEDY)
+        for turn in (4, 2, 1, 3):
+            other = {"role": "user", "content": "Something else."}
+            reply = engine.chat([*messages[: 1 + 2 * turn], other], **GREEDY)
+            assert ends[turn] - 16 < reply.usage.cached_tokens <= ends[turn]
