@@ -82,7 +82,7 @@ def alone(reference: Reference, engine: Engine, messages: Any, most: int) -> Gre
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_chat(engine: Engine, reference: Reference, question: str) -> None:
     messages = user(question)
-    same(ask(engine, messages, 24), alone(reference, engine, messages, 32))
+    same(ask(engine, messages, 24), alone(reference, engine, messages, 24))
 
 
 @pytest.mark.parametrize("kind", FORMS)
