@@ -101,9 +101,9 @@ def new_packages(
         return dict(zip(hooks, pool.map(tested, paths), strict=True))
 
 
-# In the usual run one that computes in the core, one of the engine, one of the server.
+# In the usual run one that computes in the core, and one of the server.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("hook", usually(("sampler", "tool-parser", "route").__contains__, HOOKS))
+@pytest.mark.parametrize("hook", usually(("sampler", "route").__contains__, HOOKS))
 def test_a_new_package_passes_its_test(hook: str, new_packages: dict[str, tuple[int, str]]) -> None:
     code, shown = new_packages[hook]
     assert code == 0, shown
