@@ -68,7 +68,7 @@ def check(reply: Completion, names: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "count",
-    [20, pytest.param(150, marks=pytest.mark.long), pytest.param(500, marks=pytest.mark.soak)],
+    [40, pytest.param(150, marks=pytest.mark.long), pytest.param(500, marks=pytest.mark.soak)],
 )
 def test_forced_calls_beside_free_text(engine: Engine, count: int) -> None:
     free: dict[str, Any] = {"temperature": 1.0, "max_tokens": 40}
