@@ -52,7 +52,6 @@ def test_modes(url: str, openai: Any, instructor: Any, mode: str) -> None:
         assert isinstance(client.chat.completions.create(**fields, seed=2), Pet)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 def test_several_at_once(url: str, openai: Any, instructor: Any, mode: str) -> None:
     fields: Any = {"model": "demo", "response_model": Pet, "temperature": 1.0, "max_tokens": 200}
