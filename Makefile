@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 TESTS := tests
 # Two at once: most tests start processes of their own, and a model takes memory.
 WORKERS := 2
-PYTEST := BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" $(BIN)/python -m pytest \
+# Compiled code is kept whatever the shell says: a run starts many processes.
+PYTEST := BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest \
   --numprocesses $(WORKERS) --dist worksteal
 
 # MLX is there for arm64 and macOS 14 or newer.

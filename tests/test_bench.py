@@ -245,7 +245,7 @@ def test_pictures_new_and_seen(tmp_path: Path) -> None:
 
 
 def test_embedded_measurements_run() -> None:
-    sizes = embedded.Sizes(steps=300, settle=4, long_prompt=600, long_row_steps=8)
+    sizes = embedded.Sizes(steps=60, settle=4, long_prompt=600, long_row_steps=8)
     path = tiny_model_dir(scale=4.0)
     for what in ("bare", "core", "engine"):
         assert min(embedded.WHAT[what](path, sizes).values()) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -108,12 +109,17 @@ def _name(path: Path) -> str:
 
 
 MODULES = {_name(path): path for path in sorted((ROOT / "budmlx").rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
 FILES = [
     path
     for folder in ("budmlx", "tests", "bench", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    """A module's syntax tree."""
+    return ast.parse(MODULES[module].read_text("utf-8"))
 
 
 def _imported(node: ast.AST, importer: str) -> Iterator[str]:
@@ -127,17 +133,18 @@ def _imported(node: ast.AST, importer: str) -> Iterator[str]:
             yield inner if inner in MODULES else str(node.module)
 
 
-def imports(module: str) -> set[str]:
+@cache
+def imports(module: str) -> frozenset[str]:
     """Everything that a module imports, wherever in the file; `LATE` names not included."""
-    found = {name for node in ast.walk(TREES[module]) for name in _imported(node, module)}
-    return found - LATE.get(module, set())
+    found = {name for node in ast.walk(tree_of(module)) for name in _imported(node, module)}
+    return frozenset(found - LATE.get(module, set()))
 
 
 def type_only(module: str) -> set[str]:
     """What a module imports under `if TYPE_CHECKING:`, which never runs."""
     blocks = [
         node
-        for node in ast.walk(TREES[module])
+        for node in ast.walk(tree_of(module))
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     ]
     return {
@@ -150,22 +157,22 @@ def layer(module: str) -> str:
     return module.removeprefix("budmlx").removeprefix(".").partition(".")[0]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_left(module: str) -> None:
-    assert layer(module) in RANK, f"{module} has no place in LAYERS"
-    own = {name for name in imports(module) if name.partition(".")[0] == "budmlx"}
-    wrong = {name for name in own if RANK[layer(name)] > RANK[layer(module)]}
-    assert not wrong
+def test_imports_point_left() -> None:
+    for module in MODULES:
+        assert layer(module) in RANK, f"{module} has no place in LAYERS"
+        own = {name for name in imports(module) if name.partition(".")[0] == "budmlx"}
+        wrong = {name for name in own if RANK[layer(name)] > RANK[layer(module)]}
+        assert not wrong, module
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_the_core_knows_mlx(module: str) -> None:
-    if module.startswith(OWN_MLX):
-        return
-    roots = {name.partition(".")[0] for name in imports(module)}
-    assert not roots & {"mlx", "mlx_lm"}
-    if module not in IMPORTS_CORE:
-        assert not {name for name in imports(module) if layer(name) == "core"}
+def test_only_the_core_knows_mlx() -> None:
+    for module in MODULES:
+        if module.startswith(OWN_MLX):
+            continue
+        roots = {name.partition(".")[0] for name in imports(module)}
+        assert not roots & {"mlx", "mlx_lm"}, module
+        if module not in IMPORTS_CORE:
+            assert not {name for name in imports(module) if layer(name) == "core"}, module
 
 
 def room(module: str) -> str:
@@ -179,14 +186,15 @@ def reachable(place: str) -> set[str]:
     return {place}.union(*(reachable(each) for each in ROOMS[place]))
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room(name)])
-def test_folders_import_in_one_order(module: str) -> None:
-    ring = ".".join(module.split(".")[:2])
-    own = {name for name in imports(module) - type_only(module) if name.startswith(f"{ring}.")}
-    others = {name for name in own if room(name) and room(name) not in reachable(room(module))}
-    assert not others
-    # The server's own modules serve all of its folders; elsewhere few are shared.
-    assert ring == "budmlx.server" or {name for name in own if not room(name)} <= SHARED
+def test_folders_import_in_one_order() -> None:
+    for module in (each for each in MODULES if room(each)):
+        ring = ".".join(module.split(".")[:2])
+        own = {name for name in imports(module) - type_only(module) if name.startswith(f"{ring}.")}
+        others = {name for name in own if room(name) and room(name) not in reachable(room(module))}
+        assert not others, module
+        # The server's own modules serve all of its folders; elsewhere few are shared.
+        between = {name for name in own if not room(name)}
+        assert ring == "budmlx.server" or between <= SHARED, module
 
 
 def _calls_a_model(node: ast.AST) -> bool:
@@ -198,17 +206,18 @@ def _calls_a_model(node: ast.AST) -> bool:
 
 
 def test_only_the_executor_and_what_it_hands_the_model_to_call_it() -> None:
-    calling = {name for name, tree in TREES.items() if any(map(_calls_a_model, ast.walk(tree)))}
+    calling = {name for name in MODULES if any(map(_calls_a_model, ast.walk(tree_of(name))))}
     probes = {f"budmlx.core.{name}" for name in PROBES}
     assert calling <= {"budmlx.core.batch.group", "budmlx.core.batch.prefill"} | probes
     assert "budmlx.core.batch.prefill" in calling, "the test recognises no call"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room(name) in DECIDES])
-def test_who_decides_has_neither_model_nor_arrays_nor_a_clock(module: str) -> None:
-    own = imports(module)
-    assert "budmlx.core.model.model" not in own
-    assert not {name.partition(".")[0] for name in own} & {"mlx", "mlx_lm", "numpy", "time"}
+def test_who_decides_has_neither_model_nor_arrays_nor_a_clock() -> None:
+    for module in (each for each in MODULES if room(each) in DECIDES):
+        own = imports(module)
+        assert "budmlx.core.model.model" not in own, module
+        roots = {name.partition(".")[0] for name in own}
+        assert not roots & {"mlx", "mlx_lm", "numpy", "time"}, module
 
 
 def dialect(module: str) -> str:
@@ -218,11 +227,12 @@ def dialect(module: str) -> str:
     return module.removeprefix(f"{DIALECTS}.").partition(".")[0]
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if layer(name) == "server"])
-def test_dialects_are_known_to_the_registry_alone(module: str) -> None:
-    others = {dialect(name) for name in imports(module)} - {"", dialect(module)}
-    assert not others or module == DIALECT_REGISTRY
-    assert DIALECT_REGISTRY not in imports(module) or module == "budmlx.server.app"
+def test_dialects_are_known_to_the_registry_alone() -> None:
+    for module in (each for each in MODULES if layer(each) == "server"):
+        others = {dialect(name) for name in imports(module)} - {"", dialect(module)}
+        assert not others or module == DIALECT_REGISTRY, module
+        knows = DIALECT_REGISTRY in imports(module)
+        assert not knows or module == "budmlx.server.app", module
 
 
 def test_there_are_no_cycles() -> None:
@@ -234,57 +244,55 @@ def test_there_are_no_cycles() -> None:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_stand_at_the_top(module: str) -> None:
-    functions = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef)]
-    functions += [
-        node for node in ast.walk(TREES[module]) if isinstance(node, ast.AsyncFunctionDef)
-    ]
-    inside = {
-        f"{function.name}:{node.lineno}"
-        for function in functions
-        for node in ast.walk(function)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    assert not inside
+def test_imports_stand_at_the_top() -> None:
+    for module in MODULES:
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+        functions = [node for node in ast.walk(tree_of(module)) if isinstance(node, kinds)]
+        inside = {
+            f"{function.name}:{node.lineno}"
+            for function in functions
+            for node in ast.walk(function)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        assert not inside, module
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_that_are_named_in_strings_are_listed(module: str) -> None:
-    constants = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant)]
-    named = {
-        match[1]
-        for node in constants
-        if isinstance(node.value, str)
-        and (match := re.fullmatch(r"(budmlx(?:\.\w+)+)(?::\w+)?", node.value))
-        and match[1] in MODULES
-    }
-    assert named <= LATE.get(module, set())
-    uses_importlib = any(
-        isinstance(node, ast.Attribute) and node.attr == "import_module"
-        for node in ast.walk(TREES[module])
-    )
-    assert not uses_importlib or module in IMPORTLIB
+def test_modules_that_are_named_in_strings_are_listed() -> None:
+    for module in MODULES:
+        constants = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)]
+        named = {
+            match[1]
+            for node in constants
+            if isinstance(node.value, str)
+            and (match := re.fullmatch(r"(budmlx(?:\.\w+)+)(?::\w+)?", node.value))
+            and match[1] in MODULES
+        }
+        assert named <= LATE.get(module, set()), module
+        uses_importlib = any(
+            isinstance(node, ast.Attribute) and node.attr == "import_module"
+            for node in ast.walk(tree_of(module))
+        )
+        assert not uses_importlib or module in IMPORTLIB, module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_units_stay_small(path: Path) -> None:
-    text = path.read_text("utf-8")
-    limit = MAX_TEST_FILE if path.is_relative_to(ROOT / "tests") else MAX_FILE
-    assert len(text.splitlines()) <= limit
-    long = {
-        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.end_lineno is not None
-        and node.end_lineno - node.lineno >= MAX_FUNCTION
-    }
-    assert not long
+def test_units_stay_small() -> None:
+    for path in FILES:
+        text = path.read_text("utf-8")
+        limit = MAX_TEST_FILE if path.is_relative_to(ROOT / "tests") else MAX_FILE
+        assert len(text.splitlines()) <= limit, path
+        long = {
+            f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.end_lineno is not None
+            and node.end_lineno - node.lineno >= MAX_FUNCTION
+        }
+        assert not long, path
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_patterns_work_in_all_pythons(module: str) -> None:
+def test_patterns_work_in_all_pythons() -> None:
     """Before CPython 3.11.5, possessive groups matched less than they should."""
-    constants = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant)]
-    texts = [node.value for node in constants if isinstance(node.value, str)]
-    assert not [text for text in texts if re.search(r"\)[*+?]\+", text)]
+    for module in MODULES:
+        constants = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Constant)]
+        texts = [node.value for node in constants if isinstance(node.value, str)]
+        assert not [text for text in texts if re.search(r"\)[*+?]\+", text)], module

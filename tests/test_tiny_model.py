@@ -11,6 +11,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.types import Completion
+from tests.amount import usually
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "budmlx" / "assets" / "tiny"
@@ -51,9 +52,12 @@ def called(reply: Completion) -> list[tuple[str, Any]]:
 
 # How many may go wrong of every fifth conversation, and of all.
 @pytest.mark.parametrize(
-    ("step", "wrong"), [(5, 1), pytest.param(1, 2, marks=pytest.mark.long)], ids=["some", "all"]
+    ("skill", "step", "wrong"),
+    usually(
+        {("tool_call", 5, 1), ("tool_result", 5, 1), ("think", 5, 1), ("chat", 5, 1)}.__contains__,
+        [(skill, *amount) for skill in by_skill() for amount in ((5, 1), (1, 2))],
+    ),
 )
-@pytest.mark.parametrize("skill", by_skill())
 def test_skill_on_held_out_conversations(engine: Engine, skill: str, step: int, wrong: int) -> None:
     group = by_skill()[skill][::step]
     right = 0

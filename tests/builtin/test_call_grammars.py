@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 from budmlx.builtin.tool_parsers import FAMILIES
 from budmlx.plugins.parsing import Call, CallSyntax, ModelTraits, Tool, ToolParserSpec
 from budmlx.testing import check_tool_parser
+from tests.amount import examples
 from tests.builtin.call_samples import (
     DEEP,
     DEEP_END,
@@ -217,7 +218,7 @@ def test_what_a_grammar_generates_is_parsed(name: str, template: str) -> None:
     spec = spec_of(name, template, frozenset(tokens))
     assert spec.syntax is not None
     seen = set()
-    for seed in range(30):
+    for seed in range(examples(12)):
         text = generate(matcher(spec.syntax, tokens, (CHOICES,)), tokens, seed)
         pieces = spec.make((CHOICES,), False).push(text, True)
         assert pieces, text

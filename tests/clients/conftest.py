@@ -9,7 +9,7 @@ import pytest
 from tests.clients.server import KEY, served
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def url() -> Iterator[str]:
     with served() as url:
         yield url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum
 from typing import Any
 
@@ -9,9 +10,6 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.clients.server import KEY
-
-openai = pytest.importorskip("openai", reason="make test-clients installs it")
-instructor = pytest.importorskip("instructor", reason="make test-clients installs it")
 
 
 class Kind(Enum):
@@ -26,8 +24,22 @@ class Pet(BaseModel):
     age: int = Field(ge=0, le=30)
 
 
-@pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])
-def test_modes(url: str, mode: str) -> None:
+MODES = ("TOOLS", "JSON_SCHEMA")
+
+
+@pytest.fixture(scope="module")
+def openai() -> Any:
+    return pytest.importorskip("openai", reason="make test-clients installs it")
+
+
+@pytest.fixture(scope="module")
+def instructor() -> Any:
+    """The package; to import it takes seconds, so that only who runs these tests does."""
+    return pytest.importorskip("instructor", reason="make test-clients installs it")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes(url: str, openai: Any, instructor: Any, mode: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as sdk:
         client = instructor.from_openai(sdk, mode=instructor.Mode[mode])
         fields: Any = {
@@ -38,3 +50,22 @@ def test_modes(url: str, mode: str) -> None:
             "max_retries": 1,
         }
         assert isinstance(client.chat.completions.create(**fields, seed=2), Pet)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_at_once(url: str, openai: Any, instructor: Any, mode: str) -> None:
+    fields: Any = {"model": "demo", "response_model": Pet, "temperature": 1.0, "max_tokens": 200}
+
+    async def ask() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as sdk:
+            create = instructor.from_openai(sdk, mode=instructor.Mode[mode]).chat.completions.create
+            texts = (f"Answer in JSON: kind is dog, age is {n}." for n in range(4))
+            asked = ([{"role": "user", "content": text}] for text in texts)
+            return await asyncio.gather(
+                *(
+                    create(**fields, messages=each, seed=n, max_retries=1)
+                    for n, each in enumerate(asked)
+                )
+            )
+
+    assert all(isinstance(pet, Pet) for pet in asyncio.run(ask()))

@@ -13,12 +13,14 @@ from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from tests.amount import usually
-from tests.core.architectures import ARCHITECTURES, KINDS, SCALES, UNBATCHABLE, WINDOW
+from tests.core.architectures import ARCHITECTURES, SCALES, UNBATCHABLE, WINDOW
 from tests.core.driver import Driver, load, request
 from tests.models import tiny_model_dir
 
 TOKENS = WINDOW + 16
 CHUNK = 16
+# One for each kind of cache that batches, and one whose rows run alone.
+USUAL = ("llama", "deepseek_v3", "gemma3_text", "mamba", "gemma2")
 
 
 @cache
@@ -52,7 +54,7 @@ def prompts_for(seed: int) -> dict[int, list[int]]:
 @pytest.mark.parametrize(
     ("name", "bits"),
     usually(
-        lambda case: (case[0] in (*KINDS, "gemma2") and not case[1]) or case == ("llama", 4),
+        {("llama", 4), *product(USUAL, [None])}.__contains__,
         product(ARCHITECTURES, (None, 4)),
     ),
 )
@@ -78,7 +80,13 @@ def test_mixed_batch_equals_single_requests(name: str, bits: int | None) -> None
         assert driver.tokens[key] == want[key], f"prompt of {len(ids)} tokens"
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_oss", "deepseek_v3", "jamba"])
+@pytest.mark.parametrize(
+    "name",
+    usually(
+        {"llama", "gemma3_text", "jamba"}.__contains__,
+        ["llama", "gemma3_text", "gpt_oss", "deepseek_v3", "jamba"],
+    ),
+)
 def test_prompts_that_come_together_are_prefilled_together(name: str) -> None:
     """Padded where the caches know padding, also past a window; one by one where not."""
     rng = random.Random(3)

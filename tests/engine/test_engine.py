@@ -24,6 +24,7 @@ from budmlx.errors import (
     ModelLoadError,
 )
 from budmlx.types import Finished, Message, TextDelta
+from tests.amount import usually
 from tests.models import tiny_model_dir
 
 MESSAGES = [{"role": "user", "content": "the quick brown fox"}]
@@ -182,7 +183,7 @@ def test_threads_share_an_engine(engine: Engine) -> None:
     assert got == [want] * 8
 
 
-@pytest.mark.parametrize("host", ["thread", "process"])
+@pytest.mark.parametrize("host", usually("thread".__eq__, ["thread", "process"]))
 def test_closing(path: Path, host: str) -> None:
     first, second = (Engine.load(path, engine_host=host) for _ in range(2))
     stream = first.stream(MESSAGES, max_tokens=8000)
@@ -204,12 +205,13 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
         Engine.load(tmp_path, max_rows=0)
 
 
-@pytest.mark.parametrize("host", ["thread", "process"])
+@pytest.mark.parametrize("host", usually("thread".__eq__, ["thread", "process"]))
 def test_a_memory_limit_below_the_weights(path: Path, host: str) -> None:
     with pytest.raises(ModelLoadError, match="memory limit"):
         Engine.load(path, engine_host=host, memory_limit=1000)
 
 
+@pytest.mark.long  # tests/server/test_process_host.py compares replies of both in the usual run
 def test_both_hosts_draw_the_same_tokens(path: Path) -> None:
     sampling = {"temperature": 1.0, "top_p": 0.95, "frequency_penalty": 0.4, "seed": 77}
     texts = set()

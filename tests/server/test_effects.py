@@ -61,7 +61,7 @@ def check_lengths(reply: Any, fields: dict[str, Any]) -> None:
 
 
 @settings(
-    max_examples=examples(20),
+    max_examples=examples(10),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -42,7 +42,7 @@ async def test_keys_take_turns_though_they_share_kv_and_whatever_their_salts() -
     with Engine.load(path, engine_host="thread", max_rows=2, prefix_cache_shared=True) as engine:
         config = Config(port=0, drain_seconds=0, api_keys=KEYS)
         server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
-        long = {"max_tokens": 300, "ignore_eos": True}
+        long = {"max_tokens": 120, "ignore_eos": True}
         flood = [
             asyncio.create_task(ask(server, KEYS[0], cache_salt=str(n), **long)) for n in range(12)
         ]

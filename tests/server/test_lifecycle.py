@@ -20,6 +20,7 @@ from budmlx.errors import ConfigError
 from budmlx.server import listening
 from budmlx.server.app import HttpServer
 from budmlx.server.limits import Limits
+from tests.amount import usually
 from tests.models import tiny_model_dir
 from tests.server.conftest import Start
 from tests.server.tools import (
@@ -285,7 +286,10 @@ async def served() -> AsyncIterator[Serve]:
         await process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", usually(signal.SIGTERM.__eq__, SIGNALS))
 async def test_a_signal_drains(served: Serve, number: signal.Signals) -> None:  # LIMITS 119
     process, url = await served(drain_seconds=0.2)
     async with aiohttp.ClientSession(url) as client:
@@ -296,7 +300,7 @@ async def test_a_signal_drains(served: Serve, number: signal.Signals) -> None:  
     assert (process.returncode, output) == (0, b"closed\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", usually(signal.SIGINT.__eq__, SIGNALS))
 async def test_a_second_signal_ends_the_process_at_once(
     served: Serve, number: signal.Signals
 ) -> None:

@@ -67,7 +67,9 @@ class LongRun:
         return self._graph.read_text().count("shape=rectangle")
 
 
-@pytest.mark.parametrize("name", ["llama", "jamba", "cohere2"])
+@pytest.mark.parametrize(
+    "name", usually({"llama", "jamba"}.__contains__, ["llama", "jamba", "cohere2"])
+)
 def test_a_batch_holds_the_same_after_many_steps(name: str, tmp_path: Path) -> None:
     run = LongRun(name, SHORT, tmp_path)
     before = run.turns(SETTLED)

@@ -18,7 +18,7 @@ WIDE = {**BASE, "model_type": "llama", "num_hidden_layers": 4, "max_position_emb
     "lengths",
     [
         [2000] + [60] * 15,
-        [450] * 8,
+        pytest.param([450] * 8, marks=pytest.mark.long),
         pytest.param([4000] + [60] * 15, marks=pytest.mark.long),
         pytest.param([900] * 8, marks=pytest.mark.long),
         pytest.param([3000], marks=pytest.mark.long),

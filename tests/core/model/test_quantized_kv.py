@@ -19,6 +19,7 @@ from budmlx.core.model.model import Model
 from budmlx.core.model.quantized_kv import BatchQuantizedCache, QuantizedCache
 from budmlx.core.model.scores import ALL_SCORES
 from budmlx.errors import ConfigError, ModelLoadError
+from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, BASE
 from tests.core.driver import Driver, load, request
 from tests.core.reuse.test_blocks import Reusing, cold, words
@@ -147,7 +148,10 @@ def test_arrays_are_cut_and_filled_alike_for_both_kinds() -> None:
     write(rng, 5, *copies)
 
 
-@pytest.mark.parametrize(("name", "bits"), [("llama", 8), ("wide", 4), ("qwen3_moe", 8)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    usually(lambda case: case[0] != "qwen3_moe", [("llama", 8), ("wide", 4), ("qwen3_moe", 8)]),
+)
 def test_rows_in_batches_equal_rows_alone(name: str, bits: int) -> None:
     """They come alone, together and midway, in chunks and padded; one is cancelled."""
     model = model_of(name, bits)
@@ -168,7 +172,9 @@ def test_rows_in_batches_equal_rows_alone(name: str, bits: int) -> None:
     assert {**driver.tokens, 8: want[8]} == want
 
 
-@pytest.mark.parametrize(("name", "bits"), [("wide", 8), ("llama", 4)])
+@pytest.mark.parametrize(
+    ("name", "bits"), usually(("llama", 4).__eq__, [("wide", 8), ("llama", 4)])
+)
 def test_prefix_hits_change_nothing(name: str, bits: int) -> None:
     """Hits of all lengths, evictions, cancelled rows, and rows that are sent back."""
     model = model_of(name, bits)

@@ -202,11 +202,11 @@ def test_what_can_never_fit_fails_alone_and_at_once(model: Model) -> None:
 
 
 def test_rows_that_outgrow_the_memory_give_way_and_lose_nothing(model: Model) -> None:
-    prompts = {k: [k + 3] * 200 for k in range(4)}
-    want = {k: alone(model, prompt=ids, max_tokens=400) for k, ids in prompts.items()}
+    prompts = {k: [k + 3] * 460 for k in range(4)}
+    want = {k: alone(model, prompt=ids, max_tokens=80) for k, ids in prompts.items()}
     tight = limited(model, bytes_for(model.memory, [512, 512, 512, 512]))
     driver = Driver(tight)
-    driver.submit(*(request(k, ids, max_tokens=400) for k, ids in prompts.items()))
+    driver.submit(*(request(k, ids, max_tokens=80) for k, ids in prompts.items()))
     driver.run()
     assert driver.tokens == want
     assert any(frame.waiting for frame in driver.frames[50:]), "nobody had to give way"

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import psutil
 
-from budmlx.engine.hosts.process import ProcessHost
+from budmlx.engine.hosts.thread import ThreadHost
 from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
 from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
 
-FATAL_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("fatal_core.py")))
-FAILING_DEVICE = (sys.executable, "-P", str(Path(__file__).with_name("failing_device_core.py")))
+_RUN = (sys.executable, "-P", str(Path(__file__).with_name("quick_core.py")))
+QUICK_COMMAND = (*_RUN, "budmlx.core.__main__")
+"""The real core but for its imports: for tests of what happens to a process."""
+FATAL_COMMAND = (*_RUN, "tests.engine.hosts.fatal_core")
+FAILING_DEVICE = (*_RUN, "tests.engine.hosts.failing_device_core")
 FATAL_TOKEN = 13
 PATIENCE = 100.0
 
@@ -125,9 +128,9 @@ def gone(process: psutil.Process) -> bool:
 
 
 def undisturbed(requests: list[GenerateRequest]) -> dict[int, list[int]]:
-    """What the rows say in a core that nothing happens to."""
+    """What the rows say in a core that nothing happens to: a thread of this process."""
     rows = Rows()
-    host = ProcessHost(core_settings(), rows)
+    host = ThreadHost(core_settings(), rows)
     try:
         for request in requests:
             host.submit(request)

@@ -1,4 +1,4 @@
-"""A core whose device fails once, after some steps: run instead of `budmlx.core`.
+"""A core whose device fails once, after some steps: run by `quick_core`.
 
 The file that `BUDMLX_TEST_FAILED` names exists from then on.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
-from budmlx.core.__main__ import main
+from budmlx.core import __main__ as core
 from budmlx.core.batch.group import Group
 from budmlx.core.row import Row, RowFault
 
@@ -29,6 +29,7 @@ def _dispatch_or_fail(group: Group, expected: int) -> Mapping[Row, RowFault]:
     return _dispatch(group, expected)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it."""
     Group.dispatch = _dispatch_or_fail  # type: ignore[method-assign]
-    main()
+    core.main()

@@ -1,8 +1,8 @@
-"""A core that dies of prompts that hold a marked token: run instead of `budmlx.core`."""
+"""A core that dies of prompts that hold a marked token: run by `quick_core`."""
 
 import os
 
-from budmlx.core.__main__ import main
+from budmlx.core import __main__ as core
 from budmlx.core.loop import CoreLoop
 from budmlx.protocol import Submit, ToCore
 
@@ -17,6 +17,7 @@ def _post_or_die(loop: CoreLoop, message: ToCore) -> None:
     _post(loop, message)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it."""
     CoreLoop.post = _post_or_die  # type: ignore[assignment, method-assign]
-    main()
+    core.main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,7 @@ from budmlx.engine.hosts.host import Host
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.engine.hosts.thread import ThreadHost
 from budmlx.protocol import StepFrame
-from tests.engine.hosts.core_process import Rows, core_settings, eventually, row
+from tests.engine.hosts.core_process import QUICK_COMMAND, Rows, core_settings, eventually, row
 
 
 class Failing(Rows):
@@ -35,9 +36,12 @@ def rows() -> Failing:
     return Failing()
 
 
-@pytest.fixture(params=[ThreadHost, ProcessHost])
+HOSTS = {"thread": ThreadHost, "process": partial(ProcessHost, command=QUICK_COMMAND)}
+
+
+@pytest.fixture(params=HOSTS)
 def host(rows: Failing, request: pytest.FixtureRequest) -> Iterator[Host]:
-    host: Host = request.param(core_settings(), rows)
+    host: Host = HOSTS[request.param](core_settings(), rows)
     yield host
     host.close()
     assert rows.errors == []

@@ -12,7 +12,7 @@ import pytest
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.errors import PluginError, RequestFailedError
 from budmlx.protocol import GenerateRequest, PluginCall, StepFrame
-from tests.engine.hosts.core_process import Rows, core_settings, row, undisturbed
+from tests.engine.hosts.core_process import QUICK_COMMAND, Rows, core_settings, row, undisturbed
 
 pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
 
@@ -51,7 +51,8 @@ def start(rows: Rows) -> Iterator[Start]:
     hosts: list[ProcessHost] = []
 
     def make(watchdog_seconds: float = 30.0) -> ProcessHost:
-        hosts.append(ProcessHost(core_settings(), rows, watchdog_seconds=watchdog_seconds))
+        options = {"watchdog_seconds": watchdog_seconds, "command": QUICK_COMMAND}
+        hosts.append(ProcessHost(core_settings(), rows, **options))
         return hosts[-1]
 
     yield make
@@ -64,9 +65,9 @@ def start(rows: Rows) -> Iterator[Start]:
 def test_a_plugin_that_hangs_is_named_and_kept_out(
     start: Start, rows: Rows, messages: dict[int, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    neighbours = [row(1, length=300), row(2, length=300)]
+    neighbours = [row(1, length=120), row(2, length=120)]
     expected = undisturbed(neighbours)
-    host = start(watchdog_seconds=5.0)
+    host = start(watchdog_seconds=3.0)
     for request in neighbours:
         host.submit(request)
     rows.wait_for_tokens(1)
@@ -76,7 +77,7 @@ def test_a_plugin_that_hangs_is_named_and_kept_out(
     rows.wait_for(1, 2, 3)
     assert rows.outcomes == {1: "length", 2: "length", 3: "plugin_error"}
     assert rows.texts[1] == expected[1] and rows.texts[2] == expected[2]
-    assert "plugin sleepy" in messages[3] and "no step for 5 s" in messages[3]
+    assert "plugin sleepy" in messages[3] and "no step for 3 s" in messages[3]
     assert "plugin sleepy" in caplog.text
     with pytest.raises(PluginError, match="plugin sleepy"):
         host.submit(msgspec.structs.replace(choosing(3, processors=[sleeper]), id=4))
@@ -89,7 +90,7 @@ def test_a_plugin_that_hangs_is_named_and_kept_out(
 def test_a_plugin_that_keeps_the_whole_process_from_running_is_named(
     start: Start, rows: Rows, messages: dict[int, str]
 ) -> None:
-    host = start(watchdog_seconds=5.0)
+    host = start(watchdog_seconds=3.0)
     host.submit(choosing(1, sampler=call("Holder", "greedy")))
     rows.wait_for(1)
     assert rows.outcomes == {1: "plugin_error"}
@@ -98,7 +99,7 @@ def test_a_plugin_that_keeps_the_whole_process_from_running_is_named(
 
 def test_a_plugin_that_crashes_is_named(start: Start, rows: Rows, messages: dict[int, str]) -> None:
     host = start()
-    host.submit(row(1, length=300))
+    host.submit(row(1, length=120))
     rows.wait_for_tokens(1)
     host.submit(choosing(2, sampler=call("Crasher", "wild")))
     rows.wait_for(1, 2)

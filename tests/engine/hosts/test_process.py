@@ -11,13 +11,14 @@ import msgspec
 import psutil
 import pytest
 
-from budmlx.engine.hosts.process import ProcessHost
+from budmlx.engine.hosts.process import CORE_COMMAND, ProcessHost
 from budmlx.engine.hosts.recovery import RecoveryPolicy
 from budmlx.errors import EngineClosedError, EngineUnavailableError, RequestFailedError
 from budmlx.protocol import StepFrame
 from tests.engine.hosts.core_process import (
     FATAL_COMMAND,
     PATIENCE,
+    QUICK_COMMAND,
     Rows,
     core_process,
     core_settings,
@@ -43,6 +44,7 @@ def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
     hosts: list[ProcessHost] = []
 
     def make(**options: object) -> ProcessHost:
+        options = {"command": QUICK_COMMAND, **options}
         hosts.append(ProcessHost(core_settings(), rows, **options))  # type: ignore[arg-type]
         return hosts[-1]
 
@@ -56,7 +58,7 @@ def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
 
 
 def test_serves_rows(start: Callable[..., ProcessHost], rows: Rows) -> None:
-    host = start()
+    host = start(command=CORE_COMMAND)
     assert host.info.vocab_size == 512
     for row_id in range(4):
         host.submit(row(row_id, length=10))
@@ -129,7 +131,7 @@ def test_a_stopped_core_is_replaced_and_its_rows_resume(
     start: Callable[..., ProcessHost], rows: Rows
 ) -> None:
     # LIMITS 103, 104
-    requests = [row(1, length=300), row(2, length=300)]
+    requests = [row(1, length=120), row(2, length=120)]
     expected = undisturbed(requests)
     host = start(watchdog_seconds=3.0)
     for request in requests:
@@ -148,7 +150,7 @@ def test_submit_does_not_wait_for_a_core_that_does_not_read(
     core = core_process()
     core.suspend()
     for row_id in range(1, 101):  # far more than the socket holds
-        host.submit(row(row_id, length=2, count=4000))
+        host.submit(row(row_id, length=2, count=4000 if row_id < 100 else 3))
     for row_id in range(1, 100):
         host.cancel(row_id)
     core.resume()
@@ -163,7 +165,7 @@ def test_the_core_leaves_signals_to_its_parent(
     core = core_process()
     assert os.getpgid(core.pid) != os.getpgid(0)  # Ctrl-C does not get there
     for number, sent in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), start=1):
-        host.submit(row(number, length=200))
+        host.submit(row(number, length=120))
         rows.wait_for_tokens(number)
         core.send_signal(sent)
         rows.wait_for(number)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,14 @@ from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import CoreSettings, PluginTarget, WarmingUp
 from budmlx.protocol.note import Note
-from tests.engine.hosts.core_process import PATIENCE, Rows, core_settings, eventually, row
+from tests.engine.hosts.core_process import (
+    PATIENCE,
+    QUICK_COMMAND,
+    Rows,
+    core_settings,
+    eventually,
+    row,
+)
 from tests.engine.hosts.slow_model import SLOW, SLOW_SECONDS, STUCK
 
 SECONDS = 8.0
@@ -115,7 +123,8 @@ def loading(name: str) -> CoreSettings:
 def test_a_first_use_is_waited_for_and_a_hang_is_not() -> None:
     rows = Rows()
     told: list[str] = []
-    host = ProcessHost(loading("slow"), rows, watchdog_seconds=2.0, notice=told.append)
+    options: dict[str, Any] = {"watchdog_seconds": 2.0, "notice": told.append}
+    host = ProcessHost(loading("slow"), rows, command=QUICK_COMMAND, **options)
     try:
         assert_told(told)
         assert SLOW_SECONDS > 2.0
@@ -177,5 +186,5 @@ def assert_told(told: list[str]) -> None:
 
 def test_a_core_that_ends_while_it_warms_up_is_reported() -> None:
     with pytest.raises(ModelLoadError, match=r"was building kernels 1/2 \(--warmup off") as caught:
-        ProcessHost(loading("fatal"), Rows())
+        ProcessHost(loading("fatal"), Rows(), command=QUICK_COMMAND)
     assert "signal 6" in str(caught.value)

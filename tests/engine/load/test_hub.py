@@ -11,7 +11,7 @@ import pytest
 
 from budmlx.engine.load.hub import model_name, resolve_model
 from budmlx.errors import ModelLoadError
-from tests.hub_server import Files, Hub
+from tests.hub_server import Files, Hub, commit
 from tests.safetensors_file import CONFIG, safetensors
 
 MODEL: Files = {
@@ -28,19 +28,26 @@ SCRIPT = """
 import sys
 from budmlx.engine.load.hub import resolve_model
 from budmlx.errors import ModelLoadError
-try:
-    print(resolve_model(*sys.argv[1:]))
-except ModelLoadError as error:
-    sys.exit(error.message)
+failed = False
+for name in sys.argv[1:]:
+    try:
+        print(resolve_model(*name.split("@")))
+    except ModelLoadError as error:
+        failed = True
+        print(error.message, file=sys.stderr)
+sys.exit(failed)
 """
 
 
 def resolve(
-    hub: Hub, home: Path, *arguments: str, **environment: str
+    hub: Hub, home: Path, *names: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Resolve in a process of its own, because huggingface_hub reads its variables at import."""
+    """Resolve in a process of its own, because huggingface_hub reads its variables at import.
+
+    names: each a repository, or one and a revision: org/model@main.
+    """
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
+        [sys.executable, "-c", SCRIPT, *names],
         env=hub.environment(home, **environment),
         capture_output=True,
         text=True,
@@ -116,15 +123,14 @@ def test_killed_download_is_never_taken_for_complete_and_keeps_finished_files(
 
 def test_revision_is_a_branch_or_a_commit(tmp_path: Path) -> None:
     with Hub({"org/model": {"main": MODEL, "v2": OTHER}}) as hub:
-        branch = resolve(hub, tmp_path, "org/model", "v2")
-        commit = Path(branch.stdout.strip()).name
-        by_commit = resolve(hub, tmp_path, "org/model", commit)
-        missing = resolve(hub, tmp_path, "org/model", "v3")
-    content = Path(branch.stdout.strip(), "model.safetensors").read_bytes()
+        names = (f"org/model@{revision}" for revision in ("v2", commit(OTHER), "v3"))
+        done = resolve(hub, tmp_path, *names)
+    branch, by_commit = done.stdout.splitlines()
+    content = Path(branch, "model.safetensors").read_bytes()
     assert content == OTHER["model.safetensors"]
-    assert by_commit.stdout == branch.stdout
-    assert missing.returncode == 1
-    assert "no revision 'v3'" in missing.stderr
+    assert by_commit == branch and Path(branch).name == commit(OTHER)
+    assert done.returncode == 1
+    assert "no revision 'v3'" in done.stderr
 
 
 def test_missing_repository_says_what_to_check(tmp_path: Path) -> None:
@@ -148,30 +154,30 @@ def test_unreachable_hub_and_offline_say_so(tmp_path: Path) -> None:
 
 
 # LIMITS 108
-@pytest.mark.parametrize(
-    ("files", "reason"),
-    [
-        ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, "mlx_lm.convert"),
-        ({"model-q4.gguf": b"GGUF"}, "llama.cpp"),
-        ({"README.md": b""}, "has no weights"),
-    ],
-)
-def test_repository_without_safetensors_is_refused(
-    tmp_path: Path, files: Files, reason: str
-) -> None:
-    with Hub({"org/model": {"main": files}}) as hub:
-        done = resolve(hub, tmp_path, "org/model")
-    assert done.returncode == 1
-    assert reason in done.stderr.splitlines()[-1]
+def test_repositories_without_safetensors_are_refused(tmp_path: Path) -> None:
+    refused: dict[str, Files] = {
+        "mlx_lm.convert": {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
+        "llama.cpp": {"model-q4.gguf": b"GGUF"},
+        "has no weights": {"README.md": b""},
+    }
+    repositories = {f"org/{n}": {"main": files} for n, files in enumerate(refused.values())}
+    with Hub(repositories) as hub:
+        done = resolve(hub, tmp_path, *repositories)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = [line for line in done.stderr.splitlines() if "org/" in line]
+    assert len(said) == len(refused), done.stderr
+    for reason, line in zip(refused, said, strict=True):
+        assert reason in line
     assert not hub.downloads("pytorch_model.bin")
 
 
 # LIMITS 110
-@pytest.mark.parametrize("name", ["../../../evil.json", "..\\..\\evil.json", "/tmp/evil.json"])
-def test_file_names_of_a_repository_stay_inside(tmp_path: Path, name: str) -> None:
+def test_file_names_of_a_repository_stay_inside(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with Hub({"org/model": {"main": {**MODEL, name: b"{}"}}}) as hub:
-        resolve(hub, home, "org/model")
+    names = ("../../../evil.json", "..\\..\\evil.json", "/tmp/evil.json")
+    files = [{**MODEL, name: b"{}"} for name in names]
+    with Hub({f"org/{n}": {"main": each} for n, each in enumerate(files)}) as hub:
+        resolve(hub, home, *hub.repositories)
     outside = [path for path in tmp_path.rglob("*evil*") if home not in path.parents]
     assert not outside
     assert not Path("/tmp/evil.json").exists()

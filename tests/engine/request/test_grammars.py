@@ -20,7 +20,7 @@ from pydantic_core import from_json
 from budmlx import Engine
 from budmlx.errors import InvalidRequestError
 from budmlx.types import Completion
-from tests.amount import examples
+from tests.amount import examples, usually
 from tests.models import tiny_model_dir
 
 VENDORED = files("check_jsonschema") / "builtin_schemas" / "vendor"
@@ -200,7 +200,7 @@ class Pet(BaseModel):
     tags: list[bool] = Field(max_length=2)
 
 
-@pytest.mark.parametrize("host", ["thread", "process"])
+@pytest.mark.parametrize("host", usually("thread".__eq__, ["thread", "process"]))
 def test_a_class_comes_back_as_an_object(host: str) -> None:
     with Engine.load(tiny_model_dir(scale=2.0), engine_host=host) as engine:
         reply = engine.chat("A pet.", response_format=Pet, temperature=1.5, seed=3, max_tokens=300)

@@ -11,6 +11,7 @@ import pytest
 from budmlx.engine.engine import Engine
 from budmlx.engine.request.python_api import chat_request
 from budmlx.types import Finished, Request
+from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.models import tiny_model_dir
 
@@ -23,7 +24,7 @@ def path() -> Path:
     return tiny_model_dir(scale=4.0)
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
+@pytest.fixture(scope="module", params=usually("thread".__eq__, ["thread", "process"]))
 def engine(path: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
     with Engine.load(path, engine_host=request.param) as engine:
         yield engine

@@ -49,7 +49,9 @@ def turns(count: int, content: str) -> tuple[Message, ...]:
     "request_",
     [
         Request(messages=(user(WORDS * 80_000),)),
-        Request(messages=calling(json.dumps({"text": WORDS * 80_000}))),
+        pytest.param(
+            Request(messages=calling(json.dumps({"text": WORDS * 80_000}))), marks=pytest.mark.long
+        ),
         Request(messages=turns(120, "<|im_start|>" + WORDS * 4), explain_cache=True),
     ],
     ids=["content", "arguments", "explained"],

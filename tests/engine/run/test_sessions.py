@@ -14,6 +14,7 @@ from budmlx.core.reuse.blocks import SESSIONS
 from budmlx.engine.prompt import Submission, TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request
 from budmlx.errors import InvalidRequestError, ModelLoadError
+from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.models import tiny_model_dir
 
@@ -42,7 +43,10 @@ def common(engine: Engine, question: str) -> int:
     return next(n for n, pair in enumerate(zip(book, prompt, strict=False)) if len({*pair}) > 1)
 
 
-@pytest.mark.parametrize(("host", "bits"), [("thread", None), ("process", 8)])
+@pytest.mark.parametrize(
+    ("host", "bits"),
+    usually(lambda case: case[0] == "thread", [("thread", None), ("thread", 8), ("process", 8)]),
+)
 def test_a_session_is_there_another_time(
     path: Path, expected: str, tmp_path: Path, host: str, bits: int | None
 ) -> None:
@@ -68,6 +72,15 @@ def test_a_session_is_there_another_time(
         other = engine.chat(asked("Who?"), cache_salt="salt", **SHORT)
         assert other.usage.cached_tokens == lent
         assert other.text == first
+
+
+def test_a_process_saves_and_loads_one(path: Path, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "book"
+    with Engine.load(path, engine_host="process") as engine:
+        engine.save_session(BOOK, file)
+        engine.load_session(file)
+        reply = engine.chat(asked("Who?"), cache_salt="salt", **SHORT)
+        assert (reply.text, reply.usage.cached_tokens) == (expected, common(engine, "Who?"))
 
 
 def test_a_session_is_never_evicted(path: Path, expected: str, tmp_path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
-import instructor
 import openai
 import pytest
-from pydantic import BaseModel, Field
 
 from budmlx import Engine
 from budmlx.config import Config
@@ -37,15 +34,18 @@ WEATHER: Any = {
 QUESTION: Any = {"role": "user", "content": "What's the weather in San Francisco?"}
 
 
-@pytest.fixture
-async def sdk() -> AsyncIterator[openai.AsyncOpenAI]:
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
     with Engine.load(SHIPPED_MODEL, engine_host="thread") as engine:
-        server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
-        async with openai.AsyncOpenAI(
-            base_url=f"{server.url}/v1", api_key="x", max_retries=0
-        ) as sdk:
-            yield sdk
-        await server.drain()
+        yield engine
+
+
+@pytest.fixture
+async def sdk(engine: Engine) -> AsyncIterator[openai.AsyncOpenAI]:
+    server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as sdk:
+        yield sdk
+    await server.drain()
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -89,31 +89,3 @@ async def test_two_calls_at_once(sdk: openai.AsyncOpenAI, streaming: bool) -> No
     assert places == ["Paris", "Tokyo"] and len({call.id for call in calls}) == 2
     one = await sdk.chat.completions.create(tools=[WEATHER], parallel_tool_calls=False, **options)
     assert len(one.choices[0].message.tool_calls or ()) == 1
-
-
-class Pet(BaseModel):
-    """An animal that lives with people."""
-
-    kind: Literal["cat", "dog"]
-    age: int = Field(ge=0, le=30)
-
-
-@pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])
-async def test_instructor(sdk: openai.AsyncOpenAI, mode: str) -> None:
-    models = await sdk.models.list()
-    client = instructor.from_openai(sdk, mode=instructor.Mode[mode])
-    pets = await asyncio.gather(
-        *(
-            client.chat.completions.create(
-                model=models.data[0].id,
-                messages=[{"role": "user", "content": f"Answer in JSON: kind is dog, age is {n}."}],
-                response_model=Pet,
-                temperature=1.0,
-                seed=n,
-                max_tokens=200,
-                max_retries=1,
-            )
-            for n in range(4)
-        )
-    )
-    assert all(isinstance(pet, Pet) for pet in pets)
