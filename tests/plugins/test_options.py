@@ -78,19 +78,27 @@ def test_a_word_becomes_its_id(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("options", "param", "problem"),
     [
-        ({"token": -1}, "token", "-1 is outside of the vocabulary of 512 tokens."),
-        ({"token": 512}, "token", "512 is outside of the vocabulary of 512 tokens."),
-        ({"token": "\u00e9\u00e9\u00e9"}, "token", "it must be a single one."),
-        ({"token": ""}, "token", "'' is 0 tokens of this model; it must be a single one."),
-        ({"token": 1.5}, "token", "must be a token id or a text."),
-        ({"token": True}, "token", "must be a token id or a text."),
+        (
+            {"token": -1},
+            "token",
+            "-1 is outside of the vocabulary of 512 tokens (plugin Offers-0).",
+        ),
+        (
+            {"token": 512},
+            "token",
+            "512 is outside of the vocabulary of 512 tokens (plugin Offers-0).",
+        ),
+        ({"token": "\u00e9\u00e9\u00e9"}, "token", "it must be a single one"),
+        ({"token": ""}, "token", "'' is 0 tokens of this model; it must be a single one"),
+        ({"token": 1.5}, "token", "must be a token id or a text"),
+        ({"token": True}, "token", "must be a token id or a text"),
         ({"token": "\ud800"}, "token", "surrogate"),
         ({"token": 1, "others": [1, 512]}, "others", "512 is outside of the vocabulary"),
-        ({"token": 1, "others": "x" * 5000}, "others", "a text may have 4096 characters."),
-        ({"token": 1, "others": 7}, "others", "must be a text or a list of token ids."),
-        ({"token": 1, "half": 256}, "half", "sampler.half: that is in the upper half."),
+        ({"token": 1, "others": "x" * 5000}, "others", "a text may have 4096 characters"),
+        ({"token": 1, "others": 7}, "others", "must be a text or a list of token ids"),
+        ({"token": 1, "half": 256}, "half", "sampler.half: that is in the upper half"),
         ({"token": 1, "half": "x"}, "half", "must be a valid integer"),
-        ({}, "token", "sampler.token: always needs it."),
+        ({}, "token", "sampler.token: always needs it"),
         ({"token": 1, "tokens": 1}, "tokens", "always has no such option; it has token, others"),
     ],
 )
@@ -101,6 +109,8 @@ def test_a_wrong_option_is_refused_in_plain_words(
         said(engine, **options)
     assert caught.value.param == f"sampler.{param}"
     assert problem in caught.value.message
+    assert caught.value.message.startswith(f"sampler.{param}: ")
+    assert caught.value.message.endswith(" (plugin Offers-0).")
     assert "Value error" not in caught.value.message
 
 

@@ -53,12 +53,16 @@ class PluginChoices:
             )
         spec: SamplerSpec | LogitsProcessorSpec = owned.value
         with calling(owned.plugin, f"options of {spec.name}"):
-            options = self._options(spec, choice, param)
+            options = self._options(owned, choice, param)
         return PluginCall(plugin=owned.plugin, name=spec.name, core=spec.core, options=options)
 
     def _options(
-        self, spec: SamplerSpec | LogitsProcessorSpec, choice: PluginChoice, param: str
+        self,
+        owned: Owned[SamplerSpec | LogitsProcessorSpec],
+        choice: PluginChoice,
+        param: str,
     ) -> dict[str, Any]:
+        spec = owned.value
         try:
             options = spec.options.model_validate(
                 dict(choice.options), context={"vocabulary": self._vocabulary}
@@ -67,7 +71,7 @@ class PluginChoices:
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False, include_context=False)
             path = ".".join([param, *map(str, details[0]["loc"])])
-            text = f"{path}: {_problem(details[0], spec)}."
+            text = f"{path}: {_problem(details[0], spec)} (plugin {owned.plugin})."
             raise InvalidRequestError(text, param=path) from error
 
 
