@@ -32,7 +32,9 @@ CORRECTED = (
     "/v1/tokenize.post.requestBody.content.application/json.schema.properties.prompt.",
     # Null was always taken there.
     ".json_schema.properties.name.",
-    ".tool_choice.anyOf[1].properties.type.",
+    # Null was always taken as the type, and allowed tools came later.
+    ".tool_choice.anyOf[1].",
+    ".tool_choice.anyOf[2].",
     # What was chosen for the device came later.
     "/ready.get.responses.200.content.application/json.schema.properties.numbers.",
 )

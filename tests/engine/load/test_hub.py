@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from budmlx.engine.load.directory import check_links
 from budmlx.engine.load.hub import model_name, resolve_model
 from budmlx.errors import ModelLoadError
 from tests.hub_server import Files, Hub, commit
@@ -205,28 +206,38 @@ def test_file_is_not_a_model(tmp_path: Path) -> None:
         resolve_model(str(file))
 
 
-def lose_blob(snapshot: Path, name: str) -> None:
-    (snapshot / name).resolve().unlink()
-    assert (snapshot / name).is_symlink() and not (snapshot / name).exists()
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_what_was_lost_is_fetched_again(tmp_path: Path, name: str) -> None:
+def test_what_was_lost_is_named_and_fetched_again(tmp_path: Path) -> None:
     with Hub({"org/model": {"main": MODEL}}) as hub:
         path = Path(resolve(hub, tmp_path, "org/model").stdout.strip())
-        lose_blob(path, name)
+        weights = path / "model.safetensors"
+        weights.resolve().unlink()
+        assert weights.is_symlink() and not weights.exists()
+        with pytest.raises(ModelLoadError, match=r"model\.safetensors is missing \(its link"):
+            resolve_model(str(path))
         offline = resolve(hub, tmp_path, "org/model", HF_HUB_OFFLINE="1")
-        by_path = resolve(hub, tmp_path, str(path))
         again = resolve(hub, tmp_path, "org/model")
     assert offline.returncode == 1 and "HF_HUB_OFFLINE" in offline.stderr
-    for told in (offline.stderr, by_path.stderr):
-        assert f"{name} is missing (its link leads nowhere)" in told
-        assert len(told.strip().splitlines()) == 1
+    assert len(offline.stderr.strip().splitlines()) == 1
     assert again.returncode == 0, again.stderr
-    assert (path / name).read_bytes() == MODEL[name]
+    assert weights.read_bytes() == MODEL["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "a.jinja", "model-2.safetensors"]
+)
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "README.md").symlink_to("gone")
+    check_links(tmp_path, "m")
+    (tmp_path / name).symlink_to("../../blobs/gone")
+    with pytest.raises(ModelLoadError, match=rf"^m: {name} is missing .* Download the model again"):
+        check_links(tmp_path, "m")
+    (tmp_path / "model-3.safetensors").symlink_to("gone")
+    with pytest.raises(ModelLoadError, match=r"are missing \(their links lead nowhere"):
+        check_links(tmp_path, "m")
 
 
 def test_a_name_beside_directories_may_be_one(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
     with Hub({}) as hub:
         told = subprocess.run(
             [sys.executable, "-c", SCRIPT, "models/nope"],
@@ -236,17 +247,7 @@ def test_a_name_beside_directories_may_be_one(tmp_path: Path) -> None:
             text=True,
             timeout=110,
         )
-        assert "There is no directory" not in told.stderr and told.returncode == 1
-        (tmp_path / "models").mkdir()
-        told = subprocess.run(
-            [sys.executable, "-c", SCRIPT, "models/nope"],
-            env=hub.environment(tmp_path),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=110,
-        )
-        assert "There is no directory models/nope" in told.stderr
+    assert told.returncode == 1 and "There is no directory models/nope" in told.stderr
 
 
 def test_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
