@@ -73,8 +73,9 @@ class BlockReuse:
         self.tree = self._new_tree(limit, block)
 
     def _new_tree(self, limit: int, block: int) -> PrefixTree:
-        leaving = self.tier.leaving if self.tier is not None else None
-        return PrefixTree(limit, block, leaving, self._count)
+        if self.tier is None:
+            return PrefixTree(limit, block, count=self._count)
+        return PrefixTree(limit, block, self.tier.leaving, self._count, self.tier.replaced)
 
     @property
     def enabled(self) -> bool:

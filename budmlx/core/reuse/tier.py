@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from budmlx.protocol import KVStoreSettings
 
 log = logging.getLogger(__name__)
 
+# Bytes of blocks that are in the tree no more and wait for a moment to be saved.
+MOST_REPLACED = 64 * 2**20
+
 
 class KVTier:
     """Writes blocks of the tree to disk, and reads them back."""
@@ -32,6 +35,7 @@ class KVTier:
         self._store = store
         self._layout = layout
         self._unsaved: OrderedDict[Block, None] = OrderedDict()
+        self._replaced = deque[Block]()
 
     @classmethod
     def open(cls, model: Model, settings: KVStoreSettings, block: int) -> KVTier | None:
@@ -55,7 +59,7 @@ class KVTier:
     @property
     def pending(self) -> bool:
         """Whether `save` has something to do now."""
-        return bool(self._unsaved) and self._store.accepts
+        return bool(self._replaced or self._unsaved) and self._store.accepts
 
     def added(self, blocks: Iterable[Block]) -> None:
         """Register blocks that are new in the tree."""
@@ -63,22 +67,31 @@ class KVTier:
 
     def save(self) -> None:
         """Queue one block for the store."""
-        if self.pending:
+        if self._replaced and self.pending:
+            self._save(self._replaced.popleft())
+        elif self.pending:
             block, _ = self._unsaved.popitem(last=False)
             self._save(block)
 
     def leaving(self, block: Block) -> None:
-        """Queue a block that is about to be evicted or replaced, unless the store has it.
-
-        One that ended early is of use beside a longer one: on disk blocks match as a whole only,
-        and where a prompt ended the next one may go on in another way than the reply did.
-        """
+        """Queue a block that is about to be evicted for the store, unless the store has it."""
         self._unsaved.pop(block, None)
         self._save(block)
+
+    def replaced(self, block: Block) -> None:
+        """Register a block that ended early, a copy, in whose place a longer one comes.
+
+        On disk it is of use beside that: blocks match as a whole only there, and where a prompt
+        ended the next one may go on in another way than the reply did.
+        """
+        self._replaced.append(block)
+        while sum(each.nbytes for each in self._replaced) > MOST_REPLACED:
+            self._save(self._replaced.popleft())
 
     def forget(self) -> None:
         """Drop all blocks that wait to be written: what the tree holds must not reach the disk."""
         self._unsaved.clear()
+        self._replaced.clear()
         self._store.forget()
 
     def close(self, seconds: float) -> None:

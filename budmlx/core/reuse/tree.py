@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Tokens of a block.
@@ -60,8 +60,8 @@ class PrefixTree:
     """Holds blocks up to a limit in bytes; the least recently used one is evicted first.
 
     block: tokens of a full block. count: most blocks. version: changes whenever more can match.
-    leaving: called with each block just before its eviction, or before a longer one takes its
-    place; it must not use the tree.
+    leaving: called with each block just before its eviction; it must not use the tree.
+    replaced: called with a copy of each block in whose place a longer one comes.
     `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
     it a moment later, so the first block that nobody holds never has children.
     """
@@ -72,6 +72,7 @@ class PrefixTree:
         block: int = BLOCK,
         leaving: Callable[[Block], None] | None = None,
         count: float = math.inf,
+        replaced: Callable[[Block], None] | None = None,
     ):
         self.block = block
         self.limit = limit
@@ -80,6 +81,7 @@ class PrefixTree:
         self.pinned = 0
         self.version = 0
         self._leaving = leaving
+        self._replaced = replaced
         self._roots: dict[str, Block] = {}
         self._order: OrderedDict[Block, None] = OrderedDict()
 
@@ -192,8 +194,8 @@ class PrefixTree:
         fits = self.pinned + extra <= self.limit
         room = fits and self._evict(self.limit - extra, self.count)
         if room:
-            if self._leaving is not None:
-                self._leaving(block)
+            if self._replaced is not None:
+                self._replaced(replace(block))
             block.tokens, block.value, block.nbytes, block.key = tokens, value, nbytes, b""
             self.nbytes += extra
             self.pinned += extra

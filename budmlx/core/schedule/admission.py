@@ -1,18 +1,20 @@
 """Admission: the fair queue of waiting rows, and whether rows fit into memory together, before they
-start and while they grow.
+start and while they grow; and the draft of what was decided about rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 import msgspec
 
+from budmlx.core.batch.plan import Plan
 from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.row import Row
-from budmlx.core.schedule.view import Placement
+from budmlx.core.schedule.view import GroupView, Placement
 from budmlx.protocol import GenerateRequest
 from budmlx.types import ModelInfo
 
@@ -170,3 +172,40 @@ class Admission:
 
 def _grown(groups: Lengths) -> list[list[int]]:
     return [[n + CACHE_STEP for n in group] for group in groups]
+
+
+@dataclass(slots=True)
+class PlanDraft:
+    """Decisions that are not in a plan yet; the fields are those of `Plan`."""
+
+    forget: bool = False
+    keep: list[int] = field(default_factory=list)
+    leave: list[int] = field(default_factory=list)
+    requeue: list[int] = field(default_factory=list)
+    compact: list[GroupView] = field(default_factory=list)
+    admit: list[list[int]] = field(default_factory=list)
+    room: int | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything that cannot wait for a plan with a forward pass."""
+        return bool(self.forget or self.leave or self.requeue or self.compact or self.admit)
+
+    def pop_room(self) -> int | None:
+        """Return `room` and reset it."""
+        room, self.room = self.room, None
+        return room
+
+    def plan(self, restore: int | None, *, save: bool) -> Plan:
+        """A plan without forward passes that carries everything out."""
+        return Plan(
+            forget=self.forget,
+            keep=self.keep,
+            leave=self.leave,
+            requeue=self.requeue,
+            compact=list({group.id for group in self.compact if group.rows}),
+            admit=self.admit,
+            restore=restore,
+            room=self.room,
+            save=save,
+        )

@@ -29,12 +29,14 @@ class Claims:
     Two things keep rows from pushing each other out again and again. A row that was sent back
     waits twice as long for its next claim, every time. And a row that came in by a claim, or
     came back, is not taken for another claim before it has had its turn, see `begin_turn`.
+
+    waited: seconds of each owner that waits now without a row at work.
     """
 
     def __init__(self, waiting: FairQueue, seconds: float = CLAIM_SECONDS):
         self._waiting = waiting
         self._seconds = seconds
-        self._waited: dict[str, float] = {}
+        self.waited: dict[str, float] = {}
         self._computed = 0.0
 
     def computed(self, seconds: float) -> None:
@@ -42,18 +44,15 @@ class Claims:
         self._computed += seconds
 
     def wait(self, at_work: Sequence[Row]) -> None:
-        """Count what was computed since the last call for owners that wait without a row at work.
-
-        at_work: the oldest first; not needed if nobody waits.
-        """
+        """Count what was computed since the last call for those who wait without a row at work."""
         owners = self._waiting.owners - {row.request.owner for row in at_work}
-        self._waited = {owner: self._waited.get(owner, 0.0) + self._computed for owner in owners}
+        self.waited = {owner: self.waited.get(owner, 0.0) + self._computed for owner in owners}
         self._computed = 0.0
 
     def claimant(self) -> Row | None:
         """The row whose claim is due for longest, if there is one."""
         due: dict[Row, float] = {}
-        for owner, waited in self._waited.items():
+        for owner, waited in self.waited.items():
             row = self._waiting.head(owner)
             patience = self._seconds * 2.0 ** min(row.sent_back, 30)
             if waited >= patience and not row.quarantined:
@@ -62,7 +61,7 @@ class Claims:
 
     def grant(self, row: Row) -> None:
         """Record that a claimant starts."""
-        del self._waited[row.request.owner]
+        del self.waited[row.request.owner]
         begin_turn(row)
 
     def to_displace(self, at_work: Sequence[Row]) -> Row | None:

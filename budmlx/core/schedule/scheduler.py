@@ -15,10 +15,9 @@ from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
-from budmlx.core.schedule.admission import Admission, FairQueue
+from budmlx.core.schedule.admission import Admission, FairQueue, PlanDraft
 from budmlx.core.schedule.claims import Claims, begin_turn
 from budmlx.core.schedule.disk_read import DiskReadBudget
-from budmlx.core.schedule.draft import PlanDraft
 from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.trials import Trials, may_start
@@ -162,7 +161,8 @@ class Scheduler:
         """Process the result of the last plan."""
         self._memory = result.memory
         self._seconds += result.seconds
-        self._claims.computed(result.seconds)
+        if self._waiting:
+            self._claims.computed(result.seconds)
         self._first_use |= result.first_use
         self._masking += result.masking
         if self._executor.reads_disk:
@@ -240,7 +240,10 @@ class Scheduler:
             self._take_compiled()
         self._admission.reserved = self._executor.reserved
         self._make_room()
-        self._grant_claim()
+        if self._waiting and self._running:
+            self._grant_claim()
+        else:
+            self._claims.waited.clear()
         self._admit()
         if self._executor.reuses and self._room != (room := self._spare):
             self._room = self._draft.room = room
@@ -272,7 +275,7 @@ class Scheduler:
                     if self._compact():
                         continue
                     return
-            if not may_start(rows[0], self._at_work):
+            if rows[0].quarantined and not may_start(rows[0], self._at_work):
                 return
             self._start(rows)
 
@@ -287,7 +290,7 @@ class Scheduler:
 
     def _grant_claim(self) -> None:
         """Let rows make way for an owner that has waited for long without one; see `Claims`."""
-        self._claims.wait(self._at_work if self._waiting else ())
+        self._claims.wait(self._at_work)
         row = self._claims.claimant()
         if row is None:
             return

@@ -31,8 +31,8 @@ class Trials:
 
 
 def may_start(row: Row, at_work: Sequence[Row]) -> bool:
-    """Whether no suspect of another trial is at work, if the row is one."""
-    return not (row.quarantined and _trials(at_work) - {row.trial})
+    """Whether no suspect of another trial than this one's is at work."""
+    return not _trials(at_work) - {row.trial}
 
 
 def _trials(rows: Sequence[Row]) -> set[int]:
