@@ -44,17 +44,22 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A complete call. arguments: the text of a JSON object."""
+    """A complete call.
+
+    arguments: the text of a JSON object. id: the one that the model wrote itself, if it did.
+    """
 
     name: str
     arguments: str
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """A call whose arguments will follow in pieces."""
+    """A call whose arguments will follow in pieces. id: as in `Call`, if it came before them."""
 
     name: str
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from budmlx.plugins.parsing import Call, Tool
 
@@ -48,6 +48,12 @@ def both(family: str, text: str, content: str = "") -> Sample:
 
 def one(family: str, text: str, content: str = "", arguments: str = PARIS) -> Sample:
     return Sample(family, text, (Call("get_weather", arguments),), content)
+
+
+def identified(family: str, text: str, *ids: str | None, content: str = "") -> Sample:
+    """As many of the two calls as there are ids."""
+    made = (replace(call, id=i) for call, i in zip((WEATHER_CALL, TIME_CALL), ids, strict=False))
+    return Sample(family, text, tuple(made), content)
 
 
 def none(family: str, text: str) -> Sample:
@@ -137,12 +143,31 @@ LLAMA = [
 
 MISTRAL_LIST = f'[{{"name": "get_weather", "arguments": {PARIS}, "id": "abcdef123"}}'
 MISTRAL = [
-    both("mistral", f'[TOOL_CALLS] {MISTRAL_LIST}, {{"name": "get_time", "arguments": {{}}}}]'),
+    identified(
+        "mistral",
+        f'[TOOL_CALLS] {MISTRAL_LIST}, {{"id": "x", "name": "get_time", "arguments": {{}}}}]',
+        "abcdef123",
+        "x",
+    ),
+    identified(
+        "mistral", f'[TOOL_CALLS] [{{"id": "", "name": "get_weather", "arguments": {PARIS}}}]', None
+    ),
+    identified(
+        "mistral",
+        f"[TOOL_CALLS]get_weather[CALL_ID]a1[ARGS]{PARIS}[TOOL_CALLS]get_time[ARGS]{{}}",
+        "a1",
+        None,
+    ),
     both("mistral", f"[TOOL_CALLS]get_weather[ARGS]{PARIS}[TOOL_CALLS]get_time[ARGS]{{}}"),
-    one("mistral", f"I look.[TOOL_CALLS]get_weather[CALL_ID]abcdef123[ARGS]{PARIS}", "I look."),
+    identified(
+        "mistral",
+        f"I look.[TOOL_CALLS]get_weather[CALL_ID]abcdef123[ARGS]{PARIS}",
+        "abcdef123",
+        content="I look.",
+    ),
     one("mistral", f"[TOOL_CALLS]get_weather{PARIS}"),
-    one("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}"),
-    one("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}, oops]", ", oops]"),
+    identified("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}", "abcdef123"),
+    identified("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}, oops]", "abcdef123", content=", oops]"),
     none("mistral", "[TOOL_CALLS]"),
     none("mistral", "[TOOL_CALLS]get_weather[ARGS]"),
     none("mistral", "[TOOL_CALLS]get_weather so"),
@@ -155,16 +180,28 @@ KIMI_WEATHER = (
     "<|tool_call_end|>"
 )
 KIMI_TIME = KIMI_WEATHER.replace("weather:0", "time:12").replace(PARIS, " {} ")
+KIMI_IDS = ("functions.get_weather:0", "functions.get_time:12")
 SECTION, SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 KIMI = [
-    both("kimi-k2", f"{SECTION}{KIMI_WEATHER}{KIMI_TIME}{SECTION_END}"),
-    both("kimi-k2", f"So.\n{SECTION}\n{KIMI_WEATHER}\n{KIMI_TIME}\n{SECTION_END}\n", "So."),
-    one("kimi-k2", KIMI_WEATHER),
-    one("kimi-k2", f"{SECTION}{KIMI_WEATHER.replace('functions.', '')}{SECTION_END} Done", " Done"),
-    one(
+    identified("kimi-k2", f"{SECTION}{KIMI_WEATHER}{KIMI_TIME}{SECTION_END}", *KIMI_IDS),
+    identified(
+        "kimi-k2",
+        f"So.\n{SECTION}\n{KIMI_WEATHER}\n{KIMI_TIME}\n{SECTION_END}\n",
+        *KIMI_IDS,
+        content="So.",
+    ),
+    identified("kimi-k2", KIMI_WEATHER, KIMI_IDS[0]),
+    identified(
+        "kimi-k2",
+        f"{SECTION}{KIMI_WEATHER.replace('functions.', '')}{SECTION_END} Done",
+        "get_weather:0",
+        content=" Done",
+    ),
+    identified(
         "kimi-k2",
         f"{SECTION}{KIMI_WEATHER}<|tool_call_begin|>oops{SECTION_END}",
-        "<|tool_call_begin|>oops",
+        KIMI_IDS[0],
+        content="<|tool_call_begin|>oops",
     ),
     none("kimi-k2", f"{SECTION}{KIMI_WEATHER[:-22]}"),
     none("kimi-k2", f"{SECTION} nothing {SECTION_END}"),
@@ -323,11 +360,13 @@ GEMMA = [
 ]
 
 OTHERS = [
-    both(
+    identified(
         "cohere",
         '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", '
         f'"parameters": {PARIS}}},\n    {{"tool_call_id": "1", "tool_name": "get_time", '
         '"parameters": {}}\n]<|END_ACTION|>',
+        "0",
+        "1",
     ),
     both(
         "granite",

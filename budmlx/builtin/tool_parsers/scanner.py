@@ -18,6 +18,7 @@ class Calls:
         self._reader = reader
         self._in_pieces = in_pieces
         self._name = ""
+        self._id: str | None = None
         self._arguments: list[str] = []
 
     @property
@@ -36,7 +37,12 @@ class Calls:
         self.begun, self._name = True, name
         if self._in_pieces:
             self._reader.drop()
-            self._reader.give(CallBegun(name))
+            self._reader.give(CallBegun(name, self._id))
+
+    def identify(self, call_id: object) -> None:
+        """Note the id that the model gives the call, where it is one."""
+        if isinstance(call_id, str) and call_id:
+            self._id = call_id
 
     def arguments(self, text: str) -> None:
         """Add text of the arguments."""
@@ -49,12 +55,13 @@ class Calls:
         """End the call, which is complete with its markup."""
         self._reader.drop()
         if not self._in_pieces:
-            self._reader.give(Call(self._name, "".join(self._arguments)))
+            self._reader.give(Call(self._name, "".join(self._arguments), self._id))
         self.abandon()
 
     def abandon(self) -> None:
         """Forget the call that is being read."""
         self.begun = False
+        self._id = None
         self._arguments.clear()
 
     def whole(self, name: str, arguments: str) -> None:
