@@ -123,6 +123,22 @@ class Reader:
         if kept > self._from:
             self.pass_on(kept)
 
+    @property
+    def place(self) -> int:
+        """The place in all the text up to which it was read."""
+        return self._base + self.at
+
+    def back(self, place: int) -> None:
+        """Go back to a place after what was settled last."""
+        self.at -= self.place - place
+        if self.at < 0:
+            again = "".join(self._held)
+            self.buffer = again + self.buffer
+            self._base -= len(again)
+            self.at += len(again)
+            self._held.clear()
+            self._held_size = 0
+
     def _settle(self, end: int) -> None:
         if self._held:
             self._held.clear()
@@ -212,6 +228,21 @@ class Reader:
             if self.last:
                 raise Broken
             yield
+
+    def upto(self, marker: str) -> Steps[tuple[str, bool]]:
+        """Read through a marker, or to the end of the text without a marker that is cut off.
+
+        Returns the text before the marker, and whether it came whole.
+        """
+        begun = self.place
+        try:
+            return (yield from self.until(marker)), True
+        except Broken:
+            self.back(begun)
+        text = self.buffer[self.at :]
+        self.at = len(self.buffer)
+        found = markers(marker).search(text, 0, complete=False)
+        return (text if found is None else text[: found.start()]), False
 
     def _may_become(self, markers: tuple[str, ...]) -> bool:
         """Whether what is left of the buffer is the beginning of a marker."""

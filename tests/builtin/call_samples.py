@@ -342,6 +342,26 @@ PYTHONIC = [
 ]
 
 GEMMA_CALL = '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:2}<tool_call|>'
+# What stands in the braces, with ~ for the family's own quote.
+GEMMA_QUOTES = [
+    ('city:"hello world out there"', '{"city": "hello world out there"}'),
+    ("city:'hello world out there'", '{"city": "hello world out there"}'),
+    ('"city":"ab"', '{"city": "ab"}'),
+    ("'city':~ab~", '{"city": "ab"}'),
+    ('a:{"b": ["c", \'d, e\', ~f~]}', '{"a": {"b": ["c", "d, e", "f"]}}'),
+    ('a:["x", ~y~],city:~say "x"~', '{"a": ["x", "y"], "city": "say \\"x\\""}'),
+    ('city:"say "hi", now",days:2', '{"city": "say \\"hi\\", now", "days": 2}'),
+    (r'city:"a\nb\u00e9"', '{"city": "a\\nbé"}'),
+    (r"city:'it\'s \"x\"'", '{"city": "it\'s \\"x\\""}'),
+    (r"city:~C:\new~", r'{"city": "C:\\new"}'),
+    ('city:"",near:~~', '{"city": "", "near": ""}'),
+    ("city:Paris", '{"city": "Paris"}'),
+    ("city:New York, NY,days:2", '{"city": "New York, NY", "days": 2}'),
+    ("a:[x, y z],exact:True,b:None", '{"a": ["x", "y z"], "exact": true, "b": null}'),
+    ("city:it's,days:-1.5e3", '{"city": "it\'s", "days": -1.5e3}'),
+    ("city:http://a.b/?c=1,zip:01234", '{"city": "http://a.b/?c=1", "zip": "01234"}'),
+    ("~x:y~:1,city:{a:{}}", '{"x:y": 1, "city": {"a": {}}}'),
+]
 FUNCTION_GEMMA_CALL = (
     "<start_function_call>call:get_weather{city:<escape>Paris<escape>,days:2}<end_function_call>"
 )
@@ -356,6 +376,36 @@ GEMMA = [
     none("gemma4", GEMMA_CALL[:-13]),
     none("gemma4", "<|tool_call>call:get_weather{city:<tool_call|>"),
     one("function-gemma", FUNCTION_GEMMA_CALL),
+    *(
+        one(family, begin + inner.replace("~", quote) + end, "", wanted)
+        for family, begin, quote, end in (
+            ("gemma4", "<|tool_call>call:get_weather{", '<|"|>', "}<tool_call|>"),
+            (
+                "function-gemma",
+                "<start_function_call>call:get_weather{",
+                "<escape>",
+                "}<end_function_call>",
+            ),
+        )
+        for inner, wanted in GEMMA_QUOTES
+    ),
+    Sample(
+        "gemma4",
+        "<|tool_call>call:server:tool.x/y-z {a: 1} <tool_call|>",
+        (Call("server:tool.x/y-z", '{"a": 1}'),),
+    ),
+    one("gemma4", GEMMA_CALL[:-12]),
+    one("gemma4", GEMMA_CALL[:-5]),
+    Sample(
+        "gemma4",
+        '<|tool_call>call:f{a:<|"|>x<tool_call|> and <|tool_call>call:get_time{}<tool_call|>',
+        (TIME_CALL,),
+        '<|tool_call>call:f{a:<|"|>x<tool_call|> and',
+    ),
+    none("gemma4", '<|tool_call>call:get_weather{city:"Paris}<tool_call|>'),
+    none("gemma4", '<|tool_call>call:get_weather{city:<|"|>Paris}<tool_call|>'),
+    none("gemma4", "<|tool_call>call:get_weather{city:}<tool_call|>"),
+    none("gemma4", "<|tool_call>call:get_weather{city:Paris} so<tool_call|>"),
     none("function-gemma", FUNCTION_GEMMA_CALL[:50]),
 ]
 

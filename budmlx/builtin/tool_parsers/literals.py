@@ -39,8 +39,13 @@ def notation(strings: str, string: Callable[[str], str]) -> Notation:
     return Notation(re.compile(token, re.DOTALL), string)
 
 
+def unescaped(text: str) -> str:
+    """The text of a string of Python's, given what stands between its quotes."""
+    return _ESCAPE.sub(_unescaped, text)
+
+
 def _python_string(token: str) -> str:
-    return _ESCAPE.sub(_unescaped, token[1:-1])
+    return unescaped(token[1:-1])
 
 
 def _unescaped(match: re.Match[str]) -> str:
