@@ -56,13 +56,14 @@ def _beginning(text: str) -> str:
 class Reader:
     """The text so far, how far it was read (`at` in `buffer`), and the pieces made of it.
 
-    last: no more text follows what is in the buffer.
+    last: no more text follows what is in the buffer. finished: the writer ended it, and nothing
+    was cut off.
     """
 
     def __init__(self) -> None:
         self.buffer = ""
         self.at = 0
-        self.last = False
+        self.last = self.finished = False
         self.after_drop = False
         self._base = 0  # place of the buffer in all the text
         self._from = 0  # place in the buffer up to which text is settled
@@ -132,12 +133,13 @@ class Reader:
         """Go back to a place after what was settled last."""
         self.at -= self.place - place
         if self.at < 0:
-            again = "".join(self._held)
-            self.buffer = again + self.buffer
-            self._base -= len(again)
-            self.at += len(again)
-            self._held.clear()
-            self._held_size = 0
+            again: list[str] = []
+            while self.at < 0:
+                again.append(self._held.pop())
+                self.at += len(again[-1])
+                self._held_size -= len(again[-1])
+                self._base -= len(again[-1])
+            self.buffer = "".join([*reversed(again), self.buffer])
 
     def _settle(self, end: int) -> None:
         if self._held:
@@ -228,6 +230,10 @@ class Reader:
             if self.last:
                 raise Broken
             yield
+
+    def cut_off(self, *markers: str) -> bool:
+        """Whether the text ends here, or in a marker that begins here."""
+        return self.last and self._may_become(markers)
 
     def upto(self, marker: str) -> Steps[tuple[str, bool]]:
         """Read through a marker, or to the end of the text without a marker that is cut off.

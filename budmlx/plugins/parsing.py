@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from budmlx.types import Tool as Tool
 
@@ -82,6 +82,14 @@ class OutputParser(Protocol):
         completed then comes back as `Content`: no text is lost, and none is an error. Of a
         call that breaks after `CallBegun` the pieces stay, and the rest may be dropped.
         """
+
+
+@runtime_checkable
+class FinishedParser(Protocol):
+    """An `OutputParser` that takes more for complete where the model ended the text itself."""
+
+    def finish(self) -> None:
+        """The model ended its reply: nothing was cut off. Called before the last `push`."""
 
 
 @dataclass(frozen=True, slots=True)

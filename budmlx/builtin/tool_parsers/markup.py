@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,10 +10,9 @@ from budmlx.builtin.tool_parsers.family import Family
 from budmlx.builtin.tool_parsers.named import NAME
 from budmlx.builtin.tool_parsers.scanner import Calls, Form
 from budmlx.builtin.tool_parsers.schema import as_json, kinds, object_text, properties
+from budmlx.builtin.tool_parsers.tag_values import KEY, Values
 from budmlx.builtin.tool_parsers.tags import TagGrammar, Tags
 from budmlx.plugins.parsing import CallSyntax, ModelTraits
-
-_KEY = re.compile(r"[^<>\"]*+")
 
 
 def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
@@ -28,17 +26,41 @@ def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
             yield from reader.one_of(tags.named)
         schema = calls.schemas.get(name, {})
         members: dict[str, str] = {}
-        while (yield from reader.one_of(tags.key, tags.end)) == tags.key:
-            key = (yield from reader.run(_KEY)).strip()
+        keys = set(properties(schema)) or None
+        marked = bool(tags.outer[0]) and opener == tags.outer[0]
+        values = Values(reader, tags, marked, keys)
+        while (yield from _next_key(reader, tags, marked, bool(members) or name in calls.schemas)):
+            key = (yield from reader.run(KEY)).strip()
             for text in tags.keyed:
                 yield from reader.one_of(text)
-            value = yield from reader.until(tags.valued)
+            value = yield from values.read()
             if tags.padded:
                 value = value.removeprefix("\n").removesuffix("\n")
+            if keys:
+                keys.discard(key)
             members[key] = as_json(value, kinds(properties(schema).get(key), schema))
         calls.whole(name, object_text(members))
 
     return read
+
+
+def _next_key(reader: Reader, tags: Tags, marked: bool, complete: bool) -> Steps[bool]:
+    """Read the tag before a key, or the end of the call.
+
+    marked: as in `Values`; the tag around the call may stand in for its end.
+    complete: what was read may be a call that lacks its end, if the model ended the reply.
+    """
+    yield from reader.space()
+    closing = tags.outer[1] if marked and complete else tags.end
+    begun = reader.place
+    tag = yield from reader.maybe(tags.key, tags.end, closing)
+    if tag == closing != tags.end:
+        reader.back(begun)
+    elif not tag:
+        if not (complete and reader.finished and reader.cut_off(tags.key, tags.end)):
+            raise Broken
+        reader.at = len(reader.buffer)
+    return tag == tags.key
 
 
 def _syntax(tags: Tags, model: ModelTraits) -> CallSyntax:

@@ -96,7 +96,8 @@ class CallScanner:
     White space before a call and after the last one is dropped. A call that is broken or cut
     off comes back as the text it was; if pieces of it were given already, they stay, and the
     rest is dropped up to its end marker or the next opener, where the form has such a marker.
-    A call whose end marker alone is missing at the end of the text counts.
+    A call whose end marker alone is missing at the end of the text counts. If the model ended the
+    text itself, tags of its own may be missing there too.
     """
 
     def __init__(self, form: Form, tools: Sequence[Tool], in_pieces: bool):
@@ -110,6 +111,10 @@ class CallScanner:
     def push(self, text: str, last: bool) -> Sequence[Piece]:
         """See `OutputParser`."""
         return self._reader.advance(self._steps, text, last)
+
+    def finish(self) -> None:
+        """See `FinishedParser`."""
+        self._reader.finished = True
 
     def _run(self) -> Steps[None]:
         form, reader = self._form, self._reader

@@ -109,7 +109,8 @@ class _ChoiceText:
     def _parsed(self, output: OutputReader, text: str, *, last: bool) -> list[Event]:
         """The events of new text that may hold reasoning and calls."""
         events: list[Event] = []
-        for piece in output.push(text, last=last):
+        finished = self.reason == "stop" and not self._text.stopped
+        for piece in output.push(text, last=last, finished=finished):
             if isinstance(piece, Content):
                 end = piece.start + len(piece.text)
                 events += self._content(piece.text, piece.start, end, last=False)

@@ -13,6 +13,7 @@ from budmlx.plugins.parsing import (
     CallArguments,
     CallBegun,
     Content,
+    FinishedParser,
     OutputParser,
     Piece,
     Thought,
@@ -38,6 +39,12 @@ class Stage:
             raise wrong_type(self.plugin, self.what, pieces, "pieces of output")
         return pieces
 
+    def finish(self) -> None:
+        """Tell a parser that wants to know it. Raises PluginError."""
+        if isinstance(self.parser, FinishedParser):
+            with calling(self.plugin, self.what):
+                self.parser.finish()
+
 
 class OutputReader:
     """Splits the text of one choice. Reasoning is taken out first, then tool calls.
@@ -55,8 +62,13 @@ class OutputReader:
         self._one_call = one_call
         self._places = _Places()
 
-    def push(self, text: str, *, last: bool) -> Iterator[Piece]:
-        """The pieces that are now certain. Raises PluginError."""
+    def push(self, text: str, *, last: bool, finished: bool = False) -> Iterator[Piece]:
+        """The pieces that are now certain. finished: the model ended the reply itself.
+
+        Raises PluginError.
+        """
+        if finished and self._calls is not None:
+            self._calls.finish()
         if self._reasoning is None:
             yield from self._called(text, last)
             return
