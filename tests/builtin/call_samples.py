@@ -314,6 +314,16 @@ MINIMAX = [
 ]
 
 PYTHONIC_CALL = 'get_weather(city="Paris", days=2)'
+PYTHON_LITERALS = [
+    ('a="""x"y]\nz""", b=\'\', c=""', '{"a": "x\\"y]\\nz", "b": "", "c": ""}'),
+    ("a='''it's'''", '{"a": "it\'s"}'),
+    (r"a=r'C:\new', b='C:\\new'", r'{"a": "C:\\new", "b": "C:\\new"}'),
+    (
+        "a=.5, b=0x1F, c=1_000, d=-.5e3, e=+1, f=5.",
+        '{"a": 0.5, "b": 31, "c": 1000, "d": -500.0, "e": 1, "f": 5.0}',
+    ),
+    ("a='b' \"c\", d=('e'), f=('g',), h=[1,]", '{"a": "bc", "d": "e", "f": ["g"], "h": [1]}'),
+]
 PYTHONIC = [
     both("pythonic", f"[{PYTHONIC_CALL}, get_time()]"),
     one("pythonic", f"<|python_start|>[{PYTHONIC_CALL}]<|python_end|>"),
@@ -330,6 +340,16 @@ PYTHONIC = [
         "",
         r'{"a": "\u00e9A\\d\ud83d\ude00"}',
     ),
+    *(
+        one(family, begin + text + end, "", wanted)
+        for family, begin, end in (
+            ("pythonic", "[get_weather(", ")]"),
+            ("lfm2", "<|tool_call_start|>[get_weather(", ")]<|tool_call_end|>"),
+        )
+        for text, wanted in PYTHON_LITERALS
+    ),
+    none("pythonic", '[get_weather(a="""x]""]'),
+    none("pythonic", "[get_weather(a=nan)]"),
     none("pythonic", "[1] is a reference"),
     none("pythonic", "[get_weather(1)]"),
     none("pythonic", "[get_weather(a=b)]"),

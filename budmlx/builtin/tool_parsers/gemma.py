@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 
 from budmlx.builtin.reader import Broken, Reader, Steps
+from budmlx.builtin.tool_parsers.bare import as_json
 from budmlx.builtin.tool_parsers.family import Family
 from budmlx.builtin.tool_parsers.json_text import MAX_DEPTH, parse
 from budmlx.builtin.tool_parsers.literals import unescaped
 from budmlx.builtin.tool_parsers.scanner import Calls, Form
-from budmlx.builtin.tool_parsers.schema import as_json, dumps, kinds, object_text, properties
+from budmlx.builtin.tool_parsers.schema import dumps, kinds, object_text, properties
 
 MAX_ENDS = 8
 """End markers that may stand in the strings of one call."""

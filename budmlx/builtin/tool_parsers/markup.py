@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from budmlx.builtin.reader import Broken, Reader, Steps
+from budmlx.builtin.tool_parsers.bare import as_json
 from budmlx.builtin.tool_parsers.family import Family
 from budmlx.builtin.tool_parsers.named import NAME
 from budmlx.builtin.tool_parsers.scanner import Calls, Form
-from budmlx.builtin.tool_parsers.schema import as_json, kinds, object_text, properties
+from budmlx.builtin.tool_parsers.schema import kinds, object_text, properties
 from budmlx.builtin.tool_parsers.tag_values import KEY, Values
 from budmlx.builtin.tool_parsers.tags import TagGrammar, Tags
 from budmlx.plugins.parsing import CallSyntax, ModelTraits
