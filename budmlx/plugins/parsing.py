@@ -137,12 +137,16 @@ class ToolParserSpec:
     otherwise, and always where it does not, calls come whole as `Call`.
     visible: control tokens that the parser must see in the text; others are left out.
     syntax: how to force a call; None when the family's calls cannot be forced.
+    in_reasoning: a parser for calls that the model writes in its reasoning, before that ends. It
+    gives complete calls to these tools, and everything else, mentions of calls too, as `Content`.
+    None: calls in reasoning do not count.
     """
 
     name: str
     make: Callable[[Sequence[Tool], bool], OutputParser]
     visible: tuple[str, ...] = ()
     syntax: CallSyntax | None = None
+    in_reasoning: Callable[[Sequence[Tool]], OutputParser] | None = None
 
 
 @dataclass(frozen=True, slots=True)

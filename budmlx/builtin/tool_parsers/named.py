@@ -185,4 +185,5 @@ HARMONY = Family(
         only_forced=True,
     ),
     visible=("<|start|>", "<|message|>", "<|constrain|>"),
+    in_reasoning=False,
 )

@@ -28,7 +28,10 @@ def _read_list(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
     if not first or (yield from reader.peek()) != "(":
         raise Broken
     text = first + (yield from _rest_of_list(reader))
-    for name, arguments in list(_calls(text)):
+    found = list(_calls(text))
+    for name, _ in found:
+        calls.check(name)
+    for name, arguments in found:
         calls.whole(name, arguments)
 
 

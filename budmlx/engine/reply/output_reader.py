@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from budmlx.plugins.boundary import calling, wrong_type
@@ -49,18 +49,32 @@ class Stage:
 class OutputReader:
     """Splits the text of one choice. Reasoning is taken out first, then tool calls.
 
+    drafts: makes a parser of calls in a block of reasoning; None if they are no calls there.
+    A call that is made again after the reasoning, as it was drafted, counts once.
     one_call: whatever follows the first call is dropped. ended: that call has come.
     calls: how many calls have begun. Pieces of content and reasoning carry their place in
     all the text that was pushed.
     """
 
-    def __init__(self, reasoning: Stage | None, calls: Stage | None, *, one_call: bool = False):
+    def __init__(
+        self,
+        reasoning: Stage | None,
+        calls: Stage | None,
+        *,
+        drafts: Callable[[], Stage] | None = None,
+        one_call: bool = False,
+    ):
         self.ended = False
         self.calls = 0
         self._reasoning = reasoning
         self._calls = calls
+        self._drafts = drafts
         self._one_call = one_call
         self._places = _Places()
+        self._draft: Stage | None = None
+        self._draft_places = _Places()
+        self._draft_end = 0
+        self._drafted: list[tuple[str, str]] = []
 
     def push(self, text: str, *, last: bool, finished: bool = False) -> Iterator[Piece]:
         """The pieces that are now certain. finished: the model ended the reply itself.
@@ -72,17 +86,39 @@ class OutputReader:
         if self._reasoning is None:
             yield from self._called(text, last)
             return
-        outside: list[Content] = []
         for piece in self._reasoning.push(text, last):
-            if isinstance(piece, Content):
-                outside.append(piece)
-            elif isinstance(piece, Thought):
-                yield piece
-        for piece in outside:
-            self._places.add(piece)
-            yield from self._called(piece.text, False)
+            if isinstance(piece, Thought):
+                yield from self._thought(piece)
+            elif isinstance(piece, Content):
+                yield from self._thought(None)
+                self._places.add(piece)
+                yield from self._called(piece.text, False)
         if last:
+            yield from self._thought(None)
             yield from self._called("", True)
+
+    def _thought(self, piece: Thought | None) -> Iterator[Piece]:
+        """More of a block of reasoning; None: it is over."""
+        if self._drafts is None:
+            if piece is not None:
+                yield piece
+            return
+        if piece is not None:
+            if self._draft is not None and piece.start != self._draft_end:
+                yield from self._thought(None)  # another block begins
+            if self._draft is None:
+                self._draft, self._draft_places = self._drafts(), _Places()
+            self._draft_end = piece.start + len(piece.text)
+            self._draft_places.add(piece)
+        draft, places = self._draft, self._draft_places
+        if draft is None or self.ended:
+            return
+        if piece is None:
+            self._draft = None
+        for found in draft.push(piece.text if piece is not None else "", piece is None):
+            if isinstance(found, Call):
+                self._drafted.append((found.name, found.arguments))
+            yield from self._counted(found, Thought, places)
 
     def _called(self, text: str, last: bool) -> Iterator[Piece]:
         if self.ended:
@@ -92,18 +128,26 @@ class OutputReader:
                 yield Content(text, self._places.next_start(text))
             return
         for piece in self._calls.push(text, last):
-            if self._one_call and self.calls and not isinstance(piece, CallArguments):
-                self.ended = True
-                return
-            if isinstance(piece, Content):
-                yield Content(piece.text, self._places.outer(piece.start))
+            if isinstance(piece, Call) and (piece.name, piece.arguments) in self._drafted:
+                self._drafted.remove((piece.name, piece.arguments))
                 continue
-            if isinstance(piece, Call | CallBegun):
-                self.calls += 1
-            yield piece
-            if self._one_call and isinstance(piece, Call):
-                self.ended = True
-                return
+            yield from self._counted(piece, Content, self._places)
+
+    def _counted(
+        self, piece: Piece, kind: type[Content] | type[Thought], places: _Places
+    ) -> Iterator[Piece]:
+        """A piece of a tool parser, unless it follows the only call. kind: what its text is."""
+        if self._one_call and self.calls and not isinstance(piece, CallArguments):
+            self.ended = True
+        if self.ended:
+            return
+        if isinstance(piece, Content):
+            yield kind(piece.text, places.outer(piece.start))
+            return
+        if isinstance(piece, Call | CallBegun):
+            self.calls += 1
+        yield piece
+        self.ended = self._one_call and isinstance(piece, Call)
 
 
 class _Places:
@@ -115,7 +159,7 @@ class _Places:
         self._length = 0
         self._given = 0
 
-    def add(self, piece: Content) -> None:
+    def add(self, piece: Content | Thought) -> None:
         if piece.start != self._outer[-1] + self._length - self._inner[-1]:
             self._inner.append(self._length)
             self._outer.append(piece.start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from budmlx.config import ModelConfig
@@ -82,7 +82,7 @@ class Parsers:
 
     def reader(self, request: Request, tail: str) -> OutputReader | None:
         """The reader that splits the text of one choice; None if it is all content."""
-        reasoning = calls = None
+        reasoning = calls = drafts = None
         if self.reasoning is not None and _thinks(request) and request.reasoning != "raw":
             spec, plugin = self.reasoning.value, self.reasoning.plugin
             what = f"reasoning parser {spec.name}"
@@ -93,9 +93,26 @@ class Parsers:
             what = f"tool parser {spec_.name}"
             with calling(plugin, what):
                 calls = Stage(spec_.make(tools, request.incremental_calls), plugin, what)
+            # A forced call comes after the reasoning for sure.
+            if reasoning is not None and request.tool_choice.mode != "required":
+                drafts = _drafts(spec_, tools, plugin)
         if reasoning is None and calls is None:
             return None
-        return OutputReader(reasoning, calls, one_call=not request.parallel_tool_calls)
+        one_call = not request.parallel_tool_calls
+        return OutputReader(reasoning, calls, drafts=drafts, one_call=one_call)
+
+
+def _drafts(spec: ToolParserSpec, tools: Sequence[Tool], plugin: str) -> Callable[[], Stage] | None:
+    """What makes a parser of calls in reasoning."""
+    make, what = spec.in_reasoning, f"tool parser {spec.name}"
+    if make is None:
+        return None
+
+    def made() -> Stage:
+        with calling(plugin, what):
+            return Stage(make(tools), plugin, what)
+
+    return made
 
 
 def active_tools(request: Request) -> tuple[Tool, ...]:
