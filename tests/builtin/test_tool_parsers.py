@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budmlx.builtin.reasoning import BLOCKS
+from budmlx.builtin.reasoning import BLOCKS, CHANNELS
 from budmlx.builtin.tool_parsers import FAMILIES, provide_tool_parser
 from budmlx.builtin.tool_parsers.json_text import MAX_DEPTH
 from budmlx.plugins.parsing import (
@@ -208,6 +208,9 @@ def test_depth_is_bounded(family: str) -> None:
         ("pythonic", "tools [func_name1(param1=value1)", "<|python_start|>"),
         ("llama", 'tools {"name": function name, "parameters": dictionary', "<|python_tag|>"),
         ("llama", "tools", "<|python_tag|>"),
+        ("muse", "tools <atem:function_calls>", ""),
+        ("minicpm5", 'tools <function name="f"><param name="p">', ""),
+        ("kimi-k3", "tools", "<|end_of_msg|>"),
         (None, "no such thing", "<|python_tag|>"),
         (None, "", ""),
     ],
@@ -230,7 +233,7 @@ def test_the_page_lists_all_families() -> None:
     calls, _, reasoning = PAGE.read_text("utf-8").partition("## Reasoning")
     for page, names in (
         (calls, {family.name for family in FAMILIES}),
-        (reasoning, {"harmony", *(block.name for block in BLOCKS)}),
+        (reasoning, {family.name for family in (*CHANNELS, *BLOCKS)}),
     ):
         rows = [line for line in page.splitlines() if line.startswith("| `")]
         listed = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from budmlx import hookimpl
 from budmlx.builtin.tool_parsers.family import Family, knows_tools
 from budmlx.builtin.tool_parsers.gemma import FUNCTION_GEMMA, GEMMA4
-from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINIMAX, QWEN3_CODER
+from budmlx.builtin.tool_parsers.kimi_k3 import KIMI_K3
+from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINICPM5, MINIMAX, MUSE, QWEN3_CODER
 from budmlx.builtin.tool_parsers.named import DEEPSEEK, HARMONY, KIMI, MISTRAL
 from budmlx.builtin.tool_parsers.objects import COHERE, GRANITE, HERMES, LLAMA
 from budmlx.builtin.tool_parsers.pythonic import LFM2, PYTHONIC
@@ -20,8 +21,11 @@ FAMILIES: tuple[Family, ...] = (
     LFM2,
     QWEN3_CODER,
     KIMI,
+    KIMI_K3,
+    MINICPM5,
     DEEPSEEK,
     MISTRAL,
+    MUSE,
     HARMONY,
     COHERE,
     GRANITE,

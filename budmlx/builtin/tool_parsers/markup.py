@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,10 @@ from budmlx.builtin.tool_parsers.scanner import Calls, Form
 from budmlx.builtin.tool_parsers.schema import kinds, object_text, properties
 from budmlx.builtin.tool_parsers.tag_values import KEY, Values
 from budmlx.builtin.tool_parsers.tags import TagGrammar, Tags
-from budmlx.plugins.parsing import CallSyntax, ModelTraits
+from budmlx.plugins.parsing import CallGrammar, CallSyntax, ModelTraits, Tool
+
+_SECTION = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_CDATA = re.compile(rf"(?:{_SECTION.pattern})+", re.DOTALL)
 
 
 def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
@@ -37,6 +41,8 @@ def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
             value = yield from values.read()
             if tags.padded:
                 value = value.removeprefix("\n").removesuffix("\n")
+            if tags.cdata and _CDATA.fullmatch(value.strip()):
+                value = "".join(_SECTION.findall(value))
             if keys:
                 keys.discard(key)
             members[key] = as_json(value, kinds(properties(schema).get(key), schema))
@@ -114,17 +120,72 @@ _QWEN = Tags(
     alone=True,
     padded=True,
 )
-_INVOKES = Tags(
-    begin='<invoke name="',
-    named='">',
-    key='<parameter name="',
-    keyed=('">',),
-    valued="</parameter>",
-    end="</invoke>",
-    outer=("<minimax:tool_call>", "</minimax:tool_call>"),
-)
+
+
+def _invokes(prefix: str, section: str) -> Tags:
+    """Calls as <invoke name="..."><parameter name="...">...</parameter></invoke>."""
+    return Tags(
+        begin=f'<{prefix}invoke name="',
+        named='">',
+        key=f'<{prefix}parameter name="',
+        keyed=('">',),
+        valued=f"</{prefix}parameter>",
+        end=f"</{prefix}invoke>",
+        outer=(f"<{section}>", f"</{section}>"),
+    )
+
+
+_ATEM = _invokes("atem:", "atem:function_calls")
+_REPLY, _MESSAGE, _MORE, _END = "<|start|>assistant", "<|message|>", "<|eom|>", "<|eot|>"
+
+
+def _read_muse(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
+    """Read a call, and the header of its message if that is the opener."""
+    if opener in ("to=", _REPLY):
+        yield from reader.until(_MESSAGE)
+        opener = yield from reader.one_of(_ATEM.outer[0])
+    yield from _reading(_ATEM)(reader, calls, opener)
+
+
+def _muse_syntax(model: ModelTraits) -> CallSyntax:
+    opening, closing = _ATEM.outer
+    line = _ATEM.line
+    write = TagGrammar(_ATEM, model.tokens, opening + line, line + closing).call
+
+    def call(tool: Tool) -> CallGrammar:
+        written = write(tool)
+        return replace(written, begin=f" to={tool.name}{_MESSAGE}{written.begin}")
+
+    return CallSyntax("", call, separator=_MORE + _REPLY, only_forced=True)
+
 
 QWEN3_CODER = _family("qwen3-coder", _QWEN, "<tool_call>\\n<function=", "<tool_call>\n<function=")
 GLM = _family("glm", _keys_and_values(""), "<arg_key>")
 LONGCAT = _family("longcat", _keys_and_values("longcat_"), "<longcat_arg_key>")
-MINIMAX = _family("minimax-m2", _INVOKES, "<minimax:tool_call>")
+MINIMAX = _family("minimax-m2", _invokes("", "minimax:tool_call"), "<minimax:tool_call>")
+MINICPM5 = _family(
+    "minicpm5",
+    Tags(
+        begin='<function name="',
+        named='">',
+        key='<param name="',
+        keyed=('">',),
+        valued="</param>",
+        end="</function>",
+        line="",
+        cdata=True,
+    ),
+    '<param name="',
+)
+MUSE = Family(
+    "muse",
+    Form(
+        (_REPLY, _ATEM.outer[0], _ATEM.begin),
+        _read_muse,
+        closers=(_ATEM.outer[1], _MORE, _END),
+        bare="to=",
+    ),
+    ("<atem:function_calls>",),
+    _muse_syntax,
+    ("<|start|>", _MESSAGE),
+)

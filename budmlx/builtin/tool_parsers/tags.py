@@ -21,6 +21,7 @@ class Tags:
     its value, and after the value.
     padded: one newline on each side of a value is not part of it.
     line: the white space that models write between tags.
+    cdata: values may stand in CDATA sections.
     """
 
     begin: str
@@ -33,6 +34,7 @@ class Tags:
     alone: bool = False
     padded: bool = False
     line: str = "\n"
+    cdata: bool = False
 
 
 class TagGrammar:
