@@ -25,16 +25,9 @@ from tests.builtin.call_samples import (
     GEMMA_CALL,
     GLM_CALL,
     HARMONY_HEAD,
-    K3,
-    K3_END,
-    K3_JSON,
-    K3_TIME,
     KIMI_TIME,
     KIMI_WEATHER,
-    MINICPM_CALL,
     MINIMAX_TEXT,
-    MUSE_CALL,
-    MUSE_TIME,
     PARIS,
     PYTHONIC_CALL,
     QWEN_CALL,
@@ -47,6 +40,15 @@ from tests.builtin.call_samples import (
     WEATHER_CALL,
     hermes,
     qwen,
+)
+from tests.builtin.newest_call_samples import (
+    K3,
+    K3_END,
+    K3_JSON,
+    K3_TIME,
+    MINICPM_CALL,
+    MUSE_CALL,
+    MUSE_TIME,
 )
 from tests.tokenizers import byte_level
 

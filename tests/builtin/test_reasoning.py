@@ -16,7 +16,8 @@ from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, Tool
 from budmlx.testing import check_reasoning_parser
 from budmlx.testing.parsers import Found
 from tests.amount import examples
-from tests.builtin.call_samples import HARMONY_HEAD, MUSE_CALL, PARIS, WEATHER_CALL
+from tests.builtin.call_samples import HARMONY_HEAD, PARIS, WEATHER_CALL
+from tests.builtin.newest_call_samples import MUSE_CALL
 
 NOBODY = ModelTraits("", "")
 TINY = Path(__file__).parent.parent.parent / "examples" / "train_tiny" / "chat_template.jinja"

@@ -33,11 +33,11 @@ from tests.builtin.call_samples import (
     KIMI_WEATHER,
     LLAMA_CALL,
     PARIS,
-    SAMPLES,
     TOOLS,
     Sample,
     hermes,
 )
+from tests.builtin.newest_call_samples import SAMPLES
 
 NOBODY = ModelTraits("", "")
 ROOT = Path(__file__).parent.parent.parent
