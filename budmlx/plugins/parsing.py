@@ -140,6 +140,8 @@ class ToolParserSpec:
     in_reasoning: a parser for calls that the model writes in its reasoning, before that ends. It
     gives complete calls to these tools, and everything else, mentions of calls too, as `Content`.
     None: calls in reasoning do not count.
+    guessed: the model shows no format that is known, so that it may write its calls otherwise. This
+    is said when the model is loaded; such calls have no `syntax`.
     """
 
     name: str
@@ -147,6 +149,7 @@ class ToolParserSpec:
     visible: tuple[str, ...] = ()
     syntax: CallSyntax | None = None
     in_reasoning: Callable[[Sequence[Tool]], OutputParser] | None = None
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,13 @@ def test_models_choose_a_family(name: str | None, template: str, tokens: str) ->
     assert (spec.name if spec else None) == name
 
 
+def test_a_format_that_is_guessed_is_not_forced() -> None:
+    guess = parser("auto", ModelTraits("any", "a template that writes {{ tools }} somehow"))
+    assert guess.guessed and guess.syntax is None
+    for known in (parser("hermes"), parser("auto", ModelTraits("any", "tools <tool_call>"))):
+        assert not known.guessed and known.syntax is not None
+
+
 def test_names() -> None:
     for family in FAMILIES:
         assert parser(family.name).name == family.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from budmlx.plugins.boundary import calling
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserSpec
 from budmlx.types import Request, Tool
+
+log = logging.getLogger(__name__)
 
 TAIL_TOKENS = 64
 """Tokens at the end of a prompt that show whether it ends inside of reasoning."""
@@ -39,9 +42,16 @@ class Parsers:
             tokenizer.template(tools=True).source,
             frozenset(token.content for token in added),
         )
+        calls = plugins.chosen("provide_tool_parser", config.tool_parser, traits)
+        if calls is not None and calls.value.guessed:
+            log.warning(
+                "The chat template takes tools, but shows no known format of calls: calls are read "
+                "as %s writes them, and cannot be forced. Name the format with tool_parser.",
+                calls.value.name,
+            )
         return cls(
             tokenizer,
-            plugins.chosen("provide_tool_parser", config.tool_parser, traits),
+            calls,
             plugins.chosen("provide_reasoning_parser", config.reasoning_parser, traits),
         )
 
