@@ -268,14 +268,17 @@ def test_every_family_is_here() -> None:
             assert (syntax.open + syntax.call(tool).begin).startswith(syntax.trigger)
 
 
-@pytest.mark.parametrize("name", ["qwen3-coder", "glm", "minimax-m2"])
+CLOSING = {"qwen3-coder": "</parameter>", "glm": "</arg_value>", "minimax-m2": "</parameter>"}
+
+
+@pytest.mark.parametrize("name", list(CLOSING))
 @pytest.mark.parametrize("listed", [False, True])
 def test_text_in_tags_may_hold_anything_but_their_end(name: str, listed: bool) -> None:
     spec = spec_of(name, "")
     assert spec.syntax is not None
     properties = {"city": {}, "days": {"type": "integer"}} if listed else {}
     tool = Tool("get_weather", "", {"type": "object", "properties": properties})
-    value = ' <b>"</b>\n</par</argument><</ \u00e9'
+    value = f' <b>"</b>\n</par</argument><</ \u00e9{CLOSING[name]} on.{CLOSING[name]}, too'
     (text,) = (text for n, template, text in WRITTEN if n == name and not template)
     text = text.replace("Paris", value)
     assert accepts(spec.syntax, text, (), (tool, TIME))
