@@ -56,13 +56,14 @@ def _beginning(text: str) -> str:
 class Reader:
     """The text so far, how far it was read (`at` in `buffer`), and the pieces made of it.
 
-    last: no more text follows what is in the buffer.
+    last: no more text follows what is in the buffer. finished: the writer ended it, and nothing
+    was cut off.
     """
 
     def __init__(self) -> None:
         self.buffer = ""
         self.at = 0
-        self.last = False
+        self.last = self.finished = False
         self.after_drop = False
         self._base = 0  # place of the buffer in all the text
         self._from = 0  # place in the buffer up to which text is settled
@@ -122,6 +123,23 @@ class Reader:
         kept = self._from + len(self.buffer[self._from : end].rstrip())
         if kept > self._from:
             self.pass_on(kept)
+
+    @property
+    def place(self) -> int:
+        """The place in all the text up to which it was read."""
+        return self._base + self.at
+
+    def back(self, place: int) -> None:
+        """Go back to a place after what was settled last."""
+        self.at -= self.place - place
+        if self.at < 0:
+            again: list[str] = []
+            while self.at < 0:
+                again.append(self._held.pop())
+                self.at += len(again[-1])
+                self._held_size -= len(again[-1])
+                self._base -= len(again[-1])
+            self.buffer = "".join([*reversed(again), self.buffer])
 
     def _settle(self, end: int) -> None:
         if self._held:
@@ -212,6 +230,25 @@ class Reader:
             if self.last:
                 raise Broken
             yield
+
+    def cut_off(self, *markers: str) -> bool:
+        """Whether the text ends here, or in a marker that begins here."""
+        return self.last and self._may_become(markers)
+
+    def upto(self, marker: str) -> Steps[tuple[str, bool]]:
+        """Read through a marker, or to the end of the text without a marker that is cut off.
+
+        Returns the text before the marker, and whether it came whole.
+        """
+        begun = self.place
+        try:
+            return (yield from self.until(marker)), True
+        except Broken:
+            self.back(begun)
+        text = self.buffer[self.at :]
+        self.at = len(self.buffer)
+        found = markers(marker).search(text, 0, complete=False)
+        return (text if found is None else text[: found.start()]), False
 
     def _may_become(self, markers: tuple[str, ...]) -> bool:
         """Whether what is left of the buffer is the beginning of a marker."""

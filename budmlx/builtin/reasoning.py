@@ -1,4 +1,4 @@
-"""Built-in reasoning parsers: blocks between two markers, and the channels of gpt-oss."""
+"""Built-in reasoning parsers: blocks between two markers, and messages to channels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ _TURN = re.compile(r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|_of_turn>|</?(?:user|assis
 
 _TOKEN = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 _REPLY, _MESSAGE = "<|start|>assistant", "<|message|>"
-_HEADS, _TAILS = ("<|start|>", "<|channel|>"), ("<|end|>", "<|return|>", "<|call|>")
-_RECIPIENT = re.compile(r"\bto=")
-_ANALYSIS = re.compile(r"<\|channel\|>\s*analysis\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +127,40 @@ class BlockScanner:
                 yield
 
 
-class ChannelScanner:
-    """The `OutputParser` of gpt-oss, which writes messages with headers (the harmony format).
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Messages with headers, which say whom or what a message is for.
 
-    What goes to the channel `analysis` is reasoning. Messages to a tool are passed on with
-    their markup, for a tool parser to read; other messages are content. Text without a header
-    is content, and so is a header that is cut off.
+    heads, tails: what headers begin with, and what messages end with.
+    reasoning, calls: patterns of the headers of reasoning, and of those that a tool parser reads
+    with their messages. Messages to others are content.
     """
 
-    def __init__(self, prompt: str):
+    name: str
+    heads: tuple[str, ...]
+    tails: tuple[str, ...]
+    reasoning: re.Pattern[str]
+    calls: re.Pattern[str]
+    signs: tuple[str, ...]
+
+    @property
+    def spec(self) -> ReasoningParserSpec:
+        """The specification for the engine. No one text parts reasoning from what follows it."""
+        visible = (*self.heads, *self.tails, _MESSAGE)
+        return ReasoningParserSpec(self.name, partial(ChannelScanner, self), visible)
+
+
+class ChannelScanner:
+    """The `OutputParser` of channels.
+
+    Messages to a tool may be passed on with their markup, for a tool parser to read. Text without
+    a header is content, and so is a header that is cut off.
+    """
+
+    def __init__(self, channels: Channels, prompt: str):
+        self._channels = channels
         self._reader = Reader()
-        self._markers = markers(*_HEADS, *_TAILS)
+        self._markers = markers(*channels.heads, *channels.tails)
         self._steps = self._run(prompt.rpartition(_REPLY)[2] if _REPLY in prompt else "")
 
     def push(self, text: str, last: bool) -> Sequence[Piece]:
@@ -155,13 +175,13 @@ class ChannelScanner:
             if not message:
                 head += yield from reader.until(_MESSAGE) if begun else self._head()
             while True:
-                to_tool = bool(_RECIPIENT.search(head))
+                to_tool = bool(self._channels.calls.search(head))
                 if to_tool:
                     reader.pass_on(reader.at)
                 elif head:
                     reader.drop()
-                analysis = not to_tool and _ANALYSIS.search(head) is not None
-                yield from self._message(Thought if analysis else Content, to_tool)
+                thought = not to_tool and self._channels.reasoning.search(head) is not None
+                yield from self._message(Thought if thought else Content, to_tool)
                 if reader.last and reader.at == len(reader.buffer):
                     break
                 head = yield from self._head()
@@ -173,20 +193,20 @@ class ChannelScanner:
         """Read a header; there is none before text without markup."""
         reader = self._reader
         yield from reader.space()
-        first = yield from reader.maybe(*_HEADS, _MESSAGE, "to=")
+        first = yield from reader.maybe(*self._channels.heads, _MESSAGE, "to=")
         if not first or first == _MESSAGE:
             return first
         return first + (yield from reader.until(_MESSAGE))
 
     def _message(self, kind: type[Content] | type[Thought], to_tool: bool) -> Steps[None]:
         """Pass a message on, and read its end, which belongs to what a tool parser reads."""
-        reader = self._reader
+        reader, tails = self._reader, self._channels.tails
         while True:
             found = self._markers.search(reader.buffer, reader.at, complete=reader.last)
             reader.at = len(reader.buffer) if found is None else found.start()
             reader.pass_on(reader.at, kind)
             if found is not None and found[1]:
-                if found[1] in _TAILS:
+                if found[1] in tails:
                     reader.at = found.end()
                 if to_tool:
                     reader.pass_on(reader.at)
@@ -219,25 +239,53 @@ BLOCKS = (
         ("Here is my response:", "Here's my response:"),
         ("Here is my thought process:", "Here's my thought process:"),
     ),
+    Block(
+        "kimi-k3",
+        ("<|open|>think<|sep|>",),
+        ("<|close|>think<|sep|>",),
+        ("<|open|>think<|sep|>", "<|end_of_msg|>"),
+        anywhere=True,
+        dropped=(
+            "<|open|>response<|sep|>",
+            "<|close|>response<|sep|>",
+            "<|close|>message<|sep|>",
+        ),
+    ),
+    Block("think-tokens", ("<|think:start|>",), ("<|think:end|>",), ("<|think:start|>",)),
     Block("seed", ("<seed:think>",), ("</seed:think>",), ("<seed:think>",)),
     Block("longcat", ("<longcat_think>",), ("</longcat_think>",), ("<longcat_think>",)),
     Block("think", ("<think>",), ("</think>",), ("<think>", "</think>")),
 )
 """The families by their markers; the last is that of DeepSeek R1, Qwen 3, GLM and many more."""
 
-# Its messages have headers, so that no one text parts reasoning from what comes after.
-HARMONY = ReasoningParserSpec("harmony", ChannelScanner, (*_HEADS, *_TAILS, _MESSAGE))
+CHANNELS = (
+    Channels(
+        "harmony",
+        ("<|start|>", "<|channel|>"),
+        ("<|end|>", "<|return|>", "<|call|>"),
+        re.compile(r"<\|channel\|>\s*analysis\b"),
+        re.compile(r"\bto="),
+        ("<|constrain|>",),
+    ),
+    Channels(
+        "muse",
+        ("<|start|>",),
+        ("<|eom|>", "<|eot|>"),
+        re.compile(r"\bto=self\b"),
+        re.compile(r"\bto=(?!(?:self|user)\b)"),
+        ("<atem:function_calls>", "to=self<|message|>"),
+    ),
+)
+"""The families that write messages with headers: gpt-oss and Muse Glimmer."""
 
 
 @hookimpl
 def provide_reasoning_parser(name: str, model: ModelTraits) -> ReasoningParserSpec | None:
     """The family of this name; for `auto` the first whose markers the model knows."""
-    if name == "harmony" or (name == "auto" and _knows(model, "<|constrain|>")):
-        return HARMONY
-    for block in BLOCKS:
-        known = name == "auto" and any(_knows(model, sign) for sign in block.signs)
-        if known or name == block.name:
-            return block.spec
+    for family in (*CHANNELS, *BLOCKS):
+        known = name == "auto" and any(_knows(model, sign) for sign in family.signs)
+        if known or name == family.name:
+            return family.spec
     return None
 
 

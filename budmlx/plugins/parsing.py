@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from budmlx.types import Tool as Tool
 
@@ -87,6 +87,14 @@ class OutputParser(Protocol):
         """
 
 
+@runtime_checkable
+class FinishedParser(Protocol):
+    """An `OutputParser` that takes more for complete where the model ended the text itself."""
+
+    def finish(self) -> None:
+        """The model ended its reply: nothing was cut off. Called before the last `push`."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallGrammar:
     """The grammar of one tool call, for constraining it.
@@ -132,12 +140,19 @@ class ToolParserSpec:
     otherwise, and always where it does not, calls come whole as `Call`.
     visible: control tokens that the parser must see in the text; others are left out.
     syntax: how to force a call; None when the family's calls cannot be forced.
+    in_reasoning: a parser for calls that the model writes in its reasoning, before that ends. It
+    gives complete calls to these tools, and everything else, mentions of calls too, as `Content`.
+    None: calls in reasoning do not count.
+    guessed: the model shows no format that is known, so that it may write its calls otherwise. This
+    is said when the model is loaded; such calls have no `syntax`.
     """
 
     name: str
     make: Callable[[Sequence[Tool], bool], OutputParser]
     visible: tuple[str, ...] = ()
     syntax: CallSyntax | None = None
+    in_reasoning: Callable[[Sequence[Tool]], OutputParser] | None = None
+    guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

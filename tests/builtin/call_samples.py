@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from budmlx.plugins.parsing import Call, Tool
 
@@ -48,6 +48,12 @@ def both(family: str, text: str, content: str = "") -> Sample:
 
 def one(family: str, text: str, content: str = "", arguments: str = PARIS) -> Sample:
     return Sample(family, text, (Call("get_weather", arguments),), content)
+
+
+def identified(family: str, text: str, *ids: str | None, content: str = "") -> Sample:
+    """As many of the two calls as there are ids."""
+    made = (replace(call, id=i) for call, i in zip((WEATHER_CALL, TIME_CALL), ids, strict=False))
+    return Sample(family, text, tuple(made), content)
 
 
 def none(family: str, text: str) -> Sample:
@@ -137,12 +143,31 @@ LLAMA = [
 
 MISTRAL_LIST = f'[{{"name": "get_weather", "arguments": {PARIS}, "id": "abcdef123"}}'
 MISTRAL = [
-    both("mistral", f'[TOOL_CALLS] {MISTRAL_LIST}, {{"name": "get_time", "arguments": {{}}}}]'),
+    identified(
+        "mistral",
+        f'[TOOL_CALLS] {MISTRAL_LIST}, {{"id": "x", "name": "get_time", "arguments": {{}}}}]',
+        "abcdef123",
+        "x",
+    ),
+    identified(
+        "mistral", f'[TOOL_CALLS] [{{"id": "", "name": "get_weather", "arguments": {PARIS}}}]', None
+    ),
+    identified(
+        "mistral",
+        f"[TOOL_CALLS]get_weather[CALL_ID]a1[ARGS]{PARIS}[TOOL_CALLS]get_time[ARGS]{{}}",
+        "a1",
+        None,
+    ),
     both("mistral", f"[TOOL_CALLS]get_weather[ARGS]{PARIS}[TOOL_CALLS]get_time[ARGS]{{}}"),
-    one("mistral", f"I look.[TOOL_CALLS]get_weather[CALL_ID]abcdef123[ARGS]{PARIS}", "I look."),
+    identified(
+        "mistral",
+        f"I look.[TOOL_CALLS]get_weather[CALL_ID]abcdef123[ARGS]{PARIS}",
+        "abcdef123",
+        content="I look.",
+    ),
     one("mistral", f"[TOOL_CALLS]get_weather{PARIS}"),
-    one("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}"),
-    one("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}, oops]", ", oops]"),
+    identified("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}", "abcdef123"),
+    identified("mistral", f"[TOOL_CALLS]{MISTRAL_LIST}, oops]", "abcdef123", content=", oops]"),
     none("mistral", "[TOOL_CALLS]"),
     none("mistral", "[TOOL_CALLS]get_weather[ARGS]"),
     none("mistral", "[TOOL_CALLS]get_weather so"),
@@ -155,16 +180,28 @@ KIMI_WEATHER = (
     "<|tool_call_end|>"
 )
 KIMI_TIME = KIMI_WEATHER.replace("weather:0", "time:12").replace(PARIS, " {} ")
+KIMI_IDS = ("functions.get_weather:0", "functions.get_time:12")
 SECTION, SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 KIMI = [
-    both("kimi-k2", f"{SECTION}{KIMI_WEATHER}{KIMI_TIME}{SECTION_END}"),
-    both("kimi-k2", f"So.\n{SECTION}\n{KIMI_WEATHER}\n{KIMI_TIME}\n{SECTION_END}\n", "So."),
-    one("kimi-k2", KIMI_WEATHER),
-    one("kimi-k2", f"{SECTION}{KIMI_WEATHER.replace('functions.', '')}{SECTION_END} Done", " Done"),
-    one(
+    identified("kimi-k2", f"{SECTION}{KIMI_WEATHER}{KIMI_TIME}{SECTION_END}", *KIMI_IDS),
+    identified(
+        "kimi-k2",
+        f"So.\n{SECTION}\n{KIMI_WEATHER}\n{KIMI_TIME}\n{SECTION_END}\n",
+        *KIMI_IDS,
+        content="So.",
+    ),
+    identified("kimi-k2", KIMI_WEATHER, KIMI_IDS[0]),
+    identified(
+        "kimi-k2",
+        f"{SECTION}{KIMI_WEATHER.replace('functions.', '')}{SECTION_END} Done",
+        "get_weather:0",
+        content=" Done",
+    ),
+    identified(
         "kimi-k2",
         f"{SECTION}{KIMI_WEATHER}<|tool_call_begin|>oops{SECTION_END}",
-        "<|tool_call_begin|>oops",
+        KIMI_IDS[0],
+        content="<|tool_call_begin|>oops",
     ),
     none("kimi-k2", f"{SECTION}{KIMI_WEATHER[:-22]}"),
     none("kimi-k2", f"{SECTION} nothing {SECTION_END}"),
@@ -277,6 +314,16 @@ MINIMAX = [
 ]
 
 PYTHONIC_CALL = 'get_weather(city="Paris", days=2)'
+PYTHON_LITERALS = [
+    ('a="""x"y]\nz""", b=\'\', c=""', '{"a": "x\\"y]\\nz", "b": "", "c": ""}'),
+    ("a='''it's'''", '{"a": "it\'s"}'),
+    (r"a=r'C:\new', b='C:\\new'", r'{"a": "C:\\new", "b": "C:\\new"}'),
+    (
+        "a=.5, b=0x1F, c=1_000, d=-.5e3, e=+1, f=5.",
+        '{"a": 0.5, "b": 31, "c": 1000, "d": -500.0, "e": 1, "f": 5.0}',
+    ),
+    ("a='b' \"c\", d=('e'), f=('g',), h=[1,]", '{"a": "bc", "d": "e", "f": ["g"], "h": [1]}'),
+]
 PYTHONIC = [
     both("pythonic", f"[{PYTHONIC_CALL}, get_time()]"),
     one("pythonic", f"<|python_start|>[{PYTHONIC_CALL}]<|python_end|>"),
@@ -293,6 +340,16 @@ PYTHONIC = [
         "",
         r'{"a": "\u00e9A\\d\ud83d\ude00"}',
     ),
+    *(
+        one(family, begin + text + end, "", wanted)
+        for family, begin, end in (
+            ("pythonic", "[get_weather(", ")]"),
+            ("lfm2", "<|tool_call_start|>[get_weather(", ")]<|tool_call_end|>"),
+        )
+        for text, wanted in PYTHON_LITERALS
+    ),
+    none("pythonic", '[get_weather(a="""x]""]'),
+    none("pythonic", "[get_weather(a=nan)]"),
     none("pythonic", "[1] is a reference"),
     none("pythonic", "[get_weather(1)]"),
     none("pythonic", "[get_weather(a=b)]"),
@@ -305,6 +362,26 @@ PYTHONIC = [
 ]
 
 GEMMA_CALL = '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:2}<tool_call|>'
+# What stands in the braces, with ~ for the family's own quote.
+GEMMA_QUOTES = [
+    ('city:"hello world out there"', '{"city": "hello world out there"}'),
+    ("city:'hello world out there'", '{"city": "hello world out there"}'),
+    ('"city":"ab"', '{"city": "ab"}'),
+    ("'city':~ab~", '{"city": "ab"}'),
+    ('a:{"b": ["c", \'d, e\', ~f~]}', '{"a": {"b": ["c", "d, e", "f"]}}'),
+    ('a:["x", ~y~],city:~say "x"~', '{"a": ["x", "y"], "city": "say \\"x\\""}'),
+    ('city:"say "hi", now",days:2', '{"city": "say \\"hi\\", now", "days": 2}'),
+    (r'city:"a\nb\u00e9"', '{"city": "a\\nbé"}'),
+    (r"city:'it\'s \"x\"'", '{"city": "it\'s \\"x\\""}'),
+    (r"city:~C:\new~", r'{"city": "C:\\new"}'),
+    ('city:"",near:~~', '{"city": "", "near": ""}'),
+    ("city:Paris", '{"city": "Paris"}'),
+    ("city:New York, NY,days:2", '{"city": "New York, NY", "days": 2}'),
+    ("a:[x, y z],exact:True,b:None", '{"a": ["x", "y z"], "exact": true, "b": null}'),
+    ("city:it's,days:-1.5e3", '{"city": "it\'s", "days": -1.5e3}'),
+    ("city:http://a.b/?c=1,zip:01234", '{"city": "http://a.b/?c=1", "zip": "01234"}'),
+    ("~x:y~:1,city:{a:{}}", '{"x:y": 1, "city": {"a": {}}}'),
+]
 FUNCTION_GEMMA_CALL = (
     "<start_function_call>call:get_weather{city:<escape>Paris<escape>,days:2}<end_function_call>"
 )
@@ -319,15 +396,47 @@ GEMMA = [
     none("gemma4", GEMMA_CALL[:-13]),
     none("gemma4", "<|tool_call>call:get_weather{city:<tool_call|>"),
     one("function-gemma", FUNCTION_GEMMA_CALL),
+    *(
+        one(family, begin + inner.replace("~", quote) + end, "", wanted)
+        for family, begin, quote, end in (
+            ("gemma4", "<|tool_call>call:get_weather{", '<|"|>', "}<tool_call|>"),
+            (
+                "function-gemma",
+                "<start_function_call>call:get_weather{",
+                "<escape>",
+                "}<end_function_call>",
+            ),
+        )
+        for inner, wanted in GEMMA_QUOTES
+    ),
+    Sample(
+        "gemma4",
+        "<|tool_call>call:server:tool.x/y-z {a: 1} <tool_call|>",
+        (Call("server:tool.x/y-z", '{"a": 1}'),),
+    ),
+    one("gemma4", GEMMA_CALL[:-12]),
+    one("gemma4", GEMMA_CALL[:-5]),
+    Sample(
+        "gemma4",
+        '<|tool_call>call:f{a:<|"|>x<tool_call|> and <|tool_call>call:get_time{}<tool_call|>',
+        (TIME_CALL,),
+        '<|tool_call>call:f{a:<|"|>x<tool_call|> and',
+    ),
+    none("gemma4", '<|tool_call>call:get_weather{city:"Paris}<tool_call|>'),
+    none("gemma4", '<|tool_call>call:get_weather{city:<|"|>Paris}<tool_call|>'),
+    none("gemma4", "<|tool_call>call:get_weather{city:}<tool_call|>"),
+    none("gemma4", "<|tool_call>call:get_weather{city:Paris} so<tool_call|>"),
     none("function-gemma", FUNCTION_GEMMA_CALL[:50]),
 ]
 
 OTHERS = [
-    both(
+    identified(
         "cohere",
         '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", '
         f'"parameters": {PARIS}}},\n    {{"tool_call_id": "1", "tool_name": "get_time", '
         '"parameters": {}}\n]<|END_ACTION|>',
+        "0",
+        "1",
     ),
     both(
         "granite",

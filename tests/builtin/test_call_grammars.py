@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -40,6 +41,15 @@ from tests.builtin.call_samples import (
     WEATHER_CALL,
     hermes,
     qwen,
+)
+from tests.builtin.newest_call_samples import (
+    K3,
+    K3_END,
+    K3_JSON,
+    K3_TIME,
+    MINICPM_CALL,
+    MUSE_CALL,
+    MUSE_TIME,
 )
 from tests.tokenizers import byte_level
 
@@ -93,6 +103,14 @@ WRITTEN = [
         f"{GLM_CALL}<tool_call>get_time</tool_call>".replace("\n", ""),
     ),
     ("minimax-m2", "", MINIMAX_TEXT),
+    (
+        "muse",
+        "",
+        f" to=get_weather<|message|>{MUSE_CALL}<|eom|><|start|>assistant to=get_time<|message|>"
+        f"{MUSE_TIME}",
+    ),
+    ("minicpm5", "", f'{MINICPM_CALL}<function name="get_time"></function>'),
+    ("kimi-k3", "", f"{K3}{K3_JSON}{K3_TIME}{K3_END}"),
     ("pythonic", "", f"[{PYTHONIC_CALL}, get_time()]"),
     ("lfm2", "", f"<|tool_call_start|>[{PYTHONIC_CALL}, get_time()]<|tool_call_end|>"),
     (
@@ -108,6 +126,7 @@ WRITTEN = [
         '{"name": "get_time", "arguments": {}}]',
     ),
 ]
+IDS = {"kimi-k2": ("functions.get_weather:0", "functions.get_time:0")}
 UNFORCED = {"gemma4", "function-gemma"}
 ALIKE = {"longcat"}  # the tags of another family with a prefix
 
@@ -164,7 +183,9 @@ def test_grammars_and_parsers_agree(name: str, template: str, text: str, with_to
     spec = spec_of(name, template, frozenset(tokens))
     assert spec.syntax is not None
     assert accepts(spec.syntax, text, tokens)
-    check_tool_parser(spec, text, WEATHER_CALL, TIME_CALL, tools=TOOLS)
+    ids = IDS.get(name, (None, None))
+    calls = [replace(c, id=i) for c, i in zip((WEATHER_CALL, TIME_CALL), ids, strict=True)]
+    check_tool_parser(spec, text, *calls, tools=TOOLS)
     for wrong in (
         text + "x",
         text[:-1],
@@ -248,14 +269,17 @@ def test_every_family_is_here() -> None:
             assert (syntax.open + syntax.call(tool).begin).startswith(syntax.trigger)
 
 
-@pytest.mark.parametrize("name", ["qwen3-coder", "glm", "minimax-m2"])
+CLOSING = {"qwen3-coder": "</parameter>", "glm": "</arg_value>", "minimax-m2": "</parameter>"}
+
+
+@pytest.mark.parametrize("name", list(CLOSING))
 @pytest.mark.parametrize("listed", [False, True])
 def test_text_in_tags_may_hold_anything_but_their_end(name: str, listed: bool) -> None:
     spec = spec_of(name, "")
     assert spec.syntax is not None
     properties = {"city": {}, "days": {"type": "integer"}} if listed else {}
     tool = Tool("get_weather", "", {"type": "object", "properties": properties})
-    value = ' <b>"</b>\n</par</argument><</ \u00e9'
+    value = f' <b>"</b>\n</par</argument><</ \u00e9{CLOSING[name]} on.{CLOSING[name]}, too'
     (text,) = (text for n, template, text in WRITTEN if n == name and not template)
     text = text.replace("Paris", value)
     assert accepts(spec.syntax, text, (), (tool, TIME))

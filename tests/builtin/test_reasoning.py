@@ -10,17 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budmlx.builtin.reasoning import BLOCKS, provide_reasoning_parser
+from budmlx.builtin.reasoning import BLOCKS, CHANNELS, provide_reasoning_parser
 from budmlx.builtin.tool_parsers import provide_tool_parser
 from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, Tool
 from budmlx.testing import check_reasoning_parser
 from budmlx.testing.parsers import Found
 from tests.amount import examples
 from tests.builtin.call_samples import HARMONY_HEAD, PARIS, WEATHER_CALL
+from tests.builtin.newest_call_samples import MUSE_CALL
 
 NOBODY = ModelTraits("", "")
 TINY = Path(__file__).parent.parent.parent / "examples" / "train_tiny" / "chat_template.jinja"
-NAMES = ["harmony", *(block.name for block in BLOCKS)]
+NAMES = [family.name for family in (*CHANNELS, *BLOCKS)]
 
 
 def parser(name: str, model: ModelTraits = NOBODY) -> ReasoningParserSpec:
@@ -73,6 +74,27 @@ SAMPLES = [
     ("granite", "", "Here is my answer.", "", None),
     ("seed", "", "<seed:think>Hm.</seed:think>Yes.", "Hm.", "Yes."),
     ("longcat", "", "<longcat_think>\nHm.\n</longcat_think>\nYes.", "Hm.", "Yes."),
+    ("kimi-k3", "", "<|open|>think<|sep|>Hm.<|close|>think<|sep|>Yes.", "Hm.", "Yes."),
+    (
+        "kimi-k3",
+        "<|open|>think<|sep|>",
+        "Hm.<|close|>think<|sep|><|open|>response<|sep|>Yes.<|close|>response<|sep|>",
+        "Hm.",
+        "Yes.",
+    ),
+    ("think-tokens", "", "<|think:start|>\nHm.\n<|think:end|>\nYes.", "Hm.", "Yes."),
+    ("muse", "<|start|>assistant", " to=user<|message|>Hello there.", "", "Hello there."),
+    (
+        "muse",
+        "<|start|>assistant",
+        " to=self<|message|>Hmm.<|eom|><|start|>assistant to=user<|message|>Hello.<|eot|>",
+        "Hmm.",
+        "Hello.",
+    ),
+    ("muse", "<|start|>assistant to=self<|message|>", "Hmm.<|eom|>", "Hmm.", ""),
+    ("muse", "", " to=user<|mess", "", None),
+    ("muse", "", "to= or not", "", None),
+    ("muse", "", f" to=get_weather<|message|>{MUSE_CALL}<|eot|>", "", None),
     (
         "harmony",
         "<|start|>assistant",
@@ -159,6 +181,12 @@ def test_a_tool_parser_reads_what_is_left() -> None:
     header = f"<|start|>assistant{HARMONY_HEAD}"
     text = f"<|channel|>analysis<|message|>Hm.<|end|>{header}{PARIS}<|call|>"
     assert calls_behind("harmony", "harmony", text) == ("Hm.", [WEATHER_CALL], "")
+    thought = " to=self<|message|>Hm.<|eom|><|start|>assistant to=get_weather<|message|>"
+    assert calls_behind("muse", "muse", f"{thought}{MUSE_CALL}<|eot|>") == (
+        "Hm.",
+        [WEATHER_CALL],
+        "",
+    )
     other = f" to=functions.get_weather<|channel|>commentary json<|message|>{PARIS}<|call|>"
     assert calls_behind("harmony", "harmony", other) == ("", [WEATHER_CALL], "")
     preamble = f"<|channel|>commentary<|message|>I look.<|end|>{header}{PARIS}"
@@ -184,6 +212,9 @@ def test_a_tool_parser_reads_what_is_left() -> None:
         ("seed", "<seed:think>", ""),
         ("longcat", "<longcat_think>", ""),
         ("harmony", "<|start|>assistant", "<|constrain|>"),
+        ("muse", "<atem:function_calls>", "<|eom|>"),
+        ("kimi-k3", "", "<|end_of_msg|>"),
+        ("think-tokens", "", "<|think:start|>"),
         (None, "nothing", "<|im_end|>"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budmlx.builtin.reasoning import BLOCKS
+from budmlx.builtin.reasoning import BLOCKS, CHANNELS
 from budmlx.builtin.tool_parsers import FAMILIES, provide_tool_parser
 from budmlx.builtin.tool_parsers.json_text import MAX_DEPTH
 from budmlx.plugins.parsing import (
@@ -29,14 +29,15 @@ from budmlx.testing.parsers import Found
 from tests.amount import examples
 from tests.builtin.call_samples import (
     HARMONY_HEAD,
+    KIMI_IDS,
     KIMI_WEATHER,
     LLAMA_CALL,
     PARIS,
-    SAMPLES,
     TOOLS,
     Sample,
     hermes,
 )
+from tests.builtin.newest_call_samples import SAMPLES
 
 NOBODY = ModelTraits("", "")
 ROOT = Path(__file__).parent.parent.parent
@@ -119,7 +120,7 @@ def test_only_what_may_become_a_marker_is_held_back(family: str) -> None:
 )
 def test_a_call_begins_with_its_name(family: str, head: str, tail: str) -> None:
     begun, *rest = pushed(parser(family), head, *tail)
-    assert begun == [CallBegun("get_weather")]
+    assert begun == [CallBegun("get_weather", KIMI_IDS[0] if family == "kimi-k2" else None)]
     arguments = [piece for pieces in rest for piece in pieces]
     assert all(isinstance(piece, CallArguments) for piece in arguments)
     assert [p.text for p in arguments if isinstance(p, CallArguments)] == list(PARIS)
@@ -207,6 +208,9 @@ def test_depth_is_bounded(family: str) -> None:
         ("pythonic", "tools [func_name1(param1=value1)", "<|python_start|>"),
         ("llama", 'tools {"name": function name, "parameters": dictionary', "<|python_tag|>"),
         ("llama", "tools", "<|python_tag|>"),
+        ("muse", "tools <atem:function_calls>", ""),
+        ("minicpm5", 'tools <function name="f"><param name="p">', ""),
+        ("kimi-k3", "tools", "<|end_of_msg|>"),
         (None, "no such thing", "<|python_tag|>"),
         (None, "", ""),
     ],
@@ -214,6 +218,13 @@ def test_depth_is_bounded(family: str) -> None:
 def test_models_choose_a_family(name: str | None, template: str, tokens: str) -> None:
     spec = provide_tool_parser("auto", ModelTraits("any", template, frozenset({tokens})))
     assert (spec.name if spec else None) == name
+
+
+def test_a_format_that_is_guessed_is_not_forced() -> None:
+    guess = parser("auto", ModelTraits("any", "a template that writes {{ tools }} somehow"))
+    assert guess.guessed and guess.syntax is None
+    for known in (parser("hermes"), parser("auto", ModelTraits("any", "tools <tool_call>"))):
+        assert not known.guessed and known.syntax is not None
 
 
 def test_names() -> None:
@@ -229,7 +240,7 @@ def test_the_page_lists_all_families() -> None:
     calls, _, reasoning = PAGE.read_text("utf-8").partition("## Reasoning")
     for page, names in (
         (calls, {family.name for family in FAMILIES}),
-        (reasoning, {"harmony", *(block.name for block in BLOCKS)}),
+        (reasoning, {family.name for family in (*CHANNELS, *BLOCKS)}),
     ):
         rows = [line for line in page.splitlines() if line.startswith("| `")]
         listed = {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from budmlx import hookimpl
 from budmlx.builtin.tool_parsers.family import Family, knows_tools
 from budmlx.builtin.tool_parsers.gemma import FUNCTION_GEMMA, GEMMA4
-from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINIMAX, QWEN3_CODER
+from budmlx.builtin.tool_parsers.kimi_k3 import KIMI_K3
+from budmlx.builtin.tool_parsers.markup import GLM, LONGCAT, MINICPM5, MINIMAX, MUSE, QWEN3_CODER
 from budmlx.builtin.tool_parsers.named import DEEPSEEK, HARMONY, KIMI, MISTRAL
 from budmlx.builtin.tool_parsers.objects import COHERE, GRANITE, HERMES, LLAMA
 from budmlx.builtin.tool_parsers.pythonic import LFM2, PYTHONIC
@@ -20,8 +23,11 @@ FAMILIES: tuple[Family, ...] = (
     LFM2,
     QWEN3_CODER,
     KIMI,
+    KIMI_K3,
+    MINICPM5,
     DEEPSEEK,
     MISTRAL,
+    MUSE,
     HARMONY,
     COHERE,
     GRANITE,
@@ -34,11 +40,11 @@ FAMILIES: tuple[Family, ...] = (
 
 @hookimpl
 def provide_tool_parser(name: str, model: ModelTraits) -> ToolParserSpec | None:
-    """The family of this name; for `auto` the one that fits the model, or Hermes, which most
-    models without a known format were trained on, if the template knows tools at all."""
-    if name == "auto":
-        fitting = (family for family in FAMILIES if family.fits(model))
-        family = next(fitting, HERMES if knows_tools(model) else None)
-    else:
-        family = next((family for family in FAMILIES if family.name == name), None)
-    return family.spec(model) if family is not None else None
+    """The family of this name; for `auto` the one that fits the model, or Hermes as a guess, which
+    many models were trained on, if the template knows tools at all."""
+    fitting = (f for f in FAMILIES if (f.fits(model) if name == "auto" else f.name == name))
+    if (family := next(fitting, None)) is not None:
+        return family.spec(model)
+    if name == "auto" and knows_tools(model):
+        return replace(HERMES.spec(model), syntax=None, guessed=True)
+    return None

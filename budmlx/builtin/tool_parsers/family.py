@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from budmlx.builtin.tool_parsers.scanner import CallScanner, Form
+from budmlx.builtin.tool_parsers.scanner import CallScanner, Form, calls_in_reasoning
 from budmlx.plugins.parsing import CallSyntax, ModelTraits, Tool, ToolParserSpec
 
 _TOKEN = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
@@ -21,6 +21,7 @@ class Family:
     signs: texts in a chat template, or tokens, of which each shows that a model uses it.
     syntax: how its calls can be forced, for a model.
     visible: texts of the format besides the form's own that may be control tokens.
+    in_reasoning: a call in reasoning counts; otherwise the format itself tells them apart.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Family:
     signs: tuple[str, ...]
     syntax: Callable[[ModelTraits], CallSyntax | None] = lambda model: None
     visible: tuple[str, ...] = ()
+    in_reasoning: bool = True
 
     def fits(self, model: ModelTraits) -> bool:
         """Whether a model writes its calls so. Tokens count if the template knows tools."""
@@ -43,6 +45,7 @@ class Family:
             partial(CallScanner, form),
             visible=tuple(filter(_TOKEN.fullmatch, markers)),
             syntax=self.syntax(model),
+            in_reasoning=partial(calls_in_reasoning, form) if self.in_reasoning else None,
         )
 
 

@@ -15,7 +15,8 @@ MAX_DEPTH = 64
 
 NAMES = ("name", "tool_name", "function")
 ARGUMENTS = ("arguments", "parameters")
-IGNORED = ("id", "type", "tool_call_id", "index")
+IDS = ("id", "tool_call_id")
+IGNORED = ("type", "index")
 
 _STRING = re.compile(r'(?:[^"\\\x00-\x1f]++|\\.)*')
 _SIMPLE = re.compile(r'([^"\\\x00-\x1f]*+)"')  # the rest of a string without escapes
@@ -175,6 +176,8 @@ def call_object(reader: Reader, calls: Calls, marked: bool) -> Steps[None]:
                 calls.begin(name)
             yield from arguments(reader, calls.arguments if name else early.append)
             complete = True
+        elif key in IDS:
+            calls.identify((yield from _whole(reader)))
         elif key in IGNORED:
             yield from value(reader, len)
         else:
@@ -198,10 +201,14 @@ def _key(reader: Reader) -> Steps[str]:
     return str(parse("".join(parts)))
 
 
-def _name(reader: Reader) -> Steps[str]:
+def _whole(reader: Reader) -> Steps[Any]:
     parts: list[str] = []
     yield from value(reader, parts.append)
-    name = parse("".join(parts))
+    return parse("".join(parts))
+
+
+def _name(reader: Reader) -> Steps[str]:
+    name = yield from _whole(reader)
     if not isinstance(name, str):
         raise Broken
     return name

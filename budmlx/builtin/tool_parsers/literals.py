@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ _CONSTANTS = {"True": "true", "False": "false", "None": "null"} | {
     word: word for word in ("true", "false", "null")
 }
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_PYTHON_NUMBER = re.compile(
+    r"[-+]?(?:0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+"
+    r"|(?:(?:0|[1-9][\d_]*)(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?)"
+)
 _ESCAPE = re.compile(
     r"\\(?:([abfnrtv\\'\"/])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(\n))"
 )
@@ -39,8 +44,16 @@ def notation(strings: str, string: Callable[[str], str]) -> Notation:
     return Notation(re.compile(token, re.DOTALL), string)
 
 
+def unescaped(text: str) -> str:
+    """The text of a string of Python's, given what stands between its quotes."""
+    return _ESCAPE.sub(_unescaped, text)
+
+
 def _python_string(token: str) -> str:
-    return _ESCAPE.sub(_unescaped, token[1:-1])
+    match = _PYTHON_STRING.fullmatch(token)
+    assert match is not None
+    text = match[0][match.end("quote") : -len(match["quote"])]
+    return text if match["prefix"] in ("r", "R") else unescaped(text)
 
 
 def _unescaped(match: re.Match[str]) -> str:
@@ -53,10 +66,17 @@ def _unescaped(match: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF else match[0]
 
 
-PYTHON = notation(
-    r'"(?:[^"\\]++|\\.)*"' + "|" + r"'(?:[^'\\]++|\\.)*'",
-    _python_string,
+_PYTHON_STRINGS = (
+    "[rRuU]?(?:"
+    + "|".join(
+        rf"{quote * 3}(?:[^{quote}\\]++|\\.|{quote}(?!{quote * 2}))*{quote * 3}"
+        rf"|{quote}(?:[^{quote}\\]++|\\.)*{quote}"
+        for quote in "\"'"
+    )
+    + ")"
 )
+_PYTHON_STRING = re.compile(r"(?P<prefix>[rRuU]?)(?P<quote>\"{3}|'{3}|[\"']).*", re.DOTALL)
+PYTHON = notation(_PYTHON_STRINGS, _python_string)
 
 
 class Tokens:
@@ -125,8 +145,7 @@ class Tokens:
             raise Broken
         string, atom = self._token[1], self._token[2]
         if string is not None:
-            self._advance()
-            return dumps(self._notation.string(string))
+            return dumps(self._strings())
         if atom is not None:
             self._advance()
             return _atom(atom)
@@ -136,12 +155,22 @@ class Tokens:
         self._depth -= 1
         return text
 
+    def _strings(self) -> str:
+        """Read a string, or several that stand beside each other, which are one."""
+        parts = []
+        while self._token is not None and self._token[1] is not None:
+            parts.append(self._notation.string(self._token[1]))
+            self._advance()
+        return "".join(parts)
+
     def _items(self, opening: str) -> str:
         close = "]" if opening == "[" else ")"
         items = []
         while not self.sign(close):
             items.append(self.value())
             if self.expect(",", close) == close:
+                if opening == "(" and len(items) == 1:
+                    return items[0]  # parentheses without a comma make no tuple
                 break
         return f"[{', '.join(items)}]"
 
@@ -149,6 +178,18 @@ class Tokens:
 def _atom(text: str) -> str:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if not _NUMBER.fullmatch(text):
+    if _NUMBER.fullmatch(text):
+        return text
+    if not _PYTHON_NUMBER.fullmatch(text):
         raise Broken
-    return text
+    try:
+        return str(int(text, 0))
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        raise Broken from None
+    if not math.isfinite(number):
+        raise Broken
+    return repr(number)

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from budmlx.builtin.reader import Broken, Reader, Steps
+from budmlx.builtin.tool_parsers.bare import as_json
 from budmlx.builtin.tool_parsers.family import Family
 from budmlx.builtin.tool_parsers.named import NAME
 from budmlx.builtin.tool_parsers.scanner import Calls, Form
-from budmlx.builtin.tool_parsers.schema import as_json, kinds, object_text, properties
+from budmlx.builtin.tool_parsers.schema import kinds, object_text, properties
+from budmlx.builtin.tool_parsers.tag_values import KEY, Values
 from budmlx.builtin.tool_parsers.tags import TagGrammar, Tags
-from budmlx.plugins.parsing import CallSyntax, ModelTraits
+from budmlx.plugins.parsing import CallGrammar, CallSyntax, ModelTraits, Tool
 
-_KEY = re.compile(r"[^<>\"]*+")
+_SECTION = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+_CDATA = re.compile(rf"(?:{_SECTION.pattern})+", re.DOTALL)
 
 
 def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
@@ -28,17 +31,43 @@ def _reading(tags: Tags) -> Callable[[Reader, Calls, str], Steps[None]]:
             yield from reader.one_of(tags.named)
         schema = calls.schemas.get(name, {})
         members: dict[str, str] = {}
-        while (yield from reader.one_of(tags.key, tags.end)) == tags.key:
-            key = (yield from reader.run(_KEY)).strip()
+        keys = set(properties(schema)) or None
+        marked = bool(tags.outer[0]) and opener == tags.outer[0]
+        values = Values(reader, tags, marked, keys)
+        while (yield from _next_key(reader, tags, marked, bool(members) or name in calls.schemas)):
+            key = (yield from reader.run(KEY)).strip()
             for text in tags.keyed:
                 yield from reader.one_of(text)
-            value = yield from reader.until(tags.valued)
+            value = yield from values.read()
             if tags.padded:
                 value = value.removeprefix("\n").removesuffix("\n")
+            if tags.cdata and _CDATA.fullmatch(value.strip()):
+                value = "".join(_SECTION.findall(value))
+            if keys:
+                keys.discard(key)
             members[key] = as_json(value, kinds(properties(schema).get(key), schema))
         calls.whole(name, object_text(members))
 
     return read
+
+
+def _next_key(reader: Reader, tags: Tags, marked: bool, complete: bool) -> Steps[bool]:
+    """Read the tag before a key, or the end of the call.
+
+    marked: as in `Values`; the tag around the call may stand in for its end.
+    complete: what was read may be a call that lacks its end, if the model ended the reply.
+    """
+    yield from reader.space()
+    closing = tags.outer[1] if marked and complete else tags.end
+    begun = reader.place
+    tag = yield from reader.maybe(tags.key, tags.end, closing)
+    if tag == closing != tags.end:
+        reader.back(begun)
+    elif not tag:
+        if not (complete and reader.finished and reader.cut_off(tags.key, tags.end)):
+            raise Broken
+        reader.at = len(reader.buffer)
+    return tag == tags.key
 
 
 def _syntax(tags: Tags, model: ModelTraits) -> CallSyntax:
@@ -91,17 +120,72 @@ _QWEN = Tags(
     alone=True,
     padded=True,
 )
-_INVOKES = Tags(
-    begin='<invoke name="',
-    named='">',
-    key='<parameter name="',
-    keyed=('">',),
-    valued="</parameter>",
-    end="</invoke>",
-    outer=("<minimax:tool_call>", "</minimax:tool_call>"),
-)
+
+
+def _invokes(prefix: str, section: str) -> Tags:
+    """Calls as <invoke name="..."><parameter name="...">...</parameter></invoke>."""
+    return Tags(
+        begin=f'<{prefix}invoke name="',
+        named='">',
+        key=f'<{prefix}parameter name="',
+        keyed=('">',),
+        valued=f"</{prefix}parameter>",
+        end=f"</{prefix}invoke>",
+        outer=(f"<{section}>", f"</{section}>"),
+    )
+
+
+_ATEM = _invokes("atem:", "atem:function_calls")
+_REPLY, _MESSAGE, _MORE, _END = "<|start|>assistant", "<|message|>", "<|eom|>", "<|eot|>"
+
+
+def _read_muse(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
+    """Read a call, and the header of its message if that is the opener."""
+    if opener in ("to=", _REPLY):
+        yield from reader.until(_MESSAGE)
+        opener = yield from reader.one_of(_ATEM.outer[0])
+    yield from _reading(_ATEM)(reader, calls, opener)
+
+
+def _muse_syntax(model: ModelTraits) -> CallSyntax:
+    opening, closing = _ATEM.outer
+    line = _ATEM.line
+    write = TagGrammar(_ATEM, model.tokens, opening + line, line + closing).call
+
+    def call(tool: Tool) -> CallGrammar:
+        written = write(tool)
+        return replace(written, begin=f" to={tool.name}{_MESSAGE}{written.begin}")
+
+    return CallSyntax("", call, separator=_MORE + _REPLY, only_forced=True)
+
 
 QWEN3_CODER = _family("qwen3-coder", _QWEN, "<tool_call>\\n<function=", "<tool_call>\n<function=")
 GLM = _family("glm", _keys_and_values(""), "<arg_key>")
 LONGCAT = _family("longcat", _keys_and_values("longcat_"), "<longcat_arg_key>")
-MINIMAX = _family("minimax-m2", _INVOKES, "<minimax:tool_call>")
+MINIMAX = _family("minimax-m2", _invokes("", "minimax:tool_call"), "<minimax:tool_call>")
+MINICPM5 = _family(
+    "minicpm5",
+    Tags(
+        begin='<function name="',
+        named='">',
+        key='<param name="',
+        keyed=('">',),
+        valued="</param>",
+        end="</function>",
+        line="",
+        cdata=True,
+    ),
+    '<param name="',
+)
+MUSE = Family(
+    "muse",
+    Form(
+        (_REPLY, _ATEM.outer[0], _ATEM.begin),
+        _read_muse,
+        closers=(_ATEM.outer[1], _MORE, _END),
+        bare="to=",
+    ),
+    ("<atem:function_calls>",),
+    _muse_syntax,
+    ("<|start|>", _MESSAGE),
+)

@@ -29,7 +29,7 @@ def _read_mistral(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
         return
     name = yield from reader.run(NAME)
     if (yield from reader.maybe("[CALL_ID]")):
-        yield from reader.run(NAME)
+        calls.identify((yield from reader.run(NAME)))
     if not (yield from reader.maybe("[ARGS]")):
         yield from reader.space()
         if (yield from reader.peek()) != "{":
@@ -70,8 +70,10 @@ def _read_kimi(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
     if opener == _KIMI_SECTION:
         yield from reader.one_of(_KIMI_CALL)
     yield from reader.space()
-    match = _KIMI_ID.fullmatch((yield from reader.run(NAME)))
+    call_id = yield from reader.run(NAME)
+    match = _KIMI_ID.fullmatch(call_id)
     assert match is not None
+    calls.identify(call_id)
     yield from reader.one_of(_KIMI_ARGUMENTS)
     yield from _take(reader, calls, match[1])
     yield from reader.ending(_KIMI_END)
@@ -183,4 +185,5 @@ HARMONY = Family(
         only_forced=True,
     ),
     visible=("<|start|>", "<|message|>", "<|constrain|>"),
+    in_reasoning=False,
 )

@@ -28,7 +28,10 @@ def _read_list(reader: Reader, calls: Calls, opener: str) -> Steps[None]:
     if not first or (yield from reader.peek()) != "(":
         raise Broken
     text = first + (yield from _rest_of_list(reader))
-    for name, arguments in list(_calls(text)):
+    found = list(_calls(text))
+    for name, _ in found:
+        calls.check(name)
+    for name, arguments in found:
         calls.whole(name, arguments)
 
 
@@ -42,29 +45,47 @@ def _rest_of_list(reader: Reader) -> Steps[str]:
     parts, depth = [], 1
     while depth:
         parts.append((yield from reader.run(_PLAIN)))
-        sign = yield from reader.maybe("[", "]", '"', "'")
+        sign = yield from reader.maybe("[", "]", *_QUOTED)
         if not sign or depth > MAX_DEPTH:
             raise Broken
         parts.append(sign)
         depth += {"[": 1, "]": -1}.get(sign, 0)
         if sign in _QUOTED:
-            parts.append((yield from _rest_of_string(reader, sign)))
+            quote = sign + (yield from _more_quotes(reader, sign))
+            parts.append(quote[1:])
+            if len(quote) != 2:
+                parts.append((yield from _rest_of_string(reader, quote)))
     return "".join(parts)
+
+
+def _more_quotes(reader: Reader, quote: str) -> Steps[str]:
+    """Read what follows the quote of an empty string, or of one in triple quotes."""
+    if (yield from reader.peek()) != quote:
+        return ""
+    reader.at += 1
+    if (yield from reader.peek()) != quote:
+        return quote
+    reader.at += 1
+    return quote * 2
 
 
 def _rest_of_string(reader: Reader, quote: str) -> Steps[str]:
     parts = []
     while True:
-        match = _QUOTED[quote].match(reader.buffer, reader.at)
+        match = _QUOTED[quote[0]].match(reader.buffer, reader.at)
         assert match is not None
         parts.append(match[0])
         reader.at = match.end()
-        if reader.buffer.startswith(quote, reader.at):
-            reader.at += 1
+        if (yield from reader.maybe(quote)):
             return "".join(parts) + quote
-        if reader.last:
+        # In triple quotes fewer of them are text; before a backslash the text goes on.
+        if reader.buffer.startswith(quote[0], reader.at):
+            parts.append(quote[0])
+            reader.at += 1
+        elif reader.last and reader.buffer[reader.at :] in ("", "\\"):
             raise Broken
-        yield
+        elif reader.buffer[reader.at :] == "\\":
+            yield
 
 
 def _calls(text: str) -> Iterator[tuple[str, str]]:

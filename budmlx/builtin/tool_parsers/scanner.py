@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from budmlx.builtin.reader import Broken, Reader, Steps, markers
 from budmlx.plugins.parsing import Call, CallArguments, CallBegun, Piece, Tool
 
 
 class Calls:
-    """Receives the calls that are read, and passes each on whole or in pieces (`in_pieces`)."""
+    """Receives the calls that are read, and passes each on whole or in pieces (`in_pieces`).
 
-    def __init__(self, reader: Reader, tools: Sequence[Tool], in_pieces: bool):
+    known: calls to other functions than the tools are none.
+    """
+
+    def __init__(self, reader: Reader, tools: Sequence[Tool], in_pieces: bool, known: bool = False):
         self.schemas = {tool.name: tool.parameters for tool in tools}
         self.begun = False
         self._reader = reader
         self._in_pieces = in_pieces
+        self._known = known
         self._name = ""
+        self._id: str | None = None
         self._arguments: list[str] = []
 
     @property
@@ -25,18 +30,27 @@ class Calls:
         """Whether a part of the call that is being read was passed on."""
         return self.begun and self._in_pieces
 
-    def begin(self, name: str) -> None:
-        """Begin a call, whose name is known.
+    def check(self, name: str) -> None:
+        """Check the name of a call.
 
         Raises:
-            Broken: there is no name.
+            Broken: there is no name, or calls of that name do not count.
         """
-        if not name:
+        if not name or (self._known and name not in self.schemas):
             raise Broken
+
+    def begin(self, name: str) -> None:
+        """Begin a call, whose name is known. Raises as `check` does."""
+        self.check(name)
         self.begun, self._name = True, name
         if self._in_pieces:
             self._reader.drop()
-            self._reader.give(CallBegun(name))
+            self._reader.give(CallBegun(name, self._id))
+
+    def identify(self, call_id: object) -> None:
+        """Note the id that the model gives the call, where it is one."""
+        if isinstance(call_id, str) and call_id:
+            self._id = call_id
 
     def arguments(self, text: str) -> None:
         """Add text of the arguments."""
@@ -49,16 +63,21 @@ class Calls:
         """End the call, which is complete with its markup."""
         self._reader.drop()
         if not self._in_pieces:
-            self._reader.give(Call(self._name, "".join(self._arguments)))
+            self._reader.give(Call(self._name, "".join(self._arguments), self._id))
         self.abandon()
 
     def abandon(self) -> None:
         """Forget the call that is being read."""
         self.begun = False
+        self._id = None
         self._arguments.clear()
 
     def whole(self, name: str, arguments: str) -> None:
-        """Pass on a complete call, of a format that does not come in pieces."""
+        """Pass on a complete call, of a format that does not come in pieces.
+
+        Raises as `check` does.
+        """
+        self.check(name)
         self._reader.drop()
         self._reader.give(Call(name, arguments))
 
@@ -89,20 +108,25 @@ class CallScanner:
     White space before a call and after the last one is dropped. A call that is broken or cut
     off comes back as the text it was; if pieces of it were given already, they stay, and the
     rest is dropped up to its end marker or the next opener, where the form has such a marker.
-    A call whose end marker alone is missing at the end of the text counts.
+    A call whose end marker alone is missing at the end of the text counts. If the model ended the
+    text itself, tags of its own may be missing there too.
     """
 
-    def __init__(self, form: Form, tools: Sequence[Tool], in_pieces: bool):
+    def __init__(self, form: Form, tools: Sequence[Tool], in_pieces: bool, known: bool = False):
         self._form = form
         self._markers = markers(*form.openers, *form.closers)
         self._ends = markers(*form.ends, *form.openers)
         self._reader = Reader()
-        self._calls = Calls(self._reader, tools, in_pieces)
+        self._calls = Calls(self._reader, tools, in_pieces, known)
         self._steps = self._run()
 
     def push(self, text: str, last: bool) -> Sequence[Piece]:
         """See `OutputParser`."""
         return self._reader.advance(self._steps, text, last)
+
+    def finish(self) -> None:
+        """See `FinishedParser`."""
+        self._reader.finished = True
 
     def _run(self) -> Steps[None]:
         form, reader = self._form, self._reader
@@ -181,3 +205,8 @@ class CallScanner:
                 break
             yield
         reader.drop()
+
+
+def calls_in_reasoning(form: Form, tools: Sequence[Tool]) -> CallScanner:
+    """A parser of calls in reasoning: whole ones to these tools, after an opener."""
+    return CallScanner(replace(form, bare=""), tools, False, known=True)

@@ -1,13 +1,10 @@
-"""Schemas of tools, and the JSON values of arguments that are written as bare text."""
+"""Schemas of tools, and JSON text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from budmlx.builtin.reader import Broken
-from budmlx.builtin.tool_parsers.json_text import parse
 
 Schema = Mapping[str, Any]
 """A JSON schema of an object of arguments."""
@@ -77,30 +74,6 @@ def kind(value: Any) -> str:
         if isinstance(value, types):
             return name
     return "null"
-
-
-def as_json(text: str, allowed: frozenset[str]) -> str:
-    """The JSON text of an argument that was written as `text`.
-
-    allowed: what `kinds` says. What cannot be read as any of these becomes a string.
-    """
-    if allowed == {"string"}:
-        return dumps(text)
-    stripped = text.strip()
-    if "boolean" in allowed and stripped in ("True", "False"):
-        return stripped.lower()
-    try:
-        value = parse(stripped)
-    except Broken:
-        return dumps(text)
-    found = kind(value)
-    if not allowed or (found in allowed and found != "string"):
-        return stripped
-    if found == "integer" and "number" in allowed:
-        return stripped
-    if found == "number" and "integer" in allowed and value.is_integer():
-        return str(int(value))
-    return dumps(text)
 
 
 def dumps(value: Any) -> str:

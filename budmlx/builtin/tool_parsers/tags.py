@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from budmlx.builtin.tool_parsers.schema import Schema, kinds, part, properties, required
 from budmlx.plugins.parsing import CallGrammar, Tool
 
+_ON = r"[ \t]*[^<\s]"
 _ANY_KEY = r'/[^<>"\s]+/'
 
 
@@ -21,6 +22,7 @@ class Tags:
     its value, and after the value.
     padded: one newline on each side of a value is not part of it.
     line: the white space that models write between tags.
+    cdata: values may stand in CDATA sections.
     """
 
     begin: str
@@ -33,6 +35,7 @@ class Tags:
     alone: bool = False
     padded: bool = False
     line: str = "\n"
+    cdata: bool = False
 
 
 class TagGrammar:
@@ -79,11 +82,16 @@ class TagGrammar:
         return f"%json {json.dumps(part(schema, root))} {end}"
 
     def _text(self) -> str:
-        """Any text up to the tag after a value, and the tag."""
+        """Any text up to the tag after a value, and the tag.
+
+        The text may hold that tag where other text follows it on the same line, as readers do not
+        take it for the end then.
+        """
         tag = self._tags.valued
         if self._tokens.fullmatch(tag):
-            return f"/(?s:.*)/ {tag}"
-        return f"/[^<]*(<{_not_followed_by(tag[1:])})*{_escaped(tag)}/"
+            return f"/(?s:.*)/ {tag} (/{_ON}(?s:.*)/ {tag})*"
+        text = f"[^<]*(<{_not_followed_by(tag[1:])})*{_escaped(tag)}"
+        return f"/{text}({_ON}{text})*/"
 
     def _literal(self, text: str) -> str:
         """A text as a sequence of quoted texts and tokens."""

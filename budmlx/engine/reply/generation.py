@@ -136,14 +136,15 @@ class _ChoiceText:
 
     def _read(self, output: OutputReader, text: str, *, last: bool) -> Iterator[Piece]:
         """The pieces of new text; a stop in the answer ends the row."""
+        finished = self.reason == "stop" and not self._text.stopped
         for ended in (last, True):
-            for piece in output.push(text, last=ended):
+            for piece in output.push(text, last=ended, finished=finished):
                 if self._answer is not None and self._answer.stopped:
                     self.reason = "stop"
                 yield piece
             if self._answer is None or not self._answer.stopped:
                 return
-            self.reason, text = "stop", ""
+            self.reason, text, finished = "stop", "", False
 
     def _content(self, text: str, start: int, end: int, *, last: bool) -> list[Event]:
         """Content that stands between two places of all the text."""

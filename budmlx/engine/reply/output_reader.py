@@ -13,6 +13,7 @@ from budmlx.plugins.parsing import (
     CallArguments,
     CallBegun,
     Content,
+    FinishedParser,
     OutputParser,
     Piece,
     Thought,
@@ -38,6 +39,12 @@ class Stage:
             raise wrong_type(self.plugin, self.what, pieces, "pieces of output")
         return pieces
 
+    def finish(self) -> None:
+        """Tell a parser that wants to know it. Raises PluginError."""
+        if isinstance(self.parser, FinishedParser):
+            with calling(self.plugin, self.what):
+                self.parser.finish()
+
 
 class Splitter(Protocol):
     """What takes reasoning out of the text."""
@@ -49,6 +56,8 @@ class Splitter(Protocol):
 class OutputReader:
     """Splits the text of one choice. Reasoning is taken out first, then tool calls.
 
+    drafts: makes a parser of calls in a block of reasoning; None if they are no calls there.
+    A call that is made again after the reasoning, as it was drafted, counts once.
     one_call: whatever follows the first call is dropped. ended: that call has come.
     calls: how many calls have begun. Pieces of content and reasoning carry their place in
     all the text that was pushed. new_id: an id for a call whose own is missing, or was used.
@@ -59,6 +68,7 @@ class OutputReader:
         reasoning: Splitter | None,
         calls: Stage | None,
         *,
+        drafts: Callable[[], Stage] | None = None,
         one_call: bool = False,
         new_id: Callable[[], str],
     ):
@@ -66,27 +76,59 @@ class OutputReader:
         self.calls = 0
         self._reasoning = reasoning
         self._calls = calls
+        self._drafts = drafts
         self._one_call = one_call
         self._new_id = new_id
         self._ids: set[str] = set()
         self._places = _Places()
+        self._draft: Stage | None = None
+        self._draft_places = _Places()
+        self._draft_end = 0
+        self._drafted: list[tuple[str, str]] = []
 
-    def push(self, text: str, *, last: bool) -> Iterator[Piece]:
-        """The pieces that are now certain. Raises PluginError."""
+    def push(self, text: str, *, last: bool, finished: bool = False) -> Iterator[Piece]:
+        """The pieces that are now certain. finished: the model ended the reply itself.
+
+        Raises PluginError.
+        """
+        if finished and self._calls is not None:
+            self._calls.finish()
         if self._reasoning is None:
             yield from self._called(text, last)
             return
-        outside: list[Content] = []
         for piece in self._reasoning.push(text, last):
-            if isinstance(piece, Content):
-                outside.append(piece)
-            elif isinstance(piece, Thought):
-                yield piece
-        for piece in outside:
-            self._places.add(piece)
-            yield from self._called(piece.text, False)
+            if isinstance(piece, Thought):
+                yield from self._thought(piece)
+            elif isinstance(piece, Content):
+                yield from self._thought(None)
+                self._places.add(piece)
+                yield from self._called(piece.text, False)
         if last:
+            yield from self._thought(None)
             yield from self._called("", True)
+
+    def _thought(self, piece: Thought | None) -> Iterator[Piece]:
+        """More of a block of reasoning; None: it is over."""
+        if self._drafts is None:
+            if piece is not None:
+                yield piece
+            return
+        if piece is not None:
+            if self._draft is not None and piece.start != self._draft_end:
+                yield from self._thought(None)  # another block begins
+            if self._draft is None:
+                self._draft, self._draft_places = self._drafts(), _Places()
+            self._draft_end = piece.start + len(piece.text)
+            self._draft_places.add(piece)
+        draft, places = self._draft, self._draft_places
+        if draft is None or self.ended:
+            return
+        if piece is None:
+            self._draft = None
+        for found in draft.push(piece.text if piece is not None else "", piece is None):
+            if isinstance(found, Call):
+                self._drafted.append((found.name, found.arguments))
+            yield from self._counted(found, Thought, places)
 
     def _called(self, text: str, last: bool) -> Iterator[Piece]:
         if self.ended:
@@ -96,18 +138,26 @@ class OutputReader:
                 yield Content(text, self._places.next_start(text))
             return
         for piece in self._calls.push(text, last):
-            if self._one_call and self.calls and not isinstance(piece, CallArguments):
-                self.ended = True
-                return
-            if isinstance(piece, Content):
-                yield Content(piece.text, self._places.outer(piece.start))
+            if isinstance(piece, Call) and (piece.name, piece.arguments) in self._drafted:
+                self._drafted.remove((piece.name, piece.arguments))
                 continue
-            if isinstance(piece, Call | CallBegun):
-                self.calls += 1
-            yield piece
-            if self._one_call and isinstance(piece, Call):
-                self.ended = True
-                return
+            yield from self._counted(piece, Content, self._places)
+
+    def _counted(
+        self, piece: Piece, kind: type[Content] | type[Thought], places: _Places
+    ) -> Iterator[Piece]:
+        """A piece of a tool parser, unless it follows the only call. kind: what its text is."""
+        if self._one_call and self.calls and not isinstance(piece, CallArguments):
+            self.ended = True
+        if self.ended:
+            return
+        if isinstance(piece, Content):
+            yield kind(piece.text, places.outer(piece.start))
+            return
+        if isinstance(piece, Call | CallBegun):
+            self.calls += 1
+        yield piece
+        self.ended = self._one_call and isinstance(piece, Call)
 
     def id_of(self, piece: Call | CallBegun) -> str:
         """The id of a call: its own, or a new one if another call of this text has the same."""
@@ -127,7 +177,7 @@ class _Places:
         self._length = 0
         self._given = 0
 
-    def add(self, piece: Content) -> None:
+    def add(self, piece: Content | Thought) -> None:
         if piece.start != self._outer[-1] + self._length - self._inner[-1]:
             self._inner.append(self._length)
             self._outer.append(piece.start)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from budmlx.config import ModelConfig
@@ -15,6 +16,8 @@ from budmlx.plugins.boundary import calling
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.parsing import ModelTraits, ReasoningParserSpec, ToolParserSpec
 from budmlx.types import Request, Tool
+
+log = logging.getLogger(__name__)
 
 TAIL_TOKENS = 64
 """Tokens at the end of a prompt that show whether it ends inside of reasoning."""
@@ -41,9 +44,16 @@ class Parsers:
             tokenizer.template(tools=True).source,
             frozenset(token.content for token in added),
         )
+        calls = plugins.chosen("provide_tool_parser", config.tool_parser, traits)
+        if calls is not None and calls.value.guessed:
+            log.warning(
+                "The chat template takes tools, but shows no known format of calls: calls are read "
+                "as %s writes them, and cannot be forced. Name the format with tool_parser.",
+                calls.value.name,
+            )
         return cls(
             tokenizer,
-            plugins.chosen("provide_tool_parser", config.tool_parser, traits),
+            calls,
             plugins.chosen("provide_reasoning_parser", config.reasoning_parser, traits),
         )
 
@@ -114,20 +124,37 @@ class Parsers:
 
     def reader(self, request: Request, answer: Answer | None) -> OutputReader | None:
         """The reader that splits the text of one choice; None if it is all content."""
-        calls = None
+        calls = drafts = None
         if self.calls is not None and (tools := active_tools(request)):
             spec, plugin = self.calls.value, self.calls.plugin
             what = f"tool parser {spec.name}"
             with calling(plugin, what):
                 calls = Stage(spec.make(tools, request.incremental_calls), plugin, what)
+            # A forced call comes after the reasoning for sure.
+            if answer is not None and request.tool_choice.mode != "required":
+                drafts = _drafts(spec, tools, plugin)
         if answer is None and calls is None:
             return None
         return OutputReader(
             answer,
             calls,
+            drafts=drafts,
             one_call=not request.parallel_tool_calls,
             new_id=self.tokenizer.template(tools=True).new_call_id,
         )
+
+
+def _drafts(spec: ToolParserSpec, tools: Sequence[Tool], plugin: str) -> Callable[[], Stage] | None:
+    """What makes a parser of calls in reasoning."""
+    make, what = spec.in_reasoning, f"tool parser {spec.name}"
+    if make is None:
+        return None
+
+    def made() -> Stage:
+        with calling(plugin, what):
+            return Stage(make(tools), plugin, what)
+
+    return made
 
 
 def active_tools(request: Request) -> tuple[Tool, ...]:

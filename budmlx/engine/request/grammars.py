@@ -107,6 +107,13 @@ def unenforced_formats(request: Request, parsers: Parsers) -> list[str]:
 
 
 def _syntax(spec: ToolParserSpec) -> CallSyntax:
+    if spec.guessed and spec.syntax is None:
+        raise InvalidRequestError(
+            "tool_choice, strict and response_format cannot be used with tools here: how this "
+            "model writes calls is not known. Name its format with the setting tool_parser, or "
+            'send tool_choice "auto".',
+            param="tool_choice",
+        )
     if spec.syntax is None:
         raise InvalidRequestError(
             "This model's tool calls cannot be constrained: leave out tool_choice, strict and "
