@@ -115,11 +115,10 @@ class RowBuilder:
         return replace(request, sampling=replace(request.sampling, stop_token_ids=()))
 
     def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
-        sampling, stop = request.sampling, request.sampling.stop
-        stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
-        answer = self._parsers.answer(
-            request, tail, stops if stop or sampling.stop_token_ids else None
-        )
+        sampling, stop, stops = request.sampling, request.sampling.stop, None
+        if stop or sampling.stop_token_ids:
+            stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
+        answer = self._parsers.answer(request, tail, stops)
         return RowText(
             TextStream(
                 self._tokenizer,
