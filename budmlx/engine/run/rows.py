@@ -229,7 +229,8 @@ class RequestWarnings:
         warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
         if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
-        if formats := unenforced_formats(request, self.parsers):
+        enforces = request.response_format is not None or request.tools
+        if enforces and (formats := unenforced_formats(request, self.parsers)):
             listed = ", ".join(formats[:MOST_NAMED])
             warnings.append(f"format has no effect where it is one of these: {listed}.")
         if request.reasoning == "raw" and self.parsers.takes_reasoning(request):
