@@ -219,7 +219,8 @@ class PluginCalls:
     """
 
     def __init__(self, hanging: HangingCalls, plugins: Collection[str]):
-        hanging.check(plugins, most=1)
+        if plugins:
+            hanging.check(plugins, most=1)
         self._hanging = hanging
         self._plugins = plugins
         self._worker = Worker("budmlx-plugins") if plugins else None

@@ -9,14 +9,13 @@ import re
 import socket
 import uuid
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
-from budmlx.server.origins import check_origin, is_preflight, preflight_answer
-from budmlx.server.state import DIALECTS, NAMESPACE, REQUEST_ID
+from budmlx.server.state import DIALECTS, NAMESPACE, ORIGIN, REQUEST_ID
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 """Routes that answer without a key. The documents hold nothing that is not public."""
@@ -24,6 +23,15 @@ OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WILDCARDS = frozenset({"", "0.0.0.0", "[::]"})
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+
+PREFLIGHT_SECONDS = 600
+"""How long a browser need not ask again."""
+
+EXPOSED = "X-Request-Id, Retry-After, X-Should-Retry"
+"""Headers of replies that pages may read besides those that every page may."""
+
+METHODS = "GET, POST, OPTIONS"
+_PRIVATE = "Access-Control-Request-Private-Network"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -65,9 +73,9 @@ def guard(config: ServerConfig) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = _check_host(request, hosts)
-        check_origin(request, host, origins)
-        if is_preflight(request):
-            return preflight_answer(request)
+        _check_origin(request, host, origins)
+        if _is_preflight(request):
+            return _preflight_answer(request)
         if digests and not _is_open(request):
             _check_key(request, digests)
         return await handler(request)
@@ -100,6 +108,60 @@ def _own_address(request: web.Request) -> str | None:
 def bracketed(host: str) -> str:
     """An address as URLs and Host headers write it."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _check_origin(request: web.Request, host: str, allowed: frozenset[str]) -> None:
+    """Refuse pages of another origin than this server's own and the allowed ones.
+
+    host: the Host header. allowed: origins, or `scheme://*` for all of a scheme. The origin of a
+    page that is let in is kept for `allow_reading`.
+
+    Raises:
+        HttpError: 403.
+    """
+    origins = request.headers.getall("Origin", [])
+    for origin in origins:
+        given = origin.lower()
+        if given in (f"http://{host}", f"https://{host}"):
+            continue
+        scheme, separator, _ = given.partition("://")
+        if given not in allowed and not (separator and f"{scheme}://*" in allowed):
+            raise HttpError(
+                403,
+                "Requests from web pages of another origin are refused; start the server with "
+                "--allow-origin to let one in.",
+                code="origin_not_allowed",
+                headers={"Vary": "Origin"},
+            )
+        request[ORIGIN] = origin
+
+
+def _is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks on behalf of a page that was let in whether it may send a request."""
+    asked = request.method == hdrs.METH_OPTIONS and ORIGIN in request
+    return asked and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+
+
+def _preflight_answer(request: web.Request) -> web.Response:
+    """The answer to a preflight. It needs no key, since browsers send none with it."""
+    headers: dict[str, str] = {
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: METHODS,
+        hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_SECONDS),
+    }
+    if wanted := request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS):
+        headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = wanted
+    if request.headers.get(_PRIVATE) == "true":
+        headers["Access-Control-Allow-Private-Network"] = "true"
+    return web.Response(status=204, headers=headers)
+
+
+def allow_reading(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Let a page that was let in read this response, whatever its status."""
+    if ORIGIN not in request:
+        return
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request[ORIGIN]
+    response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
+    response.headers[hdrs.VARY] = "Origin"
 
 
 def _is_open(request: web.Request) -> bool:

@@ -16,9 +16,8 @@ from aiohttp.web_protocol import _ErrInfo
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.limits import Limits
-from budmlx.server.origins import allow_reading
 from budmlx.server.records import arrived, record_refusal
-from budmlx.server.security import request_id
+from budmlx.server.security import allow_reading, request_id
 from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS
 
 log = logging.getLogger("budmlx.access")

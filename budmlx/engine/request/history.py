@@ -34,9 +34,11 @@ def history_for(template: ChatTemplate, messages: Sequence[Message]) -> History:
             "reasoning_content has no effect: the chat template does not write the reasoning of "
             "earlier replies."
         )
-    usable = with_usable_calls(messages, template.calls, notes)
+    calls = any(message.tool_calls or message.role in RESULTS for message in messages)
+    usable = with_usable_calls(messages, template.calls, notes) if calls else messages
     placed = _Placement(template, notes).of(usable)
-    return History(tuple(_ordered(in_turns(placed, template.calls), template.order)), tuple(notes))
+    turns = in_turns(placed, template.calls) if calls else placed
+    return History(tuple(_ordered(turns, template.order)), tuple(notes))
 
 
 def changes(template: ChatTemplate, request: Request) -> list[str]:

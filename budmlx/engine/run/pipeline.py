@@ -60,9 +60,11 @@ class RequestPipeline:
         model = self.dispatcher.info.name
         with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
             request, prompt = yield from self.preparation.run(request)
-            ticket = self.cache.ticket(request, prompt.ids, share=not together)
-            outcome.accepted(ticket)
-            reply = yield from ticket.lookup()
+            reply = None
+            if self.cache.enabled:
+                ticket = self.cache.ticket(request, prompt.ids, share=not together)
+                outcome.accepted(ticket)
+                reply = yield from ticket.lookup()
             if reply is not None:
                 yield from outcome.replayed(reply)
             else:

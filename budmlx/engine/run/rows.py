@@ -124,11 +124,10 @@ class RowBuilder:
         return replace(request, sampling=replace(request.sampling, stop_token_ids=()))
 
     def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
-        sampling, stop = request.sampling, request.sampling.stop
-        stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
-        answer = self._parsers.answer(
-            request, tail, stops if stop or sampling.stop_token_ids else None
-        )
+        sampling, stop, stops = request.sampling, request.sampling.stop, None
+        if (stop or sampling.stop_token_ids) and self._parsers.takes_reasoning(request):
+            stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
+        answer = self._parsers.answer(request, tail, stops)
         return RowText(
             TextStream(
                 self._tokenizer,
@@ -242,7 +241,8 @@ class RequestWarnings:
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):
             warnings.append("`response_format` has no effect on a reply that must be a call.")
-        if formats := unenforced_formats(request, self.parsers):
+        enforces = request.response_format is not None or request.tools
+        if enforces and (formats := unenforced_formats(request, self.parsers)):
             listed = ", ".join(formats[:MOST_NAMED])
             warnings.append(f"format has no effect where it is one of these: {listed}.")
         if request.reasoning == "raw" and self.parsers.takes_reasoning(request):
