@@ -15,6 +15,8 @@ from budmlx.engine.template.template import ChatTemplate
 from budmlx.types import Message, Part, Request, TextPart
 
 INSTRUCTIONS = ("system", "developer")
+MAX_NOTES = 16
+"""Of the changes to one request, those that are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,11 @@ class History:
 
 
 def history_for(template: ChatTemplate, messages: Sequence[Message]) -> History:
-    """The messages as the template takes them, so that the text of all of them is written."""
+    """The messages as the template takes them, so that the text of all of them is written.
+
+    Raises:
+        InvalidRequestError: too many arguments are broken; `param` names a place.
+    """
     notes: list[str] = []
     unread = not template.calls.reasoning and any(message.reasoning for message in messages)
     if unread:
@@ -45,11 +51,13 @@ def changes(template: ChatTemplate, request: Request) -> list[str]:
     """A sentence for each part of a request that is rendered otherwise than it was asked for.
 
     Raises:
-        InvalidRequestError: see `ChatTemplate.with_known_effort`.
+        InvalidRequestError: see `history_for` and `ChatTemplate.with_known_effort`.
     """
     _, effort = template.with_known_effort(request.chat_template_kwargs)
     notes = history_for(template, request.messages or ()).notes
-    return [*notes, *([effort] if effort else [])]
+    hidden = len(notes) - MAX_NOTES
+    more = [f"{hidden} more messages were changed."] if hidden > 0 else []
+    return [*notes[:MAX_NOTES], *more, *([effort] if effort else [])]
 
 
 class _Placement:

@@ -10,8 +10,11 @@ from dataclasses import replace
 
 from budmlx.engine.request.arguments import completed, is_object, object_in
 from budmlx.engine.template.probes import CallFeatures
+from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, ToolCall
 
+MAX_BROKEN = 262_144
+"""Characters of broken arguments in a request, since mending them takes time."""
 SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 RESULTS = ("tool", "function")
 
@@ -22,8 +25,12 @@ def with_usable_calls(
     """The messages, with ids and arguments that the template takes; each stays in its place.
 
     notes: gets a sentence for each change of what was meant.
+
+    Raises:
+        InvalidRequestError: too many arguments are broken; `param` names a place.
     """
     usable: list[Message] = []
+    mender = _Mender(features, notes)
     ids = _Ids(features)
     for index, message in enumerate(messages):
         if message.tool_calls:
@@ -32,8 +39,8 @@ def with_usable_calls(
                 replace(
                     call,
                     id=ids.of_call(call, f"{index}.{number}"),
-                    arguments=_arguments(
-                        call, features, f"{place}[{number}].function.arguments", notes
+                    arguments=mender.arguments(
+                        call.arguments, f"{place}[{number}].function.arguments"
                     ),
                 )
                 for number, call in enumerate(message.tool_calls)
@@ -81,23 +88,41 @@ class _Ids:
         return self._waiting.pop(place)[1]
 
 
-def _arguments(call: ToolCall, features: CallFeatures, place: str, notes: list[str]) -> str:
-    text = call.arguments
-    if not text.strip() or is_object(text):
-        return text
-    meant = object_in(text)
-    if meant is not None:
-        notes.append(f"{place} is not the text of a JSON object; it was read as one.")
-        return meant
-    if features.takes_json:
-        notes.append(f"{place} is not the text of a JSON object; the model sees it as it is.")
-        return text
-    meant = completed(text)
-    if meant is not None:
-        notes.append(f"{place} is a JSON object that was cut off; its end was added.")
-        return meant
-    notes.append(f"{place} is not the text of a JSON object; it became the value of `arguments`.")
-    return json.dumps({"arguments": text}, ensure_ascii=False)
+class _Mender:
+    """Makes objects of broken arguments. notes: gets a sentence for each."""
+
+    def __init__(self, features: CallFeatures, notes: list[str]):
+        self._features = features
+        self._notes = notes
+        self._left = MAX_BROKEN
+
+    def arguments(self, text: str, place: str) -> str:
+        """Arguments that the template takes. place: what errors and notes call them."""
+        if not text.strip() or is_object(text):
+            return text
+        self._left -= len(text)
+        if self._left < 0:
+            raise InvalidRequestError(
+                f"{place} is not the text of a JSON object, and too long to be mended. Correct it, "
+                "or leave the call out.",
+                param=place,
+            )
+        usable, problem = self._mended(text)
+        self._notes.append(f"{place} {problem}.")
+        return usable
+
+    def _mended(self, text: str) -> tuple[str, str]:
+        """Usable arguments, and what was done."""
+        meant = object_in(text)
+        if meant is not None:
+            return meant, "is not the text of a JSON object; it was read as one"
+        if self._features.takes_json:
+            return text, "is not the text of a JSON object; the model sees it as it is"
+        meant = completed(text)
+        if meant is not None:
+            return meant, "is a JSON object that was cut off; its end was added"
+        whole = json.dumps({"arguments": text}, ensure_ascii=False)
+        return whole, "is not the text of a JSON object; it became the value of `arguments`"
 
 
 def in_turns(messages: Sequence[Message], features: CallFeatures) -> list[Message]:

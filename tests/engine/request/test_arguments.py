@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budmlx.engine.request.arguments import completed, is_object, object_in
-from budmlx.engine.request.past_calls import with_usable_calls
+from budmlx.engine.request.past_calls import MAX_BROKEN, with_usable_calls
 from budmlx.engine.template.probes import CallFeatures
+from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, ToolCall
 
 JSON = st.recursive(
@@ -132,3 +133,10 @@ def test_templates_that_want_objects_get_one(text: str, usable: str, note: str) 
     for each in notes:
         assert each.startswith("messages[1].tool_calls[0].function.arguments ")
         assert note in each
+
+
+def test_more_than_can_be_mended_is_refused_by_place() -> None:
+    calls = tuple(ToolCall(f"c{i}", "f", "x" * (MAX_BROKEN // 2)) for i in range(3))
+    with pytest.raises(InvalidRequestError) as caught:
+        with_usable_calls([Message(role="assistant", tool_calls=calls)], CallFeatures(), [])
+    assert caught.value.param == "messages[0].tool_calls[2].function.arguments"

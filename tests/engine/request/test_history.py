@@ -93,6 +93,12 @@ def test_instructions_between_become_a_reminder_in_the_users_message() -> None:
     assert all("system-reminder" in note for note in found)
 
 
+def test_many_changes_are_counted() -> None:
+    found = notes("qwen38", [U, A, *([M, V, A] * 20)])
+    assert len(found) == 17
+    assert found[-1] == "4 more messages were changed."
+
+
 def test_leading_instructions_are_joined() -> None:
     assert "Brief\n\nBlue\n\nGreen<|im_end|>" in shown("qwen38", [S, M, D, U])
     assert notes("qwen38", [S, M, D, U])[0].startswith("The chat template takes one")
