@@ -340,14 +340,6 @@ PYTHONIC = [
         "",
         r'{"a": "\u00e9A\\d\ud83d\ude00"}',
     ),
-    *(
-        one(family, begin + text + end, "", wanted)
-        for family, begin, end in (
-            ("pythonic", "[get_weather(", ")]"),
-            ("lfm2", "<|tool_call_start|>[get_weather(", ")]<|tool_call_end|>"),
-        )
-        for text, wanted in PYTHON_LITERALS
-    ),
     none("pythonic", '[get_weather(a="""x]""]'),
     none("pythonic", "[get_weather(a=nan)]"),
     none("pythonic", "[1] is a reference"),
@@ -359,6 +351,14 @@ PYTHONIC = [
     both("lfm2", f"<|tool_call_start|>[{PYTHONIC_CALL}, get_time()]<|tool_call_end|>"),
     one("lfm2", f"So <|tool_call_start|>[{PYTHONIC_CALL}]<|tool_call_end|> then", "So then"),
     none("lfm2", "<|tool_call_start|>oops<|tool_call_end|>"),
+    *(
+        one(family, begin + text + end, "", wanted)
+        for family, begin, end in (
+            ("pythonic", "[get_weather(", ")]"),
+            ("lfm2", "<|tool_call_start|>[get_weather(", ")]<|tool_call_end|>"),
+        )
+        for text, wanted in PYTHON_LITERALS
+    ),
 ]
 
 GEMMA_CALL = '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,days:2}<tool_call|>'
