@@ -306,7 +306,7 @@ class Recovery:
         for row in list(self._in_core.values()):
             self._leave_core(row)
         if len(requests) > 1 and inside:
-            self._suspects.extend(_halves(inside))
+            self._suspects.extend([row] for row in inside)
             return []
         for request in requests.values():
             self._blocklist.add_plugin(plugin, how, request, now)

@@ -48,6 +48,7 @@ def reader(family: Family, *, one_call: bool = False) -> OutputReader:
         Stage(calling.make((TOOL,), False), "built-in", "tool parser"),
         drafts=lambda: Stage(make((TOOL,)), "built-in", "tool parser"),
         one_call=one_call,
+        new_id=lambda: "new",
     )
 
 

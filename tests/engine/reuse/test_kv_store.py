@@ -41,8 +41,9 @@ def test_a_prompt_is_known_after_a_restart(
         with Engine.load(path, engine_host=host, kv_store=str(tmp_path)) as engine:
             reply = engine.chat(STORY, **GREEDY)
             assert reply.text == text
-            whole = reply.usage.prompt_tokens // BLOCK * BLOCK
-            assert reply.usage.cached_tokens == (whole if life else 0)
+            # All but the last token, whose logits are needed.
+            known = reply.usage.prompt_tokens - 1
+            assert reply.usage.cached_tokens == (known if life else 0)
 
 
 def ask(engine: Engine, request: Request) -> int:
@@ -77,4 +78,5 @@ def test_a_core_that_was_killed_reads_what_it_kept(path: Path, tmp_path: Path) -
         core.wait(60)
         again = engine.chat(STORY, **GREEDY)
         assert again.text == first.text
-        assert again.usage.cached_tokens == again.usage.prompt_tokens // BLOCK * BLOCK
+        # The last block, which is no whole one, is written when there is time.
+        assert again.usage.cached_tokens >= again.usage.prompt_tokens // BLOCK * BLOCK
