@@ -168,12 +168,10 @@ def test_a_second_turn_reuses_the_first(engine: Engine, reference: Reference) ->
 
 
 def test_a_long_prompt(engine: Engine, reference: Reference) -> None:
-    lines = [
-        f"{number}. Item {number * 7919 % 1000} costs {number} coins." for number in range(130)
-    ]
+    lines = [f"{number}. Item {number * 7919 % 1000} costs {number} coins." for number in range(60)]
     messages = user("\n".join([*lines, "Which item costs 42 coins?"]))
     ids = engine.apply_template(messages).ids
-    assert len(ids) > 1500
+    assert len(ids) > 600  # more than one prefill chunk
     same(ask(engine, messages, 24), reference.greedy(ids, 24))
 
 
