@@ -183,7 +183,8 @@ def test_a_damaged_file_is_a_counted_miss(tmp_path: Path, damage: Callable[[Path
     """LIMITS 112."""
     written(tmp_path)
     with open_store(tmp_path) as store:
-        fill(store, [0])  # After the sweep with which a store begins, which would see the damage.
+        fill(store, [0])
+        settle(store)  # The sweep with which a store begins would see the damage.
         path, tokens = conversation(store, 0)[0]
         [file] = files(tmp_path, f"{path[-1].hex()}.safetensors")
         damage(file)
