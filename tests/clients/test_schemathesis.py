@@ -94,7 +94,8 @@ def statuses_of(url: str, session: Any, document: Any, operation: Any, mode: str
         case.body = shortened(case.body)
         response = case.call(base_url=url, session=session)
         found[response.status_code] += 1
-        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+        [kind] = response.headers.get("content-type", [""])
+        if kind.startswith("text/event-stream"):
             case.validate_response(response, checks=CHECKS)
             check_events(document, operation.path, response.content.decode())
         else:
