@@ -17,7 +17,7 @@ from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.concurrent_requests import run_all
-from budmlx.engine.run.outcome import RequestOrigin
+from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.sessions import beginning, run_session
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError

@@ -14,6 +14,7 @@ from budmlx.config import ServerConfig
 from budmlx.server.dialects.base import ReplyEncoder, StreamEncoder
 from budmlx.server.errors import failure_of
 from budmlx.server.limits import Limits
+from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, IN_FLIGHT, LIMITS, NAMESPACE
 from budmlx.types import Completion, Event
 
@@ -28,7 +29,7 @@ async def whole(
     request: web.Request, encoder: ReplyEncoder, events: Events, collect: Collect, places: int = 1
 ) -> web.Response:
     """Answer when all is generated. places: the number that the events hold in flight."""
-    async with _in_flight(request, events, places):
+    async with _in_flight(request, encoder, events, places):
         done = collect([event async for event in events])
     return web.Response(
         body=encoder.whole(done), content_type="application/json", headers=encoder.headers
@@ -41,7 +42,7 @@ async def streamed(
     """Answer event by event, or raise an error from before the first one. See `whole`."""
     sender = EventStream(request, encoder, request.app[CONFIG], request.app[LIMITS])
     try:
-        async with _in_flight(request, events, places), sender:
+        async with _in_flight(request, encoder, events, places), sender:
             async for event in events:
                 await sender.start()
                 await sender.send(encoder.chunks(event))
@@ -60,8 +61,12 @@ async def streamed(
 
 
 @asynccontextmanager
-async def _in_flight(request: web.Request, events: Events, places: int) -> AsyncIterator[None]:
+async def _in_flight(
+    request: web.Request, encoder: ReplyEncoder, events: Events, places: int
+) -> AsyncIterator[None]:
     """Hold places for the events; leaving the block cancels the generation."""
+    if (origin := request.get(ORIGIN)) is not None:
+        origin.response_id = encoder.id
     closing = aclosing(cast("AsyncGenerator[Event, None]", events))
     async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")), closing:
         yield

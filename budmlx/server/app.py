@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Self
@@ -23,7 +23,7 @@ from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
-from budmlx.server.records import GENERATING, generating
+from budmlx.server.records import GENERATING, generating, recorded
 from budmlx.server.routes import docs, health, models
 from budmlx.server.security import guard
 from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
@@ -40,7 +40,10 @@ def create_app(
     limits: Limits = DEFAULTS,
 ) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
-    app = _application(config, dialects, limits, *rate_limits(config))
+    observers = [recorded] if model_set.engine.plugins.observed else []
+    middlewares = [*observers, guard(config), *rate_limits(config)]
+    app = _application(config, dialects, limits, middlewares)
+    app[GENERATING] = generating(dialects)
     app[MODELS] = model_set
     app[ENGINE] = model_set.engine
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
@@ -56,7 +59,7 @@ def create_loading_app(config: Config, dialects: Dialects = REGISTERED) -> web.A
 
     Raises ConfigError for unusable keys.
     """
-    app = _application(config, dialects, DEFAULTS)
+    app = _application(config, dialects, DEFAULTS, [guard(config)])
     app[IN_FLIGHT] = in_flight = InFlight(0)
     in_flight.draining = True  # each connection ends with its first reply
     for endpoint in health.endpoints:
@@ -71,16 +74,15 @@ async def _loading(request: web.Request) -> web.StreamResponse:
 
 
 def _application(
-    config: Config, dialects: Dialects, limits: Limits, *middlewares: Middleware
+    config: Config, dialects: Dialects, limits: Limits, middlewares: Sequence[Middleware]
 ) -> web.Application:
     app = web.Application(
-        middlewares=[answer_errors, guard(config), *middlewares],
+        middlewares=[answer_errors, *middlewares],
         client_max_size=config.max_body,
     )
     app[CONFIG] = config
     app[LIMITS] = limits
     app[DIALECTS] = dialects
-    app[GENERATING] = generating(dialects)
     app.on_response_prepare.append(prepare)
     return app
 

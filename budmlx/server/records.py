@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from itertools import chain
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from budmlx.engine.run.outcome import RequestOrigin
+from budmlx.engine.run.origin import RequestOrigin
+from budmlx.plugins.manager import Plugins
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import failure_of
 from budmlx.server.security import request_id
@@ -30,30 +32,25 @@ def generating(dialects: Dialects) -> Mapping[str, str]:
     }
 
 
-def arrived(request: web.Request) -> None:
-    """Note the arrival of a request, if its end is recorded."""
+@web.middleware
+async def recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Note where a request comes from, for the engine, and record one that it did not take."""
     resource = request.match_info.route.resource
-    route = request.app.get(GENERATING, {}).get(resource.canonical if resource else "")
-    if route is not None:
-        request[ORIGIN] = RequestOrigin(request_id(request), route=route)
+    route = request.app[GENERATING].get(resource.canonical if resource else "")
+    if route is None:
+        return await handler(request)
+    request[ORIGIN] = origin = RequestOrigin(request_id(request), route=route)
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except Exception as exc:
+        if not origin.recorded:
+            _record_refusal(request.app[MODELS].engine.plugins, origin, exc)
+        raise
 
 
-def origin_of(request: web.Request, response_id: str) -> RequestOrigin | None:
-    """The origin of a request, for the engine. response_id: that of the reply to it."""
-    origin = request.get(ORIGIN)
-    if origin is not None:
-        origin.response_id = response_id
-    return origin
-
-
-def record_refusal(request: web.Request, exc: Exception) -> None:
-    """Record a request that failed before an engine took it."""
-    origin = request.get(ORIGIN)
-    if origin is None or origin.recorded:
-        return
-    plugins = request.app[MODELS].engine.plugins
-    if not plugins.observed:
-        return
+def _record_refusal(plugins: Plugins, origin: RequestOrigin, exc: Exception) -> None:
     failure = failure_of(exc)
     code = failure.code or ("invalid_request" if failure.status == 400 else f"{failure.status}")
     outcome = "failed" if failure.status == 500 else "refused"

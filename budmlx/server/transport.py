@@ -16,7 +16,6 @@ from aiohttp.web_protocol import _ErrInfo
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.errors import Failure, failure_of
 from budmlx.server.limits import Limits
-from budmlx.server.records import arrived, record_refusal
 from budmlx.server.security import allow_reading, request_id
 from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS
 
@@ -170,13 +169,11 @@ class AccessLog(AbstractAccessLogger):
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost middleware: turns every exception into an error response."""
-    arrived(request)
     try:
         return await handler(request)
     except ConnectionError:
         raise
     except Exception as exc:  # The outermost boundary of a request.
-        record_refusal(request, exc)
         return _error_response(request, exc)
 
 

@@ -9,6 +9,8 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 from budmlx.config import ModelConfig
 from budmlx.engine.hosts.host import open_host
@@ -16,15 +18,19 @@ from budmlx.engine.procedures import Mailbox, PluginCalls, Stream
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
 from budmlx.engine.request.prepare import Preparation
-from budmlx.engine.reuse.response_cache import ReplyCache
+from budmlx.engine.reuse.response_cache import ReplyCache, Ticket
+from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
-from budmlx.engine.run.outcome import RequestOrigin, RequestOutcome
+from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.rows import RowBuilder
-from budmlx.errors import BudmlxError
+from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
+from budmlx.plugins.specs import RequestRecord
 from budmlx.progress import Notice
 from budmlx.protocol import CoreSettings, GenerateRequest, SessionFile, StepFrame
 from budmlx.types import Event, Finished, Request
+
+STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 
 
 class RequestPipeline:
@@ -122,6 +128,69 @@ class RequestPipeline:
         """Idempotent, since a call that was given up may return later."""
         if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
+
+
+class RequestOutcome:
+    """A context manager around the events of a request; reports its end to plugins."""
+
+    def __init__(self, plugins: Plugins, model: str, origin: RequestOrigin):
+        origin.recorded = True
+        self._plugins = plugins
+        self._model = model
+        self._origin = origin
+        self._ticket: Ticket | None = None
+        self._finished: Finished | None = None
+
+    def accepted(self, ticket: Ticket) -> None:
+        """Note that the request can be answered. ticket: closed at its end."""
+        self._ticket = ticket
+
+    def replayed(self, reply: StoredReply) -> Iterator[Event]:
+        """The events of a stored reply."""
+        for event in replay(reply):
+            if isinstance(event, Finished):
+                self._finished = event
+            yield event
+
+    def note(self, event: Event) -> None:
+        """Take an event that is computed for the request."""
+        if self._ticket is not None:
+            self._ticket.note(event)
+        if isinstance(event, Finished):
+            self._finished = event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._ticket is not None:
+            self._ticket.close()
+        if self._plugins.observed:
+            self._plugins.request_finished(self._record(error))
+
+    def _record(self, error: BaseException | None) -> RequestRecord:
+        done = self._finished
+        if done is not None:
+            return self._origin.record(
+                model=self._model,
+                outcome="completed",
+                reasons=done.reasons,
+                cached=done.cached,
+                usage=done.usage,
+                timing=done.timing,
+            )
+        if error is None or isinstance(error, STOPPED):
+            return self._origin.record(model=self._model, outcome="cancelled")
+        code = error.code if isinstance(error, BudmlxError) else "internal_error"
+        if isinstance(error, InvalidRequestError):
+            code = code or "invalid_request"
+            return self._origin.record(model=self._model, outcome="refused", error=code)
+        return self._origin.record(model=self._model, outcome="failed", error=code)
 
 
 class RowDispatcher:

@@ -46,6 +46,10 @@ class StreamEncoder(Protocol):
 class ReplyEncoder(StreamEncoder, Protocol):
     """The reply to one request: `whole`, or `opening chunks* (end | failure)`."""
 
+    @property
+    def id(self) -> str:
+        """The id of the reply, for records; empty if the protocol has none."""
+
     def chunks(self, event: Event) -> bytes:
         """The bytes that one event of the engine adds to the stream; may be empty."""
 

@@ -51,6 +51,7 @@ class Hush(Struct):
 class Lines:
     """Encodes lines that are numbered in the order in which they are written."""
 
+    id = ""
     stream_type = "application/x-ndjson"
     headers: Mapping[str, str] = {"X-Whisper": "yes"}
 

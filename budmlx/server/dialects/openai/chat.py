@@ -31,7 +31,7 @@ from budmlx.server.dialects.openai.tools import (
 )
 from budmlx.server.dialects.openai.wire_model import Int, ignored
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.records import origin_of
+from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 from budmlx.types import Request, SamplingParams
 
@@ -210,7 +210,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         uses_functions=chat.uses_functions,
         agent=request.headers.get("User-Agent", ""),
     )
-    events = engine.aevents(generation, origin_of(request, reply.id))
+    events = engine.aevents(generation, request.get(ORIGIN))
     if streaming:
         return await answer.streamed(request, reply, events)
     collect = partial(completion, engine.info.name, warnings)

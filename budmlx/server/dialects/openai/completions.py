@@ -24,7 +24,7 @@ from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.server.dialects.openai.wire_model import ErrorMessage, Int, PromptId
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.records import origin_of
+from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
 from budmlx.types import Choice, Completion, Event, Request
 
@@ -156,8 +156,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         logprobs=body.logprobs is not None,
         echoes=echoes,
     )
-    origin = origin_of(request, reply.id)
-    parts = [(each.n, engine.aevents(each, origin)) for each in requests]
+    parts = [(each.n, engine.aevents(each, request.get(ORIGIN))) for each in requests]
     events = as_one(parts)
     if streaming:
         return await answer.streamed(request, reply, events, places=len(parts))
