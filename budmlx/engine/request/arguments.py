@@ -16,7 +16,7 @@ MAX_ENCODED = 4
 """How often an object may have been encoded as a text."""
 
 _WORDS = {"true": True, "false": False, "null": None}
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*("?)', re.DOTALL)
 _HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 
 
@@ -53,22 +53,22 @@ def completed(text: str) -> str | None:
     if not text.lstrip().startswith("{"):
         return None
     closers: list[str] = []
-    place, string = 0, ""
+    place, in_string = 0, False
     for match in re.finditer(r'["{}\[\]]', text):
         if match.start() < place:
             continue
-        sign, place, string = match[0], match.end(), ""
+        sign, place, in_string = match[0], match.end(), False
         if sign == '"':
             found = _STRING.match(text, match.start())
             assert found is not None
             place = found.end()
-            string = "" if len(found[0]) > 1 and found[0].endswith('"') else found[0]
+            in_string = not found[1]
         elif sign in "{[":
             closers.append("}" if sign == "{" else "]")
         elif not closers or closers.pop() != sign:
             return None
     end = "".join(reversed(closers))
-    for candidate in _ends(text, open_string=bool(string)):
+    for candidate in _ends(text, open_string=in_string):
         if is_object(candidate + end):
             return candidate + end
     return None

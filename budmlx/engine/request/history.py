@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from budmlx.engine.request.past_calls import RESULTS, in_turns, with_usable_calls
 from budmlx.engine.template.probes import OrderFeatures
 from budmlx.engine.template.template import ChatTemplate
-from budmlx.types import Message, Part, Request, TextPart
+from budmlx.types import Message, Part, TextPart
 
 INSTRUCTIONS = ("system", "developer")
 MAX_NOTES = 16
@@ -47,17 +47,16 @@ def history_for(template: ChatTemplate, messages: Sequence[Message]) -> History:
     return History(tuple(_ordered(turns, template.order)), tuple(notes))
 
 
-def changes(template: ChatTemplate, request: Request) -> list[str]:
-    """A sentence for each part of a request that is rendered otherwise than it was asked for.
+def changes(template: ChatTemplate, messages: Sequence[Message]) -> list[str]:
+    """A sentence for each message that is rendered otherwise than it was sent.
 
     Raises:
-        InvalidRequestError: see `history_for` and `ChatTemplate.with_known_effort`.
+        InvalidRequestError: see `history_for`.
     """
-    _, effort = template.with_known_effort(request.chat_template_kwargs)
-    notes = history_for(template, request.messages or ()).notes
+    notes = history_for(template, messages).notes
     hidden = len(notes) - MAX_NOTES
     more = [f"{hidden} more messages were changed."] if hidden > 0 else []
-    return [*notes[:MAX_NOTES], *more, *([effort] if effort else [])]
+    return [*notes[:MAX_NOTES], *more]
 
 
 class _Placement:

@@ -83,7 +83,8 @@ def render(
     template = tokenizer.template(tools=bool(tools))
     template.check_kwargs(chat_template_kwargs)
     chat_template_kwargs, _ = template.with_known_effort(chat_template_kwargs)
-    messages = history_for(template, messages).messages
+    if not template.takes(messages):
+        messages = history_for(template, messages).messages
     shows = any(message.shows_images for message in messages)
     if shows and not template.takes_images(placeholder):
         template = template.marking(placeholder)

@@ -236,7 +236,11 @@ class RequestWarnings:
         template = self.parsers.tokenizer.template(tools=bool(active_tools(request)))
         unused = template.unused_kwargs(request.chat_template_kwargs)
         warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
-        warnings += changes(template, request)
+        if request.messages and not template.takes(request.messages):
+            warnings += changes(template, request.messages)
+        _, effort = template.with_known_effort(request.chat_template_kwargs)
+        if effort:
+            warnings.append(effort)
         if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):

@@ -23,6 +23,7 @@ from budmlx.engine.template.sandbox import (
     render,
 )
 from budmlx.errors import InvalidRequestError, ModelLoadError, OverloadedError
+from budmlx.types import Message
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,23 @@ class ChatTemplate:
         if role in self._roles:
             return role
         return {"developer": "system", "function": "tool"}.get(role, role)
+
+    def takes(self, messages: Sequence[Message]) -> bool:
+        """Whether the messages are as all templates take them.
+
+        After at most one message of instructions, users and assistants take turns, without calls.
+        There must be at least one message.
+        """
+        head = messages[0].role in _INSTRUCTIONS
+        turns = messages[1:] if head else messages
+        if not turns or (head and not self.order.head):
+            return False
+        return all(
+            message.role == ("assistant" if place % 2 else "user")
+            and not message.tool_calls
+            and (not message.reasoning or bool(self.calls.reasoning))
+            for place, message in enumerate(turns)
+        )
 
     def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         """Refuse names that the template does not read and values that are not JSON.

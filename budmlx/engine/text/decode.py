@@ -14,8 +14,7 @@ from typing import Protocol
 from tokenizers import Tokenizer as Backend
 
 from budmlx.engine.text.stops import StopScanner
-from budmlx.engine.text.token_bytes import TokenBytes, fallback_byte
-from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.engine.text.tokenizer import TokenBytes, Tokenizer, fallback_byte
 
 
 class TextStream:

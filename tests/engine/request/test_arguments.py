@@ -94,6 +94,7 @@ def test_an_object_that_is_cut_anywhere_is_completed(value: dict[str, Any], shar
         ('{"a": [1, 2', {"a": [1, 2]}),
         ('{"a": {"b": "c"}, "d', {"a": {"b": "c"}, "d": None}),
         ('{"a": "x\\', {"a": "x"}),
+        ('{"a": "x\\"', {"a": 'x"'}),
         ('{"a": "x\\u00', {"a": "x"}),
         ('{"a": tr', {"a": None}),
         ('{"a": 1, ', {"a": 1}),

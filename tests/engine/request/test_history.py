@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
+import shutil
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from budmlx.engine.request.history import changes, history_for
+from budmlx import Engine
+from budmlx.engine.request.history import History, changes, history_for
 from budmlx.engine.request.messages import parse_messages
 from budmlx.engine.request.render import render
 from budmlx.engine.template.template import ChatTemplate
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
-from budmlx.types import ImagePart, Message, Request, TextPart
+from budmlx.types import ImagePart, Message, TextPart
 from tests import tokenizers
 from tests.engine.request.strict_templates import STRICT_TEMPLATES
 from tests.engine.request.test_round_trip import TEMPLATES
+from tests.models import tiny_model_dir
 
 NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
 S, M = {"role": "system", "content": "Brief"}, {"role": "system", "content": "Blue"}
@@ -57,9 +63,8 @@ def shown(name: str, messages: list[dict[str, Any]], **kwargs: Any) -> str:
     return str(ours.backend.decode(ids, skip_special_tokens=False))
 
 
-def notes(name: str, messages: list[dict[str, Any]], **kwargs: Any) -> list[str]:
-    request = Request(messages=parse_messages(messages), chat_template_kwargs=kwargs)
-    return changes(tokenizer(name).template(), request)
+def notes(name: str, messages: list[dict[str, Any]]) -> list[str]:
+    return changes(tokenizer(name).template(), parse_messages(messages))
 
 
 @pytest.mark.parametrize("messages", ORDERS, ids=lambda ms: "".join(m["content"][0] for m in ms))
@@ -129,6 +134,20 @@ CALLS = [
 ]
 RESULTS = [{"role": "tool", "tool_call_id": f"c{i}", "content": f"Result{i}"} for i in (0, 1)]
 CALLING = {"role": "assistant", "content": None, "tool_calls": CALLS}
+
+
+@pytest.mark.hypothesis
+@given(st.lists(st.sampled_from([S, U, A, D, {**A, "reasoning": "Thought"}, CALLING]), min_size=1))
+def test_what_a_template_takes_is_left_alone(messages: list[dict[str, Any]]) -> None:
+    given = parse_messages(messages)
+    taken = 0
+    for name in STRICT_TEMPLATES:
+        template = tokenizer(name).template()
+        if template.takes(given):
+            taken += 1
+            assert history_for(template, given) == History(given, ())
+    alone = [m["role"] for m in messages] == ["user"]
+    assert taken == len(STRICT_TEMPLATES) or not alone
 
 
 @pytest.mark.parametrize("results", [RESULTS, RESULTS[::-1]], ids=["in order", "out of order"])
@@ -209,7 +228,7 @@ def test_reasoning_is_written_as_the_template_writes_it(name: str, text: str, ke
     kwargs = {"enable_thinking": True} if name == "laguna_v8" else {}
     thinking = {**CALLING, "tool_calls": CALLS[:1], key: "Thought"}
     assert text in shown(name, [U, thinking, RESULTS[0]], **kwargs)
-    assert notes(name, [U, thinking, RESULTS[0]], **kwargs) == []
+    assert notes(name, [U, thinking, RESULTS[0]]) == []
 
 
 def test_reasoning_and_content_beside_calls_are_both_written() -> None:
@@ -246,9 +265,20 @@ def test_a_template_without_calls_gets_them_as_text() -> None:
 def test_the_nearest_level_of_effort_is_taken(name: str, asked: str, taken: str) -> None:
     text = shown(name, [U], reasoning_effort=asked)
     assert f"effort={taken}" in text or f"Reasoning: {taken}" in text
-    found = notes(name, [U], reasoning_effort=asked)
-    assert bool(found) == (asked != taken)
-    assert all(taken in note and asked in note for note in found)
+    _, note = tokenizer(name).template().with_known_effort({"reasoning_effort": asked})
+    assert bool(note) == (asked != taken)
+    assert asked == taken or (taken in note and asked in note)
+
+
+def test_what_is_rendered_otherwise_is_told_in_the_reply(tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATES["levels"])
+    with Engine.load(tmp_path) as engine:
+        reply = engine.chat([U], max_tokens=1, chat_template_kwargs={"reasoning_effort": "high"})
+        [level] = reply.warnings
+        reply = engine.chat([U, {**A, "reasoning_content": "Thought"}, V], max_tokens=1)
+        [reasoning] = reply.warnings
+    assert "xhigh" in level and "reasoning" in reasoning
 
 
 def test_a_level_that_no_model_knows_is_refused_by_name() -> None:
@@ -258,8 +288,9 @@ def test_a_level_that_no_model_knows_is_refused_by_name() -> None:
 
 
 def test_effort_without_a_variable_for_it_has_no_levels() -> None:
-    assert tokenizer("zephyr").template().efforts == ()
-    assert notes("zephyr", [U], reasoning_effort="max") == []
+    template = tokenizer("zephyr").template()
+    assert template.efforts == ()
+    assert template.with_known_effort({"reasoning_effort": "max"})[1] == ""
 
 
 def test_empty_replies_and_parts_of_other_servers_are_read() -> None:
