@@ -59,7 +59,7 @@ LATE = {
 IMPORTLIB = LATE.keys() | {
     "budmlx.core.plugin_calls",
     "budmlx.testing.tiny_random",
-    "budmlx.engine.text.tokenizer",
+    "budmlx.engine.text.tokenizer_files",
 }
 
 
