@@ -23,8 +23,9 @@ from budmlx.protocol import (
     FromCore,
     Loaded,
     LoadFailed,
-    MemoryBudget,
+    MemoryLimitSet,
     SessionFile,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     Submit,
@@ -61,6 +62,7 @@ class CoreLoop:
         self._emit = emit
         self._replaceable = replaceable
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
+        self._limit_set = False  # and not confirmed yet
 
     def post(self, message: ToCore) -> None:
         """Queue a message for the core. Thread-safe."""
@@ -101,11 +103,11 @@ class CoreLoop:
             stream_slowdown=self._settings.stream_slowdown,
             token_decoder=self._settings.token_decoder,
         )
-        budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)
-        self._emit(Loaded(model.info, budget))
+        self._emit(Loaded(model.info, scheduler.budget))
         while self._receive(scheduler, executor):
             busy = scheduler.busy
             self._emit(scheduler.step(self._emit) if busy else StepFrame(memory=memory_use()))
+            self._confirm_limit(scheduler)
         executor.close(CLOSE_SECONDS)
 
     def _receive(self, scheduler: Scheduler, executor: Executor) -> bool:
@@ -124,6 +126,17 @@ class CoreLoop:
                     scheduler.submit(message.request)
                 elif isinstance(message, Cancel):
                     scheduler.cancel(message.id)
+                elif isinstance(message, SetMemoryLimit):
+                    scheduler.set_memory_limit(message.limit, self._settings.prefix_cache)
+                    self._limit_set = True
                 message = self._inbox.get_nowait()
         except Empty:
             return True
+
+    def _confirm_limit(self, scheduler: Scheduler) -> None:
+        """Report that a limit is kept, once it is: rows that need more may have to end first."""
+        # What is in use is this model's alone only in a process of its own.
+        alone = self._replaceable
+        if self._limit_set and not (alone and memory_use().active > scheduler.budget.limit):
+            self._limit_set = False
+            self._emit(MemoryLimitSet(scheduler.budget))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice, Progress
+from budmlx.protocol import MemoryBudget
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
 # The name of the model that runs when none is named.
@@ -120,6 +122,10 @@ class Engine(TextMethods):
     def status(self) -> HostStatus:
         """The state of the host: whether requests make progress now."""
         return self._pipeline.dispatcher.host.status()
+
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the memory of the model by `limit` bytes; see `Host.set_memory_limit`."""
+        return self._pipeline.dispatcher.host.set_memory_limit(limit)
 
     def prefix_cache_stats(self) -> PrefixCacheStats:
         """Counts of the KV that prompts reused so far, and of the reasons why it was not more."""

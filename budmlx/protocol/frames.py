@@ -11,7 +11,7 @@ from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 # Engine to core.
 
@@ -35,11 +35,17 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: int
 
 
+class SetMemoryLimit(msgspec.Struct, frozen=True, tag="set_memory_limit"):
+    """Keep within other bounds from now on. limit: bytes, as in `MemoryBudget`."""
+
+    limit: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Drop everything and end."""
 
 
-ToCore = Hello | Submit | Cancel | Shutdown
+ToCore = Hello | Submit | Cancel | SetMemoryLimit | Shutdown
 
 # Core to engine.
 
@@ -60,6 +66,12 @@ class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
     done: int
     total: int
     seconds: float | None = None
+
+
+class MemoryLimitSet(msgspec.Struct, frozen=True, tag="memory_limit_set"):
+    """What is in use is within the bounds that were set last."""
+
+    budget: MemoryBudget
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -122,4 +134,4 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     memory: MemoryUse = MemoryUse()
 
 
-FromCore = WarmingUp | Loaded | LoadFailed | StepFrame
+FromCore = WarmingUp | Loaded | LoadFailed | MemoryLimitSet | StepFrame

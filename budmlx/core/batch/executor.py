@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import Row, RowError, RowFault
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
-from budmlx.protocol import RowFailed, Token
+from budmlx.protocol import MemoryBudget, RowFailed, Token
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,23 @@ class Executor:
     def pending(self) -> bool:
         """Whether a plan that says `save` would have something to do."""
         return self._reuse.pending
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """The bounds of memory, but for `longest_row`, which is the scheduler's."""
+        memory, policy = self.memory, self._model.policy
+        return MemoryBudget(memory.limit, memory.weights, self._reuse.limit, policy.device)
+
+    def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
+        """Keep within another limit in bytes, and drop the stored states that are beyond it.
+
+        prefix_cache: its size, see `MemoryPolicy.prefix_cache`.
+        """
+        policy = self._model.policy.moved(limit)
+        self.memory = replace(self.memory, limit=limit)
+        self._model = replace(self._model, policy=policy, memory=self.memory)
+        self._reuse.limit = policy.prefix_cache(prefix_cache, self.memory.weights)
+        self._reuse.resize(self._reuse.limit)
 
     def add(self, row: Row) -> str:
         """Register a row that plans will name; its grammar, if any, is compiled.

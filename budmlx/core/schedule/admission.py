@@ -129,10 +129,15 @@ class Admission:
     def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int, overhead: int):
         self.reserved = 0
         self._batchable = info.batchable
-        self._memory = memory
         self._placement = Placement(memory.weights, memory.rectangle, overhead)
         self._chunk = chunk
-        self._longest = memory.longest_row(info.context_length, chunk)
+        self._context = info.context_length
+        self.set_memory(memory)
+
+    def set_memory(self, memory: MemoryModel) -> None:
+        """Project against another limit from now on."""
+        self._memory = memory
+        self._longest = memory.longest_row(self._context, self._chunk)
 
     @property
     def longest(self) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 
+import msgspec
+
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import memory_use
@@ -22,7 +24,7 @@ from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.trials import Trials, may_start
 from budmlx.core.schedule.view import View
-from budmlx.protocol import GenerateRequest, StepFrame
+from budmlx.protocol import GenerateRequest, MemoryBudget, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
@@ -86,6 +88,19 @@ class Scheduler:
         """Whether a step has anything to do."""
         at_work = bool(self._rows) or bool(self._compiling.rows) or self._report.urgent
         return at_work or self._executor.pending
+
+    def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
+        """Keep within another limit in bytes: from the next step on, young rows wait again if it
+        is less. See `Executor.set_memory_limit`.
+        """
+        self._executor.set_memory_limit(limit, prefix_cache)
+        self._admission.set_memory(self._executor.memory)
+        self._room = None  # so that the room for stored KV is told anew
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """The bounds of memory."""
+        return msgspec.structs.replace(self._executor.budget, longest_row=self._admission.longest)
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +68,13 @@ class Host(Protocol):
 
     def cancel(self, row_id: int) -> None:
         """Drop a row; it gets no further message. Thread-safe; unknown ids are ignored."""
+
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the core's memory by `limit` bytes from now on, in restarted cores, too.
+
+        The future is done when what the core has in use is within it, which may take until a
+        long reply ends; it is cancelled by the next change. Thread-safe, never blocks.
+        """
 
     def status(self) -> HostStatus:
         """Look at the host now. Thread-safe, never blocks."""

@@ -10,9 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
+
+import msgspec
 
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, ModelLoadError
@@ -23,7 +27,10 @@ from budmlx.protocol import (
     GenerateRequest,
     Loaded,
     LoadFailed,
+    MemoryBudget,
+    MemoryLimitSet,
     RowFailed,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     WarmingUp,
@@ -83,6 +90,7 @@ class ProcessHost:
         self._latest = StepFrame()
         self._last_sign = 0.0  # of life: a frame or a beat
         self._news = WarmUpNews(notice)
+        self._limit_change = LimitChange()
         self._note = Note()  # of the last nap
         self._restarts = 0
         self._last_end = ""
@@ -113,6 +121,14 @@ class ProcessHost:
         """Drop a row; unknown ids are ignored."""
         with self._lock:
             self._child.post(self._recovery.cancel(row_id))
+
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the core's memory; see `Host.set_memory_limit`."""
+        with self._lock:
+            kept = self._limit_change.begin(limit)
+            self._settings = msgspec.structs.replace(self._settings, memory_limit=limit)
+            self._child.post([SetMemoryLimit(limit)])
+        return kept
 
     def status(self) -> HostStatus:
         """Look at the host now."""
@@ -172,6 +188,7 @@ class ProcessHost:
         finally:  # after a fault of ours, too: no caller may wait for ever
             with self._lock:
                 self._closing.set()
+                self._limit_change.close()
                 self._child.kill()
                 failed = self._recovery.fail_all(
                     "The engine was closed before this request finished."
@@ -197,6 +214,7 @@ class ProcessHost:
         except ModelLoadError as error:
             log.error("The engine could not be loaded again: %s", error.message)
             return End("the model could not be loaded again")  # no paths: clients get to read this
+        self._take_budget(loaded.budget)
         self._went_up()
         return self._follow(child)
 
@@ -258,6 +276,8 @@ class ProcessHost:
                 watchdog.heard()
                 if isinstance(frame, StepFrame):
                     self._take(child, frame)
+                elif isinstance(frame, MemoryLimitSet):
+                    self._take_budget(frame.budget)
                 continue
             self._note = child.note()
             if watchdog.napped(self._note):
@@ -272,6 +292,11 @@ class ProcessHost:
             seen, messages = self._recovery.frame(frame, now)
             child.post(messages)
         deliver(self._sink, seen, self.cancel)
+
+    def _take_budget(self, budget: MemoryBudget) -> None:
+        with self._lock:
+            self._budget = budget
+            self._limit_change.take(budget)
 
     def _went_up(self) -> None:
         with self._lock:

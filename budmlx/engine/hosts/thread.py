@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
@@ -19,7 +21,10 @@ from budmlx.protocol import (
     GenerateRequest,
     Loaded,
     LoadFailed,
+    MemoryBudget,
+    MemoryLimitSet,
     RowFailed,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     Submit,
@@ -50,6 +55,7 @@ class ThreadHost:
         self._last_frame = StepFrame()
         self._last_frame_at = time.monotonic()
         self._news = WarmUpNews(notice)
+        self._limit_change = LimitChange()
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
         self._loop = CoreLoop(settings, self._receive)
         self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
@@ -75,6 +81,13 @@ class ThreadHost:
         with self._lock:
             self._live.discard(row_id)
         self._loop.post(Cancel(row_id))
+
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the core's memory; see `Host.set_memory_limit`."""
+        with self._lock:
+            kept = self._limit_change.begin(limit)
+        self._loop.post(SetMemoryLimit(limit))
+        return kept
 
     def status(self) -> HostStatus:
         """Look at the host now; see `Host.status`."""
@@ -122,6 +135,11 @@ class ThreadHost:
         if isinstance(message, WarmingUp):
             self._news.tell(message)
             return
+        if isinstance(message, MemoryLimitSet):
+            with self._lock:
+                self._budget = message.budget
+                self._limit_change.take(message.budget)
+            return
         if not isinstance(message, StepFrame):
             self._loading.put(message)
             return
@@ -136,6 +154,7 @@ class ThreadHost:
     def _fail_live(self, reason: str) -> None:
         with self._lock:
             live, self._live = sorted(self._live), set()
+            self._limit_change.close()
         if live:
             failed = [RowFailed(row_id, "engine_unavailable", reason) for row_id in live]
             deliver(self._sink, StepFrame(failed=failed), self.cancel)
