@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,4 +50,7 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, str | Path):
         return toml_string(str(value))
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{toml_key(name)} = {_toml(entry)}" for name, entry in value.items())
+        return f"{{{pairs}}}"
     return "[" + ", ".join(map(_toml, value)) + "]"

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from budmlx.config.values import AutoTokens, Names, SizeOrShare
 
+OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session"})
+"""Settings that say which model it is, or are of use to no other."""
+
 
 class ModelConfig(BaseModel):
     """Settings of a model, its core and the reading of its text: the keys of `[models.NAME]`.
@@ -26,6 +29,12 @@ class ModelConfig(BaseModel):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub repository.")
     alias: Names = Field((), description="Further name that the model answers to.")
+    pin: bool = Field(False, description="Never unload the model to make room for another.")
+    idle_unload: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds without a request after which the model is unloaded; 0: never.",
+    )
     session: Names = Field(
         (), description="File of `Engine.save_session` whose KV every prompt may begin with."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
@@ -52,6 +53,19 @@ def _check_tokens(value: object) -> object:
     return tokens
 
 
+def _check_auto_size(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        size = _SIZE.validate_python(value)
+    except ValueError:
+        size = ByteSize(0)
+    # pydantic overlooks what follows a number, such as %.
+    if size < 1 or value is True or not str(value)[-1].isalnum():
+        raise PydanticCustomError("auto_size", "must be a size such as 40GiB, or auto")
+    return size
+
+
 def kv_directory(text: str = "auto") -> str:
     """The directory that `kv_store` names; `auto` is one in the user's cache."""
     if text == "auto":
@@ -69,6 +83,24 @@ def _split_commas(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _pairs(value: object) -> object:
+    """The pairs of a flag or variable, NAME=VALUE, as a mapping."""
+    entries = _split_commas(value)
+    if not isinstance(entries, list | tuple):
+        return entries
+    pairs = [str(entry).partition("=") for entry in entries]
+    if not all(separator for _, separator, _ in pairs):
+        raise PydanticCustomError("pairs", "must be of the form NAME=VALUE")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def _check_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
+    if not all(name and model and "*" not in model for name, model in aliases.items()):
+        message = "must be names, each with the one model that answers, which has no *"
+        raise PydanticCustomError("aliases", message)
+    return aliases
 
 
 # A whole scheme only where its hosts are names that nobody can know before.
@@ -89,9 +121,12 @@ def _check_origins(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
+AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Pairs = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)]
+Aliases = Annotated[Pairs, AfterValidator(_check_aliases)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

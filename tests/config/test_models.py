@@ -138,6 +138,58 @@ def test_flags_and_variables_win_over_tables(
     assert (large.kv_bits, large.memory_limit) == (8, 12 * 2**30)
 
 
+def test_what_is_of_one_model_is_not_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUDMLX_SESSION", "book")
+    text = TWO + 'revision = "v1"\n'
+    config = read(tmp_path, text, model="small", alias=["mine"], revision="v2")
+    small = config.for_model()
+    assert (small.alias, small.revision, small.session) == (("small", "mine"), "v2", ("book",))
+    assert config.for_model("org/small-4bit") == config.for_model("small") == small
+    large = config.for_model("gpt-4o")
+    assert (large.alias, large.revision, large.session) == (("gpt-4o",), None, ())
+    other = config.for_model("org/other")
+    assert (other.alias, other.revision, other.session) == ((), None, ())
+    # Nothing says of which of two models a flag is.
+    large = read(tmp_path, text, alias=["mine"]).for_model("org/large")
+    assert large.alias == ("gpt-4o",)
+
+
+def test_a_directory_keeps_what_is_of_one_model_by_any_path_to_it(tmp_path: Path) -> None:
+    config = Config.of(model=str(tmp_path), alias=("mine",))
+    assert config.for_model(f"{tmp_path}/.").alias == ("mine",)
+    assert config.for_model(str(tmp_path.parent)).alias == ()
+
+
+def test_places_are_known_of_each_models_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUDMLX_MAX_ROWS", "5")
+    file = tmp_path / "c.toml"
+    file.write_text(TWO + "idle_unload = 60\n")
+    loaded = load_config({"kv_bits": 8, "model": "small", "alias": ["mine"]}, file)
+    small, table = loaded.for_model(), f"{file} [models.small]"
+    assert small.config == loaded.config.for_model("small")
+    assert small.places == {
+        "model": table,
+        "tool_parser": table,
+        "idle_unload": table,
+        "kv_bits": "--kv-bits",
+        "max_rows": "BUDMLX_MAX_ROWS",
+        "alias": "--alias",
+    }
+    large = loaded.for_model("org/large")
+    assert large.config.kv_bits == 8
+    assert large.places == {
+        "memory_limit": f'{file} [models."org/large"]',
+        "alias": f'{file} [models."org/large"]',
+        "kv_bits": "--kv-bits",
+        "max_rows": "BUDMLX_MAX_ROWS",
+    }
+    assert f"idle_unload = 60.0  # {file} [models.small]" in to_toml(small)
+
+
 def test_tables_have_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUDMLX_MODELS", '{"a": {"kv_bits": 8}}')
     loaded = load_config({})
@@ -203,6 +255,8 @@ TABLE = st.fixed_dictionaries(
         "alias": st.lists(TEXT),
         "revision": TEXT,
         "session": st.lists(TEXT),
+        "pin": st.booleans(),
+        "idle_unload": st.floats(0, allow_infinity=False),
         "engine_host": st.sampled_from(["process", "thread"]),
         "memory_limit": st.integers(1, 2**50),
         "wired": st.sampled_from(["weights", "all", "none"]),
