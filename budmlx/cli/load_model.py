@@ -19,6 +19,7 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import resolve_model
 from budmlx.progress import Notice
 from budmlx.protocol import MemoryBudget
+from budmlx.units import size_text
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
@@ -66,12 +67,6 @@ def memory_line(budget: MemoryBudget) -> str:
         f"{size_text(budget.weights)} and the prefix cache at most "
         f"{size_text(budget.prefix_cache)}."
     )
-
-
-def size_text(count: int) -> str:
-    """A number of bytes for readers, such as `12.0 GiB`."""
-    unit, size = ("MiB", 2**20) if count < 2**30 else ("GiB", 2**30)
-    return f"{count / size:.1f} {unit}"
 
 
 def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:

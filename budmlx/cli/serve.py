@@ -18,7 +18,8 @@ from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import for_served, memory_line, progress, read_config
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.engine import Engine
+from budmlx.engine.models.models import Models
 from budmlx.open_files import raise_open_files_limit
 from budmlx.server.app import create_loading_app
 from budmlx.server.app import serve as serve_http
@@ -71,8 +72,10 @@ def serve(
             LoadingServer(listening, create_loading_app(settings)),
             progress(settings.model, settings.revision) as notice,
         ):
-            models = ModelSet.load(settings, notice)
-        typer.echo(memory_line(models.engine.status().budget), err=True)
+            models = Models(settings, notice)
+            models.preload()
+        for engine in models.loaded:
+            typer.echo(memory_line(engine.status().budget), err=True)
         try:
             announce = announcer(models, settings)
             asyncio.run(serve_http(models, settings, announce, listening))
@@ -92,20 +95,21 @@ def _allow_connections() -> None:
         )
 
 
-def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:
+def announcer(models: Models, config: Config) -> Callable[[str], None]:
     """A function that prints the address, and a request to try, once the server answers."""
 
     def announce(url: str) -> None:
         name = models.names[0]
-        typer.echo(numbers_line(models), err=True)
+        for engine in models.loaded:
+            typer.echo(numbers_line(engine), err=True)
         typer.echo(f"{name} is served at {url}/v1. Try: {example(url, name, config)}")
 
     return announce
 
 
-def numbers_line(models: ModelSet) -> str:
+def numbers_line(engine: Engine) -> str:
     """What was chosen for the device, in one line."""
-    numbers = models.engine.info.numbers.items()
+    numbers = engine.info.numbers.items()
     return "Chosen for this device: " + ", ".join(f"{name} {value}" for name, value in numbers)
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.specs import RequestRecord
@@ -36,7 +36,7 @@ class Observer:
 async def serving(observer: Observer, **settings: Any) -> AsyncIterator[HttpServer]:
     with Engine.load(tiny_model_dir(), plugins=[observer]) as engine:
         config = Config(port=0, drain_seconds=0, **settings)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             yield server
         finally:

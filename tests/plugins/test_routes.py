@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.specs import Route
@@ -72,7 +72,7 @@ class Routes:
 async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
         config = Config(port=0, drain_seconds=0)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             answer = await exchange(server, get("/extra/names"))
             assert answer.status == 200 and "demo" in answer.json
@@ -97,7 +97,7 @@ async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
 async def test_they_need_the_key_like_all_others() -> None:
     keys = (SecretStr("key"),)
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
-        models, config = ModelSet(engine, ()), Config(port=0, drain_seconds=0, api_keys=keys)
+        models, config = Models.of(engine, ()), Config(port=0, drain_seconds=0, api_keys=keys)
         app = create_app(models, config)
         server = await HttpServer.start(models, config)
         try:
@@ -139,7 +139,7 @@ def test_a_bad_route_leaves_the_plugins_routes_out(
 ) -> None:
     site.install("routes", BAD_ROUTE.replace("METHOD", method).replace("PATH", path))
     with Engine.load(tiny_model_dir()) as engine:
-        app = create_app(ModelSet(engine, ()), Config())
+        app = create_app(Models.of(engine, ()), Config())
     assert "Plugin routes has a route that cannot be served" in caplog.text
     paths = [r.resource.canonical for r in app.router.routes() if r.resource is not None]
     assert "/fine" not in paths
@@ -147,4 +147,4 @@ def test_a_bad_route_leaves_the_plugins_routes_out(
         Engine.load(tiny_model_dir(), plugins=["routes"]) as engine,
         pytest.raises(ConfigError, match="Plugin routes has a route"),
     ):
-        create_app(ModelSet(engine, ()), Config())
+        create_app(Models.of(engine, ()), Config())

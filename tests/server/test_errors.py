@@ -11,7 +11,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import (
     BudmlxError,
     EngineClosedError,
@@ -261,7 +261,7 @@ def test_statuses_and_retry_after() -> None:
 async def test_a_bug_tells_neither_client_nor_log_the_prompt(
     engine: Engine, server: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Buggy(ModelSet):
+    class Buggy(Models):
         def resolve(self, name: str) -> Engine:
             raise RuntimeError("SECRET /opt/x <object at 0x1234>")
 

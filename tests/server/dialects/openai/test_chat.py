@@ -138,7 +138,7 @@ async def test_health(server: HttpServer, engine: Engine) -> None:
 
 
 async def test_not_ready_says_why(own_server: HttpServer) -> None:
-    own_server.model_set.engine.close()
+    own_server.models.engine.close()
     answer = await exchange(own_server, get("/ready"))
     error = check_error(answer, 503)
     assert len(error["message"]) > 10

@@ -1,0 +1,225 @@
+"""Models: several models as one object, each loaded when it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Self
+
+from budmlx.backend import check_backend
+from budmlx.config import Config
+from budmlx.engine.engine import DEMO_NAME, Engine
+from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
+from budmlx.engine.models.catalogue import Catalogue, configured, demo
+from budmlx.engine.models.residency import Residency, ResidencyPolicy
+from budmlx.engine.models.resident import ModelSpec, Resident
+from budmlx.errors import EngineUnavailableError
+from budmlx.plugins.manager import Plugins
+from budmlx.progress import Notice
+
+
+class ServedModel:
+    """A model under one of its names, ready to be held."""
+
+    def __init__(self, resident: Resident, residency: Residency, wait: float):
+        self._resident = resident
+        self._residency = residency
+        self._wait = wait
+
+    @property
+    def name(self) -> str:
+        """What the model itself is called."""
+        return self._resident.name
+
+    @asynccontextmanager
+    async def aengine(self) -> AsyncIterator[Engine]:
+        """The engine, which stays loaded until the block ends; loads it if need be.
+
+        Raises:
+            EngineUnavailableError, OverloadedError: it cannot be loaded now; retry later.
+            ModelLoadError: it cannot be loaded.
+        """
+        engine = self._residency.request(self._resident)
+        if isinstance(engine, Future):
+            engine = await self._waited(engine)
+        try:
+            yield engine
+        finally:
+            self._residency.release(self._resident)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """`aengine` for threads."""
+        engine = self._residency.request(self._resident)
+        if isinstance(engine, Future):
+            loading = engine
+            try:
+                engine = loading.result(self._wait)
+            except BaseException as error:
+                self._residency.withdraw(self._resident, loading)
+                raise self._late() if isinstance(error, FutureTimeoutError) else error from None
+        try:
+            yield engine
+        finally:
+            self._residency.release(self._resident)
+
+    async def _waited(self, loading: Future[Engine]) -> Engine:
+        try:
+            async with asyncio.timeout(self._wait) as limit:
+                return await asyncio.wrap_future(loading)
+        except BaseException as error:
+            self._residency.withdraw(self._resident, loading)
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise self._late() from None
+            raise
+
+    def _late(self) -> EngineUnavailableError:
+        words = self._resident.progress
+        return EngineUnavailableError(
+            f"{self.name} is still being loaded{f': {words}' if words else ''}; retry later.",
+            retry_after=max(1, min(30, int(self._wait))),
+        )
+
+
+class Models:
+    """The models that a configuration offers, loaded when they are wanted. Thread-safe.
+
+    >>> with Models(config) as models, models.engine("org/name") as engine:
+    ...     engine.chat("Hi")
+
+    plugins: those of the server: their routes and observers. Each engine has its own.
+    """
+
+    def __init__(self, config: Config, notice: Notice | None = None):
+        """See what there is; nothing is loaded before it is wanted, or `preload`.
+
+        notice: called with words while a model loads, on any thread.
+        """
+        check_backend()
+        self.plugins = Plugins.load(config)
+        self._notice = notice
+        self._set(config, Catalogue(config, _offered(config), any_name=config.model is None))
+
+    @classmethod
+    def of(cls, engine: Engine, names: Sequence[str] = (), *, any_name: bool = False) -> Self:
+        """A single model that is loaded already, under its own name and others."""
+        self = cls.__new__(cls)
+        config = Config.model_construct(alias=tuple(names))
+        self.plugins = engine.plugins
+        self._notice = None
+        resident = Resident(ModelSpec(engine.info.name, config), pinned=True)
+        self._set(config, Catalogue(config, (), any_name=any_name))
+        self._catalogue.add(resident)
+        self._residency.adopt(resident, engine)
+        return self
+
+    def _set(self, config: Config, catalogue: Catalogue) -> None:
+        self._config = config
+        self._catalogue = catalogue
+        self._residency = Residency(self._open, _policy(config))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload everything. Idempotent."""
+        self._residency.close()
+        self.plugins.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that is listed."""
+        return self._catalogue.names
+
+    @property
+    def residents(self) -> tuple[Resident, ...]:
+        """Every model, to be looked at."""
+        return tuple(self._catalogue)
+
+    @property
+    def loaded(self) -> list[Engine]:
+        """The engines of the models that are loaded."""
+        return [each.engine for each in self._catalogue if each.engine is not None]
+
+    @property
+    def only(self) -> Engine | None:
+        """The engine, if there is one model and it stays loaded."""
+        first, *others = self._catalogue
+        return None if others or not first.pinned else first.engine
+
+    def resident(self, name: str) -> Resident:
+        """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""
+        return self._catalogue.find(name)
+
+    def find(self, name: str) -> ServedModel:
+        """The model that answers to `name`, to be used. Raises ModelNotFoundError."""
+        return ServedModel(self._catalogue.find(name), self._residency, self._config.load_wait)
+
+    def engine(self, name: str) -> AbstractContextManager[Engine]:
+        """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
+        return self.find(name).engine()
+
+    def load(self, name: str) -> None:
+        """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`."""
+        resident = self._catalogue.find(name)
+        engine = self._residency.request(resident)
+        if isinstance(engine, Future):
+            try:
+                engine.result()
+            except BaseException:
+                self._residency.withdraw(resident, engine)
+                raise
+        self._residency.release(resident)
+
+    def unload(self, name: str) -> Future[None]:
+        """Unload a model once its running requests have ended. Raises ModelNotFoundError."""
+        return self._residency.unload(self._catalogue.find(name))
+
+    def preload(self) -> None:
+        """Load what is to be loaded from the start. Raises ModelLoadError."""
+        config = self._config
+        names = config.preload or ([self.names[0]] if len(self.residents) == 1 else [])
+        for name in names:
+            self.load(name)
+
+    def _open(self, spec: ModelSpec, limit: int | None, notice: Callable[[str], None]) -> Engine:
+        def tell(words: str) -> None:
+            notice(words)
+            if self._notice is not None:
+                self._notice(words)
+
+        config = spec.config
+        if limit is not None:
+            config = config.model_copy(update={"memory_limit": limit})
+        if config.model is None:
+            return Engine(SHIPPED_MODEL, DEMO_NAME, config, notice=tell)
+        path = resolve_model(config.model, config.revision)
+        return Engine(path, spec.name, config, notice=tell)
+
+
+def _offered(config: Config) -> Iterator[ModelSpec]:
+    if config.model is not None or len(config.models) == 1:
+        yield configured(config.for_model(), fetch=True)
+    elif config.models:
+        for label in config.models:
+            yield configured(config.for_model(label), fetch=label in config.preload)
+    else:
+        yield demo(config.for_model())
+
+
+def _policy(config: Config) -> ResidencyPolicy:
+    budget = None if config.memory_budget == "auto" else int(config.memory_budget)
+    return ResidencyPolicy(budget, config.max_models or math.inf, config.min_stay, config.when_full)
