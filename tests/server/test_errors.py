@@ -11,7 +11,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models.models import Models
+from budmlx.engine.models.models import Models, ServedModel
 from budmlx.errors import (
     BudmlxError,
     EngineClosedError,
@@ -265,7 +265,7 @@ async def test_a_bug_tells_neither_client_nor_log_the_prompt(
         def resolve(self, name: str) -> Engine:
             raise RuntimeError("SECRET /opt/x <object at 0x1234>")
 
-    server = await HttpServer.start(Buggy(engine, ()), Config(port=0))
+    server = await HttpServer.start(Buggy.of(engine), Config(port=0))
     with caplog.at_level(logging.INFO):
         answer = await exchange(server, post(json.dumps(body("SECRET")).encode()))
     await server.drain()

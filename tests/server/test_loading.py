@@ -29,11 +29,11 @@ import sys, time
 from budmlx.cli import main
 from budmlx.engine.models.models import Models
 
-def slow(config, notice):
+def slow(self):
     print("loading", flush=True)
     time.sleep(600)
 
-Models = slow
+Models.preload = slow
 sys.argv[:1] = ["budmlx", "serve"]
 main()
 """

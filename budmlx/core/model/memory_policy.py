@@ -78,9 +78,10 @@ class MemoryPolicy:
     """The bounds of a core's memory, in bytes where nothing else is said.
 
     limit: weights, KV caches and activations together. device: the limit by default. unused:
-    freed buffers that MLX keeps for later arrays; None leaves that to MLX. largest_share: most that a prefix cache takes whose
-    size is a share. stored_arrays: most arrays that it consists of. wired: what is
-    kept resident, of `wirable` bytes at most, which are 0 where the device cannot.
+    freed buffers that MLX keeps for later arrays; None leaves that to MLX. largest_share: most
+    that a prefix cache takes whose size is a share. stored_arrays: most arrays that it consists
+    of. wired: what is kept resident, of `wirable` bytes at most, which are 0 where the device
+    cannot.
     """
 
     limit: int

@@ -19,16 +19,17 @@ SHOWN_NAMES = 20
 class Catalogue:
     """The models that are offered, by name.
 
-    any_name: the model that is meant without a name answers to every name.
+    by_name: models by the names that are listed. any_name: the first answers to every name.
     """
 
     def __init__(self, config: Config, specs: Iterable[ModelSpec], *, any_name: bool = False):
         self._config = config
         self._any_name = any_name
         self._residents: dict[str, Resident] = {}
-        self._names: dict[str, Resident] = {}
+        self.by_name: dict[str, Resident] = {}
         for spec in specs:
-            self.add(Resident(spec, pinned=spec.config.pin))
+            config = spec.config
+            self.add(Resident(spec, pinned=config.pin, idle_seconds=config.idle_unload))
 
     def __iter__(self) -> Iterator[Resident]:
         return iter(self._residents.values())
@@ -37,12 +38,12 @@ class Catalogue:
         """Offer a model. Names that are taken stay with those that have them."""
         self._residents.setdefault(resident.name, resident)
         for name in (resident.name, *resident.spec.aliases):
-            self._names.setdefault(name, resident)
+            self.by_name.setdefault(name, resident)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every name that is listed: of each model its own, then its aliases."""
-        return tuple(self._names)
+        return tuple(self.by_name)
 
     def find(self, name: str) -> Resident:
         """The model that answers to `name`.
@@ -50,7 +51,7 @@ class Catalogue:
         Raises:
             ModelNotFoundError: nothing answers to it; the message lists what does.
         """
-        found = self._names.get(name) or self._known_otherwise(name)
+        found = self.by_name.get(name) or self._known_otherwise(name)
         if found is None:
             raise ModelNotFoundError(self._not_found(name), param="model")
         return found
@@ -59,9 +60,9 @@ class Catalogue:
         if self._any_name:
             return next(iter(self))
         alias = self._config.alias_of(name)
-        if alias is None or alias not in self._names:
+        if alias is None or alias not in self.by_name:
             alias = self._config.default_model
-        return None if alias is None else self._names.get(alias)
+        return None if alias is None else self.by_name.get(alias)
 
     def _not_found(self, name: str) -> str:
         shown = f"No model named {name[:100]!r} is served here."

@@ -166,7 +166,8 @@ class Models:
 
     def find(self, name: str) -> ServedModel:
         """The model that answers to `name`, to be used. Raises ModelNotFoundError."""
-        return ServedModel(self._catalogue.find(name), self._residency, self._config.load_wait)
+        resident = self._catalogue.by_name.get(name) or self._catalogue.find(name)
+        return ServedModel(resident, self._residency, self._config.load_wait)
 
     def engine(self, name: str) -> AbstractContextManager[Engine]:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""

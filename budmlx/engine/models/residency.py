@@ -114,7 +114,7 @@ class Residency:
             resident.used_at = time.monotonic()
             if not resident.users and (self._line or resident.state != "loaded"):
                 self._changed.notify_all()
-            elif resident.idle_until() is not None:
+            elif resident.idle_seconds:
                 self._wake()
 
     def withdraw(self, resident: Resident, future: Future[Engine]) -> None:

@@ -43,7 +43,9 @@ class ModelSpec:
 class Resident:
     """A model and its present state; `Residency` alone changes it, under its lock.
 
-    users: those who hold the engine. waiting: those who want it. pinned: it makes way for none.
+    users: those who hold the engine. waiting: those who want it. leaving: those who wait for its
+    end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long; 0 to
+    stay. weights: in bytes, once it was loaded.
     loaded_at, used_at: seconds of the monotonic clock. error: why it could not be loaded.
     limit: bytes that the loaded model was told to keep within. progress: words about a load.
     """
@@ -55,6 +57,7 @@ class Resident:
     waiting: deque[Future[Engine]] = field(default_factory=deque)
     leaving: list[Future[None]] = field(default_factory=list)
     pinned: bool = False
+    idle_seconds: float = 0.0
     weights: int = 0
     limit: int = 0
     loaded_at: float = 0.0
@@ -96,10 +99,9 @@ class Resident:
 
     def idle_until(self) -> float | None:
         """When it is to be unloaded if nobody uses it; None if it stays."""
-        seconds = self.spec.config.idle_unload
-        if self.pinned or not seconds or self.users or self.state != "loaded":
+        if self.pinned or not self.idle_seconds or self.users or self.state != "loaded":
             return None
-        return self.used_at + seconds
+        return self.used_at + self.idle_seconds
 
     def fail_waiting(self, error: BudmlxError) -> None:
         """Tell all who wait that the model does not come."""
