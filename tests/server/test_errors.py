@@ -262,7 +262,7 @@ async def test_a_bug_tells_neither_client_nor_log_the_prompt(
     engine: Engine, server: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Buggy(Models):
-        def resolve(self, name: str) -> Engine:
+        def find(self, name: str) -> ServedModel:
             raise RuntimeError("SECRET /opt/x <object at 0x1234>")
 
     server = await HttpServer.start(Buggy.of(engine), Config(port=0))
@@ -271,4 +271,4 @@ async def test_a_bug_tells_neither_client_nor_log_the_prompt(
     await server.drain()
     check_error(answer, 500, code="internal_error")
     assert b"SECRET" not in answer.content and "SECRET" not in caplog.text
-    assert "RuntimeError" in caplog.text and "resolve" in caplog.text
+    assert "RuntimeError" in caplog.text and "find" in caplog.text
