@@ -20,12 +20,14 @@ from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.reuse.session import Session, SessionError, load_session
 from budmlx.core.reuse.tier import KVTier
 from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
-from budmlx.protocol import LEAST_REUSED, KVStoreSettings, SessionFile
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, KVStoreSettings, SessionFile
 
 log = logging.getLogger(__name__)
 
 # Where sessions are in the tree. Requests come with digests in hexadecimal digits, or nothing.
 SESSIONS = "sessions"
+# Passes into which the ends of turns may divide a chunk of a prompt: each reads the weights.
+STRETCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,5 +302,6 @@ def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = Non
         reason = "this model's caches cannot be cut" if limit else "prefix_cache is 0"
         log.warning("no KV is kept on disk, since %s", reason)
     if model.info.needs_checkpoints:
-        return CheckpointReuse(limit, count)
+        stretch = max(LEAST_STRETCH, model.numbers.prefill_chunk // STRETCHES)
+        return CheckpointReuse(limit, count, stretch=stretch)
     return BlockReuse(model, limit, count=count, kv_store=kv_store)

@@ -135,16 +135,18 @@ class Checkpoints:
 class CheckpointReuse:
     """Stores and finds whole states by token ids, for caches that cannot be cut at any token.
 
-    limit: bytes at most; 0 switches everything off. count: most checkpoints.
+    limit: bytes at most; 0 switches everything off. count: most checkpoints. stretch: fewest
+    tokens between the ends of turns at which states are kept.
     """
 
     pending = False
     reads_disk = False
     reserved = 0
 
-    def __init__(self, limit: int, count: float = math.inf):
+    def __init__(self, limit: int, count: float = math.inf, *, stretch: int = LEAST_STRETCH):
         self.limit = limit
         self._kept = Checkpoints(limit, count)
+        self._stretch = stretch
 
     @property
     def enabled(self) -> bool:
@@ -196,8 +198,8 @@ class CheckpointReuse:
         """See `Reusing`.
 
         The first and the last place are where other prompts are most likely to part. Those
-        between are the ends of turns: the later ones are kept, `LEAST_STRETCH` tokens apart, as
-        far as all their states take no more than `TURNS_SHARE`.
+        between are the ends of turns: the later ones are kept, `stretch` tokens apart, as far as
+        all their states take no more than `TURNS_SHARE`.
         """
         if len(wanted) < 3:
             return list(wanted)
@@ -205,7 +207,7 @@ class CheckpointReuse:
         room, count = TURNS_SHARE * self._kept.limit, TURNS_SHARE * self._kept.count
         kept = [last]
         for place in reversed(between):
-            if min(place - first, kept[-1] - place) < LEAST_STRETCH:
+            if min(place - first, kept[-1] - place) < self._stretch:
                 continue
             room -= nbytes(place)
             if room < 0 or len(kept) > count:

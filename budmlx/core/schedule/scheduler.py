@@ -209,7 +209,7 @@ class Scheduler:
         done, merges = 0, Merges()
         oldest = self._steps % OLDEST_EVERY == 0
         while done < budget and (chosen := self._view.next_pass(budget - done, oldest=oldest)):
-            if done and not chosen.ends and LEAST_REST * chosen.tokens < budget:
+            if done and not chosen.ends and LEAST_REST * (budget - done) < budget:
                 break
             done += chosen.tokens
             rows = set(chosen.rows)
