@@ -39,6 +39,10 @@ async def gone(request: web.Request) -> web.Response:
     raise web.HTTPNotFound
 
 
+async def varied(request: web.Request) -> web.Response:
+    return web.Response(headers={"Vary": "Accept"})
+
+
 async def busy(request: web.Request) -> web.Response:
     raise OverloadedError("Later.")
 
@@ -84,6 +88,7 @@ class Routes:
     def add_routes(self) -> Sequence[Route]:
         handlers = {"names": names, "broken": broken, "nonsense": nonsense, "gone": gone}
         handlers |= {"busy": busy, "summary": summary, "moved": moved, "done": done}
+        handlers |= {"varied": varied}
         handlers |= {"limited": limited, "halfway": halfway}
         routes = [web.get(f"/extra/{name}", handler) for name, handler in handlers.items()]
         return [*routes, web.post("/extra/picky", picky)]
@@ -127,6 +132,17 @@ async def test_responses_that_handlers_raise() -> None:
             answer = await exchange(server, get("/extra/limited"))
             assert check_error(answer, 429)["message"] == "Once a day."
             assert answer.headers["Retry-After"] == "9"
+        finally:
+            await server.drain()
+
+
+async def test_pages_of_other_origins_read_what_varies() -> None:
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        config = Config(port=0, drain_seconds=0, allow_origin=("http://ui.example",))
+        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        try:
+            answer = await exchange(server, get("/extra/varied", Origin="http://ui.example"))
+            assert answer.headers.get_all("Vary") == ["Accept", "Origin"]
         finally:
             await server.drain()
 
