@@ -13,7 +13,7 @@ from pydantic import Field
 from budmlx.engine.reply.completion import completion
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
-from budmlx.server.body import parsed
+from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
 from budmlx.server.dialects.openai.declared import within
 from budmlx.server.dialects.openai.messages import ChatMessage
@@ -193,7 +193,7 @@ class ChatRequest(GenerationRequest):
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, as JSON or as a stream of events."""
     config = request.app[CONFIG]
-    chat, _ = await parsed(request, ChatRequest.parse)
+    chat, size = await parsed(request, ChatRequest.parse)
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     engine = request.app[MODELS].resolve(chat.model)
@@ -201,7 +201,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),
     )
-    warnings += engine.warnings(generation)
+    warnings += await off_loop(size, engine.warnings, generation)
     reply = ChatReply(
         chat,
         engine.info.fingerprint,
