@@ -195,6 +195,10 @@ class Plugins:
             for implementation in caller.get_hookimpls():
                 if implementation.wrapper or implementation.hookwrapper:
                     raise LoadProblem(f"{caller.name} is a wrapper, which budmlx has no use for")
+                if _is_async(implementation.function):
+                    raise LoadProblem(
+                        f"{caller.name} is async, but nothing would await it; make it a plain def"
+                    )
         if not hooks:
             raise LoadProblem("it implements no hook; mark functions with @budmlx.hookimpl")
         return tuple(hooks)
@@ -344,6 +348,10 @@ def _imported(candidate: Candidate) -> object:
     if inspect.isclass(plugin):
         raise LoadProblem("it is a class; name a module or an instance")
     return plugin
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _arguments(function: object) -> list[str]:

@@ -14,7 +14,7 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
-from budmlx.server.body import parsed
+from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
 from budmlx.server.dialects.openai.declared import within
 from budmlx.server.dialects.openai.messages import ChatMessage
@@ -194,7 +194,7 @@ class ChatRequest(GenerationRequest):
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, as JSON or as a stream of events."""
     config = request.app[CONFIG]
-    chat, _ = await parsed(request, ChatRequest.parse)
+    chat, size = await parsed(request, ChatRequest.parse)
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     model = request.app[MODELS].find(chat.model)
@@ -211,7 +211,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
 
     async def run(engine: Engine) -> answer.Events:
-        reply.loaded(engine, generation)
+        await off_loop(size, reply.loaded, engine, generation)
         return engine.aevents(generation, request.get(ORIGIN))
 
     if streaming:
