@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from budmlx.config.values import AutoTokens, Names, SizeOrShare
+from budmlx.config.values import AutoTokens, Names, SamplingValues, SizeOrShare
 
 OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session"})
 """Settings that say which model it is, or are of use to no other."""
@@ -89,6 +89,15 @@ class ModelConfig(BaseModel):
         "on-request",
         description="Which replies the response cache keeps: those of greedy and seeded requests "
         "and of requests that ask for it (auto), only of those that ask, or none.",
+    )
+    default_sampling: SamplingValues = Field(
+        {},
+        description="Sampling parameters of requests that do not say them, as NAME=VALUE, such as "
+        "temperature=0.6; over those of the model's generation_config.json.",
+    )
+    generation_config: bool = Field(
+        True,
+        description="Take default sampling parameters from the model's generation_config.json.",
     )
     tool_parser: str = Field(
         "auto",

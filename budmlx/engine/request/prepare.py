@@ -23,7 +23,7 @@ from budmlx.engine.text.encoding import Encoding, encoding
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError, ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
-from budmlx.types import Message, ModelInfo, Request, TextPart
+from budmlx.types import Message, ModelInfo, Request, TextPart, with_defaults
 
 # Characters that may be rendered to find where messages end. Explanations do not name the
 # messages beyond them.
@@ -35,7 +35,7 @@ INSTRUCTIONS = ("system", "developer")
 
 
 class Preparation:
-    """Prepares requests for the core. Thread-safe."""
+    """Prepares requests for the core. Thread-safe. defaults: the model's sampling parameters."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Preparation:
         parsers: Parsers,
         images: Images,
         info: ModelInfo,
+        defaults: Mapping[str, float],
     ):
         self._transforms = plugins.added("add_message_transforms")
         self._calls = plugins.hanging
@@ -51,6 +52,7 @@ class Preparation:
         self._parsers = parsers
         self._images = images
         self._info = info
+        self._defaults = defaults
 
     def is_quick(self, request: Request) -> bool:
         """Whether `prepared` does not block."""
@@ -62,6 +64,8 @@ class Preparation:
 
     def run(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """What `prepared` returns, for a request with everything that it refers to."""
+        if self._defaults:
+            request = with_defaults(request, self._defaults)
         if request.shows_images:
             request = yield from self._images.fetched(request)
         if self.is_quick(request):
