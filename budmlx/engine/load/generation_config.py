@@ -44,14 +44,17 @@ def read_generation_config(directory: Path) -> tuple[dict[str, float], list[str]
 
 
 def sampling_defaults(
-    directory: Path, config: ModelConfig
+    directory: Path | None, config: ModelConfig
 ) -> tuple[dict[str, SamplingDefault], list[str]]:
     """The default of every parameter in `DEFAULTED` for the model in a directory.
 
-    config: with the settings of this model in place. The second value has a sentence for each
-    value in the directory that cannot be used.
+    directory: None if it is not known. config: with the settings of this model in place. The
+    second value has a sentence for each value in the directory that cannot be used.
     """
-    found, problems = read_generation_config(directory) if config.generation_config else ({}, [])
+    found: dict[str, float] = {}
+    problems: list[str] = []
+    if config.generation_config and directory is not None:
+        found, problems = read_generation_config(directory)
     defaults = {name: SamplingDefault(getattr(BUILT_IN, name)) for name in DEFAULTED}
     defaults |= {name: SamplingDefault(value, FILE) for name, value in found.items()}
     chosen = config.default_sampling.items()
