@@ -105,6 +105,14 @@ def _check_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
     return aliases
 
 
+def _check_prompt(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("prompt", "must be text in Unicode") from error
+    return text
+
+
 def _sampling(value: object) -> object:
     entries = _pairs(value)
     if not isinstance(entries, Mapping):
@@ -135,6 +143,7 @@ def _check_origins(given: tuple[str, ...]) -> tuple[str, ...]:
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
 AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
+Prompt = Annotated[str, AfterValidator(_check_prompt)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]

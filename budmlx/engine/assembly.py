@@ -13,6 +13,7 @@ from budmlx.engine.load.core_settings import core_settings
 from budmlx.engine.load.directory import model_files
 from budmlx.engine.load.generation_config import changed, sampling_defaults
 from budmlx.engine.reply.parsers import Parsers
+from budmlx.engine.request.defaults import RequestDefaults
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
@@ -69,7 +70,8 @@ def assemble(
     salt = f"{info.fingerprint} {ModelIdentity.read(path).listed()} {plugins.digest}"
     cache = ReplyCache(store, config, salt, plugins.limits.cache_seconds)
     rows = RowBuilder(info, plugins, parsers, tracker, shared=config.prefix_cache_shared)
-    preparation = Preparation(plugins, tokenizer, parsers, images, info, changed(defaults))
+    added = RequestDefaults(changed(defaults), config.system_prompt or "")
+    preparation = Preparation(plugins, tokenizer, parsers, images, info, added)
     return Assembly(
         tokenizer,
         parsers,

@@ -6,7 +6,7 @@ engine, the core and plugins share one vocabulary. Imports nothing of budmlx but
 
 from __future__ import annotations
 
-from budmlx.types.defaults import DEFAULTED, SamplingDefault, default_value, with_defaults
+from budmlx.types.defaults import BUILT_IN, DEFAULTED, SamplingDefault, default_value
 from budmlx.types.events import (
     CacheExplanation,
     ChoiceFinished,
@@ -48,6 +48,7 @@ from budmlx.types.sampling import (
 )
 
 __all__ = [
+    "BUILT_IN",
     "DEFAULTED",
     "MAX_BIAS",
     "MAX_BIASES",
@@ -86,5 +87,4 @@ __all__ = [
     "ToolChoice",
     "Usage",
     "default_value",
-    "with_defaults",
 ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from budmlx.errors import InvalidRequestError
-from budmlx.types.request import Request
 from budmlx.types.sampling import RANGES, SamplingParams
 
 DEFAULTED = (
@@ -24,6 +22,7 @@ DEFAULTED = (
 """The sampling parameters for which a model may have defaults of its own."""
 
 BUILT_IN = SamplingParams()
+"""What neither a request nor a model says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +57,3 @@ def default_value(name: str, value: object) -> float:
     if not low <= number <= high:
         raise InvalidRequestError(f"{name} must be between {low} and {high}.", param=name)
     return int(number) if whole else number
-
-
-def with_defaults(request: Request, defaults: Mapping[str, float]) -> Request:
-    """The request with a model's values for what it does not say."""
-    missing = {
-        name: value
-        for name, value in defaults.items()
-        if name not in request.given and getattr(request.sampling, name) == getattr(BUILT_IN, name)
-    }
-    if not missing:
-        return request
-    return replace(request, sampling=replace(request.sampling, **missing))  # type: ignore[arg-type]

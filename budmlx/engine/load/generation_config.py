@@ -9,8 +9,7 @@ from typing import Final
 
 from budmlx.config import ModelConfig
 from budmlx.errors import InvalidRequestError
-from budmlx.types import DEFAULTED, SamplingDefault, default_value
-from budmlx.types.defaults import BUILT_IN
+from budmlx.types import BUILT_IN, DEFAULTED, SamplingDefault, default_value
 
 FILE: Final = "generation_config.json"
 
