@@ -224,6 +224,14 @@ def test_other_sizes_are_refused(text: str) -> None:
     assert message.endswith("must be a size such as 4GiB, a share such as 50%, or 0")
 
 
+def test_a_system_prompt_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDMLX_SYSTEM_PROMPT", "Be kind.\nBe brief.")
+    printed = to_toml(load_config({}))
+    assert Config.of(**tomllib.loads(printed)).system_prompt == "Be kind.\nBe brief."
+    with pytest.raises(ConfigError, match="system_prompt: must be text in Unicode"):
+        Config.of(system_prompt="\udcff")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
