@@ -16,7 +16,7 @@ import typer
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import for_served, memory_line, progress, read_config
-from budmlx.cli.show_config import to_toml
+from budmlx.cli.show_config import sampling_comments, to_toml
 from budmlx.config import Config
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import Models
@@ -57,7 +57,7 @@ def serve(
     """
     loaded = read_config({**given(options, OPTIONS), "model": model}, config)
     if print_config:
-        typer.echo(to_toml(loaded), nl=False)
+        typer.echo(to_toml(loaded) + sampling_comments(loaded), nl=False)
         return
     check_backend()
     settings = for_served(loaded)

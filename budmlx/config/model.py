@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from budmlx.config.values import AutoTokens, Names, SizeOrShare
+from budmlx.config.values import AutoTokens, Names, Prompt, SamplingValues, SizeOrShare
 
 OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session"})
 """Settings that say which model it is, or are of use to no other."""
@@ -52,6 +52,12 @@ class ModelConfig(BaseModel):
         description="Memory that a Mac must not page out: the model's weights, all that the core "
         "uses, or none of it. Without effect elsewhere.",
     )
+    context_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of a prompt and its reply together, if that is less than the "
+        "model's own limit.",
+    )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     prefill_chunk: AutoTokens = Field(
         "auto",
@@ -89,6 +95,19 @@ class ModelConfig(BaseModel):
         "on-request",
         description="Which replies the response cache keeps: those of greedy and seeded requests "
         "and of requests that ask for it (auto), only of those that ask, or none.",
+    )
+    system_prompt: Prompt | None = Field(
+        None,
+        description="Instructions for conversations that have no system message of their own.",
+    )
+    default_sampling: SamplingValues = Field(
+        {},
+        description="Sampling parameters of requests that do not say them, as NAME=VALUE, such as "
+        "temperature=0.6; over those of the model's generation_config.json.",
+    )
+    generation_config: bool = Field(
+        True,
+        description="Take default sampling parameters from the model's generation_config.json.",
     )
     tool_parser: str = Field(
         "auto",

@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from budmlx.directories import cache_directory
+from budmlx.errors import InvalidRequestError
+from budmlx.types import default_value
 
 # Browsers leave out the port that a scheme has anyway.
 _USUAL = {"http": ":80", "https": ":443"}
@@ -103,6 +105,24 @@ def _check_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
     return aliases
 
 
+def _check_prompt(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("prompt", "must be text in Unicode") from error
+    return text
+
+
+def _sampling(value: object) -> object:
+    entries = _pairs(value)
+    if not isinstance(entries, Mapping):
+        return entries
+    try:
+        return {str(name): default_value(str(name), number) for name, number in entries.items()}
+    except InvalidRequestError as error:
+        raise PydanticCustomError("sampling", "{why}", {"why": error.message}) from error
+
+
 # A whole scheme only where its hosts are names that nobody can know before.
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\*|[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
@@ -123,10 +143,12 @@ def _check_origins(given: tuple[str, ...]) -> tuple[str, ...]:
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
 AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
+Prompt = Annotated[str, AfterValidator(_check_prompt)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 Pairs = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)]
+SamplingValues = Annotated[Mapping[str, int | float], NoDecode, BeforeValidator(_sampling)]
 Aliases = Annotated[Pairs, AfterValidator(_check_aliases)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

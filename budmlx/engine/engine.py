@@ -34,6 +34,8 @@ DEMO_NAME = "budmlx-tiny"
 class Engine(TextMethods):
     """A loaded model that answers chats. Thread-safe; one engine serves many callers.
 
+    defaults: sampling parameters of requests that do not say them, and where each was set.
+
     >>> with Engine.load(model_path) as engine:
     ...     reply = engine.chat("Say something.", temperature=0, max_tokens=8)
     ...     reply.finish_reason, reply.usage.completion_tokens
@@ -59,6 +61,7 @@ class Engine(TextMethods):
         self._pipeline = self._parts.pipeline
         self._tokenizer = self._parts.tokenizer
         self.info: ModelInfo = self._pipeline.dispatcher.info
+        self.defaults = self._parts.defaults
 
     @classmethod
     def load(

@@ -6,6 +6,7 @@ engine, the core and plugins share one vocabulary. Imports nothing of budmlx but
 
 from __future__ import annotations
 
+from budmlx.types.defaults import BUILT_IN, DEFAULTED, SamplingDefault, default_value
 from budmlx.types.events import (
     CacheExplanation,
     ChoiceFinished,
@@ -47,6 +48,8 @@ from budmlx.types.sampling import (
 )
 
 __all__ = [
+    "BUILT_IN",
+    "DEFAULTED",
     "MAX_BIAS",
     "MAX_BIASES",
     "MAX_TTL",
@@ -72,6 +75,7 @@ __all__ = [
     "Request",
     "ResponseFormat",
     "Role",
+    "SamplingDefault",
     "SamplingParams",
     "TextDelta",
     "TextPart",
@@ -82,4 +86,5 @@ __all__ = [
     "ToolCallDelta",
     "ToolChoice",
     "Usage",
+    "default_value",
 ]

@@ -116,6 +116,8 @@ class Request:
     """One generation. Exactly one of `messages` and `prompt` is given.
 
     prompt: raw text, or token ids, used as they are without a chat template.
+    given: the sampling parameters that the caller said. A model's defaults replace none of these,
+    and none whose value is not the built-in one.
     n: how many choices to generate; they share one prefill.
     tools: functions that the model may call. parallel_tool_calls: it may call several.
     incremental_calls: report the arguments of calls piece by piece.
@@ -130,6 +132,7 @@ class Request:
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    given: frozenset[str] = frozenset()
     n: int = 1
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()

@@ -133,6 +133,35 @@ def test_the_memory_of_all_models_is_auto_or_a_size(monkeypatch: pytest.MonkeyPa
             Config.of(memory_budget=wrong)
 
 
+def test_default_sampling_parameters_are_a_table_or_pairs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path / "c.toml", "[default_sampling]\ntemperature = 1\ntop_k = 40.0\n")
+    assert load_config({}, file).config.default_sampling == {"temperature": 1.0, "top_k": 40}
+    monkeypatch.setenv("BUDMLX_DEFAULT_SAMPLING", "top_p=0.9, min_p=0")
+    assert load_config({}, file).config.default_sampling == {"top_p": 0.9, "min_p": 0}
+    loaded = load_config({"default_sampling": ["repetition_penalty=1.1"]}, file)
+    assert "default_sampling = {repetition_penalty = 1.1}  # --default-samp" in to_toml(loaded)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"temperature": 3}, "temperature must be between 0 and 2"),
+        ({"top_k": "1.5"}, "top_k must be an integer"),
+        ({"top_p": True}, "top_p must be a number"),
+        ({"top_p": "nan"}, "top_p must be between 0 and 1"),
+        ({"max_tokens": 5}, "max_tokens can have no default; temperature, top_p"),
+        (["temperature"], "must be of the form NAME=VALUE"),
+        (3, "must be a table"),
+    ],
+)
+def test_impossible_default_sampling_parameters_are_refused(value: Any, message: str) -> None:
+    assert f"default_sampling (--default-sampling): {message}" in refusal(
+        {"default_sampling": value}
+    )
+
+
 ALIASES = """
 [aliases]
 "claude-*" = "large"
@@ -193,6 +222,14 @@ def test_wrong_aliases_are_refused(
 def test_other_sizes_are_refused(text: str) -> None:
     message = refusal({"prefix_cache": text})
     assert message.endswith("must be a size such as 4GiB, a share such as 50%, or 0")
+
+
+def test_a_system_prompt_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDMLX_SYSTEM_PROMPT", "Be kind.\nBe brief.")
+    printed = to_toml(load_config({}))
+    assert Config.of(**tomllib.loads(printed)).system_prompt == "Be kind.\nBe brief."
+    with pytest.raises(ConfigError, match="system_prompt: must be text in Unicode"):
+        Config.of(system_prompt="\udcff")
 
 
 @pytest.mark.parametrize(

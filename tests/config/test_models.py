@@ -247,6 +247,43 @@ def test_printing_shows_tables_and_where_they_come_from(tmp_path: Path) -> None:
     )
 
 
+def test_printing_shows_default_sampling_parameters_and_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/generation_config.json").write_text('{"top_k": 20, "top_p": 3, "min_p": 0.1}')
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f"""
+        [models.one]
+        model = "{tmp_path}/here"
+        default_sampling = {{temperature = 0.6, min_p = 0.2}}
+        [models."org/elsewhere"]
+        generation_config = false
+        [models."org/unknown"]
+        """
+    )
+    printed = CliRunner().invoke(app, ["serve", "--config", str(file), "--print-config"]).output
+    assert Config.of(**tomllib.loads(printed)) == load_config({}, file).config
+    shown = printed.split("# Default sampling parameters of ")[1:]
+    titles = [part.splitlines()[0] for part in shown]
+    assert titles == [f'"{tmp_path}/here"', '"org/elsewhere"', '"org/unknown"']
+    one, elsewhere, unknown = shown
+    assert f"# temperature = 0.6  # {file} [models.one]" in one
+    assert f"# min_p = 0.2  # {file} [models.one]" in one
+    assert "# top_k = 20  # generation_config.json" in one
+    assert "# top_p = 1.0  # built in" in one
+    assert "generation_config.json: top_p must be between 0 and 1" in one
+    assert "not here yet" not in one + elsewhere
+    assert "# Its generation_config.json is not here yet" in unknown
+    arguments = ["serve", "one", "--default-sampling", "top_k=3", "--config", str(file)]
+    printed = CliRunner().invoke(app, [*arguments, "--print-config"]).output
+    assert "# top_k = 3  # --default-sampling\n# min_p = 0.1  # generation_config.json" in printed
+    printed = CliRunner().invoke(app, ["serve", "--print-config"]).output
+    assert "# Default sampling parameters of the demo model\n# temperature = 1.0  # bui" in printed
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 TABLE = st.fixed_dictionaries(
     {},
@@ -256,6 +293,9 @@ TABLE = st.fixed_dictionaries(
         "revision": TEXT,
         "session": st.lists(TEXT),
         "pin": st.booleans(),
+        "default_sampling": st.fixed_dictionaries(
+            {}, optional={"top_p": st.floats(0, 1), "top_k": st.integers(0, 9)}
+        ),
         "idle_unload": st.floats(0, allow_infinity=False),
         "engine_host": st.sampled_from(["process", "thread"]),
         "memory_limit": st.integers(1, 2**50),

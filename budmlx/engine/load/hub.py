@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
     DryRunError,
     GatedRepoError,
@@ -78,6 +78,20 @@ def resolve_model(name: str, revision: str | None = None, *, progress: bool = Tr
         path = _download(name, revision, progress)
     check_model_dir(path, name)
     return path
+
+
+def local_directory(name: str, revision: str | None = None) -> Path | None:
+    """The directory of a model whose files are on this machine already; None if they are not.
+
+    Nothing is fetched, and the weights need not be there.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not _REPOSITORY.fullmatch(name):
+        return None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def model_name(model: str) -> str:

@@ -66,4 +66,5 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
             choice_of(choice, f"logits_processors[{i}]")
             for i, choice in enumerate(given["logits_processors"])
         )
-    return Request(sampling=SamplingParams(**given), **extras, **source)
+    sampling = SamplingParams(**given)
+    return Request(sampling=sampling, given=frozenset(given), **extras, **source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -202,6 +203,9 @@ class RowDispatcher:
         self._ids = itertools.count(1)
         self.host = open_host(settings, self._receive, config, notice)
         self.info = self.host.info
+        if config.context_limit is not None:
+            length = min(self.info.context_length, config.context_limit)
+            self.info = replace(self.info, context_length=length)
 
     def new_ids(self, count: int) -> list[int]:
         """Ids for this many rows."""

@@ -106,9 +106,15 @@ class RowBuilder:
         grammar = None
         if request.response_format is not None or active_tools(request):
             grammar = grammar_of(request, self._parsers, tail)
+        room = self._info.context_length - len(submission.prompt.ids)
         rows = [
             msgspec.structs.replace(
-                row, sampler=sampler, processors=processors, session=session, owner=owner
+                row,
+                max_tokens=min(row.max_tokens, room),
+                sampler=sampler,
+                processors=processors,
+                session=session,
+                owner=owner,
             )
             for row in core_requests(
                 row_ids, submission.prompt, self._for_core(request), self._eos_ids, grammar

@@ -170,6 +170,7 @@ class ChatRequest(GenerationRequest):
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=self._sampling(),
+            given=frozenset(self.model_fields_set),
             n=self.n,
             tools=self.callable_tools.tools,
             tool_choice=self.callable_tools.choice,

@@ -102,6 +102,7 @@ class CompletionRequest(GenerationRequest):
             sampling=self.sampling(
                 max_tokens=self.max_tokens, min_tokens=self.min_tokens, logprobs=logprobs
             ),
+            given=frozenset(self.model_fields_set),
             n=self.candidates,
             response_format=self.format,
             reasoning="raw",
