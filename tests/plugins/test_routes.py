@@ -123,7 +123,7 @@ async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
 async def test_responses_that_handlers_raise() -> None:
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
         config = Config(port=0, drain_seconds=0)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             answer = await exchange(server, get("/extra/moved"))
             assert (answer.status, answer.headers["Location"]) == (302, "/health")
@@ -139,7 +139,7 @@ async def test_responses_that_handlers_raise() -> None:
 async def test_pages_of_other_origins_read_what_varies() -> None:
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
         config = Config(port=0, drain_seconds=0, allow_origin=("http://ui.example",))
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             answer = await exchange(server, get("/extra/varied", Origin="http://ui.example"))
             assert answer.headers.get_all("Vary") == ["Accept", "Origin"]
@@ -150,7 +150,7 @@ async def test_pages_of_other_origins_read_what_varies() -> None:
 async def test_a_response_that_fails_halfway_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
         config = Config(port=0, drain_seconds=0)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(get("/extra/halfway"))
