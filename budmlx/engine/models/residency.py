@@ -36,8 +36,6 @@ Action = Callable[[], None]
 
 RETRY_SECONDS = 10.0
 """A model that could not be loaded is not tried again for this long."""
-SHRINK_SECONDS = 60.0
-"""So long running rows may keep memory that another model is to get."""
 CLOSE_SECONDS = 5.0
 """How long `close` waits for a load to end; the process of its core ends with ours."""
 
@@ -48,13 +46,15 @@ class ResidencyPolicy:
 
     budget: bytes for all of them; None for the device's. most: how many may be loaded.
     min_stay: seconds that a model stays after its load, whoever waits. when_full: whether
-    requests wait for a model that has no room before others end.
+    requests wait for a model that has no room before others end. shrink_seconds: how long running
+    rows may keep memory that another model is to get.
     """
 
     budget: int | None = None
     most: float = math.inf
     min_stay: float = 30.0
     when_full: Literal["wait", "fail"] = "wait"
+    shrink_seconds: float = 60.0
 
 
 class Residency:
@@ -315,7 +315,7 @@ class Residency:
             shrinking = self._share_out(limits, larger=False)
         try:
             for kept in shrinking:
-                kept.result(SHRINK_SECONDS)
+                kept.result(self._policy.shrink_seconds)
         except (FutureTimeoutError, EngineClosedError):
             raise EngineUnavailableError(
                 "Long requests of other models still use the memory; retry later."
