@@ -69,7 +69,7 @@ def serve(
     with listen(settings) as listening:
         with (
             LoadingServer(listening, create_loading_app(settings)),
-            progress(settings.model, settings.revision) as notice,
+            progress(settings) as notice,
         ):
             models = ModelSet.load(settings, notice)
         typer.echo(memory_line(models.engine.status().budget), err=True)

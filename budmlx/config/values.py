@@ -59,6 +59,10 @@ def kv_directory(text: str = "auto") -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(os.path.abspath(os.path.expanduser(path)) for path in paths)
+
+
 def _check_size(text: str) -> str:
     size_or_share(text)
     return text
@@ -93,5 +97,6 @@ AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Directories = Annotated[Names, AfterValidator(_absolute)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

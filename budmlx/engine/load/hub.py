@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from budmlx.engine.load.directory import check_model_dir
 from budmlx.engine.load.library.download_bar import download_bar
 from budmlx.engine.load.library.library import Library
+from budmlx.engine.load.library.places import name_of
 from budmlx.engine.load.library.pull import pull
 from budmlx.engine.load.repository import REPOSITORY_NAME
 from budmlx.errors import ModelLoadError
@@ -58,17 +58,6 @@ def _named(name: str, revision: str | None, models_dirs: Iterable[str | Path]) -
 
 
 def model_name(model: str) -> str:
-    """What a model is called that a user names so.
-
-    A directory has its own name, also where it is a link; a snapshot in the hub's cache has that
-    of its repository.
-    """
+    """What a model is called that a user names so; see `name_of` for directories."""
     path = Path(model).expanduser()
-    if not path.exists():
-        return model
-    # Unlike `resolve`, it follows no link.
-    path = Path(os.path.abspath(path))
-    repository = path.parent.parent.name
-    if path.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/", 1)
-    return path.name or model
+    return name_of(path) or model if path.exists() else model

@@ -16,7 +16,14 @@ from huggingface_hub import constants
 from budmlx.engine.load.directory import some
 from budmlx.engine.load.library.facts import Signature, read_facts, signature
 from budmlx.engine.load.library.local_model import Facts, LocalModel
-from budmlx.engine.load.library.places import Found, in_folder, in_hub_cache, lm_studio_folders
+from budmlx.engine.load.library.places import (
+    Found,
+    in_folder,
+    in_hub_cache,
+    is_directory,
+    lm_studio_folders,
+    name_of,
+)
 from budmlx.engine.load.repository import REPOSITORY_NAME, missing_files
 from budmlx.errors import ModelNotFoundError
 
@@ -47,7 +54,7 @@ class Library:
         self._read: dict[tuple[Path, str], tuple[Signature, Facts]] = {}
         self._lock = threading.Lock()
         for path in self.models_dirs:
-            if not path.is_dir():
+            if not is_directory(path):
                 log.warning("models_dir: there is no directory %s.", path)
 
     def models(self) -> list[LocalModel]:
@@ -77,7 +84,7 @@ class Library:
     def at(self, path: Path) -> LocalModel:
         """The model in a directory that somebody named."""
         path = path.expanduser().absolute()
-        return self._model(Found(path.name, path, "path"))
+        return self._described(Found(name_of(path), path, "path"))
 
     def _copies(self) -> dict[str, list[Found]]:
         """What was found, by name, in the order of the places; each directory once."""
@@ -104,14 +111,14 @@ class Library:
     def _chosen(self, copies: Sequence[Found]) -> LocalModel:
         models = []
         for found in copies:
-            models.append(self._model(found))
+            models.append(self._described(found))
             if models[-1].servable:
                 break
         chosen = models[-1] if models[-1].servable else models[0]
         also = tuple(found.path for found in copies if found.path != chosen.path)
         return replace(chosen, also=also)
 
-    def _model(self, found: Found) -> LocalModel:
+    def _described(self, found: Found) -> LocalModel:
         return LocalModel.of(
             _with_download(found, self._facts(found)),
             name=found.name,

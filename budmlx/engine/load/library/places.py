@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,20 @@ class Found:
     unfinished: bool = False
 
 
+def name_of(path: Path) -> str:
+    """What the model in a directory is called.
+
+    A directory has its own name, also where it is a link; a snapshot in the hub's cache has that
+    of its repository.
+    """
+    # Unlike `resolve`, it follows no link.
+    path = Path(os.path.abspath(path))
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith(REPOSITORY):
+        return _repository_name(repository)
+    return path.name
+
+
 def in_hub_cache(cache: Path, place: Place = "hub") -> Iterator[Found]:
     """The models of a cache of the hub's, a snapshot of each: that of `main`, else the newest."""
     for folder in _inside(cache):
@@ -52,7 +67,7 @@ def in_folder(folder: Path, place: Place) -> Iterator[Found]:
         yield Found(folder.name, folder, place)
         return
     for path in _inside(folder):
-        if path.name.startswith(".") or not _is_directory(path):
+        if path.name.startswith(".") or not is_directory(path):
             continue
         if path.name.startswith(REPOSITORY):
             if found := _repository(path, place):
@@ -61,7 +76,7 @@ def in_folder(folder: Path, place: Place) -> Iterator[Found]:
             yield Found(path.name, path, place)
         else:
             for inner in _inside(path):
-                if _is_directory(inner) and _seems_a_model(inner):
+                if is_directory(inner) and _seems_a_model(inner):
                     yield Found(f"{path.name}/{inner.name}", inner, place)
 
 
@@ -78,13 +93,17 @@ def lm_studio_folders(home: Path) -> list[Path]:
             named = None
         folders += [Path(named)] if isinstance(named, str) and named else []
         folders.append(place / "models")
-    return [folder for folder in dict.fromkeys(folders) if _is_directory(folder)]
+    return [folder for folder in dict.fromkeys(folders) if is_directory(folder)]
+
+
+def _repository_name(folder: str) -> str:
+    return folder.removeprefix(REPOSITORY).replace("--", "/", 1)
 
 
 def _repository(folder: Path, place: Place) -> Found | None:
-    name = folder.name.removeprefix(REPOSITORY).replace("--", "/", 1)
+    name = _repository_name(folder.name)
     unfinished = any(file.suffix == ".incomplete" for file in _inside(folder / "blobs"))
-    snapshots = {path.name: path for path in _inside(folder / "snapshots") if _is_directory(path)}
+    snapshots = {path.name: path for path in _inside(folder / "snapshots") if is_directory(path)}
     if not snapshots:
         # What only was asked for has no files either.
         return Found(name, folder, place, "", folder, True) if unfinished else None
@@ -114,7 +133,8 @@ def _inside(path: Path) -> list[Path]:
         return []
 
 
-def _is_directory(path: Path) -> bool:
+def is_directory(path: Path) -> bool:
+    """Whether it is one that can be looked at; `Path.is_dir` may fail where it is not."""
     try:
         return path.is_dir()
     except OSError:  # such as a loop of links, or a folder that must not be read
