@@ -37,16 +37,17 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 OWN_MLX = ("budmlx.core", "budmlx.testing", "budmlx.builtin")
 # The only module that imports the core; the other host starts it as a process.
 IMPORTS_CORE = {"budmlx.engine.hosts.thread"}
+COMMAND_MODULES = (
+    *("bench", "cache", "chat", "generate", "models", "plugin_commands", "plugins", "pull"),
+    *("rm", "serve", "show"),
+)
 # Modules that are imported or started by name, each with who may do so. The targets load late
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
     "budmlx": {"budmlx.engine.engine"},
     "budmlx.client.clients": {"budmlx.server.embedded"},
     "budmlx.core.__main__": {"budmlx.core.loop"},
-    "budmlx.cli.app": {
-        f"budmlx.cli.{name}"
-        for name in ("bench", "cache", "chat", "generate", "plugin_commands", "plugins", "serve")
-    },
+    "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
     "budmlx.engine.hosts.process": {"budmlx.core"},
     "budmlx.plugins.discovery": {

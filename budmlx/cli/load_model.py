@@ -17,6 +17,8 @@ from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import resolve_model
+from budmlx.engine.load.library.library import Library
+from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
 from budmlx.protocol import MemoryBudget
 from budmlx.units import size_text
@@ -46,18 +48,25 @@ def for_served(loaded: LoadedConfig) -> Config:
 
 
 @contextmanager
-def progress(model: str | None, revision: str | None) -> Iterator[Notice]:
+def progress(settings: Config) -> Iterator[Notice]:
     """Show the progress of loading on stderr; the block itself loads, and gets what shows words."""
-    console = Console(stderr=True)
+    console, model = Console(stderr=True), settings.model
     if model is None:
         console.print("No model named: this is the small demo model that comes with budmlx.")
     else:
-        resolve_model(model, revision)
+        resolve_model(model, settings.revision, models_dirs=settings.models_dir)
     start = time.monotonic()
     title = f"Loading {escape(model or 'the demo model')}"
     with console.status(title) as status:
         yield lambda words: status.update(f"{title}: {escape(words)}")
     console.print(f"Loaded in {time.monotonic() - start:.1f} s.")
+
+
+def open_library(config: Config) -> Library:
+    """The models on this machine, with what plugins can load besides mlx-lm."""
+    loaders = Plugins.load(config).added("add_model_loaders")
+    types = (kind for each in loaders for kind in each.value.model_types)
+    return Library(config.models_dir, architectures=frozenset(types))
 
 
 def memory_line(budget: MemoryBudget) -> str:
@@ -74,5 +83,5 @@ def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]
     own = {"model": model, "engine_host": "thread"}
     check_backend()
     settings = for_served(read_config({**flags, **own}, config))
-    with progress(settings.model, settings.revision) as notice:
+    with progress(settings) as notice:
         return Engine.from_config(settings, notice=notice)

@@ -70,7 +70,7 @@ def serve(
     with listen(settings) as listening:
         with (
             LoadingServer(listening, create_loading_app(settings)),
-            progress(settings.model, settings.revision) as notice,
+            progress(settings) as notice,
         ):
             models = Models(settings, notice)
             models.preload()

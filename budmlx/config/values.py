@@ -75,6 +75,10 @@ def kv_directory(text: str = "auto") -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(os.path.abspath(os.path.expanduser(path)) for path in paths)
+
+
 def _check_size(text: str) -> str:
     size_or_share(text)
     return text
@@ -150,5 +154,6 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 Pairs = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)]
 SamplingValues = Annotated[Mapping[str, int | float], NoDecode, BeforeValidator(_sampling)]
 Aliases = Annotated[Pairs, AfterValidator(_check_aliases)]
+Directories = Annotated[Names, AfterValidator(_absolute)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

@@ -100,7 +100,7 @@ class Engine(TextMethods):
         loaded = Plugins.load(config, plugins)
         if config.model is None:
             return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded, notice)
-        path = resolve_model(config.model, config.revision)
+        path = resolve_model(config.model, config.revision, models_dirs=config.models_dir)
         return cls(path, model_name(config.model), config, loaded, notice)
 
     def __enter__(self) -> Self:
