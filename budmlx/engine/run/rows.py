@@ -110,7 +110,7 @@ class RowBuilder:
         rows = [
             msgspec.structs.replace(
                 row,
-                
+                max_tokens=min(row.max_tokens, room),
                 sampler=sampler,
                 processors=processors,
                 session=session,
