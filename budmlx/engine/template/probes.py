@@ -193,7 +193,8 @@ class CallProber:
         self._prober = prober
         self._said = prober.said
         self._takes_json = self._writes_texts()
-        self._takes_objects = self._writes_objects() or not self._takes_json
+        objects = self._calling({word(0): 1}) is not None
+        self._takes_objects = objects or self._calling("{}") is None
         self._short_ids = not self._writes_calls(_LONG_ID) and self._writes_calls(_SHORT_ID)
         self._id = _SHORT_ID if self._short_ids else _LONG_ID
 
@@ -226,11 +227,6 @@ class CallProber:
     def _text(self, messages: list[Json]) -> str:
         return self._prober.text([self._said("user", 0), *messages], **_THINKING) or ""
 
-    def _writes_objects(self) -> bool:
-        """Whether arguments may be an object, which does not come out as Python writes it."""
-        text = self._calling(arguments := {word(0): 1})
-        return text is not None and str(arguments) not in text
-
     def _writes_texts(self) -> bool:
         """Whether arguments may be a text, which comes out as it is."""
         arguments = f'{{"{word(1)}": "{word(2)}'
@@ -239,7 +235,9 @@ class CallProber:
     def _calling(self, arguments: str | Json) -> str | None:
         function = {"name": word(0), "arguments": arguments}
         call = {"id": _SHORT_ID, "type": "function", "function": function}
-        return self._prober.text([self._said("user", 0), self._said("assistant", tool_calls=[call])])
+        return self._prober.text(
+            [self._said("user", 0), self._said("assistant", tool_calls=[call])]
+        )
 
     def _call(self, call_id: str, name: int) -> Json:
         """A call of a function that is named by a word, with the next word as its argument."""
