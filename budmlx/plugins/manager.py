@@ -117,7 +117,8 @@ class Plugins:
 
         Raises:
             ConfigError: a plugin that was named or handed over cannot be loaded, live objects
-                are given although the core is another process, or an option is no plugin's.
+                are given although the core is another process, or an option is no plugin's, or
+                refused by one.
         """
         if objects and config.engine_host == "process":
             raise ConfigError(
@@ -156,6 +157,9 @@ class Plugins:
             settings = declared_by(plugin)
         except ValueError as error:
             raise LoadProblem(str(error)) from error
+        for other in self._loaded.values():
+            if twice := sorted(settings.keys() & other.settings.keys()):
+                raise LoadProblem(f"the plugin {other.info.name} has settings of {twice[0]}, too")
         hooks = (getattr(self._manager.hook, hook).get_hookimpls() for hook in info.hooks)
         takes_config = any(
             "config" in each.argnames
@@ -215,6 +219,8 @@ class Plugins:
     def _collect(self, name: str, hook: str) -> tuple[Any, ...]:
         try:
             values = tuple(chain.from_iterable(self._caller(hook, name)(config=self._config)))
+        except ConfigError:
+            raise
         except FAULTS as error:
             raise LoadProblem(f"{hook} failed: {_words(error)}") from error
         for value in values:

@@ -191,6 +191,8 @@ OutputFilterFactory = Callable[[], OutputFilter]
 class RequestRecord:
     """The record of a request that ended. It holds no text of the request or of the reply.
 
+    A completion of several prompts has a record for each of them, with the same ids.
+
     model: empty if the request was refused before its model was looked up. outcome: `refused`
     if the request is wrong, not allowed or too much now, which took no computing.
     reasons: finish reasons of the choices; empty unless completed.

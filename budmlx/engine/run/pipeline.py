@@ -190,6 +190,7 @@ class RequestOutcome:
         code = error.code if isinstance(error, BudmlxError) else "internal_error"
         if isinstance(error, InvalidRequestError):
             code = code or "invalid_request"
+            self._origin.response_id = ""  # There is no reply.
             return self._origin.record(model=self._model, outcome="refused", error=code)
         return self._origin.record(model=self._model, outcome="failed", error=code)
 

@@ -240,14 +240,21 @@ class RequestWarnings:
         """A sentence for each part of a request that has no effect."""
         _, warnings = without_unknown_ids(request.sampling, self.vocab_size)
         template = self.parsers.tokenizer.template(tools=bool(active_tools(request)))
-        unused = template.unused_kwargs(request.chat_template_kwargs)
-        warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
-        if request.messages and not template.takes(request.messages):
-            warnings += changes(template, request.messages)
-        _, effort = template.with_known_effort(request.chat_template_kwargs)
-        if effort:
-            warnings.append(effort)
-        if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
+        if request.messages is None:
+            unread = [*(["tools"] if request.tools else []), *request.chat_template_kwargs]
+            warnings += [f"{name} has no effect on raw text." for name in unread]
+        else:
+            unread = [*template.unused_kwargs(request.chat_template_kwargs)]
+            warnings += [
+                f"{name} has no effect: the chat template does not use it." for name in unread
+            ]
+            if request.messages and not template.takes(request.messages):
+                warnings += changes(template, request.messages)
+            _, effort = template.with_known_effort(request.chat_template_kwargs)
+            warnings += [effort] if effort else []
+        free = not is_forced(request) and request.response_format is None
+        strict = free and any(tool.strict for tool in active_tools(request))
+        if strict and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):
             warnings.append("`response_format` has no effect on a reply that must be a call.")
