@@ -8,6 +8,7 @@ errors and types.
 
 from __future__ import annotations
 
+from budmlx.protocol.adapters import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
 from budmlx.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -41,6 +42,9 @@ __all__ = [
     "LEAST_REUSED",
     "LEAST_STRETCH",
     "PROTOCOL_VERSION",
+    "AdapterAnswer",
+    "AdapterSource",
+    "AddAdapter",
     "Cancel",
     "CoreSettings",
     "FromCore",
@@ -55,6 +59,7 @@ __all__ = [
     "MemoryUse",
     "PluginCall",
     "PluginTarget",
+    "RemoveAdapter",
     "RowErrorCode",
     "RowFailed",
     "SessionFile",

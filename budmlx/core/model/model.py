@@ -15,9 +15,10 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
+from budmlx.core.adapters.loaded import Adapters
 from budmlx.core.model.batchable import can_batch
 from budmlx.core.model.device_numbers import DeviceNumbers, this_device
-from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
+from budmlx.core.model.memory import CACHE_STEP, MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
 from budmlx.core.model.scores import stored_scores
@@ -55,7 +56,7 @@ class Model:
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
-    would treat the padding as tokens. numbers: those of the device.
+    would treat the padding as tokens. numbers: those of the device. adapters: what rows may choose.
     vision: the image encoder, if the model has one.
     """
 
@@ -66,18 +67,40 @@ class Model:
     new_cache: Callable[[], list[Any]]
     paddable: bool
     numbers: DeviceNumbers
+    adapters: Adapters
     vision: Vision | None = None
 
+    @property
+    def memory_now(self) -> MemoryModel:
+        """`memory` with the adapters among the weights."""
+        adapters = self.adapters.nbytes
+        if not adapters:
+            return self.memory
+        return replace(self.memory, weights=self.memory.weights + adapters)
+
+    @property
+    def adapter_room(self) -> int:
+        """Bytes that further adapters may take: the shortest rows must fit beside them."""
+        memory = self.memory_now
+        return memory.limit - memory.total([[CACHE_STEP]], self.numbers.least_chunk)
+
     def __call__(
-        self, tokens: mx.array, cache: list[Any], embeddings: mx.array | None = None
+        self,
+        tokens: mx.array,
+        cache: list[Any],
+        embeddings: mx.array | None = None,
+        adapters: Sequence[str] = (),
     ) -> mx.array:
         """Logits [rows, tokens, vocab] for token ids [rows, tokens]; updates `cache`.
 
         embeddings: [rows, tokens, hidden], used instead of those of the tokens.
+        adapters: the digest of each row's, empty for none; nothing where no row has one.
         """
         extra = {} if embeddings is None else {"input_embeddings": embeddings}
-        logits: mx.array = self.module(tokens, cache=cache, **extra)
-        return logits
+        if adapters:
+            with self.adapters.chosen(adapters):
+                return self.module(tokens, cache=cache, **extra)
+        return self.module(tokens, cache=cache, **extra)
 
 
 def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Model:
@@ -132,7 +155,8 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, policy, new_cache, paddable, numbers, vision)
+    adapters = Adapters(module, new_cache)
+    return Model(module, info, memory, policy, new_cache, paddable, numbers, adapters, vision)
 
 
 def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -31,6 +31,8 @@ OLDEST_EVERY = 4
 # pass reads the weights.
 LEAST_REST = 4
 
+NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
+
 Merges = list[tuple[int, int]]
 
 
@@ -96,6 +98,9 @@ class Scheduler:
         add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
+        if row.request.adapter and not self._executor.knows(row.request.adapter):
+            self._report.fail(row.id, "model_not_found", NO_ADAPTER, "adapter")
+            return
         if problem := self._executor.add(row):
             self._report.fail(row.id, "session_error", problem)
             return
@@ -239,6 +244,7 @@ class Scheduler:
         if self._compiling.rows:
             self._take_compiled()
         self._admission.reserved = self._executor.reserved
+        self._admission.update(self._executor.memory)
         self._make_room()
         if self._waiting and self._running:
             self._grant_claim()
