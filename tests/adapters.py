@@ -47,18 +47,14 @@ def write_mlx(
     return path
 
 
-def save(
-    path: Path, file: str, config: Mapping[str, Any], tensors: Mapping[str, mx.array]
-) -> None:
+def save(path: Path, file: str, config: Mapping[str, Any], tensors: Mapping[str, mx.array]) -> None:
     """Write the two files of an adapter."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "adapter_config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(path / file), dict(tensors))
 
 
-def as_peft(
-    source: Path, path: Path, dtype: mx.Dtype | None = None, **config: Any
-) -> Path:
+def as_peft(source: Path, path: Path, dtype: mx.Dtype | None = None, **config: Any) -> Path:
     """Write an adapter of mlx-lm's layout in that of PEFT to `path` and return it."""
     own = json.loads((source / "adapter_config.json").read_text())["lora_parameters"]
     base: dict[str, Any] = {

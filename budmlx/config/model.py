@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from budmlx.config.values import AutoTokens, Names, SizeOrShare
+from budmlx.config.values import Adapters, AutoTokens, Names, SizeOrShare
 
 
 class ModelConfig(BaseModel):
@@ -26,6 +26,11 @@ class ModelConfig(BaseModel):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub repository.")
     alias: Names = Field((), description="Further name that the model answers to.")
+    adapter: Adapters = Field(
+        (),
+        description="LoRA adapter that requests may choose, as NAME=DIRECTORY: what mlx-lm or PEFT "
+        "wrote for this model.",
+    )
     session: Names = Field(
         (), description="File of `Engine.save_session` whose KV every prompt may begin with."
     )

@@ -115,7 +115,9 @@ class AdapterChanges:
     ) -> tuple[Iterator[None], AdapterAnswer] | None:
         adapters, source = self._model.adapters, change.source
         if isinstance(change, RemoveAdapter):
-            return adapters.remove(source.digest), AdapterAnswer(source, removed=True)
+            return adapters.remove(source.digest), AdapterAnswer(
+                source, source.digest, removed=True
+            )
         if change.files is None:
             self._emit(AdapterAnswer(source, problem=change.problem))
             return None

@@ -25,11 +25,12 @@ class HostAdapters:
     """The adapters of one host. Thread-safe.
 
     post: sends a message to the core; raises if there is none to take it.
-    loaded: by the digests of their files.
+    loaded: by the digests of their files. paths: the last answer for each directory.
     """
 
     def __init__(self, post: Callable[[Change], None]):
         self.loaded: dict[str, AdapterAnswer] = {}
+        self.paths: dict[str, AdapterAnswer] = {}
         self._post = post
         self._lock = threading.Lock()
         self._awaited: list[tuple[Change, Future[AdapterAnswer]]] = []
@@ -54,6 +55,7 @@ class HostAdapters:
     def came(self, answers: Sequence[AdapterAnswer]) -> None:
         """Record what a core has loaded. One that it lost is loaded again by the next."""
         self.loaded.update({answer.digest: answer for answer in answers})
+        self.paths.update({answer.source.path: answer for answer in answers})
 
     def add(self, path: str) -> AdapterAnswer:
         """Load the adapter in a directory, and wait for it.
@@ -66,7 +68,7 @@ class HostAdapters:
 
     def remove(self, digest: str) -> None:
         """Forget an adapter that no row has, and wait for it. Raises as `add` does."""
-        self._changed(RemoveAdapter(self.loaded[digest].source_with_digest))
+        self._changed(RemoveAdapter(AdapterSource(self.loaded[digest].source.path, digest)))
 
     def answered(self, answer: AdapterAnswer) -> None:
         """Take an answer of the core. Called on the host's thread."""
@@ -76,7 +78,7 @@ class HostAdapters:
             self.came([answer])
         with self._lock:
             for each in self._awaited:
-                if each[0].source == answer.source and each[1].set_running_or_notify_cancel():
+                if each[0].source == answer.source:
                     self._awaited.remove(each)
                     each[1].set_result(answer)
                     return
