@@ -65,7 +65,8 @@ IMPORTLIB = LATE.keys() | {
 
 # The folders of a ring, each with those that it may import, and what these may import.
 ROOMS = {
-    "budmlx.core.model": (),
+    "budmlx.core.adapters": (),
+    "budmlx.core.model": ("budmlx.core.adapters",),
     "budmlx.core.sample": (),
     "budmlx.core.reuse.disk": ("budmlx.core.model",),
     "budmlx.core.reuse": ("budmlx.core.reuse.disk",),
@@ -86,7 +87,8 @@ ROOMS = {
 # The folder that says what runs next; what is computed and measured, it hears of.
 DECIDES = {"budmlx.core.schedule"}
 # Who looks at a model's caches, or at what it refuses, and computes nothing.
-PROBES = ("model.batchable", "model.model", "model.quantized_kv", "reuse.disk.identity")
+PROBES = ("adapters.probe", "model.batchable", "model.loading", "model.quantized_kv")
+PROBES += ("reuse.disk.identity",)
 # Modules between the folders that all of a ring may import.
 SHARED = {
     "budmlx.core.activity",

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from budmlx.core.adapters.files import AdapterFiles
+from budmlx.core.adapters.loaded import Adapters
+from budmlx.core.batch.executor import Executor
 from budmlx.core.model.device_faults import is_device_fault
+from budmlx.core.model.device_numbers import DeviceNumbers
+from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.model.model import Model
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
@@ -43,15 +47,21 @@ def load_adapters(model: Model, sources: list[AdapterSource]) -> list[AdapterAns
     for source in sources:
         try:
             files = AdapterFiles.read(_path(source), source.digest)
-            for _ in model.adapters.add(files, model.adapter_room):
+            room = adapter_room(model.memory_now, model.numbers)
+            for _ in model.adapters.add(files, room):
                 pass
-            answers.append(_loaded(model, source, files.digest))
+            answers.append(_loaded(model.adapters, source, files.digest))
         except ModelLoadError as error:
             if not source.digest:
                 raise
             log.error("%s", error.message)
             answers.append(AdapterAnswer(source, source.digest, problem=error.message))
     return answers
+
+
+def adapter_room(memory: MemoryModel, numbers: DeviceNumbers) -> int:
+    """Bytes that further adapters may take: a short row must fit beside them."""
+    return memory.limit - memory.total([[CACHE_STEP]], numbers.least_chunk)
 
 
 class AdapterChanges:
@@ -62,11 +72,11 @@ class AdapterChanges:
 
     def __init__(
         self,
-        model: Model,
+        executor: Executor,
         emit: Callable[[AdapterAnswer], None],
         post: Callable[[FilesRead], None],
     ):
-        self._model = model
+        self._executor = executor
         self._emit = emit
         self._post = post
         self._waiting: deque[FilesRead | RemoveAdapter] = deque()
@@ -113,7 +123,7 @@ class AdapterChanges:
     def _begun(
         self, change: FilesRead | RemoveAdapter
     ) -> tuple[Iterator[None], AdapterAnswer] | None:
-        adapters, source = self._model.adapters, change.source
+        adapters, source = self._executor.adapters, change.source
         if isinstance(change, RemoveAdapter):
             return adapters.remove(source.digest), AdapterAnswer(
                 source, source.digest, removed=True
@@ -121,8 +131,8 @@ class AdapterChanges:
         if change.files is None:
             self._emit(AdapterAnswer(source, problem=change.problem))
             return None
-        steps = adapters.add(change.files, self._model.adapter_room)
-        return steps, AdapterAnswer(source, change.files.digest)
+        room = adapter_room(self._executor.memory, self._executor.numbers)
+        return adapters.add(change.files, room), AdapterAnswer(source, change.files.digest)
 
     def _go_on(self, steps: Iterator[None], answer: AdapterAnswer) -> None:
         source, digest = answer.source, answer.digest
@@ -138,12 +148,12 @@ class AdapterChanges:
             log.warning("an adapter was refused: %s", error)
             self._emit(AdapterAnswer(source, problem=str(error)))
             return
-        self._emit(answer if answer.removed else _loaded(self._model, source, digest))
+        self._emit(answer if answer.removed else _loaded(self._executor.adapters, source, digest))
 
 
 def _path(source: AdapterSource) -> Path:
     return Path(source.path)
 
 
-def _loaded(model: Model, source: AdapterSource, digest: str) -> AdapterAnswer:
-    return AdapterAnswer(source, digest, model.adapters.names[digest])
+def _loaded(adapters: Adapters, source: AdapterSource, digest: str) -> AdapterAnswer:
+    return AdapterAnswer(source, digest, adapters.names[digest])

@@ -13,8 +13,8 @@ from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.batch.executor import Executor
 from budmlx.core.device import use_device
 from budmlx.core.kernel_cache import keep_kernels
+from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
-from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
@@ -108,7 +108,7 @@ class CoreLoop:
             token_decoder=self._settings.token_decoder,
         )
         budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)
-        changes = AdapterChanges(model, self._emit, self._inbox.put)
+        changes = AdapterChanges(executor, self._emit, self._inbox.put)
         self._emit(Loaded(model.info, budget, adapters))
         while self._receive(scheduler, executor, changes):
             busy = scheduler.busy

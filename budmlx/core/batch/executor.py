@@ -55,6 +55,7 @@ class Executor:
     ):
         self.info = model.info
         self.numbers = model.numbers
+        self.adapters = model.adapters
         self.paddable = model.paddable
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []
@@ -71,10 +72,6 @@ class Executor:
     def memory(self) -> MemoryModel:
         """What rows take beside the model and its adapters as they are now."""
         return self._model.memory_now
-
-    def knows(self, adapter: str) -> bool:
-        """Whether rows may choose an adapter."""
-        return adapter in self._model.adapters.names
 
     @property
     def reuses(self) -> bool:

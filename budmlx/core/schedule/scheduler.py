@@ -98,7 +98,8 @@ class Scheduler:
         add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
-        if row.request.adapter and not self._executor.knows(row.request.adapter):
+        adapter = row.request.adapter
+        if adapter and adapter not in self._executor.adapters.names:
             self._report.fail(row.id, "model_not_found", NO_ADAPTER, "adapter")
             return
         if problem := self._executor.add(row):

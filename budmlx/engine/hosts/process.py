@@ -136,7 +136,7 @@ class ProcessHost:
                 waiting=self._latest.waiting + self._recovery.held,
                 running=self._latest.running,
                 memory=self._latest.memory,
-                budget=self.adapters.budget(self._budget),
+                budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
                 restarts=self._restarts,
             )
 

@@ -106,7 +106,7 @@ class ThreadHost:
             waiting=frame.waiting,
             running=frame.running,
             memory=frame.memory,
-            budget=self.adapters.budget(self._budget),
+            budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
         )
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ def test_requests_choose_by_name(
     with Engine.load(path, engine_host=host, adapter=setting(adapters, *adapters)) as engine:
         texts = {name: said(engine, name) for name in ("", *adapters)}
         assert texts.items() >= {n: engine.detokenize(ids) for n, ids in expected.items()}.items()
-        with pytest.raises(ModelNotFoundError, match="'c'. Loaded: a, b, peft") as caught:
+        with pytest.raises(ModelNotFoundError, match=r"'c'\. Loaded: a, b, peft") as caught:
             engine.chat("Hi", adapter="c")
         assert caught.value.param == "adapter"
     assert texts["a"] == texts["peft"] and len(set(texts.values())) == 3
