@@ -68,6 +68,7 @@ class AdapterChanges:
     """Carries out changes of a model's adapters, in their order. On the core's thread only.
 
     emit: receives the answers. post: hands what a thread has read to the core's own.
+    pending: whether `work` has something to do.
     """
 
     def __init__(
@@ -79,13 +80,9 @@ class AdapterChanges:
         self._executor = executor
         self._emit = emit
         self._post = post
+        self.pending = False
         self._waiting: deque[FilesRead | RemoveAdapter] = deque()
         self._running: tuple[Iterator[None], AdapterAnswer] | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether `work` has something to do."""
-        return bool(self._waiting) or self._running is not None
 
     def take(self, message: AddAdapter | RemoveAdapter | FilesRead) -> None:
         """Begin a change, or go on with one whose files have been read."""
@@ -95,6 +92,7 @@ class AdapterChanges:
             ).start()
         else:
             self._waiting.append(message)
+            self.pending = True
 
     def work(self, *, busy: bool) -> None:
         """Change layers: all that there are, or, if rows run, for a short time.
@@ -103,13 +101,14 @@ class AdapterChanges:
             RuntimeError: the device failed.
         """
         end = time.perf_counter() + PAUSE
-        while self.pending:
+        while self._running is not None or self._waiting:
             if self._running is None:
                 self._running = self._begun(self._waiting.popleft())
             if self._running is not None:
                 self._go_on(*self._running)
             if busy and time.perf_counter() >= end:
                 return
+        self.pending = False
 
     def _read(self, source: AdapterSource) -> None:
         try:
