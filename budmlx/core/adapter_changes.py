@@ -140,12 +140,12 @@ class AdapterChanges:
             return
         except StopIteration:
             self._running = None
-        except (ModelLoadError, RuntimeError) as error:
+        except (ModelLoadError, RuntimeError, ValueError) as error:
             self._running = None
-            if is_device_fault(error):
-                raise
             log.warning("an adapter was refused: %s", error)
             self._emit(AdapterAnswer(source, problem=str(error)))
+            if is_device_fault(error):
+                raise
             return
         self._emit(answer if answer.removed else _loaded(self._executor.adapters, source, digest))
 
