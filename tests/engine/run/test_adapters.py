@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from budmlx import Engine
-from budmlx.errors import ModelNotFoundError
+from budmlx.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
 from tests.adapters import alone, as_peft, greedy, write_mlx
 from tests.amount import usually
 from tests.models import tiny_model_dir
@@ -223,13 +228,13 @@ def test_a_removal_waits_for_requests(path: Path, adapters: dict[str, Path]) -> 
         assert engine.adapters["b"].nbytes > 0
 
 
-def core_of(engine: Engine) -> psutil.Process:
-    [core] = [
+def core() -> psutil.Process:
+    [found] = [
         child
         for child in psutil.Process().children(recursive=True)
         if "budmlx.core" in child.cmdline()
     ]
-    return core
+    return found
 
 
 def test_a_core_that_is_restarted_has_the_same_adapters(
@@ -244,7 +249,7 @@ def test_a_core_that_is_restarted_has_the_same_adapters(
         events = engine.stream("Hi", temperature=0, max_tokens=300, ignore_eos=True, adapter="a")
         begun = [next(events)]
         shutil.rmtree(lost)
-        os.kill(core_of(engine).pid, signal.SIGKILL)
+        os.kill(core().pid, signal.SIGKILL)
         whole = "".join(getattr(event, "text", "") for event in [*begun, *events])
         assert said(engine, "a") == texts["a"] and said(engine, "b") == texts["b"]
         assert said(engine) == texts[""]
