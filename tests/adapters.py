@@ -26,11 +26,13 @@ def write_mlx(
     keys: Sequence[str] = LINEAR,
     seed: int = 0,
     strength: float = 0.5,
+    prefix: str = "",
     **config: Any,
 ) -> Path:
     """Write an adapter of a model in mlx-lm's layout to `path` and return it.
 
     keys: the layers of each block. strength: of what it adds; random adapters do nothing sensible.
+    prefix: of the paths of all layers.
     """
     parameters = {"rank": rank, "scale": 2.0, "dropout": 0.1, "keys": list(keys)}
     module, _ = load_with_mlx_lm(model)
@@ -38,7 +40,7 @@ def write_mlx(
     linear_to_lora_layers(module, len(module.layers), parameters)
     mx.random.seed(seed)
     tensors = {
-        name: (mx.random.normal(array.shape) * (strength if name.endswith("b") else 0.2))
+        prefix + name: (mx.random.normal(array.shape) * (strength if name.endswith("b") else 0.2))
         for name, array in sorted(tree_flatten(module.trainable_parameters()))
     }
     base: dict[str, Any] = {"fine_tune_type": "lora", "num_layers": -1, "model": "org/base"}
