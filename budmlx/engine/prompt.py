@@ -28,6 +28,7 @@ class Submission:
     """A prompt as it is submitted to the core, with the namespace of its owner.
 
     namespace: that of the KV that it may reuse. since: `History.count` at the submission.
+    adapter: the digest of the one that it uses, if any.
     """
 
     owner: str
@@ -36,6 +37,7 @@ class Submission:
     is_chat: bool
     explain: bool
     since: int = 0
+    adapter: str = ""
 
     @classmethod
     def of(cls, request: Request, prompt: TokenizedPrompt, *, shared: bool) -> Submission:
@@ -43,16 +45,21 @@ class Submission:
         owner = "" if shared else request.namespace
         return cls(
             owner,
-            _namespace(owner, request.cache_salt),
+            _namespace(owner, request.cache_salt, request.adapter),
             prompt,
             request.messages is not None,
             request.explain_cache,
+            adapter=request.adapter,
         )
 
 
-def _namespace(owner: str, salt: str) -> str:
-    """The namespace of a pair: distinct for distinct pairs, and empty for two empty strings."""
-    if not owner and not salt:
+def _namespace(owner: str, salt: str, adapter: str) -> str:
+    """The namespace of three texts: distinct for distinct ones, and empty for empty ones."""
+    if adapter:
+        # A text that begins with no number is none of the others.
+        text = f"adapter {adapter} {_namespace(owner, salt, '')}"
+    elif owner or salt:
+        text = f"{len(owner)} {owner}{salt}"
+    else:
         return ""
-    text = f"{len(owner)} {owner}{salt}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

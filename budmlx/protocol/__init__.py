@@ -8,6 +8,7 @@ errors and types.
 
 from __future__ import annotations
 
+from budmlx.protocol.adapters import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
 from budmlx.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -43,6 +44,9 @@ __all__ = [
     "LEAST_REUSED",
     "LEAST_STRETCH",
     "PROTOCOL_VERSION",
+    "AdapterAnswer",
+    "AdapterSource",
+    "AddAdapter",
     "Cancel",
     "CoreSettings",
     "FromCore",
@@ -58,6 +62,7 @@ __all__ = [
     "MemoryUse",
     "PluginCall",
     "PluginTarget",
+    "RemoveAdapter",
     "RowErrorCode",
     "RowFailed",
     "SessionFile",

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
@@ -45,16 +46,17 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Drop everything and end."""
 
 
-ToCore = Hello | Submit | Cancel | SetMemoryLimit | Shutdown
+ToCore = Hello | Submit | Cancel | SetMemoryLimit | AddAdapter | RemoveAdapter | Shutdown
 
 # Core to engine.
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is in memory and requests are taken."""
+    """The model is in memory and requests are taken. adapters: those of the settings, in order."""
 
     info: ModelInfo
     budget: MemoryBudget = MemoryBudget()
+    adapters: list[AdapterAnswer] = []
 
 
 class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
@@ -89,6 +91,7 @@ RowErrorCode = Literal[
     "invalid_grammar",
     "grammar_error",
     "session_error",
+    "model_not_found",
 ]
 
 
@@ -134,4 +137,4 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     memory: MemoryUse = MemoryUse()
 
 
-FromCore = WarmingUp | Loaded | LoadFailed | MemoryLimitSet | StepFrame
+FromCore = WarmingUp | Loaded | LoadFailed | MemoryLimitSet | AdapterAnswer | StepFrame

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,11 +180,13 @@ class CheckpointReuse:
     def close(self, seconds: float) -> None:
         """Nothing to do."""
 
-    def open_session(self, session: SessionFile | None) -> str:
+    def open_session(self, session: SessionFile | None, adapters: Collection[str] = ("",)) -> str:
         """Refuse to load a session, as there are none for such models; returns the reason."""
         return "" if session is None or session.save else "This model cannot begin with a session."
 
-    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Checkpoint | None:
+    def find(
+        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+    ) -> Checkpoint | None:
         """The longest state for a beginning of `ids` that is worth its copy.
 
         computed: tokens of `ids` that need no computing anyway.

@@ -129,14 +129,19 @@ class Admission:
     def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int, overhead: int):
         self.reserved = 0
         self._batchable = info.batchable
-        self._placement = Placement(memory.weights, memory.rectangle, overhead)
-        self._chunk = chunk
         self._context = info.context_length
-        self.set_memory(memory)
+        self._chunk = chunk
+        self._overhead = overhead
+        self._update(memory)
 
-    def set_memory(self, memory: MemoryModel) -> None:
-        """Project against another limit from now on."""
+    def update(self, memory: MemoryModel) -> None:
+        """Project with this from now on: the limit or the weights may be others."""
+        if memory != self._memory:
+            self._update(memory)
+
+    def _update(self, memory: MemoryModel) -> None:
         self._memory = memory
+        self._placement = Placement(memory.weights, memory.rectangle, self._overhead)
         self._longest = memory.longest_row(self._context, self._chunk)
 
     @property

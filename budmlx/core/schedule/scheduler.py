@@ -33,6 +33,8 @@ OLDEST_EVERY = 4
 # pass reads the weights.
 LEAST_REST = 4
 
+NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
+
 Merges = list[tuple[int, int]]
 
 
@@ -94,7 +96,7 @@ class Scheduler:
         is less. See `Executor.set_memory_limit`.
         """
         self._executor.set_memory_limit(limit, prefix_cache)
-        self._admission.set_memory(self._executor.memory)
+        self._admission.update(self._executor.memory)
         self._room = None  # so that the room for stored KV is told anew
 
     @property
@@ -111,6 +113,10 @@ class Scheduler:
         add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
+        adapter = row.request.adapter
+        if adapter and adapter not in self._executor.adapters.names:
+            self._report.fail(row.id, "model_not_found", NO_ADAPTER, "adapter")
+            return
         if problem := self._executor.add(row):
             self._report.fail(row.id, "session_error", problem)
             return
@@ -254,6 +260,7 @@ class Scheduler:
         if self._compiling.rows:
             self._take_compiled()
         self._admission.reserved = self._executor.reserved
+        self._admission.update(self._executor.memory)
         self._make_room()
         if self._waiting and self._running:
             self._grant_claim()

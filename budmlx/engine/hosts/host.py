@@ -11,6 +11,7 @@ from typing import Protocol
 
 from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
+from budmlx.engine.hosts.adapters import HostAdapters
 from budmlx.progress import Notice
 from budmlx.protocol import (
     CoreSettings,
@@ -62,6 +63,7 @@ class Host(Protocol):
     """
 
     info: ModelInfo
+    adapters: HostAdapters
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row. Thread-safe. Raises EngineUnavailableError or EngineClosedError."""

@@ -9,12 +9,14 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
+from budmlx.engine.hosts.adapters import Change, HostAdapters
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
 from budmlx.protocol import (
+    AdapterAnswer,
     Cancel,
     CoreSettings,
     FromCore,
@@ -57,6 +59,7 @@ class ThreadHost:
         self._news = WarmUpNews(notice)
         self._limit_change = LimitChange()
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
+        self.adapters = HostAdapters(self._change)
         self._loop = CoreLoop(settings, self._receive)
         self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
         self._thread.start()
@@ -65,16 +68,25 @@ class ThreadHost:
             raise ModelLoadError(outcome.message)
         self.info = outcome.info
         self._budget = outcome.budget
+        self.adapters.came(outcome.adapters)
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; see `Host.submit`."""
         with self._lock:
-            if self._closed:
-                raise EngineClosedError("The engine is closed.")
-            if self._dead:
-                raise EngineUnavailableError(self._dead)
+            self._check()
             self._live.add(request.id)
             self._loop.post(Submit(request))
+
+    def _change(self, change: Change) -> None:
+        with self._lock:
+            self._check()
+            self._loop.post(change)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise EngineClosedError("The engine is closed.")
+        if self._dead:
+            raise EngineUnavailableError(self._dead)
 
     def cancel(self, row_id: int) -> None:
         """Drop a row; see `Host.cancel`."""
@@ -107,7 +119,7 @@ class ThreadHost:
             waiting=frame.waiting,
             running=frame.running,
             memory=frame.memory,
-            budget=self._budget,
+            budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
         )
 
     def close(self) -> None:
@@ -120,6 +132,7 @@ class ThreadHost:
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
         self._fail_live("The engine was closed before this request finished.")
+        self.adapters.gone()
 
     def _run(self) -> None:
         try:
@@ -127,9 +140,11 @@ class ThreadHost:
         except Exception:
             # Whatever ends the core must reach the requests, or they would wait for ever.
             log.exception("the core ended")
-            self._dead = "The core ended after an internal error; restart the program."
+            with self._lock:
+                self._dead = "The core ended after an internal error; restart the program."
             self._loading.put(LoadFailed(self._dead))
             self._fail_live(self._dead)
+            self.adapters.gone()
 
     def _receive(self, message: FromCore) -> None:
         if isinstance(message, WarmingUp):
@@ -139,6 +154,9 @@ class ThreadHost:
             with self._lock:
                 self._budget = message.budget
                 self._limit_change.take(message.budget)
+            return
+        if isinstance(message, AdapterAnswer):
+            self.adapters.answered(message)
             return
         if not isinstance(message, StepFrame):
             self._loading.put(message)

@@ -81,8 +81,10 @@ class Resident:
     def longest(self) -> int | None:
         """Most tokens of a prompt and its reply together, as far as is known."""
         engine = self.engine
-        longest = 0 if engine is None else engine.status().budget.longest_row
-        return longest or self.spec.context
+        if engine is None:
+            return self.spec.context
+        longest = engine.status().budget.longest_row or engine.info.context_length
+        return min(longest, engine.info.context_length)
 
     @property
     def wanted(self) -> bool:

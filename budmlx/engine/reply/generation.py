@@ -19,6 +19,7 @@ from budmlx.errors import (
     ContextLengthError,
     EngineUnavailableError,
     InvalidRequestError,
+    ModelNotFoundError,
     PluginError,
     RequestFailedError,
 )
@@ -47,6 +48,7 @@ ERRORS: dict[str, type[BudmlxError]] = {
     "invalid_grammar": InvalidRequestError,
     "grammar_error": RequestFailedError,
     "session_error": InvalidRequestError,
+    "model_not_found": ModelNotFoundError,
 }
 
 

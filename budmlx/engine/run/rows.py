@@ -181,6 +181,7 @@ def core_requests(
         grammar=grammar,
         fork=row_ids[0] if len(row_ids) > 1 else 0,
         namespace=request.namespace,
+        adapter=request.adapter,
     )
     return [
         msgspec.structs.replace(first, id=row_id, choice=choice)
