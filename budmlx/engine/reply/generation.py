@@ -6,9 +6,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from budmlx.engine.procedures import Mailbox
-from budmlx.engine.prompt import Submission
 from budmlx.engine.reply.answer import Answer
 from budmlx.engine.reply.output_reader import OutputReader, event_of
 from budmlx.engine.reply.plugin_filters import FilterChain
@@ -35,6 +35,9 @@ from budmlx.types import (
     TokenLogprob,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from budmlx.engine.reuse.tracker import Submission
 
 Update = Token | RowFailed
 """Messages of the core about a row."""

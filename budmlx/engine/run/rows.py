@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.answer import AnswerStops
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
@@ -25,7 +25,7 @@ from budmlx.engine.request.grammars import (
 )
 from budmlx.engine.request.history import changes
 from budmlx.engine.request.plugin_choices import PluginChoices
-from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.reuse.tracker import ReuseTracker, Submission
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
 from budmlx.errors import InvalidRequestError
@@ -253,9 +253,9 @@ class RequestWarnings:
                 warnings += changes(template, request.messages)
             _, effort = template.with_known_effort(request.chat_template_kwargs)
             warnings += [effort] if effort else []
-        free = not is_forced(request) and request.response_format is None
-        strict = free and any(tool.strict for tool in active_tools(request))
-        if strict and not can_be_strict(self.parsers):
+        strict = any(tool.strict for tool in active_tools(request))
+        free = strict and not is_forced(request) and request.response_format is None
+        if free and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):
             warnings.append("`response_format` has no effect on a reply that must be a call.")
