@@ -15,7 +15,7 @@ import typer
 
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import for_served, memory_line, progress, read_config
+from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
 from budmlx.cli.show_config import sampling_comments, to_toml
 from budmlx.config import Config
 from budmlx.engine.engine import Engine
@@ -41,7 +41,8 @@ def serve(
         typer.Argument(
             metavar="MODEL",
             help="Model directory, hub repository org/name, or a name of [models.NAME] in the "
-            "file; the demo model if nothing names one.",
+            "file; without it, all models on this machine are served, each loaded when a request "
+            "names it, or the demo model if there is none.",
         ),
     ] = None,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
@@ -50,7 +51,7 @@ def serve(
     ] = False,
     **options: Any,
 ) -> None:
-    """Serve a model over HTTP.
+    """Serve a model over HTTP, or all that are on this machine.
 
     Every option can also be a BUDMLX_* variable or stand in the TOML file; options win, then
     variables. In the file, a table [models.NAME] has settings of a single model.
@@ -60,27 +61,23 @@ def serve(
         typer.echo(to_toml(loaded) + sampling_comments(loaded), nl=False)
         return
     check_backend()
-    settings = for_served(loaded)
+    settings = loaded.config
+    warn_of_tables(settings)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     _allow_connections()
-    with listen(settings) as listening:
-        with (
-            LoadingServer(listening, create_loading_app(settings)),
-            progress(settings) as notice,
-        ):
-            models = Models(settings, notice)
-            models.preload()
+    with listen(settings) as listening, Models(settings) as models:
+        with LoadingServer(listening, create_loading_app(settings)):
+            for each in models.to_preload:
+                with progress(each.spec.config) as notice:
+                    models.load(each.name, notice)
         for engine in models.loaded:
             typer.echo(memory_line(engine.status().budget), err=True)
-        try:
-            announce = announcer(models, settings)
-            asyncio.run(serve_http(models, settings, announce, listening))
-        finally:
-            models.close()
+        announce = announcer(models, settings)
+        asyncio.run(serve_http(models, settings, announce, listening))
 
 
 def _allow_connections() -> None:
@@ -99,10 +96,16 @@ def announcer(models: Models, config: Config) -> Callable[[str], None]:
     """A function that prints the address, and a request to try, once the server answers."""
 
     def announce(url: str) -> None:
-        name = models.names[0]
-        for engine in models.loaded:
+        loaded = models.loaded
+        for engine in loaded:
             typer.echo(numbers_line(engine), err=True)
-        typer.echo(f"{name} is served at {url}/v1. Try: {example(url, name, config)}")
+        name = loaded[0].info.name if loaded else models.names[0]
+        if (count := len(models.residents)) == 1:
+            what = f"{name} is served"
+        else:
+            typer.echo(f"Served when a request names them: {', '.join(models.names)}", err=True)
+            what = f"{count} models are served"
+        typer.echo(f"{what} at {url}/v1. Try: {example(url, name, config)}")
 
     return announce
 

@@ -61,6 +61,10 @@ class ServerConfig(BaseModel):
         description="Names that clients ask for and the served models they get, as NAME=MODEL. In "
         "NAME, * stands for any characters; a name without * wins, then the longest.",
     )
+    demo: bool = Field(
+        False,
+        description="Serve the small demo model that comes with budmlx, under every name.",
+    )
     default_model: str | None = Field(
         None,
         description="Model that answers to names that nothing else answers to; such names are "

@@ -50,7 +50,7 @@ def create_app(
     if (engine := models.only) is not None:
         app[ENGINE] = engine
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
-    app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
+    app[IN_FLIGHT] = InFlight(models.max_rows + config.max_queue)
     for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)

@@ -29,11 +29,11 @@ import sys, time
 from budmlx.cli import main
 from budmlx.engine.models.models import Models
 
-def slow(self):
+def slow(self, name, notice):
     print("loading", flush=True)
     time.sleep(600)
 
-Models.preload = slow
+Models.load = slow
 sys.argv[:1] = ["budmlx", "serve"]
 main()
 """

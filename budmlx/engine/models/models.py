@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -15,7 +15,8 @@ from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.engine import DEMO_NAME, Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
-from budmlx.engine.models.catalogue import Catalogue, configured, demo
+from budmlx.engine.load.library.library import Library
+from budmlx.engine.models.catalogue import Catalogue, offered
 from budmlx.engine.models.residency import Residency, ResidencyPolicy
 from budmlx.engine.models.resident import ModelSpec, Resident
 from budmlx.errors import EngineUnavailableError
@@ -95,15 +96,21 @@ class Models:
     plugins: those of the server: their routes and observers. Each engine has its own.
     """
 
-    def __init__(self, config: Config, notice: Notice | None = None):
-        """See what there is; nothing is loaded before it is wanted, or `preload`.
+    def __init__(self, config: Config):
+        """See what there is; nothing is loaded before it is wanted.
 
-        notice: called with words while a model loads, on any thread.
+        Raises:
+            ConfigError: the settings are wrong, or a plugin cannot be loaded.
         """
         check_backend()
         self.plugins = Plugins.load(config)
-        self._notice = notice
-        self._set(config, Catalogue(config, _offered(config), any_name=config.model is None))
+        library = Library.of(config, self.plugins)
+        specs, all_local = offered(config, library)
+        catalogue = Catalogue(config, specs, library if all_local else None, any_name=config.demo)
+        self._set(config, catalogue)
+        residents = self.residents
+        if not all_local and not residents[0].idle_seconds:
+            residents[0].pinned = True
 
     @classmethod
     def of(cls, engine: Engine, names: Sequence[str] = (), *, any_name: bool = False) -> Self:
@@ -111,9 +118,8 @@ class Models:
         self = cls.__new__(cls)
         config = Config.model_construct(alias=tuple(names))
         self.plugins = engine.plugins
-        self._notice = None
         resident = Resident(ModelSpec(engine.info.name, config), pinned=True)
-        self._set(config, Catalogue(config, (), any_name=any_name))
+        self._set(config, Catalogue(config, any_name=any_name))
         self._catalogue.add(resident)
         self._residency.adopt(resident, engine)
         return self
@@ -141,13 +147,18 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that is listed."""
-        return self._catalogue.names
+        """Every name that is listed: of each model its own, then its aliases."""
+        return tuple(self._catalogue.by_name)
 
     @property
     def residents(self) -> tuple[Resident, ...]:
         """Every model, to be looked at."""
         return tuple(self._catalogue)
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows that any of them runs at once."""
+        return max(self._config.max_rows, *(each.spec.config.max_rows for each in self.residents))
 
     @property
     def loaded(self) -> list[Engine]:
@@ -173,9 +184,13 @@ class Models:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
         return self.find(name).engine()
 
-    def load(self, name: str) -> None:
-        """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`."""
+    def load(self, name: str, notice: Notice | None = None) -> None:
+        """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.
+
+        notice: called with words meanwhile, on any thread.
+        """
         resident = self._catalogue.find(name)
+        resident.notice = notice
         engine = self._residency.request(resident)
         if isinstance(engine, Future):
             try:
@@ -189,36 +204,22 @@ class Models:
         """Unload a model once its running requests have ended. Raises ModelNotFoundError."""
         return self._residency.unload(self._catalogue.find(name))
 
-    def preload(self) -> None:
-        """Load what is to be loaded from the start. Raises ModelLoadError."""
-        config = self._config
-        names = config.preload or ([self.names[0]] if len(self.residents) == 1 else [])
-        for name in names:
-            self.load(name)
+    @property
+    def to_preload(self) -> list[Resident]:
+        """The models that are to be loaded from the start. Raises ModelNotFoundError."""
+        names = self._config.preload or self.names[: len(self.residents) == 1]
+        return [self._catalogue.find(name) for name in names]
 
-    def _open(self, spec: ModelSpec, limit: int | None, notice: Callable[[str], None]) -> Engine:
-        def tell(words: str) -> None:
-            notice(words)
-            if self._notice is not None:
-                self._notice(words)
-
+    def _open(self, spec: ModelSpec, limit: int | None, notice: Notice) -> Engine:
         config = spec.config
         if limit is not None:
             config = config.model_copy(update={"memory_limit": limit})
         if config.model is None:
-            return Engine(SHIPPED_MODEL, DEMO_NAME, config, notice=tell)
-        path = resolve_model(config.model, config.revision)
-        return Engine(path, spec.name, config, notice=tell)
-
-
-def _offered(config: Config) -> Iterator[ModelSpec]:
-    if config.model is not None or len(config.models) == 1:
-        yield configured(config.for_model(), fetch=True)
-    elif config.models:
-        for label in config.models:
-            yield configured(config.for_model(label), fetch=label in config.preload)
-    else:
-        yield demo(config.for_model())
+            return Engine(SHIPPED_MODEL, DEMO_NAME, config, notice=notice)
+        path = resolve_model(
+            config.model, config.revision, models_dirs=config.models_dir, fetch=spec.fetch
+        )
+        return Engine(path, spec.name, config, notice=notice)
 
 
 def _policy(config: Config) -> ResidencyPolicy:

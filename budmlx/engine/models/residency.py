@@ -335,3 +335,5 @@ class Residency:
 
 def _tell(resident: Resident, words: str) -> None:
     resident.progress = words
+    if resident.notice is not None:
+        resident.notice(words)

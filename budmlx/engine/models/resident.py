@@ -12,6 +12,7 @@ from budmlx.config import Config
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.shares import Claim
 from budmlx.errors import BudmlxError
+from budmlx.progress import Notice
 
 State = Literal["unloaded", "loading", "loaded", "unloading", "failed"]
 
@@ -47,7 +48,8 @@ class Resident:
     end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long; 0 to
     stay. weights: in bytes, once it was loaded.
     loaded_at, used_at: seconds of the monotonic clock. error: why it could not be loaded.
-    limit: bytes that the loaded model was told to keep within. progress: words about a load.
+    limit: bytes that the loaded model was told to keep within. progress: words about a load, which
+    `notice` gets, too.
     """
 
     spec: ModelSpec
@@ -65,6 +67,18 @@ class Resident:
     failed_at: float = 0.0
     error: BudmlxError | None = None
     progress: str = ""
+    notice: Notice | None = None
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Resident:
+        """A model that is not loaded, with its settings."""
+        config = spec.config
+        return cls(spec, pinned=config.pin, idle_seconds=config.idle_unload)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is neither loaded nor wanted."""
+        return self.engine is None and self.state != "loading" and not self.wanted
 
     @property
     def name(self) -> str:
