@@ -93,9 +93,8 @@ async def _queued(events: Events, seconds: float) -> Events:
     """The events, with the time that the request waited for its model counted as in the queue."""
     async for event in events:
         if isinstance(event, Finished):
-            timing = event.timing
-            times = {"queue": timing.queue + seconds, "total": timing.total + seconds}
-            event = replace(event, timing=replace(timing, **times))
+            queue = event.timing.queue + seconds
+            event = replace(event, timing=replace(event.timing, queue=queue))
         yield event
 
 

@@ -70,7 +70,7 @@ class Catalogue:
                 if self.by_name[name].idle:
                     self._from_library.discard(name)
                     self._remove(self.by_name[name])
-            for name in found.keys() - self.by_name.keys():
+            for name in [name for name in found if name not in self.by_name]:
                 self._from_library.add(name)
                 on_demand = self._on_demand.pop(name, None)
                 self.add(on_demand or Resident.of(described(self._config, found[name])))
