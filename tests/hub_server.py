@@ -16,6 +16,8 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 Files = Mapping[str, bytes]
+TOKEN = "Bearer hf_secret"
+"""Opens gated repositories."""
 
 API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^/]+)/?")
 RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
@@ -37,11 +39,15 @@ class Hub:
     repositories: repository -> revision -> path -> content.
     drop: paths whose first download loses the connection half way.
     stall: paths whose download stops half way until `resume` is set; `stalled` tells.
+    gated: repositories whose files need the token, and what is told instead: 401, or 403.
+    claimed: sizes that are told of files in place of their own.
     """
 
     repositories: dict[str, dict[str, Files]]
     drop: set[str] = field(default_factory=set)
     stall: set[str] = field(default_factory=set)
+    gated: dict[str, int] = field(default_factory=dict)
+    claimed: dict[str, int] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
     resume: threading.Event = field(default_factory=threading.Event)
@@ -117,11 +123,25 @@ class HubHandler(BaseHTTPRequestHandler):
         if files is None:
             return self._error("RevisionNotFound")
         if "file" in match.groupdict():
+            if match["repo"] in self.hub.gated and self.headers.get("Authorization") != TOKEN:
+                return self._error("GatedRepo", self.hub.gated[match["repo"]])
             return self._file(match["file"], files)
-        self._json(info(match["repo"], files) if match["what"] == "revision" else tree(files))
+        told = info(match["repo"], files) if match["what"] == "revision" else self._tree(files)
+        self._json(told)
 
-    def _error(self, code: str) -> None:
-        self.send_response(404)
+    def _tree(self, files: Files) -> list[dict[str, object]]:
+        sizes = {name: len(content) for name, content in files.items()} | self.hub.claimed
+        told: list[dict[str, object]] = []
+        for path, content in files.items():
+            entry = {"type": "file", "path": path, "size": sizes[path], "oid": digest(content)}
+            if path.endswith(".safetensors"):
+                large = {"oid": digest(content), "size": sizes[path], "pointerSize": 100}
+                entry |= {"oid": commit({path: content}), "lfs": large}
+            told.append(entry)
+        return told
+
+    def _error(self, code: str, status: int = 404) -> None:
+        self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -144,7 +164,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if span:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("ETag", f'"{digest(content)}"')
         self.send_header("X-Repo-Commit", commit(files))
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -167,6 +187,11 @@ class HubHandler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+def digest(content: bytes) -> str:
+    """What a blob is called."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def commit(files: Files) -> str:
     """A commit id that depends on the content."""
     digest = hashlib.sha1()
@@ -178,10 +203,3 @@ def commit(files: Files) -> str:
 def info(repo: str, files: Files) -> dict[str, object]:
     siblings = [{"rfilename": path} for path in files]
     return {"id": repo, "modelId": repo, "sha": commit(files), "siblings": siblings}
-
-
-def tree(files: Files) -> list[dict[str, object]]:
-    return [
-        {"type": "file", "path": path, "size": len(content), "oid": commit({path: content})}
-        for path, content in files.items()
-    ]

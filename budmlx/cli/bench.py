@@ -94,7 +94,7 @@ def _started(
     """The address and the model's name of a server that runs as long as the context."""
     settings = for_served(loaded)
     with tempfile.TemporaryDirectory() as directory:
-        with progress(settings.model, settings.revision):
+        with progress(settings):
             server = ServerProcess(command, log=Path(directory) / "log", headers=headers)
         with server:
             yield server.url, server.model

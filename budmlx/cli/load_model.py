@@ -17,8 +17,11 @@ from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import resolve_model
+from budmlx.engine.load.library.library import Library
+from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
 from budmlx.protocol import MemoryBudget
+from budmlx.units import size_text
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
@@ -34,29 +37,38 @@ def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
 
 def for_served(loaded: LoadedConfig) -> Config:
     """`Config.for_model` for the named model; warns if only other models have tables."""
-    config = loaded.config
-    if config.models and table_for(config.models, config.model) is None:
+    warn_of_tables(loaded.config)
+    return loaded.config.for_model()
+
+
+def warn_of_tables(config: Config) -> None:
+    """Warn if a model is named, and only other models have tables."""
+    if config.models and config.model and table_for(config.models, config.model) is None:
         names = ", ".join(config.models)
         Console(stderr=True).print(
             f"Warning: no table [models.NAME] is for {config.model}, only for {names}.",
             markup=False,
         )
-    return config.for_model()
 
 
 @contextmanager
-def progress(model: str | None, revision: str | None) -> Iterator[Notice]:
+def progress(settings: Config) -> Iterator[Notice]:
     """Show the progress of loading on stderr; the block itself loads, and gets what shows words."""
-    console = Console(stderr=True)
+    console, model = Console(stderr=True), settings.model
     if model is None:
         console.print("No model named: this is the small demo model that comes with budmlx.")
     else:
-        resolve_model(model, revision)
+        resolve_model(model, settings.revision, models_dirs=settings.models_dir)
     start = time.monotonic()
     title = f"Loading {escape(model or 'the demo model')}"
     with console.status(title) as status:
         yield lambda words: status.update(f"{title}: {escape(words)}")
     console.print(f"Loaded in {time.monotonic() - start:.1f} s.")
+
+
+def open_library(config: Config) -> Library:
+    """The models on this machine, with what plugins can load besides mlx-lm."""
+    return Library.of(config, Plugins.load(config))
 
 
 def memory_line(budget: MemoryBudget) -> str:
@@ -68,16 +80,10 @@ def memory_line(budget: MemoryBudget) -> str:
     )
 
 
-def size_text(count: int) -> str:
-    """A number of bytes for readers, such as `12.0 GiB`."""
-    unit, size = ("MiB", 2**20) if count < 2**30 else ("GiB", 2**30)
-    return f"{count / size:.1f} {unit}"
-
-
 def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:
     """An engine in this process for a command that talks to it itself."""
     own = {"model": model, "engine_host": "thread"}
     check_backend()
     settings = for_served(read_config({**flags, **own}, config))
-    with progress(settings.model, settings.revision) as notice:
+    with progress(settings) as notice:
         return Engine.from_config(settings, notice=notice)

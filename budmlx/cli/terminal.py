@@ -18,6 +18,11 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
+def printable(text: str) -> str:
+    """Text of others, such as the name of a directory, without control characters."""
+    return text.translate(_CONTROLS)
+
+
 def checked(text: str) -> str:
     """`text`, if it was valid UTF-8. Raises InvalidRequestError if not."""
     try:

@@ -6,9 +6,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from budmlx.config.values import AutoTokens, Names, Prompt, SamplingValues, SizeOrShare
+from budmlx.config.values import (
+    Adapters,
+    AutoTokens,
+    Names,
+    Prompt,
+    SamplingValues,
+    SizeOrShare,
+)
 
-OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session"})
+OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session", "adapter"})
 """Settings that say which model it is, or are of use to no other."""
 
 
@@ -34,6 +41,11 @@ class ModelConfig(BaseModel):
         0.0,
         ge=0,
         description="Seconds without a request after which the model is unloaded; 0: never.",
+    )
+    adapter: Adapters = Field(
+        (),
+        description="LoRA adapter that requests may choose, as NAME=DIRECTORY: what mlx-lm or PEFT "
+        "wrote for this model.",
     )
     session: Names = Field(
         (), description="File of `Engine.save_session` whose KV every prompt may begin with."

@@ -11,7 +11,15 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from budmlx.config.explain import explain
 from budmlx.config.keys import keys_in
-from budmlx.config.values import Aliases, AutoSize, KVDirectory, Names, Origins, Secrets
+from budmlx.config.values import (
+    Aliases,
+    AutoSize,
+    Directories,
+    KVDirectory,
+    Names,
+    Origins,
+    Secrets,
+)
 from budmlx.errors import ConfigError
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -43,10 +51,19 @@ class ServerConfig(BaseModel):
         (),
         description="Origin of web pages that may use this server, such as http://localhost:3000.",
     )
+    models_dir: Directories = Field(
+        (),
+        description="Directory with models: each has one of its own in it, by itself or in that of "
+        "its publisher.",
+    )
     aliases: Aliases = Field(
         {},
         description="Names that clients ask for and the served models they get, as NAME=MODEL. In "
         "NAME, * stands for any characters; a name without * wins, then the longest.",
+    )
+    demo: bool = Field(
+        False,
+        description="Serve the small demo model that comes with budmlx, under every name.",
     )
     default_model: str | None = Field(
         None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
@@ -43,6 +43,35 @@ def size_or_share(text: str) -> float:
         raise PydanticCustomError("size_or_share", message) from error
 
 
+_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may be called so."""
+    return _ADAPTER.fullmatch(name) is not None
+
+
+def adapter_path(path: str | os.PathLike[str]) -> str:
+    """The directory of an adapter, whatever the working directory is."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def adapter_paths(given: Iterable[str]) -> dict[str, str]:
+    """The directories of adapters by their names. given: each as NAME=DIRECTORY."""
+    pairs = (each.partition("=") for each in given)
+    return {name: adapter_path(path) for name, _, path in pairs}
+
+
+def _check_adapters(given: tuple[str, ...]) -> tuple[str, ...]:
+    names = [each.partition("=")[0] for each in given if each.partition("=")[2]]
+    if len(names) < len(given) or not all(map(is_adapter_name, names)):
+        message = "must be NAME=DIRECTORY; a name has letters, digits, dots, dashes, underscores"
+        raise PydanticCustomError("adapters", message)
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("adapters", "must not name two adapters alike")
+    return given
+
+
 def _check_tokens(value: object) -> object:
     if value == "auto":
         return value
@@ -73,6 +102,10 @@ def kv_directory(text: str = "auto") -> str:
     if text == "auto":
         text = str(cache_directory() / "kv")
     return os.path.abspath(os.path.expanduser(text))
+
+
+def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(os.path.abspath(os.path.expanduser(path)) for path in paths)
 
 
 def _check_size(text: str) -> str:
@@ -150,5 +183,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 Pairs = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)]
 SamplingValues = Annotated[Mapping[str, int | float], NoDecode, BeforeValidator(_sampling)]
 Aliases = Annotated[Pairs, AfterValidator(_check_aliases)]
+Directories = Annotated[Names, AfterValidator(_absolute)]
+Adapters = Annotated[Names, AfterValidator(_check_adapters)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

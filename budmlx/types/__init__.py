@@ -22,7 +22,7 @@ from budmlx.types.events import (
     ToolCallDelta,
     Usage,
 )
-from budmlx.types.reply import Choice, Completion, ModelInfo
+from budmlx.types.reply import Adapter, Choice, Completion, ModelInfo
 from budmlx.types.request import (
     ImagePart,
     Message,
@@ -55,6 +55,7 @@ __all__ = [
     "MAX_TTL",
     "PARAMETERS",
     "RANGES",
+    "Adapter",
     "CacheExplanation",
     "CachePolicy",
     "Choice",

@@ -127,6 +127,7 @@ class Request:
     namespace: an opaque name of the client; cached responses are not shared between namespaces.
     cache_salt: nothing is reused between requests with other salts.
     explain_cache: say how much of the prompt's KV was reused, and why not more.
+    adapter: the name of the adapter to use, empty for none; inside the engine, its files' digest.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -145,6 +146,7 @@ class Request:
     namespace: str = ""
     cache_salt: str = ""
     explain_cache: bool = False
+    adapter: str = ""
 
     @property
     def shows_images(self) -> bool:

@@ -17,7 +17,7 @@ from budmlx.config import Config, ModelConfig, ServerConfig
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError
 from budmlx.server.app import create_app
 from budmlx.server.state import IN_FLIGHT
@@ -339,7 +339,7 @@ def test_an_engine_runs_with_the_table_of_its_model() -> None:
 def test_a_server_offers_the_model_under_the_names_of_its_table() -> None:
     model = tiny_model_dir()
     tables = {"mine": {"model": str(model), "alias": ["yours"], "engine_host": "thread"}}
-    models = ModelSet.load(Config.of(models=tables))
+    models = Models(Config.of(models=tables))
     try:
         assert models.names == (model.name, "mine", "yours")
     finally:
@@ -349,7 +349,7 @@ def test_a_server_offers_the_model_under_the_names_of_its_table() -> None:
 def test_the_rows_of_the_table_count_for_the_servers_queue() -> None:
     with Engine.load(SHIPPED_MODEL) as engine:
         config = Config.of(models={"a": {"max_rows": 1}}, max_rows=50, max_queue=2)
-        assert create_app(ModelSet(engine, ()), config)[IN_FLIGHT].limit == 3
+        assert create_app(Models.of(engine, ()), config)[IN_FLIGHT].limit == 3
 
 
 def test_commands_load_the_model_of_a_table_with_its_settings(tmp_path: Path) -> None:

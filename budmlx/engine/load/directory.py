@@ -10,7 +10,8 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from budmlx.errors import ModelLoadError
 from budmlx.plugins.vision import ModelFiles
 
 INDEX = "model.safetensors.index.json"
+INCOMPLETE = "model_incomplete"
+"""The code of errors about files that are missing or damaged: a download would mend them."""
 UNSAFE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What names of files end in that loading may read.
 READ = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"})
+Tensor = Mapping[str, Any]
+"""What a header says of a tensor: its `dtype`, `shape` and `data_offsets`."""
 # The longest header that the safetensors library accepts.
 MAX_HEADER = 100_000_000
 BITS = {
@@ -31,20 +36,24 @@ BITS = {
 }  # fmt: skip
 
 
-def check_model_dir(path: Path, name: str) -> None:
+def check_model_dir(path: Path, name: str) -> dict[str, Tensor]:
     """Refuse what could not run, would need code from the repository, or is damaged.
 
-    name: what messages call the model.
+    name: what messages call the model. Returns what the headers say of its tensors, by name.
 
     Raises:
-        ModelLoadError: names the file at fault and what to do about it.
+        ModelLoadError: names the file at fault and what to do about it; its code is `INCOMPLETE`
+            where files are missing or damaged.
     """
     check_links(path, name)
-    config = _read_json(path / "config.json", name)
+    if not (path / "config.json").exists():
+        raise ModelLoadError(f"{name} {_instead_of_a_model(path)}")
+    config = read_json(path / "config.json", name)
     _check_code(config, name)
-    shards = _listed_shards(path, name)
-    for shard in shards:
-        check_safetensors(path / shard, name)
+    tensors: dict[str, Tensor] = {}
+    for shard in _listed_shards(path, name):
+        tensors |= check_safetensors(path / shard, name)
+    return tensors
 
 
 def check_links(path: Path, name: str, advice: str = "Download the model again.") -> None:
@@ -60,18 +69,21 @@ def check_links(path: Path, name: str, advice: str = "Download the model again."
     )
     if dead:
         links = "their links lead" if len(dead) > 1 else "its link leads"
-        raise ModelLoadError(f"{name}: {_some(dead)} missing ({links} nowhere). {advice}")
+        message = f"{name}: {some(dead)} missing ({links} nowhere). {advice}"
+        raise ModelLoadError(message, code=INCOMPLETE)
 
 
 def model_files(path: Path) -> ModelFiles:
     """The description of a model directory for plugins. Raises ModelLoadError."""
     optional = path / "preprocessor_config.json"
-    preprocessor = _read_json(optional, path.name) if optional.is_file() else {}
-    return ModelFiles(str(path), _read_json(path / "config.json", path.name), preprocessor)
+    preprocessor = read_json(optional, path.name) if optional.is_file() else {}
+    return ModelFiles(str(path), read_json(path / "config.json", path.name), preprocessor)
 
 
-def check_safetensors(path: Path, name: str) -> None:
+def check_safetensors(path: Path, name: str) -> dict[str, Tensor]:
     """Compare the header of a weight file with its size; the weights are not read.
+
+    Returns what the header says of each tensor.
 
     Raises:
         ModelLoadError: the file is cut short, is something else, or contradicts itself.
@@ -82,7 +94,7 @@ def check_safetensors(path: Path, name: str) -> None:
         length = int.from_bytes(start[:8], "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
             if kind := _impostor(start):
-                raise ModelLoadError(f"{name}: {path.name} is {kind}.")
+                raise ModelLoadError(f"{name}: {path.name} is {kind}.", code=INCOMPLETE)
             raise _damaged(path, name, f"it ends inside its header, after {size:,} bytes")
         file.seek(8)
         header = file.read(length)
@@ -102,6 +114,7 @@ def check_safetensors(path: Path, name: str) -> None:
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise _damaged(path, name, f"it has {size:,} bytes, its header promises {expected:,}")
+    return {str(key): tensor for key, tensor in tensors.items()}
 
 
 def _tensor_end(tensor: dict[str, Any]) -> int:
@@ -117,7 +130,8 @@ def _damaged(path: Path, name: str, reason: str) -> ModelLoadError:
     # In the hub's cache a file that is fetched again would be a link to the damaged one.
     file = path.resolve() if path.is_symlink() else "the file"
     return ModelLoadError(
-        f"{name}: {path.name} is damaged: {reason}. Delete {file} and download it again."
+        f"{name}: {path.name} is damaged: {reason}. Delete {file} and download it again.",
+        code=INCOMPLETE,
     )
 
 
@@ -139,36 +153,49 @@ def _listed_shards(path: Path, name: str) -> list[str]:
     present = {file.name for file in path.glob("model*.safetensors")}
     if not (path / INDEX).is_file():
         if not present:
-            raise ModelLoadError(f"{name} {_instead_of_weights(path)}")
+            raise ModelLoadError(f"{name} {no_weights(_names(path))}")
         return sorted(present)
     try:
-        listed = {str(file) for file in _read_json(path / INDEX, name)["weight_map"].values()}
+        listed = {str(file) for file in read_json(path / INDEX, name)["weight_map"].values()}
     except (KeyError, AttributeError) as error:
         raise ModelLoadError(f"{name}: {INDEX} has no weight_map.") from error
     if outside := sorted(file for file in listed if not re.fullmatch(r"[\w.-]+", file)):
         raise ModelLoadError(f"{name}: {INDEX} names a file outside the model: {outside[0]!r}.")
     if missing := sorted(listed - present):
         raise ModelLoadError(
-            f"{name}: {_some(missing)} missing. Download the model again; finished files are kept."
+            f"{name}: {some(missing)} missing. Download the model again; finished files are kept.",
+            code=INCOMPLETE,
         )
     if extra := sorted(present - listed):
         raise ModelLoadError(
-            f"{name}: {_some(extra)} not part of the model ({INDEX} does not list it) "
+            f"{name}: {some(extra)} not part of the model ({INDEX} does not list it) "
             "but would be loaded. Delete it or move it away."
         )
     return sorted(listed)
 
 
-def _some(files: list[str]) -> str:
+def some(files: list[str]) -> str:
+    """The names of one or a few files, with the verb that goes with them."""
     rest = len(files) - 3
     return ", ".join(files[:3]) + (
         f" and {rest} more are" if rest > 0 else " are" if len(files) > 1 else " is"
     )
 
 
-def _instead_of_weights(path: Path) -> str:
-    """Complete the sentence about a model without safetensors files."""
-    return no_weights(file.name for file in path.iterdir())
+def _names(path: Path) -> list[str]:
+    return [file.name for file in path.iterdir()]
+
+
+def _instead_of_a_model(path: Path) -> str:
+    """Complete the sentence about a directory without config.json."""
+    names = _names(path)
+    if "adapter_config.json" in names:
+        return "is an adapter, not a model of its own: it goes with the model it was trained on."
+    if "model_index.json" in names:
+        return "is a pipeline of several models, such as those that make pictures."
+    if any(Path(name).suffix == ".gguf" for name in names):
+        return no_weights(names)
+    return "is not a model directory: it has no config.json."
 
 
 def no_weights(files: Iterable[str]) -> str:
@@ -201,6 +228,7 @@ def _check_code(config: dict[str, Any], name: str) -> None:
         )
 
 
+@cache
 def known_architectures() -> frozenset[str]:
     """Model types that mlx-lm knows, found without importing it (that would load MLX)."""
     spec = importlib.util.find_spec("mlx_lm")
@@ -214,7 +242,8 @@ def known_architectures() -> frozenset[str]:
     return frozenset(file.stem for file in (root / "models").glob("*.py")) | remapped.keys()
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of the model `name`. Raises ModelLoadError."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -223,7 +252,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         raise ModelLoadError(f"{name}: cannot read {path.name}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(
-            f"{name}: {path.name} is not JSON. Delete it and download it again."
+            f"{name}: {path.name} is not JSON. Delete it and download it again.", code=INCOMPLETE
         ) from error
     if not isinstance(value, dict):
         raise ModelLoadError(f"{name}: {path.name} does not hold a JSON object.")
