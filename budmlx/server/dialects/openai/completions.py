@@ -146,7 +146,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     _check_places(body, request.app[IN_FLIGHT].limit)
     namespace = request.get(NAMESPACE, "")
     requests = [replace(each, namespace=namespace) for each in body.to_requests()]
-    warnings += engine.warnings(requests[0])
+    warnings += await off_loop(size, engine.warnings, requests[0])
     requests = await off_loop(size, _with_ids, body, engine, requests)
     echoes = await off_loop(size, _echoes, body, engine)
     reply = TextReply(
