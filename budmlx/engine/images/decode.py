@@ -32,7 +32,7 @@ Picture = Image.Image | bytes | str | os.PathLike[str] | NDArray[np.uint8]
 # white space could be in several parts of each of many parameters.
 _DATA_URL = re.compile(
     r"data:\s*+image/[\w.+-]++\s*+"
-    r'(?:;[^;,="]*+(?:=\s*+(?:"(?:[^"\\]|\\.)*+"\s*+|[^;,"]*+))?+)*+,',
+    r'(?:;[^;,="]*+(?:=\s*+(?:"(?:[^"\\]|\\.)*"\s*+|[^;,"]*+))?)*,',
     re.IGNORECASE,
 )
 _BASE64 = re.compile(r";\s*base64\s*,\Z", re.IGNORECASE)

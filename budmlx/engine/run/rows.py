@@ -246,9 +246,9 @@ class RequestWarnings:
                 warnings += changes(template, request.messages)
             _, effort = template.with_known_effort(request.chat_template_kwargs)
             warnings += [effort] if effort else []
-        free = not is_forced(request) and request.response_format is None
-        strict = free and any(tool.strict for tool in active_tools(request))
-        if strict and not can_be_strict(self.parsers):
+        strict = any(tool.strict for tool in active_tools(request))
+        free = strict and not is_forced(request) and request.response_format is None
+        if free and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):
             warnings.append("`response_format` has no effect on a reply that must be a call.")
