@@ -19,7 +19,10 @@ from budmlx.errors import BudmlxError
 
 # name: ("module:function", summary). The summary repeats the first line of the docstring.
 COMMANDS = {
-    "serve": ("budmlx.cli.serve:serve", "Serve a model over HTTP."),
+    "serve": (
+        "budmlx.cli.serve:serve",
+        "Serve a model over HTTP, or all that are on this machine.",
+    ),
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
     "models": ("budmlx.cli.models:models", "List the models on this machine."),

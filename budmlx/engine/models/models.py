@@ -158,11 +158,6 @@ class Models:
         return tuple(self._catalogue)
 
     @property
-    def max_rows(self) -> int:
-        """Most rows that any of them runs at once."""
-        return max(self._config.max_rows, *(each.spec.config.max_rows for each in self.residents))
-
-    @property
     def loaded(self) -> list[Engine]:
         """The engines of the models that are loaded."""
         return [each.engine for each in self._catalogue if each.engine is not None]
