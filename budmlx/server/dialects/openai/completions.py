@@ -150,30 +150,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
     _check_places(body, request.app[IN_FLIGHT].limit)
     namespace = request.get(NAMESPACE, "")
     requests = [replace(each, namespace=namespace) for each in body.to_requests()]
-<<<<<<< HEAD
     reply = TextReply(body, warnings, logprobs=body.logprobs is not None)
 
     async def run(engine: Engine) -> answer.Events:
         body.check_ids(engine.info.vocab_size)
-        reply.loaded(engine, requests[0])
+        await off_loop(size, reply.loaded, engine, requests[0])
         ready = await off_loop(size, _with_ids, body, engine, requests)
         reply.echoes = await off_loop(size, _echoes, body, engine)
         return as_one([(each.n, engine.aevents(each, request.get(ORIGIN))) for each in ready])
 
-=======
-    warnings += await off_loop(size, engine.warnings, requests[0])
-    requests = await off_loop(size, _with_ids, body, engine, requests)
-    echoes = await off_loop(size, _echoes, body, engine)
-    reply = TextReply(
-        body,
-        engine.info.fingerprint,
-        warnings,
-        logprobs=body.logprobs is not None,
-        echoes=echoes,
-    )
-    parts = [(each.n, engine.aevents(each, request.get(ORIGIN))) for each in requests]
-    events = as_one(parts)
->>>>>>> h-srv
     if streaming:
         return await answer.streamed(request, model, reply, run, places=len(requests))
 
