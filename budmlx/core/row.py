@@ -158,10 +158,14 @@ class Row:
         """Forget the last `count` tokens that were drawn and not read."""
         self.unread -= count
 
-    def reset(self) -> None:
-        """Forget everything that is not in `ids`, so that the row can be prefilled again."""
+    def reset(self, *, doubtful: bool = False) -> None:
+        """Forget everything that is not in `ids`, so that the row can be prefilled again.
+
+        doubtful: a fault may have spoilt what plugins keep; they begin anew then.
+        """
+        if self.unread or doubtful:
+            self.states.clear()
         self.rewind(self.unread)
-        self.states.clear()
         if self.grammar is not None:
             self.grammar.reset()
 

@@ -209,7 +209,7 @@ class Executor:
         for row_id in plan.leave:
             self._rows.pop(row_id, None)
         for row in self._rows.values():
-            row.reset()
+            row.reset(doubtful=True)
         mx.clear_cache()
 
     def rest(self) -> None:
@@ -231,7 +231,7 @@ class Executor:
         requeued = [self._rows[row_id] for row_id in plan.requeue if row_id in self._rows]
         self._withdraw([*left, *requeued])
         for row in requeued:
-            row.reset()
+            row.reset(doubtful=plan.forget)
         for row_id in plan.compact:
             self._group(row_id).compact()
         for first, second in plan.merge:
