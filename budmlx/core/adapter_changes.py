@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from budmlx.core.adapters.files import AdapterFiles
 from budmlx.core.adapters.loaded import Adapters
 from budmlx.core.batch.executor import Executor
@@ -20,7 +22,7 @@ from budmlx.core.model.device_numbers import DeviceNumbers
 from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.model.model import Model
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
+from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, MemoryBudget, RemoveAdapter
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +69,19 @@ def adapter_room(memory: MemoryModel, numbers: DeviceNumbers) -> int:
 class AdapterChanges:
     """Carries out changes of a model's adapters, in their order. On the core's thread only.
 
-    emit: receives the answers. post: hands what a thread has read to the core's own.
-    pending: whether `work` has something to do.
+    budget: that of the core as it is. emit: receives the answers. post: hands what a thread has
+    read to the core's own. pending: whether `work` has something to do.
     """
 
     def __init__(
         self,
         executor: Executor,
+        budget: Callable[[], MemoryBudget],
         emit: Callable[[AdapterAnswer], None],
         post: Callable[[FilesRead], None],
     ):
         self._executor = executor
+        self._budget = budget
         self._emit = emit
         self._post = post
         self.pending = False
@@ -147,7 +151,9 @@ class AdapterChanges:
             if is_device_fault(error):
                 raise
             return
-        self._emit(answer if answer.removed else _loaded(self._executor.adapters, source, digest))
+        if not answer.removed:
+            answer = _loaded(self._executor.adapters, source, digest)
+        self._emit(msgspec.structs.replace(answer, budget=self._budget()))
 
 
 def _path(source: AdapterSource) -> Path:

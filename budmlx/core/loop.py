@@ -109,7 +109,7 @@ class CoreLoop:
             stream_slowdown=self._settings.stream_slowdown,
             token_decoder=self._settings.token_decoder,
         )
-        changes = AdapterChanges(executor, self._emit, self._inbox.put)
+        changes = AdapterChanges(executor, lambda: scheduler.budget, self._emit, self._inbox.put)
         self._emit(Loaded(model.info, scheduler.budget, adapters))
         while self._receive(scheduler, executor, changes):
             busy = scheduler.busy

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from budmlx.protocol.memory import MemoryBudget
+
 
 class AdapterSource(msgspec.Struct, frozen=True):
     """The files of an adapter. path: their directory.
@@ -31,7 +33,7 @@ class AdapterAnswer(msgspec.Struct, frozen=True, tag="adapter"):
     """The outcome for an adapter: of loading it or, if `removed`, of forgetting it.
 
     digest: SHA-256 of its files, hexadecimal, by which rows choose it. nbytes: of its matrices as
-    they are stored. problem: why there is none of this; else empty.
+    they are stored. problem: why there is none of this; else empty. budget: what is left now.
     """
 
     source: AdapterSource
@@ -39,3 +41,4 @@ class AdapterAnswer(msgspec.Struct, frozen=True, tag="adapter"):
     nbytes: int = 0
     removed: bool = False
     problem: str = ""
+    budget: MemoryBudget = MemoryBudget()

@@ -22,6 +22,7 @@ from budmlx.errors import ModelLoadError
 
 # What holds the numbers of each type, by safetensors' names; numpy has no bfloat16.
 NUMBERS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+PICKLE = "adapter_model.bin"
 LARGEST = {"F32": 3.4028235e38, "F16": 65504.0, "BF16": 3.3895314e38}
 
 
@@ -92,6 +93,8 @@ def _bytes(path: Path, name: str) -> bytes:
         return (path / name).read_bytes()
     except FileNotFoundError:
         advice = "name the directory that mlx-lm or PEFT wrote"
+        if (path / PICKLE).exists():
+            advice = f"{PICKLE} is a pickle, which can run code; save it with safe_serialization"
         raise refusal(path, name, f"there is no such file; {advice}") from None
     except OSError as error:
         raise refusal(path, name, f"it cannot be read: {error.strerror}") from error

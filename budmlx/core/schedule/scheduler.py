@@ -96,12 +96,12 @@ class Scheduler:
         is less. See `Executor.set_memory_limit`.
         """
         self._executor.set_memory_limit(limit, prefix_cache)
-        self._admission.update(self._executor.memory)
         self._room = None  # so that the room for stored KV is told anew
 
     @property
     def budget(self) -> MemoryBudget:
         """The bounds of memory."""
+        self._admission.update(self._executor.memory)
         return msgspec.structs.replace(self._executor.budget, longest_row=self._admission.longest)
 
     def submit(self, request: GenerateRequest) -> None:

@@ -14,7 +14,6 @@ from budmlx.protocol import (
     AdapterSource,
     AddAdapter,
     CoreSettings,
-    MemoryBudget,
     RemoveAdapter,
 )
 
@@ -34,15 +33,6 @@ class HostAdapters:
         self._post = post
         self._lock = threading.Lock()
         self._awaited: list[tuple[Change, Future[AdapterAnswer]]] = []
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of them."""
-        return sum(each.nbytes for each in list(self.loaded.values()))
-
-    def budget(self, budget: MemoryBudget) -> MemoryBudget:
-        """A core's budget with the adapters among the weights."""
-        return msgspec.structs.replace(budget, weights=budget.weights + self.nbytes)
 
     def settings(self, settings: CoreSettings) -> CoreSettings:
         """The settings of a further core, which loads the same adapters."""

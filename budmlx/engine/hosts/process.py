@@ -152,7 +152,7 @@ class ProcessHost:
                 waiting=self._latest.waiting + self._recovery.held,
                 running=self._latest.running,
                 memory=self._latest.memory,
-                budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
+                budget=self._budget,
                 restarts=self._restarts,
             )
 
@@ -293,6 +293,8 @@ class ProcessHost:
                 elif isinstance(frame, MemoryLimitSet):
                     self._take_budget(frame.budget)
                 elif isinstance(frame, AdapterAnswer):
+                    if not frame.problem:
+                        self._budget = frame.budget
                     self.adapters.answered(frame)
                 continue
             self._note = child.note()

@@ -119,7 +119,7 @@ class ThreadHost:
             waiting=frame.waiting,
             running=frame.running,
             memory=frame.memory,
-            budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
+            budget=self._budget,
         )
 
     def close(self) -> None:
@@ -156,6 +156,8 @@ class ThreadHost:
                 self._limit_change.take(message.budget)
             return
         if isinstance(message, AdapterAnswer):
+            if not message.problem:
+                self._budget = message.budget
             self.adapters.answered(message)
             return
         if not isinstance(message, StepFrame):

@@ -44,7 +44,9 @@ class Changing(Driver):
         super().__init__(self.model)
         self.answers: list[AdapterAnswer] = []
         self.read: SimpleQueue[FilesRead] = SimpleQueue()
-        self.changes = AdapterChanges(self.executor, self.answers.append, self.read.put)
+        self.changes = AdapterChanges(
+            self.executor, lambda: self.scheduler.budget, self.answers.append, self.read.put
+        )
 
     def change(self, message: AddAdapter | RemoveAdapter) -> AdapterAnswer:
         """Make a change, with a turn after each piece of it."""
@@ -124,11 +126,10 @@ def test_adapters_take_memory_of_rows(path: Path, folder: Path, tmp_path: Path) 
     driver = Changing(path, memory_limit=weights + 2_200_000)
     longest = driver.scheduler._admission.longest
     answer = driver.change(AddAdapter(source))
-    driver.turn()
     memory = driver.model.memory_now
-    assert memory.weights == weights + answer.nbytes
+    assert answer.budget.weights == memory.weights == weights + answer.nbytes
     left = driver.scheduler._admission.longest
-    assert left == memory.longest_row(8192, 64) < longest
+    assert answer.budget.longest_row == left == memory.longest_row(8192, 64) < longest
     big = write_mlx(tmp_path / "big", path, rank=400)
     refused = driver.change(AddAdapter(AdapterSource(str(big))))
     assert "MiB, and the memory limit leaves" in refused.problem

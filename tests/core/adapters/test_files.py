@@ -168,6 +168,8 @@ def test_files_that_are_none(good: dict[str, Path], tmp_path: Path) -> None:
     refused(r"adapter_config\.json: it does not hold a JSON object")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_parameters": LORA}))
     refused(rf"{MLX}: there is no such file")
+    (tmp_path / "adapter_model.bin").touch()
+    refused(r"adapter_model\.bin is a pickle")
     (tmp_path / MLX).mkdir()
     refused(rf"{MLX}: it cannot be read")
     (tmp_path / MLX).rmdir()

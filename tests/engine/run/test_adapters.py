@@ -188,6 +188,9 @@ def test_adapters_come_and_go_under_load(
         texts = {name: engine.detokenize(ids) for name, ids in expected.items()}
         assert list(engine.adapters) == ["a"]
         weights = engine.status().budget.weights
+        # Of the model and of the one that is there from the start.
+        files = (path / "model.safetensors").stat().st_size
+        assert 0 < weights - engine.adapters["a"].nbytes <= files
         with Load(engine, {name: texts[name] for name in ("", "a")}):
             for _ in range(3):
                 added = engine.add_adapter("b", adapters["b"])
