@@ -4,8 +4,8 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefill, sampled-step, host-work, prefix, images: see `bench.prefill`, `bench.sampled_step`,
-`bench.host_work`, `bench.reuse` and `bench.pictures`.
+prefill, sampled-step, adapters, host-work, prefix, images: see `bench.prefill`,
+`bench.sampled_step`, `bench.adapters`, `bench.host_work`, `bench.reuse` and `bench.pictures`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
+from bench.adapters import adapters
 from bench.host_work import host_work
 from bench.pictures import images
 from bench.prefill import prefill
@@ -200,6 +201,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "long-row": long_row,
     "prefill": prefill,
     "sampled-step": sampled_step,
+    "adapters": adapters,
     "host-work": host_work,
     "prefix": prefix,
     "images": images,

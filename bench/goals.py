@@ -11,6 +11,11 @@ from bench.measure import Metrics
 from bench.rounds import Run
 
 PEER = "mlx_lm.server"
+ADAPTERS = {
+    "unused": "16 adapters, unused",
+    "four": "4 adapters in use",
+    "sixteen": "16 adapters in use",
+}
 
 
 def median(rounds: Sequence[Metrics], name: str) -> float | None:
@@ -154,6 +159,7 @@ def _embedded_bars(run: Run) -> list[Bar]:
         cost = quotient(steps, f"{logits}_sampled", f"{logits}_greedy")
         name = f"step of 16 rows with top_p, {logits} logits, of a greedy one"
         found.append(Bar(name, cost, 1.15, False))
+    found += _adapter_bars(run)
     work = run.embedded.get("host-work", [])
     if any("baseline_single_host" in metrics for metrics in work):
         for kind, label in (("single", "1 row"), ("sixteen", "16 rows")):
@@ -162,6 +168,22 @@ def _embedded_bars(run: Run) -> list[Bar]:
                 Bar(f"host's work in a step of {label}, of --baseline's", share, 0.5, False)
             )
     return found
+
+
+def _adapter_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("adapters", [])
+    limits = {
+        "float32": {"unused": 1.05, "four": 1.15, "sixteen": 1.35},
+        "4bit": {"unused": 1.05, "four": 1.10, "sixteen": 1.35},
+    }
+    if run.gpu:
+        del limits["float32"]  # its model is quantized
+    return [
+        Bar(f"{ADAPTERS[kind]}, {weights}, step of 16 rows against none", cost, limit, False)
+        for weights, kinds in limits.items()
+        for kind, limit in kinds.items()
+        for cost in [quotient(rounds, f"{weights}_{kind}", f"{weights}_none")]
+    ]
 
 
 def _reuse_bars(run: Run) -> list[Bar]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.contestants import NO_REUSE, OURS
-from bench.goals import bars, each, efficiency, median, quotient, ratio, ratio_of
+from bench.goals import ADAPTERS, bars, each, efficiency, median, quotient, ratio, ratio_of
 from bench.measure import Metrics
 from bench.rounds import Run
 
@@ -130,6 +130,14 @@ def steps_table(run: Run) -> Table:
         share = _times(quotient(rounds, f"{logits}_sampled", f"{logits}_greedy"))
         label = f"16 rows with top_p, {logits} logits, against greedy"
         table.append([label, *map(_fine, cells), share, _notes(rounds)])
+    rounds = run.embedded.get("adapters", [])
+    for weights in ("float32", "4bit"):
+        none = median(rounds, f"{weights}_none")
+        for kind, label in ADAPTERS.items() if none else ():
+            name = f"{weights}_{kind}"
+            share = _times(quotient(rounds, name, f"{weights}_none"))
+            label = f"{label}, {weights}, 16 rows, against none"
+            table.append([label, _fine(median(rounds, name)), _fine(none), share, _notes(rounds)])
     work = run.embedded.get("host-work", [])
     for kind, label in (("single", "1 row"), ("sixteen", "16 rows")) if work else ():
         ours, theirs = (median(work, f"{prefix}{kind}_host") for prefix in ("", "baseline_"))

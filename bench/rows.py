@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from budmlx.core.batch.executor import Executor
-from budmlx.core.model.model import Model, load_model
+from budmlx.core.model.loading import load_model
+from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import CoreSettings, GenerateRequest

@@ -22,7 +22,7 @@ from pathlib import Path
 from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.hosts.process import ProcessHost
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from tests.entered import PACKAGE, Entered, Function
 from tests.models import tiny_model_dir
@@ -143,7 +143,7 @@ async def chat(server: HttpServer) -> None:
 
 async def follow(watch: Watch, engine: Engine) -> set[Function]:
     """What the second of two chats runs."""
-    server = await HttpServer.start(ModelSet(engine, ["demo"]), Config(port=0, drain_seconds=0))
+    server = await HttpServer.start(Models.of(engine, ["demo"]), Config(port=0, drain_seconds=0))
     try:
         await chat(server)
         await asyncio.sleep(0.5)  # What comes after the first one is over.

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench import embedded, goals, host_work, pictures, prefill, report, reuse, sampled_step
+from bench import (
+    adapters,
+    embedded,
+    goals,
+    host_work,
+    pictures,
+    prefill,
+    report,
+    reuse,
+    sampled_step,
+)
 from bench.contestants import NO_REUSE, Contestant, contestants
 from bench.machine import Device
 from bench.measure import join_metrics, measure
@@ -272,6 +282,22 @@ def test_a_sampled_step_is_compared_with_a_greedy_one() -> None:
     steps = [f"{logits}_{kind}" for logits in ("peaked", "flat") for kind in ("greedy", "sampled")]
     assert list(found) == ["vocab", *steps]
     assert min(found[step] for step in steps) > 0
+
+
+def test_a_step_with_adapters_is_compared_with_one_without() -> None:
+    sizes = adapters.Sizes(steps=2, settle=1, rounds=1)
+    found = embedded.WHAT["adapters"](tiny_model_dir(scale=4.0), sizes)
+    assert list(found) == [f"{w}_{kind}" for w in ("float32", "4bit") for kind in adapters.KINDS]
+    assert min(found.values()) > 0
+    packed = embedded.WHAT["adapters"](tiny_model_dir(bits=4, scale=4.0), sizes)
+    assert list(packed) == [f"4bit_{kind}" for kind in adapters.KINDS]
+    costs = {"none": 1.0, "unused": 1.0, "four": 1.12, "sixteen": 1.3}
+    rounds = [{f"{w}_{kind}": cost for w in ("float32", "4bit") for kind, cost in costs.items()}]
+    bars = goals.bars(Run(embedded={"adapters": rounds}))
+    reached = [bar.reached for bar in bars if "adapters" in bar.name]
+    assert reached == [True, True, True, True, False, True]
+    rows = report.steps_table(Run(embedded={"adapters": rounds}))[1:]
+    assert rows[4][1:4] == ["1120.00 ms", "1000.00 ms", "1.12x"]
 
 
 def test_the_hosts_work_is_the_rest_of_a_step() -> None:

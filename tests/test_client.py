@@ -20,7 +20,7 @@ from budmlx import Engine
 from budmlx.client import AsyncBudClient, BudAPIError, BudClient, RateLimitError
 from budmlx.client.parameters import Parameters
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.models import tiny_model_dir
@@ -57,7 +57,7 @@ def client(engine: Engine) -> Iterator[BudClient]:
 @pytest.fixture
 async def server(engine: Engine) -> AsyncIterator[HttpServer]:
     config = Config(port=0, drain_seconds=0, api_keys=("the-key",))
-    server = await HttpServer.start(ModelSet(engine, ("llama-3.2-1b",)), config)
+    server = await HttpServer.start(Models.of(engine, ("llama-3.2-1b",)), config)
     yield server
     await server.drain()
 

@@ -139,6 +139,8 @@ def _flag_type(annotation: Any) -> Any:
         return _flag_type(inner[0]) if len(inner) == 1 else None
     if origin is Annotated:
         return _flag_type(arguments[0])
+    if origin is Mapping:
+        return list[str]  # NAME=VALUE
     if origin is tuple and len(arguments) == 2 and arguments[0] in SCALARS:
         return list[arguments[0]]  # type: ignore[valid-type]
     if origin is Literal or annotation in SCALARS:

@@ -21,6 +21,7 @@ from budmlx.engine.load.library.library import Library
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
 from budmlx.protocol import MemoryBudget
+from budmlx.units import size_text
 
 ENGINE_FIELDS = ("revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
@@ -36,14 +37,18 @@ def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
 
 def for_served(loaded: LoadedConfig) -> Config:
     """`Config.for_model` for the named model; warns if only other models have tables."""
-    config = loaded.config
-    if config.models and table_for(config.models, config.model) is None:
+    warn_of_tables(loaded.config)
+    return loaded.config.for_model()
+
+
+def warn_of_tables(config: Config) -> None:
+    """Warn if a model is named, and only other models have tables."""
+    if config.models and config.model and table_for(config.models, config.model) is None:
         names = ", ".join(config.models)
         Console(stderr=True).print(
             f"Warning: no table [models.NAME] is for {config.model}, only for {names}.",
             markup=False,
         )
-    return config.for_model()
 
 
 @contextmanager
@@ -63,9 +68,7 @@ def progress(settings: Config) -> Iterator[Notice]:
 
 def open_library(config: Config) -> Library:
     """The models on this machine, with what plugins can load besides mlx-lm."""
-    loaders = Plugins.load(config).added("add_model_loaders")
-    types = (kind for each in loaders for kind in each.value.model_types)
-    return Library(config.models_dir, architectures=frozenset(types))
+    return Library.of(config, Plugins.load(config))
 
 
 def memory_line(budget: MemoryBudget) -> str:
@@ -75,12 +78,6 @@ def memory_line(budget: MemoryBudget) -> str:
         f"{size_text(budget.weights)} and the prefix cache at most "
         f"{size_text(budget.prefix_cache)}."
     )
-
-
-def size_text(count: int) -> str:
-    """A number of bytes for readers, such as `12.0 GiB`."""
-    unit, size = ("MiB", 2**20) if count < 2**30 else ("GiB", 2**30)
-    return f"{count / size:.1f} {unit}"
 
 
 def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:

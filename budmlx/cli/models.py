@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import open_library, read_config, size_text
+from budmlx.cli.load_model import open_library, read_config
 from budmlx.cli.terminal import printable
 from budmlx.engine.load.library.local_model import LocalModel
+from budmlx.units import size_text
 
 OPTIONS = config_options(("models_dir",))
 EXAMPLE = "mlx-community/Qwen3-4B-4bit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,9 +46,8 @@ def plugins(
             "A new plugin needs a name and a hook: budmlx plugins new NAME --hook HOOK."
         )
     path = write_package(Path(name), hook)
-    typer.echo(
-        f"Wrote {path}. Try: pip install -e '{path}[test]' && pytest {path} && budmlx plugins"
-    )
+    install, test = shlex.quote(f"{path}[test]"), shlex.quote(str(path))
+    typer.echo(f"Wrote {path}. Try: pip install -e {install} && pytest {test} && budmlx plugins")
 
 
 def _list(loaded: Plugins) -> None:

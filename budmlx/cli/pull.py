@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from budmlx.cli.load_model import open_library, read_config, size_text
+from budmlx.cli.load_model import open_library, read_config
 from budmlx.engine.load.library.download_bar import download_bar
 from budmlx.engine.load.library.pull import pull as fetch
+from budmlx.units import size_text
 
 
 def pull(

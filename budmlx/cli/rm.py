@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import open_library, read_config, size_text
+from budmlx.cli.load_model import open_library, read_config
 from budmlx.engine.load.library.removal import Removal
+from budmlx.units import size_text
 
 OPTIONS = config_options(("models_dir",))
 

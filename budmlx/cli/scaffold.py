@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +41,8 @@ def write_package(path: Path, hooks: Sequence[str]) -> Path:
     provides; each of several has a module of its own.
 
     Raises:
-        BudmlxError: there is no such hook, two provide the same, or the name is unusable or taken.
+        BudmlxError: there is no such hook, two provide the same, the name is unusable or taken, or
+            nothing can be written there.
     """
     for hook in hooks:
         if hook not in HOOKS:
@@ -55,10 +58,19 @@ def write_package(path: Path, hooks: Sequence[str]) -> Path:
         "module": path.name.replace("-", "_"),
         "plugin": path.name.removeprefix("budmlx-"),
     }
-    for name, text in _contents(list(dict.fromkeys(hooks)), names).items():
-        file = path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, "utf-8")
+    if keyword.iskeyword(names["module"]) or importlib.util.find_spec(names["module"]):
+        raise BudmlxError(
+            f"Python has something else called {names['module']}; choose another name, such as "
+            f"budmlx-{names['plugin']}."
+        )
+    contents = _contents(list(dict.fromkeys(hooks)), names)
+    try:
+        for name, text in contents.items():
+            file = path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, "utf-8")
+    except OSError as error:
+        raise BudmlxError(f"{path} cannot be written: {error.strerror}.") from error
     return path
 
 

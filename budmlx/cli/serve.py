@@ -15,10 +15,11 @@ import typer
 
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
-from budmlx.cli.load_model import for_served, memory_line, progress, read_config
-from budmlx.cli.show_config import to_toml
+from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
+from budmlx.cli.show_config import sampling_comments, to_toml
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.engine import Engine
+from budmlx.engine.models.models import Models
 from budmlx.open_files import raise_open_files_limit
 from budmlx.server.app import create_loading_app
 from budmlx.server.app import serve as serve_http
@@ -40,7 +41,8 @@ def serve(
         typer.Argument(
             metavar="MODEL",
             help="Model directory, hub repository org/name, or a name of [models.NAME] in the "
-            "file; the demo model if nothing names one.",
+            "file; without it, all models on this machine are served, each loaded when a request "
+            "names it, or the demo model if there is none.",
         ),
     ] = None,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
@@ -49,35 +51,33 @@ def serve(
     ] = False,
     **options: Any,
 ) -> None:
-    """Serve a model over HTTP.
+    """Serve a model over HTTP, or all that are on this machine.
 
     Every option can also be a BUDMLX_* variable or stand in the TOML file; options win, then
     variables. In the file, a table [models.NAME] has settings of a single model.
     """
     loaded = read_config({**given(options, OPTIONS), "model": model}, config)
     if print_config:
-        typer.echo(to_toml(loaded), nl=False)
+        typer.echo(to_toml(loaded) + sampling_comments(loaded), nl=False)
         return
     check_backend()
-    settings = for_served(loaded)
+    settings = loaded.config
+    warn_of_tables(settings)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     _allow_connections()
-    with listen(settings) as listening:
-        with (
-            LoadingServer(listening, create_loading_app(settings)),
-            progress(settings) as notice,
-        ):
-            models = ModelSet.load(settings, notice)
-        typer.echo(memory_line(models.engine.status().budget), err=True)
-        try:
-            announce = announcer(models, settings)
-            asyncio.run(serve_http(models, settings, announce, listening))
-        finally:
-            models.close()
+    with listen(settings) as listening, Models(settings) as models:
+        with LoadingServer(listening, create_loading_app(settings)):
+            for each in models.to_preload:
+                with progress(each.spec.config) as notice:
+                    models.load(each.name, notice)
+        for engine in models.loaded:
+            typer.echo(memory_line(engine.status().budget), err=True)
+        announce = announcer(models, settings)
+        asyncio.run(serve_http(models, settings, announce, listening))
 
 
 def _allow_connections() -> None:
@@ -92,20 +92,27 @@ def _allow_connections() -> None:
         )
 
 
-def announcer(models: ModelSet, config: Config) -> Callable[[str], None]:
+def announcer(models: Models, config: Config) -> Callable[[str], None]:
     """A function that prints the address, and a request to try, once the server answers."""
 
     def announce(url: str) -> None:
-        name = models.names[0]
-        typer.echo(numbers_line(models), err=True)
-        typer.echo(f"{name} is served at {url}/v1. Try: {example(url, name, config)}")
+        loaded = models.loaded
+        for engine in loaded:
+            typer.echo(numbers_line(engine), err=True)
+        name = loaded[0].info.name if loaded else models.names[0]
+        if (count := len(models.residents)) == 1:
+            what = f"{name} is served"
+        else:
+            typer.echo(f"Served when a request names them: {', '.join(models.names)}", err=True)
+            what = f"{count} models are served"
+        typer.echo(f"{what} at {url}/v1. Try: {example(url, name, config)}")
 
     return announce
 
 
-def numbers_line(models: ModelSet) -> str:
+def numbers_line(engine: Engine) -> str:
     """What was chosen for the device, in one line."""
-    numbers = models.engine.info.numbers.items()
+    numbers = engine.info.numbers.items()
     return "Chosen for this device: " + ", ".join(f"{name} {value}" for name, value in numbers)
 
 

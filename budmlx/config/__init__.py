@@ -3,7 +3,7 @@
 `model` and `server` have the settings, `config` both together and the tables of single models,
 `tables` which of these is for a model, `sources` where settings come from, `values` their types,
 `explain` the words for errors, `keys` reads files of API keys. Imports nothing of budmlx but
-errors, the user's directories and the name of a variable in `backend`.
+errors, types, the user's directories and the name of a variable in `backend`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from budmlx.config.explain import explain
 from budmlx.config.model import ModelConfig
 from budmlx.config.server import Options, ServerConfig
 from budmlx.config.values import (
+    Adapters,
     Names,
     Secrets,
     SizeOrShare,
+    adapter_path,
+    adapter_paths,
+    is_adapter_name,
     kv_directory,
     size_or_share,
 )
@@ -23,6 +27,7 @@ from budmlx.directories import cache_directory
 
 __all__ = [
     "ENV_PREFIX",
+    "Adapters",
     "Config",
     "ModelConfig",
     "Names",
@@ -30,8 +35,11 @@ __all__ = [
     "Secrets",
     "ServerConfig",
     "SizeOrShare",
+    "adapter_path",
+    "adapter_paths",
     "cache_directory",
     "explain",
+    "is_adapter_name",
     "kv_directory",
     "size_or_share",
 ]

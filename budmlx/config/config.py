@@ -15,9 +15,9 @@ from pydantic_settings import (
 )
 
 from budmlx.config.explain import TABLES, explain
-from budmlx.config.model import ModelConfig
+from budmlx.config.model import OF_ONE_MODEL, ModelConfig
 from budmlx.config.server import ServerConfig
-from budmlx.config.tables import table_for, where_is
+from budmlx.config.tables import same_place, table_for, where_is
 from budmlx.errors import ConfigError
 
 ENV_PREFIX = "BUDMLX_"
@@ -89,19 +89,40 @@ class Config(ServerConfig, ModelConfig, BaseSettings):
         """These settings with those of one model in place of the defaults, and no tables.
 
         name: a name of a model, or where it is, like `model`; `model` itself if not given, or
-        else the model of the only table. A model without a table has the defaults. A table's
-        own name is the model, if it says no `model`, or else one of its aliases.
+        else the model of the only table. A model without a table has the defaults, but for those
+        `OF_ONE_MODEL`, which only the model has that is meant without a name. A table's own name
+        is the model, if it says no `model`, or else one of its aliases.
 
         Raises:
             ConfigError: no model is named and several have tables, or several tables fit.
         """
         wanted = self.model if name is None else name
         label = table_for(self.models, wanted)
+        values: dict[str, Any] = {"model": wanted, TABLES: {}}
+        if not self.is_main(name):
+            values |= {
+                key: type(self).model_fields[key].default for key in OF_ONE_MODEL - {"model"}
+            }
         if label is None:
-            return self.model_copy(update={"model": wanted, TABLES: {}})
+            return self.model_copy(update=values)
         table = self.models[label]
-        values = {key: getattr(table, key) for key in table.model_fields_set}
+        values |= {key: getattr(table, key) for key in table.model_fields_set}
         values["model"] = where_is(label, table, wanted)
         if label != values["model"]:
             values["alias"] = (label, *values.get("alias", self.alias))
-        return self.model_copy(update={**values, TABLES: {}})
+        return self.model_copy(update=values)
+
+    def is_main(self, name: str | None = None) -> bool:
+        """Whether a name is of the model that is meant without one.
+
+        Raises:
+            ConfigError: see `for_model`.
+        """
+        if name is None or name == self.model:
+            return True
+        if self.model is None and len(self.models) != 1:
+            return False
+        label = table_for(self.models, self.model)
+        return (
+            same_place(name, self.model) if label is None else label == table_for(self.models, name)
+        )

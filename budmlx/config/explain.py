@@ -32,7 +32,7 @@ def explain(
         place = (places or {}).get(path[0]) if path else None
         if detail["type"] == "extra_forbidden":
             text = _unknown(path, names)
-        elif path[:1] == [TABLES] and detail["type"] in _NO_TABLE:
+        elif detail["type"] in _NO_TABLE:
             text = "must be a table"
         else:
             text = plain(detail["msg"])

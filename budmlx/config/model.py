@@ -6,7 +6,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
-from budmlx.config.values import AutoTokens, Names, SizeOrShare
+from budmlx.config.values import (
+    Adapters,
+    AutoTokens,
+    Names,
+    Prompt,
+    SamplingValues,
+    SizeOrShare,
+)
+
+OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session", "adapter"})
+"""Settings that say which model it is, or are of use to no other."""
 
 
 class ModelConfig(BaseModel):
@@ -26,6 +36,17 @@ class ModelConfig(BaseModel):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub repository.")
     alias: Names = Field((), description="Further name that the model answers to.")
+    pin: bool = Field(False, description="Never unload the model to make room for another.")
+    idle_unload: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds without a request after which the model is unloaded; 0: never.",
+    )
+    adapter: Adapters = Field(
+        (),
+        description="LoRA adapter that requests may choose, as NAME=DIRECTORY: what mlx-lm or PEFT "
+        "wrote for this model.",
+    )
     session: Names = Field(
         (), description="File of `Engine.save_session` whose KV every prompt may begin with."
     )
@@ -42,6 +63,12 @@ class ModelConfig(BaseModel):
         "weights",
         description="Memory that a Mac must not page out: the model's weights, all that the core "
         "uses, or none of it. Without effect elsewhere.",
+    )
+    context_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of a prompt and its reply together, if that is less than the "
+        "model's own limit.",
     )
     max_rows: int = Field(64, ge=1, description="Most requests that generate at once.")
     prefill_chunk: AutoTokens = Field(
@@ -80,6 +107,19 @@ class ModelConfig(BaseModel):
         "on-request",
         description="Which replies the response cache keeps: those of greedy and seeded requests "
         "and of requests that ask for it (auto), only of those that ask, or none.",
+    )
+    system_prompt: Prompt | None = Field(
+        None,
+        description="Instructions for conversations that have no system message of their own.",
+    )
+    default_sampling: SamplingValues = Field(
+        {},
+        description="Sampling parameters of requests that do not say them, as NAME=VALUE, such as "
+        "temperature=0.6; over those of the model's generation_config.json.",
+    )
+    generation_config: bool = Field(
+        True,
+        description="Take default sampling parameters from the model's generation_config.json.",
     )
     tool_parser: str = Field(
         "auto",

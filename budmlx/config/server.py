@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -9,7 +11,15 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from budmlx.config.explain import explain
 from budmlx.config.keys import keys_in
-from budmlx.config.values import Directories, KVDirectory, Names, Origins, Secrets
+from budmlx.config.values import (
+    Aliases,
+    AutoSize,
+    Directories,
+    KVDirectory,
+    Names,
+    Origins,
+    Secrets,
+)
 from budmlx.errors import ConfigError
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -21,7 +31,7 @@ class ServerConfig(BaseModel):
     Some are here although they act on models: plugins, since a process loads each of them once;
     `kv_store` and `cache_size`, since they describe one directory and one store, in which every
     model has entries of its own and one limit holds for all; `incremental_tool_calls`, since it
-    is about what clients expect of a stream.
+    is about what clients expect of a stream; `aliases`, since one name can mean one model only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -45,6 +55,52 @@ class ServerConfig(BaseModel):
         (),
         description="Directory with models: each has one of its own in it, by itself or in that of "
         "its publisher.",
+    )
+    aliases: Aliases = Field(
+        {},
+        description="Names that clients ask for and the served models they get, as NAME=MODEL. In "
+        "NAME, * stands for any characters; a name without * wins, then the longest.",
+    )
+    demo: bool = Field(
+        False,
+        description="Serve the small demo model that comes with budmlx, under every name.",
+    )
+    default_model: str | None = Field(
+        None,
+        description="Model that answers to names that nothing else answers to; such names are "
+        "refused if there is none.",
+    )
+    preload: Names = Field(
+        (), description="Model to load at the start; others are loaded when a request names them."
+    )
+    max_models: int | None = Field(
+        None, ge=1, description="Most models that are loaded at once; default: as many as fit."
+    )
+    memory_budget: AutoSize = Field(
+        "auto",
+        description="Bytes for all loaded models together, with their KV and prefix caches, such "
+        "as 40GiB; auto is what the device allows.",
+    )
+    min_stay: float = Field(
+        30.0,
+        ge=0,
+        description="How many seconds a loaded model stays although requests for others wait for "
+        "its memory.",
+    )
+    when_full: Literal["wait", "fail"] = Field(
+        "wait",
+        description="What becomes of a request for a model that has no room before others end: it "
+        "waits, or it fails with 503.",
+    )
+    load_wait: float = Field(
+        120.0,
+        ge=0,
+        description="How many seconds a request waits for its model to be loaded before it gets "
+        "503; 0 does not wait.",
+    )
+    pull_on_demand: bool = Field(
+        False,
+        description="Fetch a model from the hub when a request names one that is not here.",
     )
     kv_store: KVDirectory | None = Field(
         None,
@@ -116,6 +172,14 @@ class ServerConfig(BaseModel):
                 )
         return tuple(dict.fromkeys(key for key, _ in keys))
 
+    def alias_of(self, name: str) -> str | None:
+        """The served model that `aliases` has for a name; None if it has none."""
+        if name in self.aliases:
+            return self.aliases[name]
+        patterns = sorted((key for key in self.aliases if "*" in key), key=len, reverse=True)
+        found = next((key for key in patterns if _matches(key, name)), None)
+        return None if found is None else self.aliases[found]
+
     def plugin_options(self) -> dict[str, dict[str, str]]:
         """The settings in `plugin_option`, by the name of the plugin.
 
@@ -145,3 +209,8 @@ class ServerConfig(BaseModel):
         except ValidationError as error:
             text = explain(error, names=model.model_fields)
             raise ConfigError(f"Plugin {plugin}: {text}.", param="plugin_option") from error
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a name fits a pattern in which `*` stands for any characters."""
+    return fnmatchcase(name, re.sub(r"[\[?]", r"[\g<0>]", pattern))

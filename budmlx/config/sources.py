@@ -11,15 +11,16 @@ from typing import Any
 
 from budmlx.backend import DEVICE_VARIABLE
 from budmlx.config.config import ENV_PREFIX, Config, Environment
-from budmlx.config.explain import TABLES
-from budmlx.config.model import ModelConfig
+from budmlx.config.explain import TABLES, toml_key
+from budmlx.config.model import OF_ONE_MODEL, ModelConfig
+from budmlx.config.tables import table_for
 from budmlx.errors import ConfigError
 
 CONFIG_VARIABLE = "BUDMLX_CONFIG"
 DEBUG_VARIABLE = "BUDMLX_DEBUG"
 DEFAULT_FILE = Path("~/.config/budmlx/config.toml")
-# `model` says which of the models is meant, and nothing about them.
-OVER_TABLES = ModelConfig.model_fields.keys() - {"model"}
+# Of a model that is not the one meant, its table alone says these.
+FOR_ALL = ModelConfig.model_fields.keys() - OF_ONE_MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,31 @@ class LoadedConfig:
     places: Mapping[str, str]
     unknown_variables: tuple[str, ...] = ()
 
+    def for_model(self, name: str | None = None) -> LoadedConfig:
+        """`Config.for_model` with the places of the model's own settings.
+
+        A setting of a table has the place `FILE [models.NAME]`.
+
+        Raises:
+            ConfigError: see `Config.for_model`.
+        """
+        config, places = self.config, dict(self.places)
+        label = table_for(config.models, config.model if name is None else name)
+        if not config.is_main(name):
+            places = {key: place for key, place in places.items() if key not in OF_ONE_MODEL}
+        if label is not None:
+            table = f"{places.get(TABLES, 'default')} [{toml_key(TABLES, label)}]"
+            places |= dict.fromkeys(config.models[label].model_fields_set, table)
+        places.pop(TABLES, None)
+        return LoadedConfig(config.for_model(name), places, self.unknown_variables)
+
 
 def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedConfig:
     """Merge flags over `BUDMLX_*` variables over a TOML file over defaults.
 
-    A flag or a variable applies to all models and overrides the same setting in a table of the
-    file. Other settings of a table override those that the file has for all models.
+    A flag or a variable applies to all models and overrides the same setting in every table of
+    the file; one `OF_ONE_MODEL` does so for the model that is meant without a name. Other settings
+    of a table override those that the file has for all models.
 
     flags: field names and values; None stands for a flag that was not given.
     file: TOML file; without it `BUDMLX_CONFIG`, then `~/.config/budmlx/config.toml`.
@@ -57,21 +77,19 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None) -> LoadedCon
     given = {name: value for name, value in flags.items() if value is not None}
     places |= {name: _flag(name) for name in given}
     over |= given
-    if TABLES in values:
-        values[TABLES] = _without(values[TABLES], OVER_TABLES & over.keys())
-    return LoadedConfig(Config.checked({**values, **over}, places), places, _unknown_variables())
+    config = _over_tables(Config.checked({**values, **over}, places), over.keys())
+    return LoadedConfig(config, places, _unknown_variables())
 
 
-def _without(tables: Any, names: Collection[str]) -> Any:
-    """The tables less some settings; what is no table is left for validation to refuse."""
-    if not isinstance(tables, dict):
-        return tables
-    return {
-        label: {key: value for key, value in table.items() if key not in names}
-        if isinstance(table, dict)
-        else table
-        for label, table in tables.items()
-    }
+def _over_tables(config: Config, names: Collection[str]) -> Config:
+    """The configuration without what its tables say of settings that flags or variables have."""
+    for_all, of_one = FOR_ALL & set(names), (OF_ONE_MODEL - {"model"}) & set(names)
+    tables = {}
+    for label, table in config.models.items():
+        over = for_all | of_one if of_one and config.is_main(label) else for_all
+        kept = table.model_fields_set - over
+        tables[label] = ModelConfig(**{key: getattr(table, key) for key in kept})
+    return config.model_copy(update={TABLES: tables})
 
 
 def _flag(name: str) -> str:

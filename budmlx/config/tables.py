@@ -22,8 +22,8 @@ def table_for(tables: Mapping[str, ModelConfig], model: str | None) -> str | Non
     if model is None:
         if len(tables) > 1:
             raise ConfigError(
-                f"Several models are configured ({', '.join(tables)}), and one can be served: "
-                "name it as MODEL, in BUDMLX_MODEL or by model in the file.",
+                f"Several models are configured ({', '.join(tables)}): name one of them as "
+                "MODEL, in BUDMLX_MODEL or by model in the file.",
                 param="model",
             )
         return next(iter(tables), None)
@@ -41,6 +41,12 @@ def where_is(label: str, table: ModelConfig, wanted: str | None) -> str:
     if table.model is not None:
         return table.model
     return label if wanted is None or wanted in table.alias else wanted
+
+
+def same_place(one: str | None, other: str | None) -> bool:
+    """Whether two models are one directory."""
+    directory = None if one is None or other is None else _directory(one)
+    return directory is not None and directory == _directory(str(other))
 
 
 def _is_for(label: str, table: ModelConfig, model: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
@@ -12,6 +13,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from budmlx.directories import cache_directory
+from budmlx.errors import InvalidRequestError
+from budmlx.types import default_value
 
 # Browsers leave out the port that a scheme has anyway.
 _USUAL = {"http": ":80", "https": ":443"}
@@ -40,6 +43,35 @@ def size_or_share(text: str) -> float:
         raise PydanticCustomError("size_or_share", message) from error
 
 
+_ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may be called so."""
+    return _ADAPTER.fullmatch(name) is not None
+
+
+def adapter_path(path: str | os.PathLike[str]) -> str:
+    """The directory of an adapter, whatever the working directory is."""
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def adapter_paths(given: Iterable[str]) -> dict[str, str]:
+    """The directories of adapters by their names. given: each as NAME=DIRECTORY."""
+    pairs = (each.partition("=") for each in given)
+    return {name: adapter_path(path) for name, _, path in pairs}
+
+
+def _check_adapters(given: tuple[str, ...]) -> tuple[str, ...]:
+    names = [each.partition("=")[0] for each in given if each.partition("=")[2]]
+    if len(names) < len(given) or not all(map(is_adapter_name, names)):
+        message = "must be NAME=DIRECTORY; a name has letters, digits, dots, dashes, underscores"
+        raise PydanticCustomError("adapters", message)
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("adapters", "must not name two adapters alike")
+    return given
+
+
 def _check_tokens(value: object) -> object:
     if value == "auto":
         return value
@@ -50,6 +82,19 @@ def _check_tokens(value: object) -> object:
     if tokens < 1:
         raise PydanticCustomError("tokens", "must be a number of tokens, at least 1, or auto")
     return tokens
+
+
+def _check_auto_size(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        size = _SIZE.validate_python(value)
+    except ValueError:
+        size = ByteSize(0)
+    # pydantic overlooks what follows a number, such as %.
+    if size < 1 or value is True or not str(value)[-1].isalnum():
+        raise PydanticCustomError("auto_size", "must be a size such as 40GiB, or auto")
+    return size
 
 
 def kv_directory(text: str = "auto") -> str:
@@ -75,6 +120,42 @@ def _split_commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _pairs(value: object) -> object:
+    """The pairs of a flag or variable, NAME=VALUE, as a mapping."""
+    entries = _split_commas(value)
+    if not isinstance(entries, list | tuple):
+        return entries
+    pairs = [str(entry).partition("=") for entry in entries]
+    if not all(separator for _, separator, _ in pairs):
+        raise PydanticCustomError("pairs", "must be of the form NAME=VALUE")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+def _check_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
+    if not all(name and model and "*" not in model for name, model in aliases.items()):
+        message = "must be names, each with the one model that answers, which has no *"
+        raise PydanticCustomError("aliases", message)
+    return aliases
+
+
+def _check_prompt(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("prompt", "must be text in Unicode") from error
+    return text
+
+
+def _sampling(value: object) -> object:
+    entries = _pairs(value)
+    if not isinstance(entries, Mapping):
+        return entries
+    try:
+        return {str(name): default_value(str(name), number) for name, number in entries.items()}
+    except InvalidRequestError as error:
+        raise PydanticCustomError("sampling", "{why}", {"why": error.message}) from error
+
+
 # A whole scheme only where its hosts are names that nobody can know before.
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\*|[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
@@ -93,10 +174,16 @@ def _check_origins(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
+AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
+Prompt = Annotated[str, AfterValidator(_check_prompt)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Pairs = Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)]
+SamplingValues = Annotated[Mapping[str, int | float], NoDecode, BeforeValidator(_sampling)]
+Aliases = Annotated[Pairs, AfterValidator(_check_aliases)]
 Directories = Annotated[Names, AfterValidator(_absolute)]
+Adapters = Annotated[Names, AfterValidator(_check_adapters)]
 Origins = Annotated[Names, AfterValidator(_check_origins)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_commas)]

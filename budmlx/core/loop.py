@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
 from budmlx.core.activity import Activity
+from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.batch.executor import Executor
 from budmlx.core.device import use_device
 from budmlx.core.kernel_cache import keep_kernels
+from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
-from budmlx.core.model.model import load_model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import (
+    AddAdapter,
     Cancel,
     CoreSettings,
     FromCore,
     Loaded,
     LoadFailed,
-    MemoryBudget,
+    MemoryLimitSet,
+    RemoveAdapter,
     SessionFile,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     Submit,
@@ -60,7 +65,8 @@ class CoreLoop:
         self._settings = settings
         self._emit = emit
         self._replaceable = replaceable
-        self._inbox: SimpleQueue[ToCore] = SimpleQueue()
+        self._inbox: SimpleQueue[ToCore | FilesRead] = SimpleQueue()
+        self._limit_set = False  # and not confirmed yet
 
     def post(self, message: ToCore) -> None:
         """Queue a message for the core. Thread-safe."""
@@ -83,12 +89,14 @@ class CoreLoop:
         try:
             use_device()
             model = load_model(self._settings)
+            adapters = load_adapters(model, self._settings.adapters)
         except ModelLoadError as error:
             self._emit(LoadFailed(error.message))
             return
         reuse = open_reuse(model, self._settings.prefix_cache, self._settings.kv_store)
+        loaded = ["", *model.adapters.names]
         for path in self._settings.sessions:
-            if problem := reuse.open_session(SessionFile(path=path, save=False)):
+            if problem := reuse.open_session(SessionFile(path=path, save=False), loaded):
                 self._emit(LoadFailed(f"The session cannot be used: {problem}"))
                 return
         if self._settings.warmup:
@@ -101,19 +109,23 @@ class CoreLoop:
             stream_slowdown=self._settings.stream_slowdown,
             token_decoder=self._settings.token_decoder,
         )
-        budget = MemoryBudget(model.memory.limit, model.memory.weights, reuse.limit)
-        self._emit(Loaded(model.info, budget))
-        while self._receive(scheduler, executor):
+        changes = AdapterChanges(executor, self._emit, self._inbox.put)
+        self._emit(Loaded(model.info, scheduler.budget, adapters))
+        while self._receive(scheduler, executor, changes):
             busy = scheduler.busy
+            if changes.pending:
+                executor.between_steps(partial(changes.work, busy=busy))
             self._emit(scheduler.step(self._emit) if busy else StepFrame(memory=memory_use()))
+            self._confirm_limit(scheduler)
         executor.close(CLOSE_SECONDS)
 
-    def _receive(self, scheduler: Scheduler, executor: Executor) -> bool:
+    def _receive(self, scheduler: Scheduler, executor: Executor, changes: AdapterChanges) -> bool:
         """Pass on all messages that are there; wait for one if there is nothing to do."""
+        busy = scheduler.busy or changes.pending
         try:
-            message = self._inbox.get(block=not scheduler.busy, timeout=HEARTBEAT)
+            message = self._inbox.get(block=not busy, timeout=HEARTBEAT)
         except Empty:
-            if not scheduler.busy:
+            if not busy:
                 executor.rest()
             return True
         try:
@@ -124,6 +136,19 @@ class CoreLoop:
                     scheduler.submit(message.request)
                 elif isinstance(message, Cancel):
                     scheduler.cancel(message.id)
+                elif isinstance(message, SetMemoryLimit):
+                    scheduler.set_memory_limit(message.limit, self._settings.prefix_cache)
+                    self._limit_set = True
+                elif isinstance(message, AddAdapter | RemoveAdapter | FilesRead):
+                    changes.take(message)
                 message = self._inbox.get_nowait()
         except Empty:
             return True
+
+    def _confirm_limit(self, scheduler: Scheduler) -> None:
+        """Report that a limit is kept, once it is: rows that need more may have to end first."""
+        # What is in use is this model's alone only in a process of its own.
+        alone = self._replaceable
+        if self._limit_set and not (alone and memory_use().active > scheduler.budget.limit):
+            self._limit_set = False
+            self._emit(MemoryLimitSet(scheduler.budget))

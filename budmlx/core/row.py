@@ -179,3 +179,9 @@ class Row:
         fork = self.request.fork
         fresh = not (self.produced or other.produced or self.solo or other.solo)
         return fork != 0 and fork == other.request.fork and fresh and self.trial == other.trial
+
+
+def adapters_of(rows: Sequence[Row]) -> list[str]:
+    """The adapter of each row, empty for none; nothing at all if no row has one."""
+    adapters = [row.request.adapter for row in rows]
+    return adapters if any(adapters) else []

@@ -193,6 +193,9 @@ class Requests:
         ]
         if self._model.vision is not None:
             parts.append(Part([self._row(40, images=[IMAGE])]))
+        if adapters := list(self._model.adapters.names):
+            own = [self._row(30 + n, adapter=name) for n, name in enumerate(adapters[:MOST_ROWS])]
+            parts += [Part(own[:1]), Part([*own, self._row(30)])]
         return parts
 
     def _row(

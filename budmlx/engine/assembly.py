@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,9 @@ from budmlx.config import Config, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.core_settings import core_settings
 from budmlx.engine.load.directory import model_files
+from budmlx.engine.load.generation_config import changed, sampling_defaults
 from budmlx.engine.reply.parsers import Parsers
+from budmlx.engine.request.defaults import RequestDefaults
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
@@ -19,6 +23,9 @@ from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
+from budmlx.types import SamplingDefault
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Assembly:
     parsers: Parsers
     pipeline: RequestPipeline
     warnings: RequestWarnings
+    defaults: Mapping[str, SamplingDefault]
 
 
 def assemble(
@@ -43,6 +51,9 @@ def assemble(
         ConfigError: a plugin that the configuration names cannot be used with it.
     """
     tokenizer = Tokenizer.load(path)
+    defaults, problems = sampling_defaults(path, config)
+    for problem in problems:
+        log.warning("%s: %s", name, problem)
     files = model_files(path)
     images = Images(plugins, tokenizer, files, config)
     settings = core_settings(files, name, config, plugins, images, tokenizer.mended_decoder)
@@ -59,7 +70,8 @@ def assemble(
     salt = f"{info.fingerprint} {ModelIdentity.read(path).listed()} {plugins.digest}"
     cache = ReplyCache(store, config, salt, plugins.limits.cache_seconds)
     rows = RowBuilder(info, plugins, parsers, tracker, shared=config.prefix_cache_shared)
-    preparation = Preparation(plugins, tokenizer, parsers, images, info)
+    added = RequestDefaults(changed(defaults), config.system_prompt or "")
+    preparation = Preparation(plugins, tokenizer, parsers, images, info, added)
     return Assembly(
         tokenizer,
         parsers,
@@ -70,4 +82,5 @@ def assemble(
             filtered=bool(plugins.added("add_output_filters")),
             cached=cache.enabled,
         ),
+        defaults,
     )

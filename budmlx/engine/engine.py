@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,21 +17,25 @@ from budmlx.engine.load.hub import SHIPPED_MODEL, model_name, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
+from budmlx.engine.run.adapters import AdapterMethods
 from budmlx.engine.run.concurrent_requests import run_all
 from budmlx.engine.run.origin import RequestOrigin
-from budmlx.engine.run.sessions import beginning, run_session
+from budmlx.engine.run.sessions import SessionMethods
 from budmlx.engine.text.encoding import Encoding, TextMethods
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice, Progress
+from budmlx.protocol import MemoryBudget
 from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
 
 # The name of the model that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
 
 
-class Engine(TextMethods):
+class Engine(TextMethods, SessionMethods, AdapterMethods):
     """A loaded model that answers chats. Thread-safe; one engine serves many callers.
+
+    defaults: sampling parameters of requests that do not say them, and where each was set.
 
     >>> with Engine.load(model_path) as engine:
     ...     reply = engine.chat("Say something.", temperature=0, max_tokens=8)
@@ -56,7 +61,9 @@ class Engine(TextMethods):
         self._parts = assemble(path, name, config, self.plugins, notice)
         self._pipeline = self._parts.pipeline
         self._tokenizer = self._parts.tokenizer
+        self._adapters = self._pipeline.dispatcher.adapters
         self.info: ModelInfo = self._pipeline.dispatcher.info
+        self.defaults = self._parts.defaults
 
     @classmethod
     def load(
@@ -121,6 +128,10 @@ class Engine(TextMethods):
         """The state of the host: whether requests make progress now."""
         return self._pipeline.dispatcher.host.status()
 
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the memory of the model by `limit` bytes; see `Host.set_memory_limit`."""
+        return self._pipeline.dispatcher.host.set_memory_limit(limit)
+
     def prefix_cache_stats(self) -> PrefixCacheStats:
         """Counts of the KV that prompts reused so far, and of the reasons why it was not more."""
         return self._pipeline.tracker.stats
@@ -132,7 +143,7 @@ class Engine(TextMethods):
 
         messages: a string (one user message), or messages as dicts in the
         chat-completions shape or as `Message`. sampling: fields of `SamplingParams`,
-        `n`, `cache` (see `CachePolicy.of`) and `chat_template_kwargs`.
+        `n`, `cache` (see `CachePolicy.of`), `adapter` (a name) and `chat_template_kwargs`.
 
         Raises:
             InvalidRequestError: a message or parameter is wrong; `param` names it.
@@ -203,29 +214,6 @@ class Engine(TextMethods):
         request = messages if isinstance(messages, Request) else chat_request(messages, options)
         return drive(self._pipeline.preparation.template(request))
 
-    # Sessions
-
-    def save_session(self, messages: Messages | Sequence[int], path: str | Path) -> int:
-        """Write the KV of a long beginning, such as a book, to a file; returns its tokens.
-
-        messages: as of `chat`, or token ids. Prompts that begin alike need not compute it after
-        `load_session`, or on a server that is started with `--session`.
-
-        Raises:
-            InvalidRequestError: it cannot be saved; the message says why.
-        """
-        self._check_open()
-        return run_session(self._pipeline, beginning(messages), path, save=True)
-
-    def load_session(self, path: str | Path) -> None:
-        """Read a session of this model; it stays in memory until the engine is closed.
-
-        Raises:
-            InvalidRequestError: it cannot be used; the message says why.
-        """
-        self._check_open()
-        run_session(self._pipeline, beginning([0]), path, save=False)
-
     # Requests
 
     def events(self, request: Request) -> Generator[Event, None, None]:
@@ -254,7 +242,7 @@ class Engine(TextMethods):
     def with_ids(self, request: Request) -> Request:
         """The request for raw text with the ids of its prompt. Raises the errors of `events`."""
         self._check_open()
-        _, prompt = drive(self._pipeline.preparation.run(request))
+        _, prompt = drive(self._pipeline.prepared(request))
         return replace(request, prompt=tuple(prompt.ids))
 
     def _stream(

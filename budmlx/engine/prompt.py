@@ -1,12 +1,10 @@
-"""Tokenized prompts, and their submission to the core."""
+"""Tokenized prompts."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from budmlx.protocol import Image
-from budmlx.types import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,38 +19,3 @@ class TokenizedPrompt:
     images: tuple[Image, ...] = ()
     checkpoints: tuple[int, ...] = ()
     ends: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A prompt as it is submitted to the core, with the namespace of its owner.
-
-    namespace: that of the KV that it may reuse. since: `History.count` at the submission.
-    """
-
-    owner: str
-    namespace: str
-    prompt: TokenizedPrompt
-    is_chat: bool
-    explain: bool
-    since: int = 0
-
-    @classmethod
-    def of(cls, request: Request, prompt: TokenizedPrompt, *, shared: bool) -> Submission:
-        """shared: API keys may reuse each other's KV."""
-        owner = "" if shared else request.namespace
-        return cls(
-            owner,
-            _namespace(owner, request.cache_salt),
-            prompt,
-            request.messages is not None,
-            request.explain_cache,
-        )
-
-
-def _namespace(owner: str, salt: str) -> str:
-    """The namespace of a pair: distinct for distinct pairs, and empty for two empty strings."""
-    if not owner and not salt:
-        return ""
-    text = f"{len(owner)} {owner}{salt}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -117,7 +117,8 @@ class Plugins:
 
         Raises:
             ConfigError: a plugin that was named or handed over cannot be loaded, live objects
-                are given although the core is another process, or an option is no plugin's.
+                are given although the core is another process, or an option is no plugin's, or
+                refused by one.
         """
         if objects and config.engine_host == "process":
             raise ConfigError(
@@ -156,6 +157,9 @@ class Plugins:
             settings = declared_by(plugin)
         except ValueError as error:
             raise LoadProblem(str(error)) from error
+        for other in self._loaded.values():
+            if twice := sorted(settings.keys() & other.settings.keys()):
+                raise LoadProblem(f"the plugin {other.info.name} has settings of {twice[0]}, too")
         hooks = (getattr(self._manager.hook, hook).get_hookimpls() for hook in info.hooks)
         takes_config = any(
             "config" in each.argnames
@@ -195,6 +199,10 @@ class Plugins:
             for implementation in caller.get_hookimpls():
                 if implementation.wrapper or implementation.hookwrapper:
                     raise LoadProblem(f"{caller.name} is a wrapper, which budmlx has no use for")
+                if _is_async(implementation.function):
+                    raise LoadProblem(
+                        f"{caller.name} is async, but nothing would await it; make it a plain def"
+                    )
         if not hooks:
             raise LoadProblem("it implements no hook; mark functions with @budmlx.hookimpl")
         return tuple(hooks)
@@ -211,6 +219,8 @@ class Plugins:
     def _collect(self, name: str, hook: str) -> tuple[Any, ...]:
         try:
             values = tuple(chain.from_iterable(self._caller(hook, name)(config=self._config)))
+        except ConfigError:
+            raise
         except FAULTS as error:
             raise LoadProblem(f"{hook} failed: {_words(error)}") from error
         for value in values:
@@ -344,6 +354,10 @@ def _imported(candidate: Candidate) -> object:
     if inspect.isclass(plugin):
         raise LoadProblem("it is a class; name a module or an instance")
     return plugin
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _arguments(function: object) -> list[str]:

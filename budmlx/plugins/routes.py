@@ -8,4 +8,8 @@ from typing import Any
 from aiohttp import web
 
 ENGINE: web.AppKey[Any] = web.AppKey("budmlx_engine")
-"""The key of the `budmlx.Engine` that the server answers with: `request.app[ENGINE]`."""
+"""The key of the `budmlx.Engine` that the server answers with: `request.app[ENGINE]`. A server of
+several models, or of one that may be unloaded, has none."""
+MODELS: web.AppKey[Any] = web.AppKey("budmlx_models")
+"""The key of the `budmlx.Models` of every server: `async with
+request.app[MODELS].find(name).aengine() as engine`."""

@@ -191,6 +191,8 @@ OutputFilterFactory = Callable[[], OutputFilter]
 class RequestRecord:
     """The record of a request that ended. It holds no text of the request or of the reply.
 
+    A completion of several prompts has a record for each of them, with the same ids.
+
     model: empty if the request was refused before its model was looked up. outcome: `refused`
     if the request is wrong, not allowed or too much now, which took no computing.
     reasons: finish reasons of the choices; empty unless completed.
@@ -225,7 +227,8 @@ class Route(Protocol):
     """An `aiohttp.web.RouteDef`, as `web.get(path, handler)` makes it.
 
     Handlers run on the server's only event loop, beside all other requests: what blocks or
-    computes for long belongs into `asyncio.to_thread`. Nothing limits the time of a handler.
+    computes for long belongs into `asyncio.to_thread`. Nothing limits the time of a handler. It may
+    raise `web.HTTPException`s, and errors of `budmlx.errors`, to answer with their status.
     `request.app[ENGINE]`, with the key `ENGINE` of `budmlx.plugins.routes`, is the `budmlx.Engine`
     of the server: a handler awaits its `achat` or iterates over `astream`, and reads `info`,
     `status()` and `prefix_cache_stats()`. It must not call `chat` or close the engine.

@@ -8,6 +8,7 @@ errors and types.
 
 from __future__ import annotations
 
+from budmlx.protocol.adapters import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
 from budmlx.protocol.frames import (
     PROTOCOL_VERSION,
     Cancel,
@@ -15,8 +16,10 @@ from budmlx.protocol.frames import (
     Hello,
     Loaded,
     LoadFailed,
+    MemoryLimitSet,
     RowErrorCode,
     RowFailed,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     Submit,
@@ -41,6 +44,9 @@ __all__ = [
     "LEAST_REUSED",
     "LEAST_STRETCH",
     "PROTOCOL_VERSION",
+    "AdapterAnswer",
+    "AdapterSource",
+    "AddAdapter",
     "Cancel",
     "CoreSettings",
     "FromCore",
@@ -52,12 +58,15 @@ __all__ = [
     "LoadFailed",
     "Loaded",
     "MemoryBudget",
+    "MemoryLimitSet",
     "MemoryUse",
     "PluginCall",
     "PluginTarget",
+    "RemoveAdapter",
     "RowErrorCode",
     "RowFailed",
     "SessionFile",
+    "SetMemoryLimit",
     "Shutdown",
     "StepFrame",
     "Submit",

@@ -6,12 +6,13 @@ from typing import Literal
 
 import msgspec
 
+from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 # Engine to core.
 
@@ -35,20 +36,27 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: int
 
 
+class SetMemoryLimit(msgspec.Struct, frozen=True, tag="set_memory_limit"):
+    """Keep within other bounds from now on. limit: bytes, as in `MemoryBudget`."""
+
+    limit: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Drop everything and end."""
 
 
-ToCore = Hello | Submit | Cancel | Shutdown
+ToCore = Hello | Submit | Cancel | SetMemoryLimit | AddAdapter | RemoveAdapter | Shutdown
 
 # Core to engine.
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is in memory and requests are taken."""
+    """The model is in memory and requests are taken. adapters: those of the settings, in order."""
 
     info: ModelInfo
     budget: MemoryBudget = MemoryBudget()
+    adapters: list[AdapterAnswer] = []
 
 
 class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
@@ -60,6 +68,12 @@ class WarmingUp(msgspec.Struct, frozen=True, tag="warming_up"):
     done: int
     total: int
     seconds: float | None = None
+
+
+class MemoryLimitSet(msgspec.Struct, frozen=True, tag="memory_limit_set"):
+    """What is in use is within the bounds that were set last."""
+
+    budget: MemoryBudget
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -77,6 +91,7 @@ RowErrorCode = Literal[
     "invalid_grammar",
     "grammar_error",
     "session_error",
+    "model_not_found",
 ]
 
 
@@ -122,4 +137,4 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     memory: MemoryUse = MemoryUse()
 
 
-FromCore = WarmingUp | Loaded | LoadFailed | StepFrame
+FromCore = WarmingUp | Loaded | LoadFailed | MemoryLimitSet | AdapterAnswer | StepFrame

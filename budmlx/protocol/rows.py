@@ -83,6 +83,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: places in the prompt up to which others may be the same, ascending; those between
     the first and the last matter less.
     session: a file to read before the prompt is computed, or to write afterwards.
+    adapter: the digest of the adapter that computes it beside the model; empty for none.
     """
 
     id: int
@@ -103,6 +104,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     images: list[Image] = []
     checkpoints: list[int] = []
     session: SessionFile | None = None
+    adapter: str = ""
 
 
 def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:

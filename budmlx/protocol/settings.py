@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from budmlx.protocol.adapters import AdapterSource
+
 
 class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
     """An object of a plugin for the core to import. core: `package.module:attribute`."""
@@ -41,6 +43,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader: a plugin's function that gives the model's classes instead of mlx-lm. vision: a
     plugin's factory of the vision encoder.
     sessions: files whose KV every row may begin with.
+    adapters: what rows may choose. One that must have a digest may be missing: the rows that
+    chose it fail then.
     token_decoder: what stands for the decoder in tokenizer.json, as JSON; empty leaves it.
     warmup: before it serves, the core runs what requests will run.
     """
@@ -58,5 +62,6 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader: PluginTarget | None = None
     vision: PluginTarget | None = None
     sessions: list[str] = []
+    adapters: list[AdapterSource] = []
     token_decoder: str = ""
     warmup: bool = True

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, cast
 
 from aiohttp import web
 
 from budmlx.config import ServerConfig
+from budmlx.engine.engine import Engine
+from budmlx.engine.models.models import ServedModel
 from budmlx.server.dialects.base import ReplyEncoder, StreamEncoder
 from budmlx.server.errors import failure_of
 from budmlx.server.limits import Limits
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, IN_FLIGHT, LIMITS, NAMESPACE
-from budmlx.types import Completion, Event
+from budmlx.types import Completion, Event, Finished
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Headers that keep proxies from holding back a stream."""
+LOADED_SECONDS = 0.01
+"""A request that waited longer than this for its model had to wait for a load."""
 
 Events = AsyncIterator[Event]
 Collect = Callable[[Sequence[Event]], Completion]
+Run = Callable[[Engine], Awaitable[Events]]
+"""Runs a request on the engine of its model, which is loaded by then."""
 
 
 async def whole(
-    request: web.Request, encoder: ReplyEncoder, events: Events, collect: Collect, places: int = 1
+    request: web.Request,
+    model: ServedModel,
+    encoder: ReplyEncoder,
+    run: Run,
+    collect: Collect,
+    places: int = 1,
 ) -> web.Response:
-    """Answer when all is generated. places: the number that the events hold in flight."""
-    async with _in_flight(request, encoder, events, places):
+    """Answer when all is generated. places: the number that the request holds in flight."""
+    async with _events(request, model, encoder, run, places) as events:
         done = collect([event async for event in events])
     return web.Response(
         body=encoder.whole(done), content_type="application/json", headers=encoder.headers
@@ -37,12 +50,12 @@ async def whole(
 
 
 async def streamed(
-    request: web.Request, encoder: ReplyEncoder, events: Events, places: int = 1
+    request: web.Request, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int = 1
 ) -> web.StreamResponse:
     """Answer event by event, or raise an error from before the first one. See `whole`."""
     sender = EventStream(request, encoder, request.app[CONFIG], request.app[LIMITS])
     try:
-        async with _in_flight(request, encoder, events, places), sender:
+        async with sender, _events(request, model, encoder, run, places) as events:
             async for event in events:
                 await sender.start()
                 await sender.send(encoder.chunks(event))
@@ -61,15 +74,28 @@ async def streamed(
 
 
 @asynccontextmanager
-async def _in_flight(
-    request: web.Request, encoder: ReplyEncoder, events: Events, places: int
-) -> AsyncIterator[None]:
-    """Hold places for the events; leaving the block cancels the generation."""
+async def _events(
+    request: web.Request, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int
+) -> AsyncIterator[Events]:
+    """Hold places, load the model if need be, and run; leaving the block cancels the generation."""
     if (origin := request.get(ORIGIN)) is not None:
         origin.response_id = encoder.id
-    closing = aclosing(cast("AsyncGenerator[Event, None]", events))
-    async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")), closing:
-        yield
+    async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")):
+        begin = time.monotonic()
+        async with model.aengine() as engine:
+            waited = time.monotonic() - begin
+            events = await run(engine)
+            async with aclosing(cast("AsyncGenerator[Event, None]", events)):
+                yield _queued(events, waited) if waited > LOADED_SECONDS else events
+
+
+async def _queued(events: Events, seconds: float) -> Events:
+    """The events, with the time that the request waited for its model counted as in the queue."""
+    async for event in events:
+        if isinstance(event, Finished):
+            queue = event.timing.queue + seconds
+            event = replace(event, timing=replace(event.timing, queue=queue))
+        yield event
 
 
 class EventStream:

@@ -13,9 +13,10 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import EngineUnavailableError
 from budmlx.plugins.routes import ENGINE
+from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
@@ -24,33 +25,35 @@ from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
 from budmlx.server.records import GENERATING, generating, recorded
-from budmlx.server.routes import docs, health, models
+from budmlx.server.routes import docs, health
+from budmlx.server.routes import models as model_routes
 from budmlx.server.security import guard
 from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
 from budmlx.server.transport import Runner, answer_errors, prepare
 
-ROUTES = (models.endpoints, health.endpoints, docs.endpoints)
+ROUTES = (model_routes.endpoints, health.endpoints, docs.endpoints)
 
 
 def create_app(
-    model_set: ModelSet,
+    models: Models,
     config: Config,
     dialects: Dialects = REGISTERED,
     *,
     limits: Limits = DEFAULTS,
 ) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
-    observers = [recorded] if model_set.engine.plugins.observed else []
+    observers = [recorded] if models.plugins.observed else []
     middlewares = [*observers, guard(config), *rate_limits(config)]
     app = _application(config, dialects, limits, middlewares)
     app[GENERATING] = generating(dialects)
-    app[MODELS] = model_set
-    app[ENGINE] = model_set.engine
+    app[MODELS] = app[PLUGIN_MODELS] = models
+    if (engine := models.only) is not None:
+        app[ENGINE] = engine
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
-    app[IN_FLIGHT] = InFlight(config.for_model().max_rows + config.max_queue)
+    app[IN_FLIGHT] = InFlight(models.max_rows + config.max_queue)
     for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
-    add_plugin_routes(app, model_set.engine.plugins)
+    add_plugin_routes(app, models.plugins)
     return app
 
 
@@ -93,7 +96,7 @@ class HttpServer:
     def __init__(self, app: web.Application, runner: Runner, url: str, port: int):
         self.url = url
         self.port = port
-        self.model_set = app[MODELS]
+        self.models = app[MODELS]
         self.in_flight = app[IN_FLIGHT]
         self._app = app
         self._runner = runner
@@ -101,7 +104,7 @@ class HttpServer:
     @classmethod
     async def start(
         cls,
-        model_set: ModelSet,
+        models: Models,
         config: Config,
         *,
         limits: Limits = DEFAULTS,
@@ -111,7 +114,7 @@ class HttpServer:
 
         Raises ConfigError, see `listen`.
         """
-        app = create_app(model_set, config, limits=limits)
+        app = create_app(models, config, limits=limits)
         listening = listening or listen(config)
         runner = Runner(app)
         await runner.setup()
@@ -133,7 +136,7 @@ class HttpServer:
 
 
 async def serve(
-    model_set: ModelSet,
+    models: Models,
     config: Config,
     announce: Callable[[str], None] = print,
     listening: Listening | None = None,
@@ -146,7 +149,7 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = await HttpServer.start(model_set, config, listening=listening)
+    server = await HttpServer.start(models, config, listening=listening)
     second = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         # When a terminal closes, both the shell and the system send it.

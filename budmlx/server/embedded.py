@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from budmlx.config import Config
 from budmlx.engine.engine import Engine
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 
 
@@ -50,7 +50,7 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     try:
-        server = await HttpServer.start(ModelSet(engine, (), any_name=True), config)
+        server = await HttpServer.start(Models.of(engine, any_name=True), config)
     except Exception as error:  # It is raised where the server was requested.
         started.set_exception(error)
         return

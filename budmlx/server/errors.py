@@ -52,7 +52,7 @@ class HttpError(BudmlxError):
     """The transport refuses a request with a status of its own."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, headers: dict[str, str] | None = None
+        self, status: int, message: str, *, code: str | None, headers: dict[str, str] | None = None
     ):
         super().__init__(message, code=code)
         self.status = status

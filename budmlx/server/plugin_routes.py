@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from itertools import groupby
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from budmlx.errors import BudmlxError, ConfigError
 from budmlx.plugins.boundary import FAULTS, calling, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import Route
+from budmlx.server.errors import HttpError
 from budmlx.server.security import OPEN_ROUTES
 
 log = logging.getLogger(__name__)
 
 PASSED = (web.HTTPException, BudmlxError, ConnectionError)
 """Exceptions that a handler may raise to answer with a status, or when its client is gone."""
+
+_OF_BODY = (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH)
 
 
 def add_plugin_routes(app: web.Application, plugins: Plugins) -> None:
@@ -67,17 +70,30 @@ def _guarded(plugin: str, route: Route) -> Handler:
     what = f"route {route.method} {route.path}"
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        refusal: Exception | None = None
         response: object = None
         with calling(plugin, what):
             try:
                 response = await route.handler(request)
-            except PASSED as answer:
-                refusal = answer
-        if refusal is not None:
-            raise refusal
+            except PASSED as raised:
+                response = raised
+        if isinstance(response, web.HTTPException):
+            response = _answer(response)
+        if isinstance(response, PASSED):
+            raise response
         if not isinstance(response, web.StreamResponse):
             raise wrong_type(plugin, what, response, "a response")
         return response
 
     return handler
+
+
+def _answer(raised: web.HTTPException) -> web.Response | HttpError:
+    """The response that a handler raised; as an error it gets the server's own body."""
+    if raised.status < 400:
+        return web.Response(
+            status=raised.status, reason=raised.reason, headers=raised.headers, body=raised.body
+        )
+    text = raised.text or ""
+    message = raised.reason if text.startswith(f"{raised.status}: ") else text or raised.reason
+    headers = {name: value for name, value in raised.headers.items() if name not in _OF_BODY}
+    return HttpError(raised.status, message, code=None, headers=headers)

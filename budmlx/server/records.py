@@ -46,7 +46,7 @@ async def recorded(request: web.Request, handler: Handler) -> web.StreamResponse
         raise
     except Exception as exc:
         if not origin.recorded:
-            _record_refusal(request.app[MODELS].engine.plugins, origin, exc)
+            _record_refusal(request.app[MODELS].plugins, origin, exc)
         raise
 
 

@@ -30,7 +30,7 @@ PREFLIGHT_SECONDS = 600
 EXPOSED = "X-Request-Id, Retry-After, X-Should-Retry"
 """Headers of replies that pages may read besides those that every page may."""
 
-METHODS = "GET, POST, OPTIONS"
+METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _PRIVATE = "Access-Control-Request-Private-Network"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -161,7 +161,7 @@ def allow_reading(request: web.BaseRequest, response: web.StreamResponse) -> Non
         return
     response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request[ORIGIN]
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
-    response.headers[hdrs.VARY] = "Origin"
+    response.headers.add(hdrs.VARY, "Origin")
 
 
 def _is_open(request: web.Request) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from budmlx.config import ServerConfig
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
@@ -15,7 +15,7 @@ from budmlx.server.limits import Limits
 
 CONFIG = web.AppKey("config", ServerConfig)
 LIMITS = web.AppKey("limits", Limits)
-MODELS = web.AppKey("models", ModelSet)
+MODELS = web.AppKey("models", Models)
 DIALECTS = web.AppKey("dialects", Dialects)
 ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")
 """The endpoints of no dialect; each dialect has its own."""

@@ -168,13 +168,19 @@ class AccessLog(AbstractAccessLogger):
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost middleware: turns every exception into an error response."""
+    """The outermost middleware: turns every exception into an error response.
+
+    Raises ConnectionError if the response has begun or the client is gone.
+    """
     try:
         return await handler(request)
     except ConnectionError:
         raise
     except Exception as exc:  # The outermost boundary of a request.
-        return _error_response(request, exc)
+        response = _error_response(request, exc)
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the response has begun") from exc
+        return response
 
 
 def _error_response(request: web.Request, exc: Exception) -> web.Response:

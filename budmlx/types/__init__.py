@@ -6,6 +6,7 @@ engine, the core and plugins share one vocabulary. Imports nothing of budmlx but
 
 from __future__ import annotations
 
+from budmlx.types.defaults import BUILT_IN, DEFAULTED, SamplingDefault, default_value
 from budmlx.types.events import (
     CacheExplanation,
     ChoiceFinished,
@@ -21,7 +22,7 @@ from budmlx.types.events import (
     ToolCallDelta,
     Usage,
 )
-from budmlx.types.reply import Choice, Completion, ModelInfo
+from budmlx.types.reply import Adapter, Choice, Completion, ModelInfo
 from budmlx.types.request import (
     ImagePart,
     Message,
@@ -47,11 +48,14 @@ from budmlx.types.sampling import (
 )
 
 __all__ = [
+    "BUILT_IN",
+    "DEFAULTED",
     "MAX_BIAS",
     "MAX_BIASES",
     "MAX_TTL",
     "PARAMETERS",
     "RANGES",
+    "Adapter",
     "CacheExplanation",
     "CachePolicy",
     "Choice",
@@ -72,6 +76,7 @@ __all__ = [
     "Request",
     "ResponseFormat",
     "Role",
+    "SamplingDefault",
     "SamplingParams",
     "TextDelta",
     "TextPart",
@@ -82,4 +87,5 @@ __all__ = [
     "ToolCallDelta",
     "ToolChoice",
     "Usage",
+    "default_value",
 ]

@@ -35,6 +35,19 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter that requests may name. path: of its directory. nbytes: of its matrices.
+
+    digest: SHA-256 of its files, in hexadecimal.
+    """
+
+    name: str
+    path: str
+    digest: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One of the answers of a reply.
 

@@ -116,6 +116,8 @@ class Request:
     """One generation. Exactly one of `messages` and `prompt` is given.
 
     prompt: raw text, or token ids, used as they are without a chat template.
+    given: the sampling parameters that the caller said. A model's defaults replace none of these,
+    and none whose value is not the built-in one.
     n: how many choices to generate; they share one prefill.
     tools: functions that the model may call. parallel_tool_calls: it may call several.
     incremental_calls: report the arguments of calls piece by piece.
@@ -125,11 +127,13 @@ class Request:
     namespace: an opaque name of the client; cached responses are not shared between namespaces.
     cache_salt: nothing is reused between requests with other salts.
     explain_cache: say how much of the prompt's KV was reused, and why not more.
+    adapter: the name of the adapter to use, empty for none; inside the engine, its files' digest.
     """
 
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    given: frozenset[str] = frozenset()
     n: int = 1
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
@@ -142,6 +146,7 @@ class Request:
     namespace: str = ""
     cache_salt: str = ""
     explain_cache: bool = False
+    adapter: str = ""
 
     @property
     def shows_images(self) -> bool:

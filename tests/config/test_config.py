@@ -123,10 +123,113 @@ def test_the_prefill_chunk_is_auto_or_a_number(monkeypatch: pytest.MonkeyPatch) 
             Config.of(prefill_chunk=wrong)
 
 
+def test_the_memory_of_all_models_is_auto_or_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Config.of().memory_budget == "auto"
+    assert Config.of(memory_budget="40GiB").memory_budget == 40 * 2**30
+    monkeypatch.setenv("BUDMLX_MEMORY_BUDGET", "3000")
+    assert load_config({}).config.memory_budget == 3000
+    for wrong in ("lots", 0, "-1", "50%", True, None):
+        with pytest.raises(ConfigError, match="memory_budget: must be a size such as 40GiB, or"):
+            Config.of(memory_budget=wrong)
+
+
+def test_default_sampling_parameters_are_a_table_or_pairs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path / "c.toml", "[default_sampling]\ntemperature = 1\ntop_k = 40.0\n")
+    assert load_config({}, file).config.default_sampling == {"temperature": 1.0, "top_k": 40}
+    monkeypatch.setenv("BUDMLX_DEFAULT_SAMPLING", "top_p=0.9, min_p=0")
+    assert load_config({}, file).config.default_sampling == {"top_p": 0.9, "min_p": 0}
+    loaded = load_config({"default_sampling": ["repetition_penalty=1.1"]}, file)
+    assert "default_sampling = {repetition_penalty = 1.1}  # --default-samp" in to_toml(loaded)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"temperature": 3}, "temperature must be between 0 and 2"),
+        ({"top_k": "1.5"}, "top_k must be an integer"),
+        ({"top_p": True}, "top_p must be a number"),
+        ({"top_p": "nan"}, "top_p must be between 0 and 1"),
+        ({"max_tokens": 5}, "max_tokens can have no default; temperature, top_p"),
+        (["temperature"], "must be of the form NAME=VALUE"),
+        (3, "must be a table"),
+    ],
+)
+def test_impossible_default_sampling_parameters_are_refused(value: Any, message: str) -> None:
+    assert f"default_sampling (--default-sampling): {message}" in refusal(
+        {"default_sampling": value}
+    )
+
+
+ALIASES = """
+[aliases]
+"claude-*" = "large"
+"claude-haiku-*" = "small"
+"claude-haiku-4" = "middle"
+"a[b]?*" = "odd"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("claude-opus-4", "large"),
+        ("claude-", "large"),
+        ("claude-haiku-3", "small"),
+        ("claude-haiku-4", "middle"),
+        ("Claude-opus-4", None),
+        ("my-claude-opus-4", None),
+        ("a[b]?c", "odd"),
+        ("abxc", None),
+        ("claude-*", "large"),
+    ],
+)
+def test_a_name_wins_over_patterns_and_the_longest_of_these(
+    tmp_path: Path, name: str, model: str | None
+) -> None:
+    assert load_config({}, toml(tmp_path / "c.toml", ALIASES)).config.alias_of(name) == model
+
+
+def test_aliases_are_a_table_or_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = toml(tmp_path / "c.toml", ALIASES)
+    assert len(load_config({}, file).config.aliases) == 4
+    monkeypatch.setenv("BUDMLX_ALIASES", "gpt-4o=org/large, gpt-*=small")
+    assert load_config({}, file).config.aliases == {"gpt-4o": "org/large", "gpt-*": "small"}
+    printed = to_toml(load_config({"aliases": ["a b=c=d"]}, file))
+    assert 'aliases = {"a b" = "c=d"}  # --aliases' in printed
+    assert Config.of(**tomllib.loads(printed)).aliases == {"a b": "c=d"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "message"),
+    [
+        ({"aliases": ["gpt-4o"]}, "", "aliases (--aliases): must be of the form NAME=VALUE"),
+        ({"aliases": ["gpt-4o="]}, "", "aliases (--aliases): must be names, each with the one"),
+        ({"aliases": ["a=*"]}, "", "aliases (--aliases): must be names, each with the one"),
+        ({}, '[aliases]\na = ["b"]', "aliases (FILE): must be a valid string"),
+        ({}, "aliases = 3", "aliases (FILE): must be a table"),
+    ],
+)
+def test_wrong_aliases_are_refused(
+    tmp_path: Path, flags: dict[str, Any], text: str, message: str
+) -> None:
+    file = toml(tmp_path / "c.toml", text)
+    assert message in refusal(flags, file).replace(str(file), "FILE")
+
+
 @pytest.mark.parametrize("text", ["lots", "-1", "-5%", "150%", "nan", "inf", "", "4GiB%"])
 def test_other_sizes_are_refused(text: str) -> None:
     message = refusal({"prefix_cache": text})
     assert message.endswith("must be a size such as 4GiB, a share such as 50%, or 0")
+
+
+def test_a_system_prompt_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDMLX_SYSTEM_PROMPT", "Be kind.\nBe brief.")
+    printed = to_toml(load_config({}))
+    assert Config.of(**tomllib.loads(printed)).system_prompt == "Be kind.\nBe brief."
+    with pytest.raises(ConfigError, match="system_prompt: must be text in Unicode"):
+        Config.of(system_prompt="\udcff")
 
 
 @pytest.mark.parametrize(
@@ -212,11 +315,19 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
     port=st.integers(0, 65535),
     drain=st.floats(0, allow_infinity=False),
     strict=st.booleans(),
+    aliases=st.dictionaries(TEXT.filter(bool), st.sampled_from(["a", "org/b", '"c"'])),
 )
 def test_the_printed_configuration_reads_back(
-    model: str | None, alias: tuple[str, ...], port: int, drain: float, strict: bool
+    model: str | None,
+    alias: tuple[str, ...],
+    port: int,
+    drain: float,
+    strict: bool,
+    aliases: dict[str, str],
 ) -> None:
-    config = Config.of(model=model, alias=alias, port=port, drain_seconds=drain, strict=strict)
+    config = Config.of(
+        model=model, alias=alias, port=port, drain_seconds=drain, strict=strict, aliases=aliases
+    )
     printed = tomllib.loads(to_toml(LoadedConfig(config, {})))
     assert Config.of(**printed) == config
 

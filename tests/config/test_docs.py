@@ -18,10 +18,15 @@ def test_all_settings_are_in_the_table() -> None:
 
 def test_the_examples_are_files_that_load(tmp_path: Path) -> None:
     examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
+    configs = []
     for example in examples:
         (tmp_path / "c.toml").write_text(example)
-        config = load_config({}, tmp_path / "c.toml").config
+        configs.append(load_config({}, tmp_path / "c.toml").config)
+    _, config, aliases = configs
+    assert aliases.for_model(aliases.alias_of("claude-opus-4")).model == (
+        "mlx-community/Qwen3-32B-4bit"
+    )
     assert config.for_model("large").max_rows == 4
     assert config.for_model("gpt-4o-mini").kv_bits == 8
     assert config.for_model("gpt-4o-mini").max_rows == 16

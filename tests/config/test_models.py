@@ -17,7 +17,7 @@ from budmlx.config import Config, ModelConfig, ServerConfig
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.engine.engine import Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError
 from budmlx.server.app import create_app
 from budmlx.server.state import IN_FLIGHT
@@ -138,6 +138,58 @@ def test_flags_and_variables_win_over_tables(
     assert (large.kv_bits, large.memory_limit) == (8, 12 * 2**30)
 
 
+def test_what_is_of_one_model_is_not_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUDMLX_SESSION", "book")
+    text = TWO + 'revision = "v1"\n'
+    config = read(tmp_path, text, model="small", alias=["mine"], revision="v2")
+    small = config.for_model()
+    assert (small.alias, small.revision, small.session) == (("small", "mine"), "v2", ("book",))
+    assert config.for_model("org/small-4bit") == config.for_model("small") == small
+    large = config.for_model("gpt-4o")
+    assert (large.alias, large.revision, large.session) == (("gpt-4o",), None, ())
+    other = config.for_model("org/other")
+    assert (other.alias, other.revision, other.session) == ((), None, ())
+    # Nothing says of which of two models a flag is.
+    large = read(tmp_path, text, alias=["mine"]).for_model("org/large")
+    assert large.alias == ("gpt-4o",)
+
+
+def test_a_directory_keeps_what_is_of_one_model_by_any_path_to_it(tmp_path: Path) -> None:
+    config = Config.of(model=str(tmp_path), alias=("mine",))
+    assert config.for_model(f"{tmp_path}/.").alias == ("mine",)
+    assert config.for_model(str(tmp_path.parent)).alias == ()
+
+
+def test_places_are_known_of_each_models_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BUDMLX_MAX_ROWS", "5")
+    file = tmp_path / "c.toml"
+    file.write_text(TWO + "idle_unload = 60\n")
+    loaded = load_config({"kv_bits": 8, "model": "small", "alias": ["mine"]}, file)
+    small, table = loaded.for_model(), f"{file} [models.small]"
+    assert small.config == loaded.config.for_model("small")
+    assert small.places == {
+        "model": table,
+        "tool_parser": table,
+        "idle_unload": table,
+        "kv_bits": "--kv-bits",
+        "max_rows": "BUDMLX_MAX_ROWS",
+        "alias": "--alias",
+    }
+    large = loaded.for_model("org/large")
+    assert large.config.kv_bits == 8
+    assert large.places == {
+        "memory_limit": f'{file} [models."org/large"]',
+        "alias": f'{file} [models."org/large"]',
+        "kv_bits": "--kv-bits",
+        "max_rows": "BUDMLX_MAX_ROWS",
+    }
+    assert f"idle_unload = 60.0  # {file} [models.small]" in to_toml(small)
+
+
 def test_tables_have_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUDMLX_MODELS", '{"a": {"kv_bits": 8}}')
     loaded = load_config({})
@@ -195,6 +247,43 @@ def test_printing_shows_tables_and_where_they_come_from(tmp_path: Path) -> None:
     )
 
 
+def test_printing_shows_default_sampling_parameters_and_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/generation_config.json").write_text('{"top_k": 20, "top_p": 3, "min_p": 0.1}')
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f"""
+        [models.one]
+        model = "{tmp_path}/here"
+        default_sampling = {{temperature = 0.6, min_p = 0.2}}
+        [models."org/elsewhere"]
+        generation_config = false
+        [models."org/unknown"]
+        """
+    )
+    printed = CliRunner().invoke(app, ["serve", "--config", str(file), "--print-config"]).output
+    assert Config.of(**tomllib.loads(printed)) == load_config({}, file).config
+    shown = printed.split("# Default sampling parameters of ")[1:]
+    titles = [part.splitlines()[0] for part in shown]
+    assert titles == [f'"{tmp_path}/here"', '"org/elsewhere"', '"org/unknown"']
+    one, elsewhere, unknown = shown
+    assert f"# temperature = 0.6  # {file} [models.one]" in one
+    assert f"# min_p = 0.2  # {file} [models.one]" in one
+    assert "# top_k = 20  # generation_config.json" in one
+    assert "# top_p = 1.0  # built in" in one
+    assert "generation_config.json: top_p must be between 0 and 1" in one
+    assert "not here yet" not in one + elsewhere
+    assert "# Its generation_config.json is not here yet" in unknown
+    arguments = ["serve", "one", "--default-sampling", "top_k=3", "--config", str(file)]
+    printed = CliRunner().invoke(app, [*arguments, "--print-config"]).output
+    assert "# top_k = 3  # --default-sampling\n# min_p = 0.1  # generation_config.json" in printed
+    printed = CliRunner().invoke(app, ["serve", "--print-config"]).output
+    assert "# Default sampling parameters of the demo model\n# temperature = 1.0  # bui" in printed
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 TABLE = st.fixed_dictionaries(
     {},
@@ -203,6 +292,11 @@ TABLE = st.fixed_dictionaries(
         "alias": st.lists(TEXT),
         "revision": TEXT,
         "session": st.lists(TEXT),
+        "pin": st.booleans(),
+        "default_sampling": st.fixed_dictionaries(
+            {}, optional={"top_p": st.floats(0, 1), "top_k": st.integers(0, 9)}
+        ),
+        "idle_unload": st.floats(0, allow_infinity=False),
         "engine_host": st.sampled_from(["process", "thread"]),
         "memory_limit": st.integers(1, 2**50),
         "wired": st.sampled_from(["weights", "all", "none"]),
@@ -245,7 +339,7 @@ def test_an_engine_runs_with_the_table_of_its_model() -> None:
 def test_a_server_offers_the_model_under_the_names_of_its_table() -> None:
     model = tiny_model_dir()
     tables = {"mine": {"model": str(model), "alias": ["yours"], "engine_host": "thread"}}
-    models = ModelSet.load(Config.of(models=tables))
+    models = Models(Config.of(models=tables))
     try:
         assert models.names == (model.name, "mine", "yours")
     finally:
@@ -255,7 +349,7 @@ def test_a_server_offers_the_model_under_the_names_of_its_table() -> None:
 def test_the_rows_of_the_table_count_for_the_servers_queue() -> None:
     with Engine.load(SHIPPED_MODEL) as engine:
         config = Config.of(models={"a": {"max_rows": 1}}, max_rows=50, max_queue=2)
-        assert create_app(ModelSet(engine, ()), config)[IN_FLIGHT].limit == 3
+        assert create_app(Models.of(engine, ()), config)[IN_FLIGHT].limit == 3
 
 
 def test_commands_load_the_model_of_a_table_with_its_settings(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from budmlx.core.batch.executor import WORTH_CLEARING, Executor
-from budmlx.core.model.model import Model, load_model
+from budmlx.core.model.loading import load_model
+from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.prefill import PromptView
 from budmlx.core.schedule.scheduler import Scheduler

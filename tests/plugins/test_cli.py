@@ -162,6 +162,9 @@ def test_a_new_package_says_what_to_install(hooks: str, tmp_path: Path) -> None:
         (["new", "x", "--hook", "nope"], "choose of sampler"),
         (["new", "Bad_Name", "--hook", "route"], "is no name"),
         (["new", ".", "--hook", "route"], "is no name"),
+        (["new", "typer", "--hook", "route"], "such as budmlx-typer"),
+        (["new", "json", "--hook", "route"], "such as budmlx-json"),
+        (["new", "class", "--hook", "route"], "such as budmlx-class"),
         (["list", "x"], "go with"),
         (["list", "--hook", "route"], "go with"),
         (["new", "x", "--hook", "route", "--hook", "nope"], "choose of sampler"),
@@ -174,6 +177,19 @@ def test_a_new_package_says_what_to_install(hooks: str, tmp_path: Path) -> None:
 def test_what_new_needs(arguments: list[str], problem: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["plugins", *arguments])
     assert result.exit_code == 1 and problem in result.stderr
+
+
+def test_a_path_is_written_as_a_shell_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "my work" / "budmlx-mine"
+    shown = new(path, "route")
+    assert f"pip install -e '{path}[test]' && pytest '{path}' && budmlx plugins" in shown
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "budmlx-mine"
+    result = CliRunner().invoke(app, ["plugins", "new", str(path), "--hook", "route"])
+    assert result.exit_code == 1 and "cannot be written: Not a directory." in result.stderr
 
 
 def test_new_overwrites_nothing(tmp_path: Path) -> None:

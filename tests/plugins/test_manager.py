@@ -148,6 +148,14 @@ BROKEN = {
         "import budmlx\n@budmlx.hookimpl(wrapper=True)\ndef add_samplers(): return (yield)",
         "add_samplers is a wrapper",
     ),
+    "is async": (
+        "import budmlx\n@budmlx.hookimpl\nasync def add_routes(): return []",
+        "add_routes is async, but nothing would await it",
+    ),
+    "is async elsewhere": (
+        "import budmlx\n@budmlx.hookimpl\nasync def add_commands(config): yield 1",
+        "add_commands is async, but nothing would await it",
+    ),
     "raises when asked": (
         "import budmlx\n@budmlx.hookimpl\ndef add_samplers(): return 1 / 0",
         "add_samplers failed: ZeroDivisionError",

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.specs import RequestRecord
@@ -36,7 +36,7 @@ class Observer:
 async def serving(observer: Observer, **settings: Any) -> AsyncIterator[HttpServer]:
     with Engine.load(tiny_model_dir(), plugins=[observer]) as engine:
         config = Config(port=0, drain_seconds=0, **settings)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             yield server
         finally:
@@ -74,9 +74,15 @@ async def test_a_record_says_where_a_request_came_from() -> None:
         assert record.request_id == answer.headers["X-Request-Id"]
         assert record.response_id == events(answer.content)[0]["id"]
         assert record.route == "/v1/chat/completions"
-        raw = json.dumps({"model": "demo", "prompt": "a", "max_tokens": 2}).encode()
+        fields = {"model": "demo", "max_tokens": 2}
+        raw = json.dumps({"prompt": "a", **fields}).encode()
         answer, record = await record_of(server, observer, post(raw, "/v1/completions"))
         assert (record.response_id, record.route) == (answer.json["id"], "/v1/completions")
+        observer.records.clear()
+        raw = json.dumps({"prompt": ["a", "b"], **fields}).encode()
+        answer = await exchange(server, post(raw, "/v1/completions"))
+        await until(lambda: len(observer.records) == 2)
+        assert {each.response_id for each in observer.records} == {answer.json["id"]}
 
 
 REFUSED: dict[str, tuple[bytes, str]] = {
@@ -84,6 +90,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "another model": (post(dumped(model="nobody")), "model_not_found"),
     "a wrong field": (post(dumped(n=0)), "invalid_request"),
     "an unknown sampler": (post(dumped(sampler={"name": "nobody"})), "invalid_request"),
+    "a result without a call": (
+        post(dumped(messages=[{"role": "tool", "content": "a"}])),
+        "invalid_request",
+    ),
     "a long prompt": (post(dumped(content="word " * 20_000)), "context_length_exceeded"),
     "no key": (post(dumped(), Authorization="Bearer no"), "invalid_api_key"),
     "an empty prompt": (
@@ -118,6 +128,7 @@ def test_refused_requests_have_a_record(kind: str, refusals: dict[str, tuple[Any
     assert record.request_id == answer.headers["X-Request-Id"]
     assert record.route in ("/v1/chat/completions", "/v1/completions")
     assert record.started <= record.finished and record.usage is None
+    assert record.response_id == ""
 
 
 async def test_other_paths_have_none() -> None:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.specs import Route
@@ -39,6 +39,10 @@ async def gone(request: web.Request) -> web.Response:
     raise web.HTTPNotFound
 
 
+async def varied(request: web.Request) -> web.Response:
+    return web.Response(headers={"Vary": "Accept"})
+
+
 async def busy(request: web.Request) -> web.Response:
     raise OverloadedError("Later.")
 
@@ -60,11 +64,32 @@ async def summary(request: web.Request) -> web.Response:
     return web.json_response(found)
 
 
+async def moved(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/health")
+
+
+async def done(request: web.Request) -> web.Response:
+    raise web.HTTPAccepted(text="Later.")
+
+
+async def limited(request: web.Request) -> web.Response:
+    raise web.HTTPTooManyRequests(text="Once a day.", headers={"Retry-After": "9"})
+
+
+async def halfway(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"half")
+    raise RuntimeError
+
+
 class Routes:
     @hookimpl
     def add_routes(self) -> Sequence[Route]:
         handlers = {"names": names, "broken": broken, "nonsense": nonsense, "gone": gone}
-        handlers |= {"busy": busy, "summary": summary}
+        handlers |= {"busy": busy, "summary": summary, "moved": moved, "done": done}
+        handlers |= {"varied": varied}
+        handlers |= {"limited": limited, "halfway": halfway}
         routes = [web.get(f"/extra/{name}", handler) for name, handler in handlers.items()]
         return [*routes, web.post("/extra/picky", picky)]
 
@@ -72,7 +97,7 @@ class Routes:
 async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
         config = Config(port=0, drain_seconds=0)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
             answer = await exchange(server, get("/extra/names"))
             assert answer.status == 200 and "demo" in answer.json
@@ -86,7 +111,8 @@ async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
                 check_error(answer, 500, code="plugin_error")
                 assert "Plugin Routes-0" in caplog.messages[-1] and path in caplog.messages[-1]
             assert "secret" not in caplog.text
-            check_error(await exchange(server, get("/extra/gone")), 404)
+            error = check_error(await exchange(server, get("/extra/gone")), 404)
+            assert error["message"] == "Not Found"
             check_error(await exchange(server, get("/extra/busy")), 503, code="overloaded")
             answer = await exchange(server, post(b"{}", "/extra/picky"))
             check_error(answer, 400, param="x")
@@ -94,10 +120,51 @@ async def test_routes_of_plugins(caplog: pytest.LogCaptureFixture) -> None:
             await server.drain()
 
 
+async def test_responses_that_handlers_raise() -> None:
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        config = Config(port=0, drain_seconds=0)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
+        try:
+            answer = await exchange(server, get("/extra/moved"))
+            assert (answer.status, answer.headers["Location"]) == (302, "/health")
+            answer = await exchange(server, get("/extra/done"))
+            assert (answer.status, answer.content) == (202, b"Later.")
+            answer = await exchange(server, get("/extra/limited"))
+            assert check_error(answer, 429)["message"] == "Once a day."
+            assert answer.headers["Retry-After"] == "9"
+        finally:
+            await server.drain()
+
+
+async def test_pages_of_other_origins_read_what_varies() -> None:
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        config = Config(port=0, drain_seconds=0, allow_origin=("http://ui.example",))
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
+        try:
+            answer = await exchange(server, get("/extra/varied", Origin="http://ui.example"))
+            assert answer.headers.get_all("Vary") == ["Accept", "Origin"]
+        finally:
+            await server.drain()
+
+
+async def test_a_response_that_fails_halfway_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        config = Config(port=0, drain_seconds=0)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(get("/extra/halfway"))
+            assert (await reader.read()).endswith(b"\r\n\r\n4\r\nhalf\r\n")
+            writer.close()
+            assert "Routes-0 failed in its route GET /extra/halfway" in caplog.text
+        finally:
+            await server.drain()
+
+
 async def test_they_need_the_key_like_all_others() -> None:
     keys = (SecretStr("key"),)
     with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
-        models, config = ModelSet(engine, ()), Config(port=0, drain_seconds=0, api_keys=keys)
+        models, config = Models.of(engine, ()), Config(port=0, drain_seconds=0, api_keys=keys)
         app = create_app(models, config)
         server = await HttpServer.start(models, config)
         try:
@@ -139,7 +206,7 @@ def test_a_bad_route_leaves_the_plugins_routes_out(
 ) -> None:
     site.install("routes", BAD_ROUTE.replace("METHOD", method).replace("PATH", path))
     with Engine.load(tiny_model_dir()) as engine:
-        app = create_app(ModelSet(engine, ()), Config())
+        app = create_app(Models.of(engine, ()), Config())
     assert "Plugin routes has a route that cannot be served" in caplog.text
     paths = [r.resource.canonical for r in app.router.routes() if r.resource is not None]
     assert "/fine" not in paths
@@ -147,4 +214,4 @@ def test_a_bad_route_leaves_the_plugins_routes_out(
         Engine.load(tiny_model_dir(), plugins=["routes"]) as engine,
         pytest.raises(ConfigError, match="Plugin routes has a route"),
     ):
-        create_app(ModelSet(engine, ()), Config())
+        create_app(Models.of(engine, ()), Config())

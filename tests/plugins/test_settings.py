@@ -84,6 +84,42 @@ def test_options_that_no_plugin_takes_fail_the_start(option: str, problem: str) 
     assert problem in caught.value.message and "Value error" not in caught.value.message
 
 
+INSTALLED = """
+    import budmlx, pydantic
+    class Settings(pydantic.BaseModel, extra="forbid"):
+        size: int = 1
+    plugin_options = {"apple": Settings}
+    @budmlx.hookimpl
+    def add_samplers(config):
+        config.options_of("apple", Settings)
+        return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [("size=x", "size: must be a valid integer"), ("colour=x", "colour: there is no such setting")],
+)
+def test_wrong_options_that_a_hook_reads_fail_the_start(
+    site: Site, option: str, problem: str
+) -> None:
+    site.install("apple", INSTALLED)
+    with pytest.raises(ConfigError) as caught:
+        load(plugin_option=(f"apple.{option}",))
+    assert caught.value.message.startswith(f"Plugin apple: {problem}")
+    assert caught.value.param == "plugin_option"
+
+
+def test_two_plugins_cannot_have_settings_of_the_same_name(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.install("apple", INSTALLED)
+    site.install("pear", INSTALLED)
+    plugins = load(plugin_option=("apple.size=2",))
+    assert {info.name for info in plugins.info if info.problem} == {"pear"}
+    assert "Plugin pear is left out: the plugin apple has settings of apple, too" in caplog.text
+
+
 class Declared(Plain):
     """Declares settings and has not read them yet."""
 

@@ -16,7 +16,7 @@ from budmlx import Engine
 from budmlx.config import Config
 from tests.models import tiny_model_dir
 from tests.recorded.blanks import blanked, blanked_headers, joined
-from tests.server.conftest import ALIASES, HttpServer, ModelSet
+from tests.server.conftest import ALIASES, HttpServer, Models
 from tests.server.tools import Answer, exchange
 
 HERE = Path(__file__).parent
@@ -68,7 +68,7 @@ async def servers(host: str) -> AsyncIterator[dict[str, HttpServer]]:
         found = {}
         for name, engine in stack.enter_context(engines(host)).items():
             config = Config(port=0, **PATIENT, **SERVERS[name])
-            found[name] = await HttpServer.start(ModelSet(engine, ALIASES), config)
+            found[name] = await HttpServer.start(Models.of(engine, ALIASES), config)
             stack.push_async_callback(found[name].drain)
         yield found
 

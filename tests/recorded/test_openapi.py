@@ -27,6 +27,7 @@ def lines(document: dict[str, Any]) -> set[str]:
     return set(flat(normal(document)))
 
 
+NEW_FIELDS = ("root", "state", "max_model_len", "error")
 CORRECTED = (
     # Lists and token ids were never taken there.
     "/v1/tokenize.post.requestBody.content.application/json.schema.properties.prompt.",
@@ -37,6 +38,16 @@ CORRECTED = (
     ".tool_choice.anyOf[2].",
     # What was chosen for the device came later.
     "/ready.get.responses.200.content.application/json.schema.properties.numbers.",
+    # So did several models.
+    "/ready.get.responses.200.content.application/json.schema.properties.problems.",
+    *(
+        f".paths./v1/models{place}.{field}"
+        for place in (
+            ".get.responses.200.content.application/json.schema.properties.data.items",
+            "/{id}.get.responses.200.content.application/json.schema",
+        )
+        for field in ("required", *map("properties.{}.".format, NEW_FIELDS))
+    ),
 )
 """Places of which the recorded document said what was not so."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from budmlx.server.limits import DEFAULTS, Limits
 from tests.models import tiny_model_dir
@@ -35,7 +35,7 @@ async def start(engine: Engine) -> AsyncIterator[Start]:
 
     async def start(limits: Limits = DEFAULTS, **settings: Any) -> HttpServer:
         config = Config(**{"port": 0, "drain_seconds": 0, **settings})
-        server = await HttpServer.start(ModelSet(engine, ALIASES), config, limits=limits)
+        server = await HttpServer.start(Models.of(engine, ALIASES), config, limits=limits)
         servers.append(server)
         return server
 
@@ -49,7 +49,7 @@ async def own_server() -> AsyncIterator[HttpServer]:
     """A server with an engine of its own, which a test may break."""
     with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread") as engine:
         config = Config(port=0, drain_seconds=0)
-        server = await HttpServer.start(ModelSet(engine, ALIASES), config)
+        server = await HttpServer.start(Models.of(engine, ALIASES), config)
         yield server
         await server.drain()
 

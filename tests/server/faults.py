@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import EngineUnavailableError
 from budmlx.server.app import create_app
 from budmlx.server.errors import HttpError
@@ -40,7 +40,7 @@ async def answer_with(request: web.Request, handler: Handler) -> web.StreamRespo
 @asynccontextmanager
 async def faulty_server(engine: Engine) -> AsyncIterator[str]:
     """Serve, and yield the address."""
-    app = create_app(ModelSet(engine, ("demo",)), Config())
+    app = create_app(Models.of(engine, ("demo",)), Config())
     app.middlewares.append(answer_with)
     runner = Runner(app)
     await runner.setup()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.plugins.vision import ModelFiles
 from budmlx.server.app import HttpServer
 from budmlx.testing import check_vision_preprocessor
@@ -38,7 +38,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 async def server(plugin: ModuleType) -> AsyncIterator[HttpServer]:
     with Engine.load(tiny_model_dir(scale=2.0), plugins=[plugin.__name__]) as engine:
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), Config(port=0))
+        server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
         yield server
         await server.drain()
 

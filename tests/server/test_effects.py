@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from typing import Any
 
 import aiohttp
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from budmlx import Engine
 from budmlx.server.app import HttpServer
 from tests.amount import examples
-from tests.server.tools import CHAT, body
+from tests.server.tools import CHAT, body, check_error, exchange, post
 
 LIMIT = st.integers(4, 12)
 FIELDS = st.fixed_dictionaries(
@@ -94,3 +97,30 @@ async def test_effects_show(engine: Engine, server: HttpServer, fields: dict[str
         without = await ask(session, **{**fields, "logit_bias": {**bias, **bans}})
         check_lengths(without, fields)
         assert not any(alone.keys() & {*texts(choice)} for choice in without["choices"])
+
+
+async def test_histories_that_are_mended_do_not_stop_the_loop(server: HttpServer) -> None:
+    broken = "{'a': [" + "'b'," * 14_000 + "]}"
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+    for number in range(4):
+        function = {"name": "f", "arguments": broken}
+        call = {"id": f"c{number}", "type": "function", "function": function}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": "Done"})
+    raw = post(json.dumps(body(messages=messages)).encode())
+    pauses: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(0.005)
+            pauses.append(time.perf_counter() - begin)
+
+    ticking = asyncio.create_task(tick())
+    begin = time.perf_counter()
+    answer = await exchange(server, raw)
+    took = time.perf_counter() - begin
+    ticking.cancel()
+    check_error(answer, 400, code="context_length_exceeded")
+    # They are mended twice, for the prompt and for the warnings; on the loop that is one pause.
+    assert max(pauses) < 0.35 * took, f"{max(pauses):.2f} s of {took:.2f} s"

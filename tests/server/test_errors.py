@@ -11,7 +11,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models, ServedModel
 from budmlx.errors import (
     BudmlxError,
     EngineClosedError,
@@ -261,14 +261,14 @@ def test_statuses_and_retry_after() -> None:
 async def test_a_bug_tells_neither_client_nor_log_the_prompt(
     engine: Engine, server: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Buggy(ModelSet):
-        def resolve(self, name: str) -> Engine:
+    class Buggy(Models):
+        def find(self, name: str) -> ServedModel:
             raise RuntimeError("SECRET /opt/x <object at 0x1234>")
 
-    server = await HttpServer.start(Buggy(engine, ()), Config(port=0))
+    server = await HttpServer.start(Buggy.of(engine), Config(port=0))
     with caplog.at_level(logging.INFO):
         answer = await exchange(server, post(json.dumps(body("SECRET")).encode()))
     await server.drain()
     check_error(answer, 500, code="internal_error")
     assert b"SECRET" not in answer.content and "SECRET" not in caplog.text
-    assert "RuntimeError" in caplog.text and "resolve" in caplog.text
+    assert "RuntimeError" in caplog.text and "find" in caplog.text

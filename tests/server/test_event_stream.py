@@ -100,7 +100,7 @@ async def test_an_error_after_the_first_byte_is_the_last_event(own_server: HttpS
     reader, writer = await asyncio.open_connection("127.0.0.1", own_server.port)
     writer.write(raw.replace(b"Connection: close\r\n", b""))
     received = await reader.readuntil(b"data: ")
-    await asyncio.to_thread(own_server.model_set.engine.close)
+    await asyncio.to_thread(own_server.models.loaded[0].close)
     async with asyncio.timeout(30):  # The server closes the connection, too.
         received += await reader.read()
     writer.close()

@@ -13,7 +13,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from budmlx.testing import check_output_filter
 from budmlx.types import Request, SamplingParams
@@ -46,7 +46,7 @@ def word(whole: str) -> str:
 async def guarded(guardrail: ModuleType, word: str) -> AsyncIterator[HttpServer]:
     rail = guardrail.Guardrail([word.upper()])
     with Engine.load(tiny_model_dir(scale=2.0), plugins=[rail]) as engine:
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), Config(port=0))
+        server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
         yield server
         await server.drain()
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from tests.vision_plugin import picture, write_vision_model
 
@@ -82,7 +82,7 @@ def engine(path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 async def client(engine: Engine) -> AsyncIterator[aiohttp.ClientSession]:
-    server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
+    server = await HttpServer.start(Models.of(engine, ()), Config(port=0, drain_seconds=0))
     async with aiohttp.ClientSession(server.url) as session:
         yield session
     await server.drain()
@@ -182,7 +182,7 @@ async def test_equal_beginnings_are_not_equal_pictures(client: aiohttp.ClientSes
 async def test_remote_pictures_of_named_hosts(path: Path, pictures: Pictures) -> None:
     host = f"127.0.0.1:{pictures.port}"
     with Engine.load(path, plugins=["tests.vision_plugin"], image_host=[host]) as engine:
-        server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
+        server = await HttpServer.start(Models.of(engine, ()), Config(port=0, drain_seconds=0))
         async with aiohttp.ClientSession(server.url) as client:
             status, reply = await ask(client, body(f"http://{host}/image.jpg"))
             inline = await ask(client, body(data_url(encoded(picture(1)))))

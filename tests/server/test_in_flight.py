@@ -8,7 +8,7 @@ from typing import Any
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
 from tests.server.conftest import Start
@@ -41,7 +41,7 @@ async def test_keys_take_turns_though_they_share_kv_and_whatever_their_salts() -
     path = tiny_model_dir(scale=2.0)
     with Engine.load(path, engine_host="thread", max_rows=2, prefix_cache_shared=True) as engine:
         config = Config(port=0, drain_seconds=0, api_keys=KEYS)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         long = {"max_tokens": 120, "ignore_eos": True}
         flood = [
             asyncio.create_task(ask(server, KEYS[0], cache_salt=str(n), **long)) for n in range(12)

@@ -250,13 +250,13 @@ SERVE = """
 import asyncio, sys
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import serve
 
 with Engine.load(sys.argv[1]) as engine:
     config = Config(port=0, drain_seconds=float(sys.argv[2]))
     announce = lambda url: print(url, flush=True)
-    asyncio.run(serve(ModelSet(engine, ["demo"]), config, announce))
+    asyncio.run(serve(Models.of(engine, ["demo"]), config, announce))
 print("closed", flush=True)
 """
 

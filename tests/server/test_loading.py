@@ -14,7 +14,7 @@ import pytest
 
 from budmlx.config import Config
 from budmlx.engine.engine import Engine
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError
 from budmlx.server.app import HttpServer, create_loading_app
 from budmlx.server.listening import listen
@@ -27,13 +27,13 @@ CHAT_REQUEST = post(json.dumps(body()).encode())
 SLOW = """
 import sys, time
 from budmlx.cli import main
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 
-def slow(config, notice):
+def slow(self, name, notice):
     print("loading", flush=True)
     time.sleep(600)
 
-ModelSet.load = slow
+Models.load = slow
 sys.argv[:1] = ["budmlx", "serve"]
 main()
 """
@@ -69,7 +69,7 @@ async def test_no_connection_is_refused_between_loading_and_serving(engine: Engi
         idle = await asyncio.open_connection("127.0.0.1", listening.port)
     early = asyncio.create_task(exchange(listening, CHAT_REQUEST))
     await asyncio.sleep(0.05)
-    server = await HttpServer.start(ModelSet(engine, ("demo",)), config, listening=listening)
+    server = await HttpServer.start(Models.of(engine, ("demo",)), config, listening=listening)
     assert (await early).status == 200
     assert await idle[0].read() == b""
     idle[1].close()

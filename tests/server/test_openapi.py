@@ -13,7 +13,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import ROUTES, HttpServer, create_app
 from budmlx.server.dialects.registry import DIALECTS
 from budmlx.server.openapi import document
@@ -34,7 +34,7 @@ def check(value: Any, name: str) -> None:
 
 
 def test_every_route_is_described(engine: Engine) -> None:
-    app = create_app(ModelSet(engine, ()), Config())
+    app = create_app(Models.of(engine, ()), Config())
     described = {
         (method.upper(), path)
         for path, item in SPEC["paths"].items()

@@ -10,7 +10,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer, create_app
 from tests.server.conftest import Start
 from tests.server.tools import body, check_error, endless, exchange, get, post, until
@@ -35,7 +35,7 @@ async def test_prefixes(server: HttpServer, prefix: str) -> None:
 
 
 def test_every_route_under_v1_has_both_aliases(engine: Engine) -> None:
-    app = create_app(ModelSet(engine, ()), Config())
+    app = create_app(Models.of(engine, ()), Config())
     routes = {
         (route.method, route.resource.canonical)
         for route in app.router.routes()

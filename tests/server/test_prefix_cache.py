@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
 from tests.server.tools import body, exchange, post
@@ -21,7 +21,7 @@ async def server() -> AsyncIterator[HttpServer]:
     keys = (SecretStr("first-key"), SecretStr("second-key"))
     with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread") as engine:
         config = Config(port=0, drain_seconds=0, api_keys=keys)
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), config)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         yield server
         await server.drain()
 

@@ -10,7 +10,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.errors import ContextLengthError
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
@@ -44,7 +44,7 @@ def process_engine() -> Iterator[Engine]:
 @pytest.fixture
 async def process_server(process_engine: Engine) -> AsyncIterator[HttpServer]:
     config = Config(port=0, drain_seconds=0)
-    server = await HttpServer.start(ModelSet(process_engine, ALIASES), config)
+    server = await HttpServer.start(Models.of(process_engine, ALIASES), config)
     yield server
     await server.drain()
 

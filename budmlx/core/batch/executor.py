@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,13 @@ from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
 from budmlx.core.model.device_faults import DeviceLostError, ends_the_process, is_device_fault
-from budmlx.core.model.memory import memory_use
+from budmlx.core.model.memory import MemoryModel, memory_use
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import Row, RowError, RowFault
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
-from budmlx.protocol import RowFailed, Token
+from budmlx.protocol import MemoryBudget, RowFailed, Token
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ class Executor:
         worth_clearing: int = WORTH_CLEARING,
     ):
         self.info = model.info
-        self.memory = model.memory
         self.numbers = model.numbers
+        self.adapters = model.adapters
         self.paddable = model.paddable
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []
@@ -67,6 +68,11 @@ class Executor:
         self._worth_clearing = worth_clearing
         self._progress = _Progress()
         self._device_fault: Exception | None = None
+
+    @property
+    def memory(self) -> MemoryModel:
+        """What rows take beside the model and its adapters as they are now."""
+        return self._model.memory_now
 
     @property
     def reuses(self) -> bool:
@@ -88,6 +94,23 @@ class Executor:
         """Whether a plan that says `save` would have something to do."""
         return self._reuse.pending
 
+    @property
+    def budget(self) -> MemoryBudget:
+        """The bounds of memory, but for `longest_row`, which is the scheduler's."""
+        memory, policy = self.memory, self._model.policy
+        return MemoryBudget(memory.limit, memory.weights, self._reuse.limit, policy.device)
+
+    def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
+        """Keep within another limit in bytes, and drop the stored states that are beyond it.
+
+        prefix_cache: its size, see `MemoryPolicy.prefix_cache`.
+        """
+        policy = self._model.policy.moved(limit)
+        memory = replace(self._model.memory, limit=limit)
+        self._model = replace(self._model, policy=policy, memory=memory)
+        self._reuse.limit = policy.prefix_cache(prefix_cache, self.memory.weights)
+        self._reuse.resize(self._reuse.limit)
+
     def add(self, row: Row) -> str:
         """Register a row that plans will name; its grammar, if any, is compiled.
 
@@ -97,7 +120,7 @@ class Executor:
         if row.request.session is not None:
             self._activity.run(("session", row.id))
         try:
-            problem = self._reuse.open_session(row.request.session)
+            problem = self._reuse.open_session(row.request.session, [row.request.adapter])
         except Exception as error:
             if not is_device_fault(error):
                 raise
@@ -106,6 +129,16 @@ class Executor:
         if not problem:
             self._rows[row.id] = row
         return problem
+
+    def between_steps(self, change: Callable[[], None]) -> None:
+        """Change something of the model. A fault of the device is the next plan's."""
+        self._activity.run("change")
+        try:
+            change()
+        except RuntimeError as error:
+            if not is_device_fault(error):
+                raise
+            self._device_fault = error
 
     def run(self, plan: Plan) -> Result:
         """Run a plan, each action as soon as the one before has been submitted to the device.

@@ -15,7 +15,7 @@ from budmlx.core.batch.slots import Slots
 from budmlx.core.model.memory import CACHE_STEP, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
-from budmlx.core.row import Row, RowFault
+from budmlx.core.row import Row, RowFault, adapters_of
 from budmlx.core.sample.filters import features
 from budmlx.core.sample.sampling import Drawn, Outcome, RowSampling
 
@@ -44,6 +44,7 @@ class Group:
         self._feed = mx.array([row.ids[-1:] for row in rows], dtype=mx.uint32)
         self._sampling: RowSampling | None = None
         self._features: frozenset[Hashable] | None = None
+        self._adapters: list[str] | None = None
         self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._steps = 0
@@ -83,7 +84,8 @@ class Group:
     def kind(self) -> Hashable:
         """The kind of the next step, for `Activity.run`."""
         if self._features is None:
-            self._features = features(self.rows)
+            own = {"adapters"} if adapters_of(self.rows) else set()
+            self._features = features(self.rows) | own
         width, length = self._slots.width.bit_length(), scale(self.rows[0].held, CACHE_STEP)
         return "decode", width, self._slots.vacant > 0, length, self._features
 
@@ -131,7 +133,7 @@ class Group:
 
     def _resample(self) -> None:
         """Drop the sampling of the rows, which are about to change; it is built again."""
-        self._features = None
+        self._features = self._adapters = None
         if self._sampling is not None:
             self._sampling.release()
             self._sampling = None
@@ -152,7 +154,10 @@ class Group:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         self._slots.before_step(self._longest, expected)
         tokens = self._slots.spread(self._feed)
-        logits = self._slots.gather(self._model(tokens, self._slots.caches))
+        if self._adapters is None:
+            self._adapters = adapters_of(self.rows)
+        adapters = self._slots.placed(self._adapters)
+        logits = self._slots.gather(self._model(tokens, self._slots.caches, adapters=adapters))
         unread: dict[Row, list[int]] = {}
         if self._sampling.constrained:
             # The device works while the tokens before are read and masks are made of them.

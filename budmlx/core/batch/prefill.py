@@ -16,7 +16,7 @@ from budmlx.core.model.memory import CACHE_STEP, row_of, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
 from budmlx.core.reuse.session import save_session
-from budmlx.core.row import Row
+from budmlx.core.row import Row, adapters_of
 from budmlx.protocol import LEAST_STRETCH
 
 # Passes of fewer tokens are of one kind: what is slow to build differs for tiles of many.
@@ -121,7 +121,8 @@ class Prompt:
             self._advance(model, reuse, count)
         session = self.rows[0].request.session
         if session is not None and session.save and not self.remaining:
-            save_session(model, self.keys[:-1], self.cache, Path(session.path))
+            adapter = self.rows[0].request.adapter
+            save_session(model, self.keys[:-1], self.cache, Path(session.path), adapter)
 
     def _advance(self, model: Model, reuse: Reusing, count: int) -> None:
         end = self.computed + count
@@ -129,7 +130,7 @@ class Prompt:
         if model.vision is not None:
             images = self.rows[0].request.images
             embeddings = model.vision.embed(model.module, ids, images, self.computed)
-        model(mx.array([ids]), self.cache, embeddings)
+        model(mx.array([ids]), self.cache, embeddings, adapters_of(self.rows[:1]))
         tail = end == len(self.ids) - 1 or end in self.places
         cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=tail)
         # Only the caches are evaluated: the logits of a prompt are never computed.
@@ -159,7 +160,8 @@ def find_stored(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -
                 prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1], allowed)
             prompt.release()
             prompt.seen = reuse.version
-            prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed)
+            adapter = prompt.rows[0].request.adapter
+            prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed, adapter)
 
 
 def kind_of_pass(prompts: Sequence[Prompt], tokens: int) -> Hashable:
@@ -174,7 +176,9 @@ def kind_of_pass(prompts: Sequence[Prompt], tokens: int) -> Hashable:
     session = first.id if first.session is not None else None
     reused = any(prompt.match is not None for prompt in prompts)
     rows = len(prompts).bit_length()
-    return "prefill", rows, scale(count, PASS), length, reused, bool(first.images), session
+    adapters = bool(adapters_of([prompt.rows[0] for prompt in prompts]))
+    kind = "prefill", rows, scale(count, PASS), length, reused, bool(first.images), session
+    return (*kind, adapters)
 
 
 def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) -> list[Any]:
@@ -194,7 +198,7 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     merged = [entries[0].merge(list(entries)) for entries in caches]
     for entry in merged:
         entry.prepare(lengths=counts, right_padding=[longest - count for count in counts])
-    model(mx.array(tokens), merged)
+    model(mx.array(tokens), merged, adapters=adapters_of([prompt.rows[0] for prompt in prompts]))
     for entry in merged:
         entry.finalize()
     cuts: list[PendingCopy] = []

@@ -111,6 +111,13 @@ class Slots:
         spread[mx.array(self.places)] = values
         return spread
 
+    def placed(self, names: Sequence[str]) -> Sequence[str]:
+        """A name for each slot, of one for each row or none at all; empty for vacant slots."""
+        if not names or not self.vacant:
+            return names
+        rows = dict(zip(self.places, names, strict=True))
+        return [rows.get(slot, "") for slot in range(self.width)]
+
     def gather(self, values: mx.array) -> mx.array:
         """Values [slots, ...] as values [rows, ...]."""
         return values[mx.array(self.places)] if self.vacant else values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import mlx.core as mx
@@ -77,13 +77,15 @@ class DeviceMemory:
 class MemoryPolicy:
     """The bounds of a core's memory, in bytes where nothing else is said.
 
-    limit: weights, KV caches and activations together. unused: freed buffers that MLX keeps for
-    later arrays; None leaves that to MLX. largest_share: most that a prefix cache takes whose
-    size is a share. stored_arrays: most arrays that it consists of. wired: what is
-    kept resident, of `wirable` bytes at most, which are 0 where the device cannot.
+    limit: weights, KV caches and activations together. device: the limit by default. unused:
+    freed buffers that MLX keeps for later arrays; None leaves that to MLX. largest_share: most
+    that a prefix cache takes whose size is a share. stored_arrays: most arrays that it consists
+    of. wired: what is kept resident, of `wirable` bytes at most, which are 0 where the device
+    cannot.
     """
 
     limit: int
+    device: int
     unused: int | None
     largest_share: int
     stored_arrays: float
@@ -96,11 +98,11 @@ class MemoryPolicy:
     ) -> MemoryPolicy:
         """The policy for a device. limit: None for the device's."""
         limit = limit or device.limit
-        unused = max(LEAST_UNUSED, int(UNUSED_SHARE * limit))
         return cls(
             limit=limit,
+            device=device.limit,
             # On a CPU, MLX itself keeps only 32 MiB, and the C library has its own pool.
-            unused=None if device.backend == "cpu" else unused,
+            unused=None if device.backend == "cpu" else _unused(limit),
             largest_share=int(PREFIX_CACHE_SHARE * device.size),
             # The other half is for weights, rows and what is computed.
             stored_arrays=device.buffers / 2,
@@ -129,9 +131,25 @@ class MemoryPolicy:
         if self.unused is not None:
             mx.set_cache_limit(self.unused)
 
+    def moved(self, limit: int) -> MemoryPolicy:
+        """The policy with another limit, which MLX is told at once."""
+        unused = None if self.unused is None else _unused(limit)
+        policy = replace(self, limit=limit, unused=unused)
+        # MLX's limit is that of all models of this process, and only setting it tells it.
+        total = mx.set_memory_limit(limit)
+        mx.set_memory_limit(max(total + limit - self.limit, limit))
+        if unused is not None:
+            mx.set_cache_limit(unused)
+        mx.clear_cache()
+        return policy
+
     def wire(self) -> None:
         """Wire what is to stay resident; call it when the weights have been read."""
         # Unused buffers would be wired like those of weights, and take their place.
         mx.clear_cache()
         if wired := self.wired_bytes(mx.get_active_memory()):
             mx.set_wired_limit(wired)
+
+
+def _unused(limit: int) -> int:
+    return max(LEAST_UNUSED, int(UNUSED_SHARE * limit))

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, RotatingKVCache
-from mlx_lm.utils import load_model as load_with_mlx_lm
 
-from budmlx.core.model.batchable import can_batch
-from budmlx.core.model.device_numbers import DeviceNumbers, this_device
-from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
-from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
-from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
-from budmlx.core.model.scores import stored_scores
-from budmlx.core.model.shape import Shape
+from budmlx.core.adapters.loaded import Adapters
+from budmlx.core.model.device_numbers import DeviceNumbers
+from budmlx.core.model.memory import MemoryModel
+from budmlx.core.model.memory_policy import MemoryPolicy
 from budmlx.core.model.vision import Vision
-from budmlx.core.plugin_calls import resolve
-from budmlx.errors import ModelLoadError
-from budmlx.model_identity import ModelIdentity
-from budmlx.plugins.boundary import FAULTS
-from budmlx.protocol import CoreSettings, PluginTarget
 from budmlx.types import ModelInfo
-from budmlx.weight_digests import WeightDigests
-
-log = logging.getLogger(__name__)
-
-CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "n_positions",
-    "n_ctx",
-    "model_max_length",
-)
-# Caches that hold the keys and values of every token, so that a part of them is a whole one.
-CAN_BE_CUT = (KVCache, QuantizedCache)
-PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
-# Models that name no limit are recurrent, so their context is not bounded by memory.
-UNBOUNDED_CONTEXT = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +23,7 @@ class Model:
 
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
-    would treat the padding as tokens. numbers: those of the device.
+    would treat the padding as tokens. numbers: those of the device. adapters: what rows may choose.
     vision: the image encoder, if the model has one.
     """
 
@@ -66,137 +34,31 @@ class Model:
     new_cache: Callable[[], list[Any]]
     paddable: bool
     numbers: DeviceNumbers
+    adapters: Adapters
     vision: Vision | None = None
 
+    @property
+    def memory_now(self) -> MemoryModel:
+        """`memory` with the adapters among the weights."""
+        adapters = self.adapters.nbytes
+        if not adapters:
+            return self.memory
+        return replace(self.memory, weights=self.memory.weights + adapters)
+
     def __call__(
-        self, tokens: mx.array, cache: list[Any], embeddings: mx.array | None = None
+        self,
+        tokens: mx.array,
+        cache: list[Any],
+        embeddings: mx.array | None = None,
+        adapters: Sequence[str] = (),
     ) -> mx.array:
         """Logits [rows, tokens, vocab] for token ids [rows, tokens]; updates `cache`.
 
         embeddings: [rows, tokens, hidden], used instead of those of the tokens.
+        adapters: the digest of each row's, empty for none; nothing where no row has one.
         """
         extra = {} if embeddings is None else {"input_embeddings": embeddings}
-        logits: mx.array = self.module(tokens, cache=cache, **extra)
-        return logits
-
-
-def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Model:
-    """Load the directory `settings.model_path`.
-
-    device: None for MLX's default.
-
-    Raises:
-        ModelLoadError: the directory is not a model that mlx-lm can run safely, or it is too
-            large; then its weights have not been read.
-    """
-    path = Path(settings.model_path)
-    device = device or DeviceMemory.here()
-    policy = MemoryPolicy.choose(device, settings.memory_limit, settings.wired)
-    module, config = _open(settings, path)
-    weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
-    if weights > policy.limit:
-        raise _too_large(settings, policy, weights)
-    vision = None if settings.vision is None else Vision.open(settings.vision, path, module)
-    weights += vision.nbytes if vision else 0
-    new_cache = cache_maker(module, settings.kv_bits)
-    cache = new_cache()
-    # Lazy: gives shapes and dtypes without computing anything.
-    logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
-    text = config.get("text_config") or config
-    shape = Shape.of(text, vocab=logits.shape[-1], itemsize=logits.dtype.size)
-    memory = MemoryModel(
-        limit=policy.limit,
-        weights=weights,
-        layers=(),
-        shape=shape,
-        scores=stored_scores(device, module, cache, shape),
-        arrays=len(state_arrays(cache)),
-        unpacked=unpacked_bytes(cache),
-    )
-    context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
-    numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
-    if memory.longest_row(context, numbers.prefill_chunk) < 1:
-        raise _too_large(settings, policy, weights)
-    _read_weights(settings, policy, module)
-    info = ModelInfo(
-        name=settings.model_name,
-        path=str(path),
-        model_type=str(config["model_type"]),
-        context_length=context,
-        vocab_size=logits.shape[-1],
-        eos_token_ids=_ids(config.get("eos_token_id")),
-        batchable=can_batch(module, new_cache),
-        fingerprint=ModelIdentity.read(path).fingerprint(WeightDigests(path), settings.kv_bits),
-        created=int(time.time()),
-        needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
-        numbers=numbers.shown,
-    )
-    paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    return Model(module, info, memory, policy, new_cache, paddable, numbers, vision)
-
-
-def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and its configuration; of the weights only the headers are read."""
-    try:
-        return load_with_mlx_lm(path, lazy=True, **_classes(settings.loader))  # type: ignore[no-any-return]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _unusable(settings, error) from error
-
-
-def _read_weights(settings: CoreSettings, policy: MemoryPolicy, module: nn.Module) -> None:
-    policy.set_limits()
-    try:
-        mx.eval(module.parameters())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unusable(settings, error) from error
-    policy.wire()
-
-
-def _unusable(settings: CoreSettings, error: Exception) -> ModelLoadError:
-    return ModelLoadError(f"Cannot load {settings.model_name}: {error}")
-
-
-def _too_large(settings: CoreSettings, policy: MemoryPolicy, weights: int) -> ModelLoadError:
-    return ModelLoadError(
-        f"{settings.model_name} needs more than the memory limit of "
-        f"{policy.limit / GIB:.1f} GiB (its weights take {weights / GIB:.1f} GiB). "
-        "Choose a smaller or more strongly quantized model, or raise --memory-limit."
-    )
-
-
-def _fitted(
-    chunk: int | None, memory: MemoryModel, cache: Sequence[Any], context: int
-) -> tuple[DeviceNumbers, MemoryModel]:
-    """The numbers of this device, and the memory with its layers, which depend on the chunk.
-
-    chunk: the one that was set, if any; else memory may make the device's smaller.
-    cache: a row's, after a (lazy) forward pass.
-    """
-
-    def with_layers(chunk: int) -> MemoryModel:
-        return replace(memory, layers=probe_layers(cache, chunk))
-
-    numbers = this_device()
-    if chunk is not None:
-        numbers = replace(numbers, prefill_chunk=chunk)
-        if numbers.warning:
-            log.warning(numbers.warning)
-    else:
-        numbers = numbers.fitted(lambda chunk: with_layers(chunk).longest_row(context, chunk))
-    return numbers, with_layers(numbers.prefill_chunk)
-
-
-def _classes(loader: PluginTarget | None) -> dict[str, Any]:
-    """Arguments that make mlx-lm use a plugin's classes for the model. Raises ModelLoadError."""
-    if loader is None:
-        return {}
-    try:
-        return {"get_model_classes": resolve(loader.core)}
-    except FAULTS as error:
-        raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
-
-
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)
+        if adapters:
+            with self.adapters.chosen(adapters):
+                return self.module(tokens, cache=cache, **extra)
+        return self.module(tokens, cache=cache, **extra)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.reuse.session import Session, SessionError, load_session
 from budmlx.core.reuse.tier import KVTier
 from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
-from budmlx.protocol import LEAST_REUSED, KVStoreSettings, SessionFile
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, KVStoreSettings, SessionFile
 
 log = logging.getLogger(__name__)
 
-# Where sessions are in the tree. Requests come with digests in hexadecimal digits, or nothing.
+# Where sessions are in the tree; the adapter of each follows. Requests come with digests in
+# hexadecimal digits, or nothing.
 SESSIONS = "sessions"
+# Passes into which the ends of turns may divide a chunk of a prompt: each reads the weights.
+STRETCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class BlockReuse:
         self.limit = limit
         self._count = count
         self.tier = KVTier.open(model, kv_store, block) if limit and kv_store else None
-        self._sessions: dict[tuple[int, ...], Session] = {}
+        self._sessions: dict[tuple[str, tuple[int, ...]], Session] = {}
         self.tree = self._new_tree(limit, block)
 
     def _new_tree(self, limit: int, block: int) -> PrefixTree:
@@ -108,22 +111,20 @@ class BlockReuse:
 
     # Sessions
 
-    def open_session(self, session: SessionFile | None) -> str:
-        """Load a session for every row to begin with from now on; one to be saved is ignored.
-
-        Returns the reason why it cannot be used, or an empty string.
-        """
+    def open_session(self, session: SessionFile | None, adapters: Collection[str] = ("",)) -> str:
+        """Load a session for rows to begin with; see `Reusing`."""
         if session is None or session.save:
             return ""
         try:
-            read = load_session(self._model, Path(session.path), self.limit)
+            read = load_session(self._model, Path(session.path), self.limit, adapters)
         except SessionError as error:
             return f"{error}."
-        if tuple(read.ids) in self._sessions:
+        key = (read.adapter, tuple(read.ids))
+        if key in self._sessions:
             return ""
         if not self._pin(read):
             return f"{session.path} needs more memory than prefix_cache may take."
-        self._sessions[tuple(read.ids)] = read
+        self._sessions[key] = read
         return ""
 
     def _pin(self, session: Session) -> bool:
@@ -132,8 +133,9 @@ class BlockReuse:
         ends = range(block, len(ids) + block, block)
         cuts = [[array[..., end - block : end, :] for array in session.arrays] for end in ends]
         values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cuts]
-        self.tree.insert(SESSIONS, ids, 0, values)
-        match = self.tree.match(SESSIONS, ids)
+        namespace = SESSIONS + session.adapter
+        self.tree.insert(namespace, ids, 0, values)
+        match = self.tree.match(namespace, ids)
         if match.length == len(ids):
             match.pin()
         return match.length == len(ids)
@@ -175,12 +177,13 @@ class BlockReuse:
 
     # Out of the tree
 
-    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Match | None:
-        """A stored prefix of `ids` that is worth its copy; it is pinned.
-
-        computed: tokens of `ids` that need no computing anyway.
-        """
-        match = self._with_session(namespace, ids, self.tree.match(namespace, ids))
+    def find(
+        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+    ) -> Match | None:
+        """A stored prefix of `ids` that is worth its copy; it is pinned. See `Reusing`."""
+        match = self.tree.match(namespace, ids)
+        if self._sessions:
+            match = self._with_session(namespace, ids, match, SESSIONS + adapter)
         gain = match.length - computed
         least = self.tree.block if computed else self._least
         if gain < least and (gain < 1 or match.length < len(ids)):
@@ -188,13 +191,15 @@ class BlockReuse:
         match.pin()
         return match
 
-    def _with_session(self, namespace: str, ids: Sequence[int], match: Match) -> Match:
+    def _with_session(
+        self, namespace: str, ids: Sequence[int], match: Match, sessions: str
+    ) -> Match:
         """The match, or that of a session if it is longer, whose KV is shared by reference.
 
         A part of the last block is shared as a block that ended early, which the row's own KV
         replaces when it continues.
         """
-        session = self.tree.match(SESSIONS, ids) if self._sessions else match
+        session = self.tree.match(sessions, ids)
         length = session.length
         if length <= match.length or length < min(self._least, len(ids)):
             return match
@@ -300,5 +305,6 @@ def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = Non
         reason = "this model's caches cannot be cut" if limit else "prefix_cache is 0"
         log.warning("no KV is kept on disk, since %s", reason)
     if model.info.needs_checkpoints:
-        return CheckpointReuse(limit, count)
+        stretch = max(LEAST_STRETCH, model.numbers.prefill_chunk // STRETCHES)
+        return CheckpointReuse(limit, count, stretch=stretch)
     return BlockReuse(model, limit, count=count, kv_store=kv_store)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,16 +135,18 @@ class Checkpoints:
 class CheckpointReuse:
     """Stores and finds whole states by token ids, for caches that cannot be cut at any token.
 
-    limit: bytes at most; 0 switches everything off. count: most checkpoints.
+    limit: bytes at most; 0 switches everything off. count: most checkpoints. stretch: fewest
+    tokens between the ends of turns at which states are kept.
     """
 
     pending = False
     reads_disk = False
     reserved = 0
 
-    def __init__(self, limit: int, count: float = math.inf):
+    def __init__(self, limit: int, count: float = math.inf, *, stretch: int = LEAST_STRETCH):
         self.limit = limit
         self._kept = Checkpoints(limit, count)
+        self._stretch = stretch
 
     @property
     def enabled(self) -> bool:
@@ -178,11 +180,13 @@ class CheckpointReuse:
     def close(self, seconds: float) -> None:
         """Nothing to do."""
 
-    def open_session(self, session: SessionFile | None) -> str:
+    def open_session(self, session: SessionFile | None, adapters: Collection[str] = ("",)) -> str:
         """Refuse to load a session, as there are none for such models; returns the reason."""
         return "" if session is None or session.save else "This model cannot begin with a session."
 
-    def find(self, namespace: str, ids: Sequence[int], computed: int) -> Checkpoint | None:
+    def find(
+        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+    ) -> Checkpoint | None:
         """The longest state for a beginning of `ids` that is worth its copy.
 
         computed: tokens of `ids` that need no computing anyway.
@@ -196,8 +200,8 @@ class CheckpointReuse:
         """See `Reusing`.
 
         The first and the last place are where other prompts are most likely to part. Those
-        between are the ends of turns: the later ones are kept, `LEAST_STRETCH` tokens apart, as
-        far as all their states take no more than `TURNS_SHARE`.
+        between are the ends of turns: the later ones are kept, `stretch` tokens apart, as far as
+        all their states take no more than `TURNS_SHARE`.
         """
         if len(wanted) < 3:
             return list(wanted)
@@ -205,7 +209,7 @@ class CheckpointReuse:
         room, count = TURNS_SHARE * self._kept.limit, TURNS_SHARE * self._kept.count
         kept = [last]
         for place in reversed(between):
-            if min(place - first, kept[-1] - place) < LEAST_STRETCH:
+            if min(place - first, kept[-1] - place) < self._stretch:
                 continue
             room -= nbytes(place)
             if room < 0 or len(kept) > count:

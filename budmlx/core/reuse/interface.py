@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,16 +101,19 @@ class Reusing(Protocol):
     def close(self, seconds: float) -> None:
         """Write to disk what can be written within `seconds`."""
 
-    def open_session(self, session: SessionFile | None) -> str:
+    def open_session(self, session: SessionFile | None, adapters: Collection[str] = ("",)) -> str:
         """Load a session for every row to begin with from now on; one to be saved is ignored.
 
-        Returns the reason why it cannot be used, or an empty string.
+        adapters: those one of which it must be saved with; the empty one for none. Only rows with
+        the same one begin with it. Returns the reason why it cannot be used, or an empty string.
         """
 
-    def find(self, namespace: str, ids: Sequence[int], computed: int) -> StoredPrefix | None:
+    def find(
+        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+    ) -> StoredPrefix | None:
         """A stored beginning of `ids` that is worth its copy; it is pinned.
 
-        computed: tokens of `ids` that need no computing anyway.
+        computed: tokens of `ids` that need no computing anyway. adapter: whose sessions it may be.
         """
 
     def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:

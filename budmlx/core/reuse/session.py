@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,10 +43,14 @@ class SessionError(RowError):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """KV of `ids`: the arrays of all layers, each [1, heads, tokens, ...]."""
+    """KV of `ids`: the arrays of all layers, each [1, heads, tokens, ...].
+
+    adapter: the digest of the one that it was computed with; empty for none.
+    """
 
     ids: list[int]
     arrays: list[mx.array]
+    adapter: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -57,8 +62,12 @@ class _Head(msgspec.Struct):
     metadata: dict[str, str] = msgspec.field(name="__metadata__")
 
 
-def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: Path) -> None:
+def save_session(
+    model: Model, ids: Sequence[int], cache: Sequence[Any], path: Path, adapter: str = ""
+) -> None:
     """Write the first `len(ids)` tokens of a row's cache; the file is there whole or not at all.
+
+    adapter: the digest of the row's.
 
     Raises:
         SessionError: the model's caches hold more than tokens, there are none, or the file
@@ -74,7 +83,7 @@ def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: P
     try:
         with draft.open("xb") as file:
             # Its length is that of the final one, which takes its place.
-            file.write(_header(digest, layout, len(ids), 0))
+            file.write(_header(digest, adapter, layout, len(ids), 0))
             data = np.asarray(ids, np.int64).data
             file.write(data)
             checksum = zlib.crc32(data)
@@ -83,7 +92,7 @@ def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: P
                 file.write(data)
                 checksum = zlib.crc32(data, checksum)
             file.seek(0)
-            file.write(_header(digest, layout, len(ids), checksum))
+            file.write(_header(digest, adapter, layout, len(ids), checksum))
         draft.replace(path)
     except (OSError, RuntimeError) as error:
         draft.unlink(missing_ok=True)
@@ -92,8 +101,10 @@ def save_session(model: Model, ids: Sequence[int], cache: Sequence[Any], path: P
         raise SessionError(f"{path} cannot be written: {error}") from error
 
 
-def load_session(model: Model, path: Path, limit: int) -> Session:
-    """Read a session of this very model, of at most `limit` bytes.
+def load_session(
+    model: Model, path: Path, limit: int, adapters: Collection[str] = ("",)
+) -> Session:
+    """Read a session of this very model and one of these adapters, of at most `limit` bytes.
 
     Raises:
         SessionError: the file is no session, is damaged, or was made by another model.
@@ -105,13 +116,14 @@ def load_session(model: Model, path: Path, limit: int) -> Session:
     each = sum(spec.nbytes(1) for spec in layout)
     try:
         with path.open("rb") as file:
-            start = _start(digest, path, file)
+            start, adapter = _start(digest, adapters, path, file)
             tokens, rest = divmod(path.stat().st_size - len(start), each)
-            if rest or tokens < 1 or len(start) != len(_header(digest, layout, tokens, 0)):
+            head = partial(_header, digest, adapter, layout, tokens)
+            if rest or tokens < 1 or len(start) != len(head(0)):
                 raise _damaged(path)
             if tokens * each > limit:
                 raise SessionError(f"{path} needs more memory than prefix_cache may take")
-            if start != _header(digest, layout, tokens, _checksum(file)):
+            if start != head(_checksum(file)):
                 raise _damaged(path)
         arrays = mx.load(str(path), format="safetensors")
         ids, *kept = (arrays[str(number)] for number in range(len(layout)))
@@ -120,11 +132,11 @@ def load_session(model: Model, path: Path, limit: int) -> Session:
         if is_device_fault(error):
             raise
         raise SessionError(f"{path} cannot be read: {error}") from error
-    return Session(ids.reshape(-1).tolist(), kept)
+    return Session(ids.reshape(-1).tolist(), kept, adapter)
 
 
-def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
-    """The header of a session of this model and version. Raises SessionError."""
+def _start(digest: str, adapters: Collection[str], path: Path, file: BinaryIO) -> tuple[bytes, str]:
+    """The header of a session of this model and version, and its adapter. Raises SessionError."""
     size = file.read(8)
     text = file.read(min(int.from_bytes(size, "little"), MAX_HEADER))
     try:
@@ -141,7 +153,10 @@ def _start(digest: str, path: Path, file: BinaryIO) -> bytes:
             f"{path} was made by another model, or by other versions of the libraries; "
             "save it again"
         )
-    return size + text
+    if (adapter := metadata.get("adapter", "")) not in adapters:
+        was = "another adapter" if adapter else "no adapter"
+        raise SessionError(f"{path} was saved with {was}; load it with the one it was saved with")
+    return size + text, adapter
 
 
 def _checksum(file: BinaryIO) -> int:
@@ -153,8 +168,10 @@ def _checksum(file: BinaryIO) -> int:
     return checksum
 
 
-def _header(digest: str, layout: Layout, tokens: int, checksum: int) -> bytes:
+def _header(digest: str, adapter: str, layout: Layout, tokens: int, checksum: int) -> bytes:
     metadata = {"format": FORMAT, "model": digest, "crc32": f"{checksum:08x}"}
+    if adapter:
+        metadata["adapter"] = adapter
     return header(metadata, layout, tokens)
 
 

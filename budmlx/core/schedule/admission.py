@@ -129,10 +129,20 @@ class Admission:
     def __init__(self, info: ModelInfo, memory: MemoryModel, chunk: int, overhead: int):
         self.reserved = 0
         self._batchable = info.batchable
-        self._memory = memory
-        self._placement = Placement(memory.weights, memory.rectangle, overhead)
+        self._context = info.context_length
         self._chunk = chunk
-        self._longest = memory.longest_row(info.context_length, chunk)
+        self._overhead = overhead
+        self._update(memory)
+
+    def update(self, memory: MemoryModel) -> None:
+        """Project with this from now on: the limit or the weights may be others."""
+        if memory != self._memory:
+            self._update(memory)
+
+    def _update(self, memory: MemoryModel) -> None:
+        self._memory = memory
+        self._placement = Placement(memory.weights, memory.rectangle, self._overhead)
+        self._longest = memory.longest_row(self._context, self._chunk)
 
     @property
     def longest(self) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 
+import msgspec
+
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import memory_use
@@ -22,7 +24,7 @@ from budmlx.core.schedule.prefill import PrefillBudget
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.trials import Trials, may_start
 from budmlx.core.schedule.view import View
-from budmlx.protocol import GenerateRequest, StepFrame
+from budmlx.protocol import GenerateRequest, MemoryBudget, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
@@ -30,6 +32,8 @@ OLDEST_EVERY = 4
 # What a step has left of its budget begins a further prompt only from this part of it on: every
 # pass reads the weights.
 LEAST_REST = 4
+
+NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
 
 Merges = list[tuple[int, int]]
 
@@ -87,6 +91,19 @@ class Scheduler:
         at_work = bool(self._rows) or bool(self._compiling.rows) or self._report.urgent
         return at_work or self._executor.pending
 
+    def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
+        """Keep within another limit in bytes: from the next step on, young rows wait again if it
+        is less. See `Executor.set_memory_limit`.
+        """
+        self._executor.set_memory_limit(limit, prefix_cache)
+        self._admission.update(self._executor.memory)
+        self._room = None  # so that the room for stored KV is told anew
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """The bounds of memory."""
+        return msgspec.structs.replace(self._executor.budget, longest_row=self._admission.longest)
+
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; one that can never fit into memory fails with the next frame."""
         if (fitting := self._admission.fitting(request)) is None:
@@ -96,6 +113,10 @@ class Scheduler:
         add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
+        adapter = row.request.adapter
+        if adapter and adapter not in self._executor.adapters.names:
+            self._report.fail(row.id, "model_not_found", NO_ADAPTER, "adapter")
+            return
         if problem := self._executor.add(row):
             self._report.fail(row.id, "session_error", problem)
             return
@@ -194,7 +215,7 @@ class Scheduler:
         done, merges = 0, Merges()
         oldest = self._steps % OLDEST_EVERY == 0
         while done < budget and (chosen := self._view.next_pass(budget - done, oldest=oldest)):
-            if done and not chosen.ends and LEAST_REST * chosen.tokens < budget:
+            if done and not chosen.ends and LEAST_REST * (budget - done) < budget:
                 break
             done += chosen.tokens
             rows = set(chosen.rows)
@@ -239,6 +260,7 @@ class Scheduler:
         if self._compiling.rows:
             self._take_compiled()
         self._admission.reserved = self._executor.reserved
+        self._admission.update(self._executor.memory)
         self._make_room()
         if self._waiting and self._running:
             self._grant_claim()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
+from budmlx.engine.hosts.adapters import HostAdapters
 from budmlx.progress import Notice
 from budmlx.protocol import (
     CoreSettings,
@@ -61,12 +63,20 @@ class Host(Protocol):
     """
 
     info: ModelInfo
+    adapters: HostAdapters
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row. Thread-safe. Raises EngineUnavailableError or EngineClosedError."""
 
     def cancel(self, row_id: int) -> None:
         """Drop a row; it gets no further message. Thread-safe; unknown ids are ignored."""
+
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the core's memory by `limit` bytes from now on, in restarted cores, too.
+
+        The future is done when what the core has in use is within it, which may take until a
+        long reply ends; it is cancelled by the next change. Thread-safe, never blocks.
+        """
 
     def status(self) -> HostStatus:
         """Look at the host now. Thread-safe, never blocks."""

@@ -10,20 +10,29 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 
+import msgspec
+
+from budmlx.engine.hosts.adapters import Change, HostAdapters
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
-from budmlx.errors import EngineClosedError, ModelLoadError
+from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
 from budmlx.protocol import (
+    AdapterAnswer,
     CoreSettings,
     FromCore,
     GenerateRequest,
     Loaded,
     LoadFailed,
+    MemoryBudget,
+    MemoryLimitSet,
     RowFailed,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     WarmingUp,
@@ -83,12 +92,15 @@ class ProcessHost:
         self._latest = StepFrame()
         self._last_sign = 0.0  # of life: a frame or a beat
         self._news = WarmUpNews(notice)
+        self._limit_change = LimitChange()
         self._note = Note()  # of the last nap
         self._restarts = 0
         self._last_end = ""
+        self.adapters = HostAdapters(self._change)
         begin = time.monotonic()
-        self._child = self._spawn()
+        self._child = self._spawn(settings)
         loaded = self._load(self._child, math.inf)
+        self.adapters.came(loaded.adapters)
         self.info, self._budget = loaded.info, loaded.budget
         self._load_patience = max(_LOAD_SECONDS, _LOAD_SLACK * (time.monotonic() - begin))
         self._went_up()
@@ -114,6 +126,22 @@ class ProcessHost:
         with self._lock:
             self._child.post(self._recovery.cancel(row_id))
 
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the core's memory; see `Host.set_memory_limit`."""
+        with self._lock:
+            kept = self._limit_change.begin(limit)
+            self._settings = msgspec.structs.replace(self._settings, memory_limit=limit)
+            self._child.post([SetMemoryLimit(limit)])
+        return kept
+
+    def _change(self, change: Change) -> None:
+        with self._lock:
+            if self._closing.is_set():
+                raise EngineClosedError("The engine is closed. Load a new one.")
+            if not self._recovery.up:
+                raise EngineUnavailableError("The engine is restarting; try again.")
+            self._child.post([change])
+
     def status(self) -> HostStatus:
         """Look at the host now."""
         with self._lock:
@@ -124,7 +152,7 @@ class ProcessHost:
                 waiting=self._latest.waiting + self._recovery.held,
                 running=self._latest.running,
                 memory=self._latest.memory,
-                budget=self._budget,
+                budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
                 restarts=self._restarts,
             )
 
@@ -172,11 +200,13 @@ class ProcessHost:
         finally:  # after a fault of ours, too: no caller may wait for ever
             with self._lock:
                 self._closing.set()
+                self._limit_change.close()
                 self._child.kill()
                 failed = self._recovery.fail_all(
                     "The engine was closed before this request finished."
                 )
             self._deliver_failed(failed)
+            self.adapters.gone()
 
     def _run_core(self) -> End:
         """Start a further core and follow it to its end; returns how it ended."""
@@ -185,7 +215,7 @@ class ProcessHost:
         with self._lock:
             self._restarts += 1
         try:
-            child = self._spawn()
+            child = self._spawn(self.adapters.settings(self._settings))
             with self._lock:
                 self._child = child
                 if self._closing.is_set():
@@ -194,15 +224,17 @@ class ProcessHost:
             if loaded.info.fingerprint != self.info.fingerprint:
                 child.reap()
                 return End("the model directory was changed")
+            self.adapters.came(loaded.adapters)
         except ModelLoadError as error:
             log.error("The engine could not be loaded again: %s", error.message)
             return End("the model could not be loaded again")  # no paths: clients get to read this
+        self._take_budget(loaded.budget)
         self._went_up()
         return self._follow(child)
 
-    def _spawn(self) -> Child:
+    def _spawn(self, settings: CoreSettings) -> Child:
         try:
-            return Child(self._command, self._settings)
+            return Child(self._command, settings)
         except OSError as error:
             raise ModelLoadError(f"The engine process could not be started: {error}.") from error
 
@@ -258,6 +290,10 @@ class ProcessHost:
                 watchdog.heard()
                 if isinstance(frame, StepFrame):
                     self._take(child, frame)
+                elif isinstance(frame, MemoryLimitSet):
+                    self._take_budget(frame.budget)
+                elif isinstance(frame, AdapterAnswer):
+                    self.adapters.answered(frame)
                 continue
             self._note = child.note()
             if watchdog.napped(self._note):
@@ -272,6 +308,11 @@ class ProcessHost:
             seen, messages = self._recovery.frame(frame, now)
             child.post(messages)
         deliver(self._sink, seen, self.cancel)
+
+    def _take_budget(self, budget: MemoryBudget) -> None:
+        with self._lock:
+            self._budget = budget
+            self._limit_change.take(budget)
 
     def _went_up(self) -> None:
         with self._lock:
@@ -289,6 +330,7 @@ class ProcessHost:
             log.error("The engine failed in plugin %s.", end.plugin)
         log.warning("The engine process is restarted in %.1f s: %s.", death.delay, end.how)
         self._deliver_failed(death.failed)
+        self.adapters.gone()
         return death.delay
 
     def _deliver_failed(self, failed: list[RowFailed]) -> None:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from queue import SimpleQueue
 
 from budmlx.core.loop import CoreLoop
+from budmlx.engine.hosts.adapters import Change, HostAdapters
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
+from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
 from budmlx.protocol import (
+    AdapterAnswer,
     Cancel,
     CoreSettings,
     FromCore,
     GenerateRequest,
     Loaded,
     LoadFailed,
+    MemoryBudget,
+    MemoryLimitSet,
     RowFailed,
+    SetMemoryLimit,
     Shutdown,
     StepFrame,
     Submit,
@@ -50,7 +57,9 @@ class ThreadHost:
         self._last_frame = StepFrame()
         self._last_frame_at = time.monotonic()
         self._news = WarmUpNews(notice)
+        self._limit_change = LimitChange()
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
+        self.adapters = HostAdapters(self._change)
         self._loop = CoreLoop(settings, self._receive)
         self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
         self._thread.start()
@@ -59,22 +68,38 @@ class ThreadHost:
             raise ModelLoadError(outcome.message)
         self.info = outcome.info
         self._budget = outcome.budget
+        self.adapters.came(outcome.adapters)
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; see `Host.submit`."""
         with self._lock:
-            if self._closed:
-                raise EngineClosedError("The engine is closed.")
-            if self._dead:
-                raise EngineUnavailableError(self._dead)
+            self._check()
             self._live.add(request.id)
             self._loop.post(Submit(request))
+
+    def _change(self, change: Change) -> None:
+        with self._lock:
+            self._check()
+            self._loop.post(change)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise EngineClosedError("The engine is closed.")
+        if self._dead:
+            raise EngineUnavailableError(self._dead)
 
     def cancel(self, row_id: int) -> None:
         """Drop a row; see `Host.cancel`."""
         with self._lock:
             self._live.discard(row_id)
         self._loop.post(Cancel(row_id))
+
+    def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
+        """Bound the core's memory; see `Host.set_memory_limit`."""
+        with self._lock:
+            kept = self._limit_change.begin(limit)
+        self._loop.post(SetMemoryLimit(limit))
+        return kept
 
     def status(self) -> HostStatus:
         """Look at the host now; see `Host.status`."""
@@ -94,7 +119,7 @@ class ThreadHost:
             waiting=frame.waiting,
             running=frame.running,
             memory=frame.memory,
-            budget=self._budget,
+            budget=self.adapters.budget(self._budget) if self.adapters.loaded else self._budget,
         )
 
     def close(self) -> None:
@@ -107,6 +132,7 @@ class ThreadHost:
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
         self._fail_live("The engine was closed before this request finished.")
+        self.adapters.gone()
 
     def _run(self) -> None:
         try:
@@ -114,13 +140,23 @@ class ThreadHost:
         except Exception:
             # Whatever ends the core must reach the requests, or they would wait for ever.
             log.exception("the core ended")
-            self._dead = "The core ended after an internal error; restart the program."
+            with self._lock:
+                self._dead = "The core ended after an internal error; restart the program."
             self._loading.put(LoadFailed(self._dead))
             self._fail_live(self._dead)
+            self.adapters.gone()
 
     def _receive(self, message: FromCore) -> None:
         if isinstance(message, WarmingUp):
             self._news.tell(message)
+            return
+        if isinstance(message, MemoryLimitSet):
+            with self._lock:
+                self._budget = message.budget
+                self._limit_change.take(message.budget)
+            return
+        if isinstance(message, AdapterAnswer):
+            self.adapters.answered(message)
             return
         if not isinstance(message, StepFrame):
             self._loading.put(message)
@@ -136,6 +172,7 @@ class ThreadHost:
     def _fail_live(self, reason: str) -> None:
         with self._lock:
             live, self._live = sorted(self._live), set()
+            self._limit_change.close()
         if live:
             failed = [RowFailed(row_id, "engine_unavailable", reason) for row_id in live]
             deliver(self._sink, StepFrame(failed=failed), self.cancel)

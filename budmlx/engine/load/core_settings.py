@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from budmlx.config import Config, size_or_share
+from budmlx.config import Config, adapter_paths, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.vision import ModelFiles
-from budmlx.protocol import CoreSettings, KVStoreSettings, PluginTarget
+from budmlx.protocol import AdapterSource, CoreSettings, KVStoreSettings, PluginTarget
 
 
 def core_settings(
@@ -39,6 +39,7 @@ def core_settings(
         vision=images.target,
         warmup=config.warmup != "off",
         sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
+        adapters=[AdapterSource(path) for path in adapter_paths(config.adapter).values()],
         token_decoder=token_decoder,
     )
 

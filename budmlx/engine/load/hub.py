@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
+
 from budmlx.engine.load.directory import check_model_dir
 from budmlx.engine.load.library.download_bar import download_bar
 from budmlx.engine.load.library.library import Library
@@ -18,13 +20,18 @@ SHIPPED_MODEL = Path(__file__).parents[2] / "assets" / "tiny"
 
 
 def resolve_model(
-    name: str, revision: str | None = None, *, models_dirs: Iterable[str | Path] = ()
+    name: str,
+    revision: str | None = None,
+    *,
+    models_dirs: Iterable[str | Path] = (),
+    fetch: bool = True,
 ) -> Path:
     """Find the model `name`, download it if needed, and check its files.
 
     name: a directory, used as it is; a model in `models_dirs` or in LM Studio's folders; or a hub
     repository `org/name`, see `pull`, with a bar on stderr where something is to be fetched.
     revision: branch, tag or commit of a repository, which is then taken from the hub.
+    fetch: it may be downloaded.
 
     Raises:
         ModelLoadError: there is no such model, or it cannot be used; says what to do next.
@@ -36,12 +43,14 @@ def resolve_model(
     elif path.exists():
         raise ModelLoadError(f"{name} is a file; name the directory that holds config.json.")
     else:
-        path = _named(name, revision, models_dirs)
+        path = _named(name, revision, models_dirs, fetch=fetch)
     check_model_dir(path, name)
     return path
 
 
-def _named(name: str, revision: str | None, models_dirs: Iterable[str | Path]) -> Path:
+def _named(
+    name: str, revision: str | None, models_dirs: Iterable[str | Path], *, fetch: bool
+) -> Path:
     """The directory of a model that is not named by its path."""
     is_repository = REPOSITORY_NAME.fullmatch(name) is not None
     found = Library(models_dirs).lookup(name) if revision is None else None
@@ -53,8 +62,28 @@ def _named(name: str, revision: str | None, models_dirs: Iterable[str | Path]) -
             f"There is no directory {name!r}, and a hub repository is named like org/name. "
             "Models on this machine are listed by: budmlx models"
         )
+    if not fetch:
+        if (path := local_directory(name, revision)) is None:
+            raise ModelLoadError(
+                f"{name} is not on this machine. Fetch it with: budmlx pull {name}"
+            )
+        return path
     with download_bar(name) as report:
         return pull(name, revision, report)
+
+
+def local_directory(name: str, revision: str | None = None) -> Path | None:
+    """The directory of a model whose files are on this machine already; None if they are not.
+
+    Nothing is fetched, and the weights need not be there.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not REPOSITORY_NAME.fullmatch(name):
+        return None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def model_name(model: str) -> str:

@@ -6,9 +6,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from budmlx.engine.procedures import Mailbox
-from budmlx.engine.prompt import Submission
 from budmlx.engine.reply.answer import Answer
 from budmlx.engine.reply.output_reader import OutputReader, event_of
 from budmlx.engine.reply.plugin_filters import FilterChain
@@ -19,6 +19,7 @@ from budmlx.errors import (
     ContextLengthError,
     EngineUnavailableError,
     InvalidRequestError,
+    ModelNotFoundError,
     PluginError,
     RequestFailedError,
 )
@@ -35,6 +36,9 @@ from budmlx.types import (
     Usage,
 )
 
+if TYPE_CHECKING:
+    from budmlx.engine.reuse.tracker import Submission
+
 Update = Token | RowFailed
 """Messages of the core about a row."""
 
@@ -47,6 +51,7 @@ ERRORS: dict[str, type[BudmlxError]] = {
     "invalid_grammar": InvalidRequestError,
     "grammar_error": RequestFailedError,
     "session_error": InvalidRequestError,
+    "model_not_found": ModelNotFoundError,
 }
 
 

@@ -18,6 +18,9 @@ MAX_ENCODED = 4
 _WORDS = {"true": True, "false": False, "null": None}
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*("?)', re.DOTALL)
 _HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# It begins where no word is before it, so that a long one is not tried from each of its letters.
+_LAST_WORD = re.compile(r"(?<![\w.+-])[\w.+-]++\Z")
 
 
 def is_object(text: str) -> bool:
@@ -74,6 +77,22 @@ def completed(text: str) -> str | None:
     return None
 
 
+def with_whole_characters(text: str) -> str:
+    """The text of an object without halves of surrogate pairs, which no tokenizer can write.
+
+    JSON may hold them as escapes, as where a program cuts a text within a character.
+    """
+    if _SURROGATE.search(text) is None:
+        return text
+    written = json.dumps(json.loads(text), ensure_ascii=False)
+    whole = _whole(written)
+    return text if whole == written else whole
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _ends(text: str, *, open_string: bool) -> Iterator[str]:
     """The text with what may be missing before the brackets that close it."""
     if open_string:
@@ -83,7 +102,7 @@ def _ends(text: str, *, open_string: bool) -> Iterator[str]:
     yield text.rstrip(",")
     yield text + "null"
     yield text + ": null"
-    yield re.sub(r"[\w.+-]+\Z", "null", text)
+    yield _LAST_WORD.sub("null", text)
 
 
 def _read(text: str) -> Any:
@@ -108,6 +127,6 @@ class _WithWords(ast.NodeTransformer):
 
 def _dumped(value: Json) -> str | None:
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return _whole(json.dumps(value, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):
         return None

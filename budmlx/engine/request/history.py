@@ -146,7 +146,8 @@ def _ordered(messages: Sequence[Message], order: OrderFeatures) -> list[Message]
         spoken = before is not None and before.role not in INSTRUCTIONS
         if assistant and not spoken and not order.assistant_first:
             ordered.append(Message(role="user"))
-        unanswered = before is not None and before.role in RESULTS and not answered
+        called = before is not None and (before.role in RESULTS or bool(before.tool_calls))
+        unanswered = called and not answered
         if user and unanswered and not order.user_after_result:
             ordered.append(Message(role="assistant"))
         answers = assistant and not message.tool_calls

@@ -8,7 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from budmlx.engine.request.arguments import completed, is_object, object_in
+from budmlx.engine.request.arguments import (
+    completed,
+    is_object,
+    object_in,
+    with_whole_characters,
+)
 from budmlx.engine.template.probes import CallFeatures
 from budmlx.errors import InvalidRequestError
 from budmlx.types import Message, ToolCall
@@ -98,8 +103,13 @@ class _Mender:
 
     def arguments(self, text: str, place: str) -> str:
         """Arguments that the template takes. place: what errors and notes call them."""
-        if not text.strip() or is_object(text):
+        if not text.strip():
             return text
+        if is_object(text):
+            whole = with_whole_characters(text)
+            if whole != text:
+                self._notes.append(f"{place} holds half of a character, which became U+FFFD.")
+            return whole
         self._left -= len(text)
         if self._left < 0:
             raise InvalidRequestError(
@@ -120,6 +130,7 @@ class _Mender:
             return text, "is not the text of a JSON object; the model sees it as it is"
         meant = completed(text)
         if meant is not None:
+            meant = with_whole_characters(meant)
             return meant, "is a JSON object that was cut off; its end was added"
         whole = json.dumps({"arguments": text}, ensure_ascii=False)
         return whole, "is not the text of a JSON object; it became the value of `arguments`"

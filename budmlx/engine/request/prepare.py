@@ -15,6 +15,7 @@ from budmlx.engine.images.images import Images, KeyedImage
 from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.parsers import Parsers, active_tools
+from budmlx.engine.request.defaults import INSTRUCTIONS, RequestDefaults
 from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
 from budmlx.engine.request.turns import turn_ends
@@ -31,7 +32,6 @@ MAX_EXPLAINED = 1_048_576
 # Costs of a message, and of a JSON value, besides their own characters.
 PER_MESSAGE = 64
 PER_VALUE = 8
-INSTRUCTIONS = ("system", "developer")
 
 
 class Preparation:
@@ -44,6 +44,7 @@ class Preparation:
         parsers: Parsers,
         images: Images,
         info: ModelInfo,
+        defaults: RequestDefaults,
     ):
         self._transforms = plugins.added("add_message_transforms")
         self._calls = plugins.hanging
@@ -51,6 +52,7 @@ class Preparation:
         self._parsers = parsers
         self._images = images
         self._info = info
+        self._defaults = defaults
 
     def is_quick(self, request: Request) -> bool:
         """Whether `prepared` does not block."""
@@ -58,10 +60,13 @@ class Preparation:
             return False
         messages = len(request.messages or ())
         times = 1 + 3 * self._info.needs_checkpoints + messages * request.explain_cache
-        return not _exceeds(_request_costs(request), LONG_TEXT // times)
+        room = LONG_TEXT // times - len(self._defaults.system_prompt)
+        return not _exceeds(_request_costs(request), room)
 
     def run(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """What `prepared` returns, for a request with everything that it refers to."""
+        if self._defaults.sampling:
+            request = self._defaults.sampled(request)
         if request.shows_images:
             request = yield from self._images.fetched(request)
         if self.is_quick(request):
@@ -114,12 +119,15 @@ class Preparation:
         if request.shows_images:
             request, shown = self._images.prepared(request)
         messages = request.messages or ()
+        if self._defaults.system_prompt:
+            messages = self._defaults.instructed(messages)
         ids = self._render(request, messages)
         prompt = self._images.placed(ids, shown) if shown else TokenizedPrompt(ids)
         if not shown and self._info.needs_checkpoints:
             prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
         if not shown and request.explain_cache:
-            prompt = replace(prompt, ends=self._ends(request, messages, ids))
+            ends = self._ends(replace(request, messages=messages), messages, ids)
+            prompt = replace(prompt, ends=ends[len(messages) - len(request.messages or ()) :])
         return request, prompt
 
     def _render(self, request: Request, messages: Sequence[Message]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from budmlx.errors import InvalidRequestError
@@ -23,10 +23,13 @@ FORMATS = frozenset(
 FARTHEST = 2**63 - 2**10
 """The largest bound that llguidance takes on either side: the last double before 2**63."""
 
-# What is under these is data, not a schema.
+# What is under these is data, not a schema; under those, schemas that have names of any kind.
 _DATA = ("enum", "const", "default", "examples", "x-guidance")
+_NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 _LOWER = ("minimum", "exclusiveMinimum")
 _UPPER = ("maximum", "exclusiveMaximum")
+
+_Change = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 
 
 def constrainable(schema: Any, param: str, whitespace: str = WHITESPACE) -> dict[str, Any]:
@@ -37,12 +40,12 @@ def constrainable(schema: Any, param: str, whitespace: str = WHITESPACE) -> dict
     Raises:
         InvalidRequestError: a pattern in it is none.
     """
-    for path, pattern in _patterns(schema, param):
-        check_pattern(pattern, path)
     options = {"whitespace_pattern": whitespace}
     if not isinstance(schema, Mapping):
         return {"x-guidance": options} if schema else {"x-guidance": options, "not": {}}
-    rest = {key: value for key, value in _mapped(schema, _taken).items() if key != "x-guidance"}
+    rest = {
+        key: value for key, value in _mapped(schema, param, _taken).items() if key != "x-guidance"
+    }
     return {"x-guidance": options, **rest}
 
 
@@ -50,12 +53,12 @@ def unknown_formats(schema: Any) -> set[str]:
     """The values of `format` in a schema that nothing enforces."""
     found: set[str] = set()
 
-    def look(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    def look(node: Mapping[str, Any], path: str) -> Mapping[str, Any]:
         if _has_unknown_format(node):
             found.add(node["format"])
         return node
 
-    _mapped(schema, look)
+    _mapped(schema, "", look)
     return found
 
 
@@ -67,8 +70,10 @@ def check_pattern(pattern: str, param: str) -> None:
         )
 
 
-def _taken(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An object of a schema with what llguidance takes."""
+def _taken(node: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """An object of a schema with what llguidance takes. Raises InvalidRequestError."""
+    if isinstance(pattern := node.get("pattern"), str):
+        check_pattern(pattern, f"{path}.pattern")
     changed = {key: value for key, value in node.items() if _is_number(value)}
     for key in _LOWER:
         if key in changed:
@@ -85,31 +90,23 @@ def _is_number(value: Any) -> bool:
 
 
 def _has_unknown_format(node: Mapping[str, Any]) -> bool:
-    # A property may be called format: what it has is an object.
     value = node.get("format")
     return isinstance(value, str) and value not in FORMATS
 
 
-def _mapped(value: Any, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
-    """A copy of a schema in which every object is changed, from the outside in."""
-    if isinstance(value, Mapping):
-        return {
-            key: each if key in _DATA else _mapped(each, change)
-            for key, each in change(value).items()
-        }
+def _mapped(value: Any, path: str, change: _Change) -> Any:
+    """A copy of a schema in which every object is changed, from the outside in. path: its own."""
     if isinstance(value, list | tuple):
-        return [_mapped(each, change) for each in value]
-    return value
+        return [_mapped(each, f"{path}[{index}]", change) for index, each in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    changed = change(value, path).items()
+    return {key: _mapped_under(key, each, f"{path}.{key}", change) for key, each in changed}
 
 
-def _patterns(schema: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Regular expressions in a schema, with their places."""
-    if isinstance(schema, Mapping):
-        for key, value in schema.items():
-            if key == "pattern" and isinstance(value, str):
-                yield f"{path}.{key}", value
-            elif key not in ("enum", "const", "default", "examples"):
-                yield from _patterns(value, f"{path}.{key}")
-    elif isinstance(schema, list):
-        for index, value in enumerate(schema):
-            yield from _patterns(value, f"{path}[{index}]")
+def _mapped_under(key: str, value: Any, path: str, change: _Change) -> Any:
+    if key in _DATA:
+        return value
+    if key in _NAMED and isinstance(value, Mapping):
+        return {name: _mapped(each, f"{path}.{name}", change) for name, each in value.items()}
+    return _mapped(value, path, change)

@@ -27,7 +27,7 @@ from budmlx.types import (
 FORMAT = 2
 """Raise it when `StoredReply` changes: what older versions kept becomes a miss."""
 
-NOT_IN_KEY = frozenset({"cache", "explain_cache"})
+NOT_IN_KEY = frozenset({"cache", "explain_cache", "given"})
 """The fields of a request that say nothing about its answer. All others, new ones too, count."""
 
 

@@ -7,18 +7,19 @@ KV of the whole conversation can be reused.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import msgspec
 
-from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reuse.explain import History
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.lookup import Prefix, PrefixIndex, PrefixWalk
-from budmlx.types import CacheExplanation, Finished, PrefixCacheStats
+from budmlx.types import CacheExplanation, Finished, PrefixCacheStats, Request
 
 # Replies, and tokens of replies, that are remembered.
 MAX_REPLIES = 1024
@@ -26,6 +27,36 @@ MAX_TOKENS = 1_000_000
 
 Replies = tuple[tuple[int, ...], ...]
 """The ids of a reply, of each choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A prompt as it is submitted to the core, with the namespace of its owner.
+
+    namespace: that of the KV that it may reuse. since: `History.count` at the submission.
+    adapter: the digest of the one that it uses, if any.
+    """
+
+    owner: str
+    namespace: str
+    prompt: TokenizedPrompt
+    is_chat: bool
+    explain: bool
+    since: int = 0
+    adapter: str = ""
+
+    @classmethod
+    def of(cls, request: Request, prompt: TokenizedPrompt, *, shared: bool) -> Submission:
+        """shared: API keys may reuse each other's KV."""
+        owner = "" if shared else request.namespace
+        return cls(
+            owner,
+            _namespace(owner, request.cache_salt, request.adapter),
+            prompt,
+            request.messages is not None,
+            request.explain_cache,
+            adapter=request.adapter,
+        )
 
 
 class ReuseTracker:
@@ -192,3 +223,15 @@ def _replaced(
 
     new = [*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]]
     return TokenizedPrompt(new, images, along(prompt.checkpoints), along(prompt.ends))
+
+
+def _namespace(owner: str, salt: str, adapter: str) -> str:
+    """The namespace of three texts: distinct for distinct ones, and empty for empty ones."""
+    if adapter:
+        # A text that begins with no number is none of the others.
+        text = f"adapter {adapter} {_namespace(owner, salt, '')}"
+    elif owner or salt:
+        text = f"{len(owner)} {owner}{salt}"
+    else:
+        return ""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -8,19 +8,21 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
 
-from budmlx.config import ModelConfig
+from budmlx.config import ModelConfig, adapter_paths
 from budmlx.engine.hosts.host import open_host
-from budmlx.engine.procedures import Mailbox, PluginCalls, Stream
+from budmlx.engine.procedures import Mailbox, PluginCalls, Procedure, Stream
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.reuse.response_cache import ReplyCache, Ticket
 from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.run.adapters import AdapterSet
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.rows import RowBuilder
 from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError
@@ -65,7 +67,7 @@ class RequestPipeline:
         """
         model = self.dispatcher.info.name
         with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
-            request, prompt = yield from self.preparation.run(request)
+            request, prompt = yield from self.prepared(request)
             reply = None
             if self.cache.enabled:
                 ticket = self.cache.ticket(request, prompt.ids, share=not together)
@@ -75,6 +77,12 @@ class RequestPipeline:
                 yield from outcome.replayed(reply)
             else:
                 yield from self.computed(request, prompt, note=outcome.note, together=together)
+
+    def prepared(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
+        """The request as it runs, and its prompt. Raises the errors of `Engine.events`."""
+        if request.adapter:
+            request = self.dispatcher.adapters.resolved(request)
+        return (yield from self.preparation.run(request))
 
     def computed(
         self,
@@ -189,6 +197,7 @@ class RequestOutcome:
         code = error.code if isinstance(error, BudmlxError) else "internal_error"
         if isinstance(error, InvalidRequestError):
             code = code or "invalid_request"
+            self._origin.response_id = ""  # There is no reply.
             return self._origin.record(model=self._model, outcome="refused", error=code)
         return self._origin.record(model=self._model, outcome="failed", error=code)
 
@@ -202,6 +211,10 @@ class RowDispatcher:
         self._ids = itertools.count(1)
         self.host = open_host(settings, self._receive, config, notice)
         self.info = self.host.info
+        self.adapters = AdapterSet(self.host, adapter_paths(config.adapter))
+        if config.context_limit is not None:
+            length = min(self.info.context_length, config.context_limit)
+            self.info = replace(self.info, context_length=length)
 
     def new_ids(self, count: int) -> list[int]:
         """Ids for this many rows."""
@@ -212,7 +225,10 @@ class RowDispatcher:
 
         Raises:
             EngineUnavailableError, EngineClosedError: the host takes nothing.
+            ModelNotFoundError: the adapter was removed meanwhile.
         """
+        if adapter := generation.submission.adapter:
+            self.adapters.take(adapter)
         self._generations.update(dict.fromkeys(generation.row_ids, generation))
         try:
             for row in rows:
@@ -231,6 +247,8 @@ class RowDispatcher:
         for row_id in sorted(generation.running):
             self._drop(generation, row_id)
         known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]
+        if any(known) and generation.submission.adapter:
+            self.adapters.give_back(generation.submission.adapter)
         return any(known)
 
     def _drop(self, generation: Generation, row_id: int) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.answer import AnswerStops
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
@@ -25,7 +25,7 @@ from budmlx.engine.request.grammars import (
 )
 from budmlx.engine.request.history import changes
 from budmlx.engine.request.plugin_choices import PluginChoices
-from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.reuse.tracker import ReuseTracker, Submission
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
 from budmlx.errors import InvalidRequestError
@@ -106,9 +106,15 @@ class RowBuilder:
         grammar = None
         if request.response_format is not None or active_tools(request):
             grammar = grammar_of(request, self._parsers, tail)
+        room = self._info.context_length - len(submission.prompt.ids)
         rows = [
             msgspec.structs.replace(
-                row, sampler=sampler, processors=processors, session=session, owner=owner
+                row,
+                max_tokens=min(row.max_tokens, room),
+                sampler=sampler,
+                processors=processors,
+                session=session,
+                owner=owner,
             )
             for row in core_requests(
                 row_ids, submission.prompt, self._for_core(request), self._eos_ids, grammar
@@ -175,6 +181,7 @@ def core_requests(
         grammar=grammar,
         fork=row_ids[0] if len(row_ids) > 1 else 0,
         namespace=request.namespace,
+        adapter=request.adapter,
     )
     return [
         msgspec.structs.replace(first, id=row_id, choice=choice)
@@ -234,14 +241,21 @@ class RequestWarnings:
         """A sentence for each part of a request that has no effect."""
         _, warnings = without_unknown_ids(request.sampling, self.vocab_size)
         template = self.parsers.tokenizer.template(tools=bool(active_tools(request)))
-        unused = template.unused_kwargs(request.chat_template_kwargs)
-        warnings += [f"{name} has no effect: the chat template does not use it." for name in unused]
-        if request.messages and not template.takes(request.messages):
-            warnings += changes(template, request.messages)
-        _, effort = template.with_known_effort(request.chat_template_kwargs)
-        if effort:
-            warnings.append(effort)
-        if any(tool.strict for tool in active_tools(request)) and not can_be_strict(self.parsers):
+        if request.messages is None:
+            unread = [*(["tools"] if request.tools else []), *request.chat_template_kwargs]
+            warnings += [f"{name} has no effect on raw text." for name in unread]
+        else:
+            unread = [*template.unused_kwargs(request.chat_template_kwargs)]
+            warnings += [
+                f"{name} has no effect: the chat template does not use it." for name in unread
+            ]
+            if request.messages and not template.takes(request.messages):
+                warnings += changes(template, request.messages)
+            _, effort = template.with_known_effort(request.chat_template_kwargs)
+            warnings += [effort] if effort else []
+        strict = any(tool.strict for tool in active_tools(request))
+        free = strict and not is_forced(request) and request.response_format is None
+        if free and not can_be_strict(self.parsers):
             warnings.append("strict has no effect: this model's calls are constrained when forced.")
         if request.response_format is not None and is_forced(request):
             warnings.append("`response_format` has no effect on a reply that must be a call.")

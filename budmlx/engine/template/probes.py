@@ -37,7 +37,7 @@ class CallFeatures:
     several: several calls of one message are.
     short_ids: ids must have nine letters and digits. named_by_id: it writes ids, not names.
     with_content: the content of a message with calls is written.
-    takes_objects, takes_json: arguments may be an object, or a JSON text.
+    takes_objects: arguments may be an object. takes_json: they may be a text, written as it is.
     reasoning: the key from which reasoning is written; empty if it is not.
     reasoning_with_content: reasoning, content and calls may stand in one message.
     """
@@ -192,8 +192,9 @@ class CallProber:
     def __init__(self, prober: Prober):
         self._prober = prober
         self._said = prober.said
-        objects, self._takes_json = self._takes({word(0): 1}), self._takes("{}")
-        self._takes_objects = objects or not self._takes_json
+        self._takes_json = self._writes_texts()
+        objects = self._calling({word(0): 1}) is not None
+        self._takes_objects = objects or self._calling("{}") is None
         self._short_ids = not self._writes_calls(_LONG_ID) and self._writes_calls(_SHORT_ID)
         self._id = _SHORT_ID if self._short_ids else _LONG_ID
 
@@ -205,8 +206,6 @@ class CallProber:
             return CallFeatures(
                 written=False,
                 results=self._prober.writes(*asked, result, words=3),
-                takes_objects=self._takes_objects,
-                takes_json=self._takes_json,
                 reasoning=self._reasoning_key(self._reply),
             )
         once = self._text(self._history())
@@ -228,11 +227,17 @@ class CallProber:
     def _text(self, messages: list[Json]) -> str:
         return self._prober.text([self._said("user", 0), *messages], **_THINKING) or ""
 
-    def _takes(self, arguments: str | Json) -> bool:
+    def _writes_texts(self) -> bool:
+        """Whether arguments may be a text, which comes out as it is."""
+        arguments = f'{{"{word(1)}": "{word(2)}'
+        return arguments in (self._calling(arguments) or "")
+
+    def _calling(self, arguments: str | Json) -> str | None:
         function = {"name": word(0), "arguments": arguments}
         call = {"id": _SHORT_ID, "type": "function", "function": function}
-        asked = [self._said("user", 0), self._said("assistant", tool_calls=[call])]
-        return self._prober.text(asked) is not None
+        return self._prober.text(
+            [self._said("user", 0), self._said("assistant", tool_calls=[call])]
+        )
 
     def _call(self, call_id: str, name: int) -> Json:
         """A call of a function that is named by a word, with the next word as its argument."""

@@ -216,7 +216,8 @@ class ChatTemplate:
                 param=_EFFORT,
             )
         if asked == "none" and "enable_thinking" in self.names:
-            return {name: value for name, value in kwargs.items() if name != _EFFORT}, ""
+            others = {name: value for name, value in kwargs.items() if name != _EFFORT}
+            return {"enable_thinking": False, **others}, ""
         place = EFFORTS.index(asked)
         levels = [level for level in self.efforts if level != "none"] or [asked]
         nearest = min(reversed(levels), key=lambda level: abs(EFFORTS.index(level) - place))

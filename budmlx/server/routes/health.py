@@ -40,13 +40,15 @@ class Memory(Struct, frozen=True):
 class Readiness(Struct, frozen=True):
     """Requests make progress. memory: one for each model that is loaded.
 
-    numbers: what was chosen for the device, by model.
+    numbers: what was chosen for the device, by model. problems: why single models make no
+    progress, by model.
     """
 
     message: str
     status: str
     memory: list[Memory]
     numbers: dict[str, dict[str, str | int | float]]
+    problems: dict[str, str] = {}
 
 
 @endpoints.get("/health", "The process lives", Health)
@@ -63,18 +65,24 @@ async def tcp_warming(request: web.Request) -> web.Response:
 
 @endpoints.get("/ready", "The model makes progress", Readiness, errors=(503,))
 async def ready(request: web.Request) -> web.Response:
-    """Answer when every model makes progress; raise EngineUnavailableError saying why not."""
+    """Answer unless no model makes progress that is loaded; then raise EngineUnavailableError.
+
+    A server that loads models on demand is ready without any.
+    """
     if request.app[IN_FLIGHT].draining:
         raise EngineUnavailableError("The server is shutting down.")
-    models = request.app[MODELS]
-    memory, numbers = [], {}
-    for engine in dict.fromkeys(models.resolve(name) for name in models.names):
+    engines = request.app[MODELS].loaded
+    memory, numbers, problems = [], {}, {}
+    for engine in engines:
         status = engine.status()
-        if not status.ready:
-            raise EngineUnavailableError(status.reason or "The model makes no progress.")
         memory.append(_memory(status))
         numbers[engine.info.name] = dict(engine.info.numbers)
-    return web.json_response(msgspec.to_builtins(Readiness("ok", "ready", memory, numbers)))
+        if not status.ready:
+            problems[engine.info.name] = status.reason or "The model makes no progress."
+    if engines and len(problems) == len(engines):
+        raise EngineUnavailableError(" ".join(problems.values()))
+    reply = Readiness("ok", "ready", memory, numbers, problems)
+    return web.json_response(msgspec.to_builtins(reply))
 
 
 def _memory(status: HostStatus) -> Memory:

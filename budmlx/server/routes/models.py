@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from budmlx.engine.engine import Engine
+from budmlx.engine.models.resident import Resident, State
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import MODELS
 
@@ -14,12 +14,22 @@ endpoints = EndpointTable("/v1")
 
 
 class Model(Struct, frozen=True):
-    """A name that is served. created: when the model was made, in seconds of the Unix clock."""
+    """A name that is served.
+
+    created: when the model was made, in seconds of the Unix clock. root: the name of the model
+    itself, where this is another name of it. state: whether it is loaded. max_model_len: tokens
+    of a prompt and its reply together; of a loaded model those that its memory holds.
+    error: why it could not be loaded.
+    """
 
     id: str
     object: str
     created: int
     owned_by: str
+    root: str
+    state: State
+    max_model_len: int | None = None
+    error: str | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True):
@@ -33,8 +43,7 @@ class ModelList(Struct, frozen=True):
 async def list_models(request: web.Request) -> web.Response:
     """List every name that is served."""
     models = request.app[MODELS]
-    entries = [_entry(name, models.resolve(name)) for name in models.names]
-    return _json(ModelList("list", entries))
+    return _json(ModelList("list", [_entry(name, models.resident(name)) for name in models.names]))
 
 
 @endpoints.get(
@@ -47,11 +56,21 @@ async def list_models(request: web.Request) -> web.Response:
 async def get_model(request: web.Request) -> web.Response:
     """Describe one name, which may hold slashes. Raises ModelNotFoundError."""
     name = request.match_info["id"]
-    return _json(_entry(name, request.app[MODELS].resolve(name)))
+    return _json(_entry(name, request.app[MODELS].resident(name)))
 
 
-def _entry(name: str, engine: Engine) -> Model:
-    return Model(name, "model", engine.info.created, "budmlx")
+def _entry(name: str, model: Resident) -> Model:
+    error = UNSET if model.error is None else model.error.message
+    return Model(
+        name,
+        "model",
+        model.created,
+        "budmlx",
+        root=model.name,
+        state=model.state,
+        max_model_len=model.longest,
+        error=error,
+    )
 
 
 def _json(reply: Struct) -> web.Response:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 
 TINY = Path(budmlx_llava.__file__).parent / "assets" / "tiny"
@@ -80,7 +80,7 @@ async def pictures() -> AsyncIterator[str]:
 @pytest.fixture
 async def client(pictures: str) -> AsyncIterator[aiohttp.ClientSession]:
     with Engine.load(TINY, image_host=[pictures]) as engine:
-        models = ModelSet(engine, (), any_name=True)
+        models = Models.of(engine, (), any_name=True)
         server = await HttpServer.start(models, Config(port=0, drain_seconds=0))
         async with aiohttp.ClientSession(server.url) as session:
             yield session

@@ -79,7 +79,7 @@ def test_a_models_chunk_is_the_devices_or_the_one_that_was_set() -> None:
 
 def test_a_tight_memory_makes_the_devices_chunk_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     big = numbers_of("cuda", H200)
-    monkeypatch.setattr("budmlx.core.model.model.this_device", lambda: big)
+    monkeypatch.setattr("budmlx.core.model.loading.this_device", lambda: big)
     memory = of().memory
     assert of().numbers.prefill_chunk == big.prefill_chunk
     limit = memory.total([[2**15]], SMALLEST_FITTED) + 2**20
@@ -92,7 +92,7 @@ def test_a_tight_memory_makes_the_devices_chunk_smaller(monkeypatch: pytest.Monk
 def test_long_passes_on_metal_are_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("budmlx.core.model.model.this_device", lambda: numbers_of("metal", M1))
+    monkeypatch.setattr("budmlx.core.model.loading.this_device", lambda: numbers_of("metal", M1))
     with caplog.at_level(logging.WARNING):
         of(LONGEST_METAL_CHUNK)
         assert "prefill_chunk" not in caplog.text

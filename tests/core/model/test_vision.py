@@ -10,7 +10,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from budmlx.core.model.model import Model, load_model
+from budmlx.core.model.loading import load_model
+from budmlx.core.model.model import Model
 from budmlx.core.model.vision import Vision
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.errors import ModelLoadError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import replace
@@ -17,10 +18,11 @@ from budmlx.core.reuse.blocks import BlockReuse, open_reuse
 from budmlx.core.reuse.checkpoints import Checkpoint, CheckpointReuse, Checkpoints
 from budmlx.protocol import GenerateRequest, StepFrame
 from tests.amount import usually
-from tests.core.architectures import KINDS
-from tests.core.driver import Driver, request
+from tests.core.architectures import ARCHITECTURES, KINDS
+from tests.core.driver import Driver, load, request
 from tests.core.reuse.test_blocks import at_rest_memory, cold, plain, words
 from tests.core.schedule.test_scheduler import Faulty
+from tests.models import tiny_model_dir
 
 NAMES = ["gemma3_text", "ministral3", "gpt_oss", "mamba", "falcon_h1", "jamba"]
 
@@ -109,6 +111,24 @@ def test_the_ends_of_turns_leave_room_for_other_conversations() -> None:
     assert CheckpointReuse(2**30, 8).places(wanted, lambda tokens: 1) == [10, 700, 800, 950]
     for few in ([], [10], [10, 20]):
         assert all_.places(few, lambda tokens: 1) == few
+
+
+@pytest.mark.parametrize(("chunk", "stretch"), [(64, 64), (512, 64), (2048, 256)])
+def test_the_ends_of_turns_divide_a_chunk_into_a_few_passes(chunk: int, stretch: int) -> None:
+    model = load(tiny_model_dir(ARCHITECTURES["gemma3_text"]), prefill_chunk=chunk)
+    ends = list(range(10, 4010, 32))
+    places = open_reuse(model, 0.5).places(ends, lambda tokens: 1)
+    assert min(b - a for a, b in itertools.pairwise(places)) == stretch
+    assert places[0] == ends[0] and places[-1] == ends[-1]
+
+
+def test_the_ends_of_turns_do_not_slow_down_what_a_step_computes() -> None:
+    model = plain("gemma3_text")
+    driver = Resuming(model, prefill_chunk=512)
+    ends = list(range(70, 900, 70))
+    driver.submit(request(0, words(1, 1000), checkpoints=ends, max_tokens=2))
+    driver.turn()
+    assert driver.prompts[0].computed > 512 * 3 // 4
 
 
 @pytest.mark.parametrize("name", ["gemma3_text", "falcon_h1"])

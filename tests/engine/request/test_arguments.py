@@ -112,6 +112,32 @@ def test_other_texts_are_not_completed(text: str) -> None:
     assert completed(text) is None
 
 
+@pytest.mark.parametrize(("end", "whole"), [(" !", None), ("", '{"a": null}')])
+def test_the_time_of_the_longest_text_grows_with_its_length(end: str, whole: str | None) -> None:
+    # If it grew with the square of it, this would take minutes.
+    assert completed('{"a": ' + "b" * MAX_BROKEN + end) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        (r'{"a": "x\ud83d"}', {"a": "x\ufffd"}),
+        (r'{"a": "\uDE42\ud83d\ude42"}', {"a": "\ufffd🙂"}),
+        (r'{"\ud83d": ["\ud83d!"]}', {"\ufffd": ["\ufffd!"]}),
+        (json.dumps(r'{"a": "\ud83d"}'), {"a": "\ufffd"}),
+        (r"{'a': '\ud83d'}", {"a": "\ufffd"}),
+        (r'{"a": "\ud83d', {"a": "\ufffd"}),
+        (r'{"a": "\\ud83d"}', {"a": r"\ud83d"}),
+    ],
+)
+def test_half_a_character_is_written_as_an_unknown_one(text: str, whole: dict[str, Any]) -> None:
+    notes: list[str] = []
+    message = Message(role="assistant", tool_calls=(ToolCall("c", "f", text),))
+    [found] = with_usable_calls([message], CallFeatures(takes_json=False), notes)
+    assert json.loads(found.tool_calls[0].arguments) == whole
+    assert bool(notes) == (r"\\" not in text or text[0] != "{")
+
+
 @pytest.mark.parametrize(
     ("text", "usable", "note"),
     [

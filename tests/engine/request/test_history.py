@@ -281,6 +281,15 @@ def test_what_is_rendered_otherwise_is_told_in_the_reply(tmp_path: Path) -> None
     assert "xhigh" in level and "reasoning" in reasoning
 
 
+def test_no_effort_is_no_reasoning_where_the_template_has_a_switch() -> None:
+    template = tokenizer("qwen38").template()
+    assert "enable_thinking" in template.names and "none" not in template.efforts
+    for others, thinks in (({}, False), ({"enable_thinking": True}, True)):
+        kwargs, note = template.with_known_effort({"reasoning_effort": "none", **others})
+        assert (kwargs, note) == ({"enable_thinking": thinks}, "")
+    assert shown("qwen38", [U], reasoning_effort="none").rstrip().endswith("</think>")
+
+
 def test_a_level_that_no_model_knows_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequestError, match="low, medium, xhigh") as caught:
         shown("levels", [U], reasoning_effort="extreme")

@@ -142,3 +142,37 @@ def test_what_was_written_stays_when_a_conversation_goes_on(name: str) -> None:
     text = written(name, [*messages, USER])
     for message in messages:
         assert message["content"] in text, (message, text)
+
+
+BROKEN = [
+    '{"key": "Halfway',
+    "{'key': 'Halfway'}",
+    '"{\\"key\\": \\"Halfway\\"}"',
+    "use Halfway",
+    '["Halfway"]',
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_broken_arguments_are_written_with_all_of_their_words(name: str) -> None:
+    for arguments in BROKEN:
+        function = {"name": "get_time", "arguments": arguments}
+        calling = {"role": "assistant", "content": None, "tool_calls": [{"function": function}]}
+        result = {"role": "tool", "content": "Done"}
+        for more in ([], [USER]):
+            text = written(name, [USER, calling, result, *more])
+            assert "Halfway" in text and "Done" in text, (arguments, text[-2000:])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_calls_may_lack_results(name: str) -> None:
+    function = {"name": "get_time", "arguments": '{"key": "Asked"}'}
+    calls = [{"id": f"c{n}", "function": function} for n in range(2)]
+    calling = {"role": "assistant", "content": None, "tool_calls": calls}
+    result = {"role": "tool", "tool_call_id": "c0", "content": "Done"}
+    for results in ([], [result]):
+        for more in ([], [{"role": "assistant", "content": "Concluded"}, USER]):
+            history = [USER, calling, *results, {"role": "user", "content": "Stopped"}, *more]
+            text = written(name, history)
+            wanted = ["Asked", "Stopped", *(["Done"] if results else [])]
+            assert all(word in text for word in wanted), text[-2000:]

@@ -11,6 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from budmlx import Engine
 from budmlx.engine.request.schemas import FORMATS, constrainable, unknown_formats
+from budmlx.errors import InvalidRequestError
 from tests.models import tiny_model_dir
 
 UNKNOWN = ("path", "file-path", "password", "uuid4", "binary", "base64", "byte", "regex", "color")
@@ -54,6 +55,25 @@ def test_properties_and_data_called_format_stay() -> None:
     assert taken["properties"] == {"format": {"type": "string"}, "x": {"enum": ["a"]}}
     assert taken["$defs"] == {"y": {"anyOf": [{}, {"const": {"format": "byte"}}]}}
     assert taken["default"] == {"format": "z"} and unknown_formats(schema) == {"path", "byte"}
+
+
+DATA_WORDS = ("enum", "const", "default", "examples", "x-guidance", "format", "pattern", "minimum")
+
+
+@pytest.mark.parametrize("place", ["properties", "patternProperties", "$defs"])
+def test_properties_may_be_called_as_keywords_are(tokenizer: LLTokenizer, place: str) -> None:
+    inner = {"type": "array", "items": {"type": "string", "format": "path"}}
+    schema = {"type": "object", place: dict.fromkeys(DATA_WORDS, inner)}
+    taken = constrainable(schema, "s")
+    plain = {"type": "array", "items": {"type": "string"}}
+    assert taken[place] == dict.fromkeys(DATA_WORDS, plain)
+    assert unknown_formats(schema) == {"path"}
+    # Patterns that may match the same name are a limit of llguidance's own.
+    assert place == "patternProperties" or not problem(tokenizer, taken)
+    bad = {"type": "object", place: {"default": {"type": "string", "pattern": "a**"}}}
+    with pytest.raises(InvalidRequestError) as caught:
+        constrainable(bad, "s")
+    assert caught.value.param == f"s.{place}.default.pattern"
 
 
 @pytest.mark.parametrize("kind", ["integer", "number"])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from budmlx import Engine
-from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request, prompt_request
 from budmlx.engine.reuse.explain import MAX_PROMPTS, History
-from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.reuse.tracker import ReuseTracker, Submission
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, Image
 from budmlx.types import CacheExplanation, Finished, Timing, Usage

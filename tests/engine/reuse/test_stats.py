@@ -14,9 +14,9 @@ from typing import Any, get_args
 import pytest
 
 from budmlx import Engine, hookimpl
-from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request, prompt_request
-from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.reuse.tracker import ReuseTracker, Submission
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ContextLengthError, PluginError
 from budmlx.plugins.specs import OutputFilterFactory

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from budmlx import Engine
 from budmlx.engine.prompt import TokenizedPrompt
+from budmlx.engine.request.python_api import chat_request, prompt_request
 from budmlx.engine.run.rows import UNLIMITED, core_requests
 from budmlx.errors import InvalidRequestError
 from budmlx.protocol import GenerateRequest, Grammar
@@ -58,3 +60,27 @@ def test_a_form_must_be_able_to_end() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         core_requests([1], TokenizedPrompt([3]), request, EOS, Grammar(source="", param="x"))
     assert caught.value.param == "ignore_eos"
+
+
+TOOL = {"name": "f", "strict": True, "parameters": {"type": "object", "properties": {}}}
+
+
+def test_what_has_no_effect_is_told() -> None:
+    # Calls of this format can be constrained only where they are forced.
+    with Engine.load(tool_parser="harmony") as engine:
+
+        def told(**options: Any) -> list[str]:
+            return engine.warnings(chat_request("Hi", {"tools": [TOOL], **options}))
+
+        assert [warning[:20] for warning in told()] == ["strict has no effect"]
+        for options in (
+            {"tool_choice": "required"},
+            {"tool_choice": "none"},
+            {"response_format": {"type": "json_object"}},
+        ):
+            assert told(**options) == []
+        raw = prompt_request("Hi", {"tools": [TOOL], "chat_template_kwargs": {"thinking": True}})
+        assert engine.warnings(raw) == [
+            "tools has no effect on raw text.",
+            "thinking has no effect on raw text.",
+        ]

@@ -11,8 +11,9 @@ import pytest
 
 from budmlx import Engine
 from budmlx.core.reuse.blocks import SESSIONS
-from budmlx.engine.prompt import Submission, TokenizedPrompt
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.request.python_api import chat_request
+from budmlx.engine.reuse.tracker import Submission
 from budmlx.errors import InvalidRequestError, ModelLoadError
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, SCALES

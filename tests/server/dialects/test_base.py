@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer, create_app
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.openai.dialect import OpenAI
@@ -32,7 +32,7 @@ async def serve(engine: Engine) -> AsyncIterator[Serve]:
     async def start(**settings: Any) -> HttpServer:
         config = Config(**{"port": 0, "drain_seconds": 0, **settings})
         dialects = Dialects(OpenAI(), WhisperDialect())
-        app = create_app(ModelSet(engine, ("demo",)), config, dialects)
+        app = create_app(Models.of(engine, ("demo",)), config, dialects)
         runner = Runner(app)
         await runner.setup()
         runners.append(runner)

@@ -13,6 +13,7 @@ from msgspec import Struct
 from multidict import CIMultiDictProxy
 from pydantic import BaseModel
 
+from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
 from budmlx.server import answer
 from budmlx.server.body import parsed
@@ -93,13 +94,16 @@ class Lines:
 )
 async def say(request: web.Request) -> web.StreamResponse:
     asked, _ = await parsed(request, Whisper.model_validate)
-    engine = request.app[MODELS].resolve("demo")
+    model = request.app[MODELS].find("demo")
     sampling = SamplingParams(temperature=0, max_tokens=asked.words)
-    events = _after(asked.pause, engine.aevents(Request(prompt=asked.text, sampling=sampling)))
+
+    async def run(engine: Engine) -> answer.Events:
+        return _after(asked.pause, engine.aevents(Request(prompt=asked.text, sampling=sampling)))
+
     encoder = Lines(breaks=asked.text == "break")
     if asked.stream:
-        return await answer.streamed(request, encoder, events)
-    return await answer.whole(request, encoder, events, partial(completion, "whisper", ()))
+        return await answer.streamed(request, model, encoder, run)
+    return await answer.whole(request, model, encoder, run, partial(completion, "whisper", ()))
 
 
 async def _after(pause: float, events: AsyncIterator[Event]) -> AsyncIterator[Event]:

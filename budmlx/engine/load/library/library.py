@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 from huggingface_hub import constants
 
+from budmlx.config import ServerConfig
 from budmlx.engine.load.directory import some
 from budmlx.engine.load.library.facts import Signature, read_facts, signature
 from budmlx.engine.load.library.local_model import Facts, LocalModel
@@ -26,6 +28,7 @@ from budmlx.engine.load.library.places import (
 )
 from budmlx.engine.load.repository import REPOSITORY_NAME, missing_files
 from budmlx.errors import ModelNotFoundError
+from budmlx.plugins.manager import Plugins
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,13 @@ class Library:
         for path in self.models_dirs:
             if not is_directory(path):
                 log.warning("models_dir: there is no directory %s.", path)
+
+    @classmethod
+    def of(cls, config: ServerConfig, plugins: Plugins) -> Self:
+        """The models that a configuration can serve. plugins: they may load further types."""
+        loaders = plugins.added("add_model_loaders")
+        types = (kind for each in loaders for kind in each.value.model_types)
+        return cls(config.models_dir, architectures=frozenset(types))
 
     def models(self) -> list[LocalModel]:
         """All of them, by name, also those that cannot be served."""

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from pydantic import Field
 
+from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
-from budmlx.server.body import parsed
+from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
 from budmlx.server.dialects.openai.declared import within
 from budmlx.server.dialects.openai.messages import ChatMessage
@@ -169,6 +170,7 @@ class ChatRequest(GenerationRequest):
         return Request(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=self._sampling(),
+            given=frozenset(self.model_fields_set),
             n=self.n,
             tools=self.callable_tools.tools,
             tool_choice=self.callable_tools.choice,
@@ -193,25 +195,27 @@ class ChatRequest(GenerationRequest):
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, as JSON or as a stream of events."""
     config = request.app[CONFIG]
-    chat, _ = await parsed(request, ChatRequest.parse)
+    chat, size = await parsed(request, ChatRequest.parse)
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
-    engine = request.app[MODELS].resolve(chat.model)
+    model = request.app[MODELS].find(chat.model)
     generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),
     )
-    warnings += engine.warnings(generation)
     reply = ChatReply(
         chat,
-        engine.info.fingerprint,
         warnings,
         logprobs=chat.wants_logprobs,
         uses_functions=chat.uses_functions,
         agent=request.headers.get("User-Agent", ""),
     )
-    events = engine.aevents(generation, request.get(ORIGIN))
+
+    async def run(engine: Engine) -> answer.Events:
+        await off_loop(size, reply.loaded, engine, generation)
+        return engine.aevents(generation, request.get(ORIGIN))
+
     if streaming:
-        return await answer.streamed(request, reply, events)
-    collect = partial(completion, engine.info.name, warnings)
-    return await answer.whole(request, reply, events, collect)
+        return await answer.streamed(request, model, reply, run)
+    collect = partial(completion, model.name, warnings)
+    return await answer.whole(request, model, reply, run, collect)

@@ -150,14 +150,13 @@ class ChatReply(ReplyBuilder[ChunkChoice]):
     def __init__(
         self,
         body: GenerationRequest,
-        fingerprint: str,
-        warnings: Sequence[str],
+        warnings: list[str],
         *,
         logprobs: bool,
         uses_functions: bool,
         agent: str,
     ):
-        super().__init__(body, "chatcmpl", fingerprint, warnings)
+        super().__init__(body, "chatcmpl", warnings)
         self._n = body.n
         self._logprobs = logprobs
         self._legacy = uses_functions

@@ -71,8 +71,8 @@ class CompletionRequest(GenerationRequest):
         """How many texts are generated for each prompt."""
         return self.n if self.best_of is None else self.best_of
 
-    def check(self, *, streaming: bool, vocab_size: int) -> None:
-        """Refuse what cannot be done. Raises InvalidRequestError naming the parameter."""
+    def check(self, *, streaming: bool) -> None:
+        """Refuse what no model does. Raises InvalidRequestError naming the parameter."""
         if self.candidates < self.n:
             raise InvalidRequestError("`best_of` must not be smaller than `n`.", param="best_of")
         if self.candidates > self.n and streaming:
@@ -85,6 +85,9 @@ class CompletionRequest(GenerationRequest):
                 "`echo` cannot be combined with `logprobs`: those of prompts are not computed.",
                 param="echo",
             )
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Refuse ids that a model does not have. Raises InvalidRequestError naming the prompt."""
         for place, prompt in self.prompts.items():
             if not isinstance(prompt, str):
                 check_ids(prompt, vocab_size, place)
@@ -99,6 +102,7 @@ class CompletionRequest(GenerationRequest):
             sampling=self.sampling(
                 max_tokens=self.max_tokens, min_tokens=self.min_tokens, logprobs=logprobs
             ),
+            given=frozenset(self.model_fields_set),
             n=self.candidates,
             response_format=self.format,
             reasoning="raw",
@@ -141,30 +145,27 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body, size = await parsed(request, CompletionRequest.parse)
     streaming = body.wants_stream(request.headers)
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
-    engine = request.app[MODELS].resolve(body.model)
-    body.check(streaming=streaming, vocab_size=engine.info.vocab_size)
+    model = request.app[MODELS].find(body.model)
+    body.check(streaming=streaming)
     _check_places(body, request.app[IN_FLIGHT].limit)
     namespace = request.get(NAMESPACE, "")
     requests = [replace(each, namespace=namespace) for each in body.to_requests()]
-    warnings += engine.warnings(requests[0])
-    requests = await off_loop(size, _with_ids, body, engine, requests)
-    echoes = await off_loop(size, _echoes, body, engine)
-    reply = TextReply(
-        body,
-        engine.info.fingerprint,
-        warnings,
-        logprobs=body.logprobs is not None,
-        echoes=echoes,
-    )
-    parts = [(each.n, engine.aevents(each, request.get(ORIGIN))) for each in requests]
-    events = as_one(parts)
+    reply = TextReply(body, warnings, logprobs=body.logprobs is not None)
+
+    async def run(engine: Engine) -> answer.Events:
+        body.check_ids(engine.info.vocab_size)
+        reply.loaded(engine, requests[0])
+        ready = await off_loop(size, _with_ids, body, engine, requests)
+        reply.echoes = await off_loop(size, _echoes, body, engine)
+        return as_one([(each.n, engine.aevents(each, request.get(ORIGIN))) for each in ready])
+
     if streaming:
-        return await answer.streamed(request, reply, events, places=len(parts))
+        return await answer.streamed(request, model, reply, run, places=len(requests))
 
     def collect(events: Sequence[Event]) -> Completion:
-        return body.chosen(completion(engine.info.name, warnings, events))
+        return body.chosen(completion(model.name, warnings, events))
 
-    return await answer.whole(request, reply, events, collect, places=len(parts))
+    return await answer.whole(request, model, reply, run, collect, places=len(requests))
 
 
 def _check_places(body: CompletionRequest, limit: int) -> None:

@@ -61,21 +61,20 @@ class TextCompletion(Struct, frozen=True):
 class TextReply(ReplyBuilder[TextChoice]):
     """Encodes the reply to one request for completions.
 
-    logprobs: report them. echoes: texts of the prompts, if they are to precede the completions.
+    logprobs: report them. echoes: texts of the prompts, if they are to precede the completions;
+    they are set once the model is loaded.
     """
 
     def __init__(
         self,
         body: GenerationRequest,
-        fingerprint: str,
-        warnings: Sequence[str],
+        warnings: list[str],
         *,
         logprobs: bool,
-        echoes: Sequence[str],
     ):
-        super().__init__(body, "cmpl", fingerprint, warnings)
+        super().__init__(body, "cmpl", warnings)
         self._n = body.n
-        self._echoes = echoes
+        self.echoes: Sequence[str] = ()
         self._logprobs = logprobs
         self._offsets: dict[int, _Offsets] = {}
 
@@ -83,7 +82,7 @@ class TextReply(ReplyBuilder[TextChoice]):
         """The prompts, if they are to be echoed: a chunk for each choice."""
         return (
             TextChoice(prompt * self._n + number, echo)
-            for prompt, echo in enumerate(self._echoes)
+            for prompt, echo in enumerate(self.echoes)
             for number in range(self._n)
         )
 
@@ -91,7 +90,7 @@ class TextReply(ReplyBuilder[TextChoice]):
         choices = tuple(
             TextChoice(
                 number,
-                (self._echoes[number // self._n] if self._echoes else "") + choice.text,
+                (self.echoes[number // self._n] if self.echoes else "") + choice.text,
                 choice.finish_reason,
                 self._wire_logprobs(number, choice.text, choice.logprobs),
             )

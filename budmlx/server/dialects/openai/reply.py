@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from budmlx.engine.engine import Engine
 from budmlx.server.dialects.openai.errors import StreamError
 from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.endpoints import Streamed
@@ -21,6 +22,7 @@ from budmlx.types import (
     Event,
     Finished,
     ReasoningDelta,
+    Request,
     TextDelta,
     Timing,
     ToolCallDelta,
@@ -88,20 +90,27 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
     headers: Mapping[str, str] = {}
     stream_type = "text/event-stream"
 
-    def __init__(
-        self, body: GenerationRequest, prefix: str, fingerprint: str, warnings: Sequence[str]
-    ):
+    def __init__(self, body: GenerationRequest, prefix: str, warnings: list[str]):
+        """warnings: known so far; `loaded` adds to this list."""
         self._common = {
             "id": f"{prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": body.model,
-            "system_fingerprint": fingerprint,
+            "system_fingerprint": "",
             "service_tier": UNSET if body.service_tier is None else "default",
         }
-        self._warnings = warnings or UNSET
+        self._warnings = warnings
         self._include_usage = body.include_usage
         self._asks_cache = body.cache is not None
         self._ended: ChoiceFinished | None = None
+
+    def loaded(self, engine: Engine, request: Request) -> None:
+        """Learn what the loaded model says of itself and of the request.
+
+        A stream that had to begin before has an empty fingerprint in its first chunk.
+        """
+        self._common["system_fingerprint"] = engine.info.fingerprint
+        self._warnings += engine.warnings(request)
 
     @property
     def id(self) -> str:
@@ -115,7 +124,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
             **self._common,
             usage=_usage(done.usage),
             time_info=_time_info(done.timing),
-            warnings=self._warnings,
+            warnings=self._warnings or UNSET,
             cached=self._cached(done.cached),
             cache_explanation=done.cache_explanation or UNSET,
         )
@@ -156,7 +165,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         assert self._ended is not None
         last, usage, times = self._end(self._ended), _usage(event.usage), _time_info(event.timing)
         notes = {
-            "warnings": self._warnings,
+            "warnings": self._warnings or UNSET,
             "cached": self._cached(event.cached),
             "cache_explanation": event.cache_explanation or UNSET,
         }

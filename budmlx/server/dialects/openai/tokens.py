@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
 
+from budmlx.engine.engine import Engine
 from budmlx.engine.text.encoding import Encoding
 from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.chat import ChatRequest
@@ -63,13 +64,13 @@ async def tokenize(request: web.Request) -> web.Response:
     """Token ids of raw text, and what each stands for."""
     body, size = await parsed(request, TokenizeRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    engine = request.app[MODELS].resolve(body.model)
 
-    def work() -> Struct:
+    def work(engine: Engine) -> Struct:
         found = engine.tokenize(body.prompt, add_special=body.add_special_tokens)
         return _tokens(found, engine.info.context_length, warnings, with_text=False)
 
-    return await off_loop(size, _answer, work)
+    async with request.app[MODELS].find(body.model).aengine() as engine:
+        return await off_loop(size, _answer, work, engine)
 
 
 @endpoints.post("/v1/detokenize", "Text of token ids", DetokenizeRequest, Text)
@@ -77,12 +78,12 @@ async def detokenize(request: web.Request) -> web.Response:
     """Text of token ids."""
     body, size = await parsed(request, DetokenizeRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    engine = request.app[MODELS].resolve(body.model)
 
-    def work() -> Struct:
+    def work(engine: Engine) -> Struct:
         return Text(engine.detokenize(body.tokens), warnings or UNSET)
 
-    return await off_loop(size, _answer, work)
+    async with request.app[MODELS].find(body.model).aengine() as engine:
+        return await off_loop(size, _answer, work, engine)
 
 
 @endpoints.post(
@@ -92,20 +93,20 @@ async def apply_template(request: web.Request) -> web.Response:
     """The prompt that the model would get for the body of a chat, as text and as ids."""
     body, _ = await parsed(request, ChatRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict, streaming=True)
-    engine = request.app[MODELS].resolve(body.model)
 
-    def work() -> Struct:
+    def work(engine: Engine) -> Struct:
         chat = body.to_request()
         found = engine.apply_template(chat)
         notes = [*warnings, *engine.warnings(chat)]
         return _tokens(found, engine.info.context_length, notes, with_text=True)
 
-    # Message transforms of plugins may take their time.
-    return await asyncio.to_thread(_answer, work)
+    async with request.app[MODELS].find(body.model).aengine() as engine:
+        # Message transforms of plugins may take their time.
+        return await asyncio.to_thread(_answer, work, engine)
 
 
-def _answer(work: Callable[[], Struct]) -> web.Response:
-    return web.Response(body=msgspec.json.encode(work()), content_type="application/json")
+def _answer(work: Callable[[Engine], Struct], engine: Engine) -> web.Response:
+    return web.Response(body=msgspec.json.encode(work(engine)), content_type="application/json")
 
 
 def _tokens(

@@ -120,6 +120,9 @@ async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenA
             "object": "model",
             "created": engine.info.created,
             "owned_by": "budmlx",
+            "root": engine.info.name,
+            "state": "loaded",
+            "max_model_len": engine.info.context_length,
         }
     for path in ("/v1/models/nope", "/v1/models/org", "/v1/models/../../etc/passwd"):
         check_error(await exchange(server, get(path)), 404, code="model_not_found")
@@ -138,7 +141,7 @@ async def test_health(server: HttpServer, engine: Engine) -> None:
 
 
 async def test_not_ready_says_why(own_server: HttpServer) -> None:
-    own_server.model_set.engine.close()
+    own_server.models.loaded[0].close()
     answer = await exchange(own_server, get("/ready"))
     error = check_error(answer, 503)
     assert len(error["message"]) > 10

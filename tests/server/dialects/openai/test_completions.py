@@ -274,7 +274,7 @@ async def test_clients_that_leave_end_all_prompts(
         await response.content.readline()
         assert server.in_flight.count == 3
     await until(lambda: server.in_flight.count == 0)
-    await until(lambda: server.model_set.engine.status().running == 0)
+    await until(lambda: server.models.loaded[0].status().running == 0)
 
 
 async def test_sdk(sdk: openai.AsyncOpenAI) -> None:

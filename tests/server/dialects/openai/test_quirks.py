@@ -12,7 +12,7 @@ import pytest
 from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.load.hub import SHIPPED_MODEL
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 
 WEATHER: Any = {
@@ -42,7 +42,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 async def sdk(engine: Engine) -> AsyncIterator[openai.AsyncOpenAI]:
-    server = await HttpServer.start(ModelSet(engine, ()), Config(port=0, drain_seconds=0))
+    server = await HttpServer.start(Models.of(engine, ()), Config(port=0, drain_seconds=0))
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as sdk:
         yield sdk
     await server.drain()

@@ -15,7 +15,7 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
-from budmlx.engine.models import ModelSet
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
 from tests.server.conftest import Start
@@ -49,7 +49,7 @@ async def silenced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     words = re.findall(r"\w+", engine.chat("Hello", temperature=0, max_tokens=40).text)
     rail = importlib.import_module("budmlx_guardrail").Guardrail(words)
     with Engine.load(tiny_model_dir(scale=2.0), plugins=[rail]) as engine:
-        server = await HttpServer.start(ModelSet(engine, ("demo",)), Config(port=0))
+        server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
         yield server
         await server.drain()
 

@@ -1,0 +1,169 @@
+"""Catalogue: the models that are offered, and the names that they answer to."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from budmlx.config import Config
+from budmlx.engine.engine import DEMO_NAME
+from budmlx.engine.load.hub import SHIPPED_MODEL, model_name
+from budmlx.engine.load.library.library import Library
+from budmlx.engine.load.library.local_model import LocalModel
+from budmlx.engine.load.repository import REPOSITORY_NAME
+from budmlx.engine.models.resident import ModelSpec, Resident
+from budmlx.errors import ModelNotFoundError
+
+SHOWN_NAMES = 20
+"""So many names an error lists."""
+FRESH_SECONDS = 2.0
+"""A name that is not known makes the library be read again, if that was longer ago."""
+
+
+class Catalogue:
+    """The models that are offered, by name. Thread-safe.
+
+    by_name: models by the names that are listed. any_name: the first answers to every name.
+    library: the models on this machine, if they are offered, too. Those that come later are.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        specs: Iterable[ModelSpec] = (),
+        library: Library | None = None,
+        *,
+        any_name: bool = False,
+    ):
+        self._config = config
+        self._library = library
+        self._any_name = any_name
+        self._lock = threading.Lock()
+        self._read_at = -FRESH_SECONDS
+        self._from_library: set[str] = set()
+        self._on_demand: dict[str, Resident] = {}
+        self.by_name: dict[str, Resident] = {}
+        for spec in specs:
+            self.add(Resident.of(spec))
+        self.refresh()
+
+    def __iter__(self) -> Iterator[Resident]:
+        return iter(dict.fromkeys(self.by_name.values()))
+
+    def add(self, resident: Resident) -> None:
+        """Offer a model. Names that are taken stay with those that have them."""
+        for name in (resident.name, *resident.spec.aliases):
+            self.by_name.setdefault(name, resident)
+
+    def refresh(self) -> None:
+        """See what the library has by now. Models that are loaded stay, whatever it has."""
+        if self._library is None:
+            return
+        with self._lock:
+            found = {each.name: each for each in self._library.models() if each.servable}
+            for name in self._from_library - found.keys():
+                if self.by_name[name].idle:
+                    self._from_library.discard(name)
+                    self._remove(self.by_name[name])
+            for name in [name for name in found if name not in self.by_name]:
+                self._from_library.add(name)
+                on_demand = self._on_demand.pop(name, None)
+                self.add(on_demand or Resident.of(described(self._config, found[name])))
+            self._read_at = time.monotonic()
+
+    def find(self, name: str) -> Resident:
+        """The model that answers to `name`.
+
+        Raises:
+            ModelNotFoundError: nothing answers to it; the message lists what does.
+        """
+        found = self.by_name.get(name) or self._known_otherwise(name)
+        if found is None and time.monotonic() > self._read_at + FRESH_SECONDS:
+            self.refresh()
+            found = self.by_name.get(name) or self._known_otherwise(name)
+        found = found or self._to_pull(name) or self.by_name.get(self._config.default_model or "")
+        if found is None:
+            raise ModelNotFoundError(self._not_found(name), param="model")
+        return found
+
+    def _remove(self, resident: Resident) -> None:
+        for name in [name for name, each in self.by_name.items() if each is resident]:
+            del self.by_name[name]
+
+    def _known_otherwise(self, name: str) -> Resident | None:
+        if self._any_name:
+            return next(iter(self))
+        alias = self._config.alias_of(name)
+        return None if alias is None else self.by_name.get(alias)
+
+    def _to_pull(self, name: str) -> Resident | None:
+        """A model of the hub that a request may fetch; it is listed once it is here."""
+        if not self._config.pull_on_demand or not REPOSITORY_NAME.fullmatch(name):
+            return None
+        with self._lock:
+            spec = ModelSpec(name, self._config.for_model(name), fetch=True)
+            # Names that lead nowhere must not pile up.
+            self._on_demand = {key: one for key, one in self._on_demand.items() if not one.idle}
+            return self._on_demand.setdefault(name, Resident.of(spec))
+
+    def _not_found(self, name: str) -> str:
+        names = tuple(self.by_name)
+        shown = f"No model named {name[:100]!r} is served here."
+        if near := difflib.get_close_matches(name, names, n=3, cutoff=0.8):
+            return f"{shown} Did you mean {' or '.join(near)}?"
+        served = ", ".join(names[:SHOWN_NAMES])
+        more = len(names) - SHOWN_NAMES
+        shown += f" Served: {served}{f' and {more} more' if more > 0 else ''}."
+        if self._library is not None and REPOSITORY_NAME.fullmatch(name):
+            shown += f" Fetch it with: budmlx pull {name}"
+        return shown
+
+
+def offered(config: Config, library: Library) -> tuple[list[ModelSpec], bool]:
+    """The models that a configuration offers, and whether those of the library are, too.
+
+    Without one that is named these are the ones that have tables, and all of the library; the demo
+    model where there is none. The only one is fetched from the hub if need be.
+    """
+    if config.demo:
+        return [demo(config)], False
+    if config.model is not None:
+        return [replace(configured(config.for_model()), fetch=True)], False
+    specs = [configured(config.for_model(label)) for label in config.models]
+    others = any(each.servable for each in library.models())
+    if not specs and not others:
+        return [demo(config)], False
+    if len(specs) == 1 and not others:
+        return [replace(specs[0], fetch=True)], True
+    preloaded = set(config.preload)
+    return [
+        replace(spec, fetch=not preloaded.isdisjoint((spec.name, *spec.aliases))) for spec in specs
+    ], True
+
+
+def demo(config: Config) -> ModelSpec:
+    """The model that comes with budmlx."""
+    values: dict[str, Any] = {"model": None, "revision": None, "models": {}}
+    return ModelSpec(DEMO_NAME, config.model_copy(update=values), _weights(SHIPPED_MODEL))
+
+
+def configured(config: Config) -> ModelSpec:
+    """The model that a configuration names; see `Config.for_model`."""
+    assert config.model is not None
+    return ModelSpec(model_name(config.model), config, _weights(Path(config.model).expanduser()))
+
+
+def described(config: Config, model: LocalModel) -> ModelSpec:
+    """A model of the library, with the settings that it has in a configuration."""
+    own = config.for_model(model.name).model_copy(update={"model": str(model.path)})
+    created = int(model.path.stat().st_mtime) if model.path.exists() else 0
+    return ModelSpec(model.name, own, model.weights, model.context, created)
+
+
+def _weights(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("model*.safetensors"))

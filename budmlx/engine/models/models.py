@@ -1,0 +1,227 @@
+"""Models: several models as one object, each loaded when it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Self
+
+from budmlx.backend import check_backend
+from budmlx.config import Config
+from budmlx.engine.engine import DEMO_NAME, Engine
+from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
+from budmlx.engine.load.library.library import Library
+from budmlx.engine.models.catalogue import Catalogue, offered
+from budmlx.engine.models.residency import Residency, ResidencyPolicy
+from budmlx.engine.models.resident import ModelSpec, Resident
+from budmlx.errors import EngineUnavailableError
+from budmlx.plugins.manager import Plugins
+from budmlx.progress import Notice
+
+
+class ServedModel:
+    """A model under one of its names, ready to be held."""
+
+    def __init__(self, resident: Resident, residency: Residency, wait: float):
+        self._resident = resident
+        self._residency = residency
+        self._wait = wait
+
+    @property
+    def name(self) -> str:
+        """What the model itself is called."""
+        return self._resident.name
+
+    @asynccontextmanager
+    async def aengine(self) -> AsyncIterator[Engine]:
+        """The engine, which stays loaded until the block ends; loads it if need be.
+
+        Raises:
+            EngineUnavailableError, OverloadedError: it cannot be loaded now; retry later.
+            ModelLoadError: it cannot be loaded.
+        """
+        engine = self._residency.request(self._resident)
+        if isinstance(engine, Future):
+            engine = await self._waited(engine)
+        try:
+            yield engine
+        finally:
+            self._residency.release(self._resident)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """`aengine` for threads."""
+        engine = self._residency.request(self._resident)
+        if isinstance(engine, Future):
+            loading = engine
+            try:
+                engine = loading.result(self._wait)
+            except BaseException as error:
+                self._residency.withdraw(self._resident, loading)
+                raise self._late() if isinstance(error, FutureTimeoutError) else error from None
+        try:
+            yield engine
+        finally:
+            self._residency.release(self._resident)
+
+    async def _waited(self, loading: Future[Engine]) -> Engine:
+        try:
+            async with asyncio.timeout(self._wait) as limit:
+                return await asyncio.wrap_future(loading)
+        except BaseException as error:
+            self._residency.withdraw(self._resident, loading)
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise self._late() from None
+            raise
+
+    def _late(self) -> EngineUnavailableError:
+        words = self._resident.progress
+        return EngineUnavailableError(
+            f"{self.name} is still being loaded{f': {words}' if words else ''}; retry later.",
+            retry_after=max(1, min(30, int(self._wait))),
+        )
+
+
+class Models:
+    """The models that a configuration offers, loaded when they are wanted. Thread-safe.
+
+    >>> with Models(config) as models, models.engine("org/name") as engine:
+    ...     engine.chat("Hi")
+
+    plugins: those of the server: their routes and observers. Each engine has its own.
+    """
+
+    def __init__(self, config: Config):
+        """See what there is; nothing is loaded before it is wanted.
+
+        Raises:
+            ConfigError: the settings are wrong, or a plugin cannot be loaded.
+        """
+        check_backend()
+        self.plugins = Plugins.load(config)
+        library = Library.of(config, self.plugins)
+        specs, all_local = offered(config, library)
+        catalogue = Catalogue(config, specs, library if all_local else None, any_name=config.demo)
+        self._set(config, catalogue)
+        residents = self.residents
+        if not all_local and not residents[0].idle_seconds:
+            residents[0].pinned = True
+
+    @classmethod
+    def of(cls, engine: Engine, names: Sequence[str] = (), *, any_name: bool = False) -> Self:
+        """A single model that is loaded already, under its own name and others."""
+        self = cls.__new__(cls)
+        config = Config.model_construct(alias=tuple(names))
+        self.plugins = engine.plugins
+        resident = Resident(ModelSpec(engine.info.name, config), pinned=True)
+        self._set(config, Catalogue(config, any_name=any_name))
+        self._catalogue.add(resident)
+        self._residency.adopt(resident, engine)
+        return self
+
+    def _set(self, config: Config, catalogue: Catalogue) -> None:
+        self._config = config
+        self._catalogue = catalogue
+        self._residency = Residency(self._open, _policy(config))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload everything. Idempotent."""
+        self._residency.close()
+        self.plugins.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that is listed: of each model its own, then its aliases."""
+        return tuple(self._catalogue.by_name)
+
+    @property
+    def residents(self) -> tuple[Resident, ...]:
+        """Every model, to be looked at."""
+        return tuple(self._catalogue)
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows that any of them runs at once."""
+        return max(self._config.max_rows, *(each.spec.config.max_rows for each in self.residents))
+
+    @property
+    def loaded(self) -> list[Engine]:
+        """The engines of the models that are loaded."""
+        return [each.engine for each in self._catalogue if each.engine is not None]
+
+    @property
+    def only(self) -> Engine | None:
+        """The engine, if there is one model and it stays loaded."""
+        first, *others = self._catalogue
+        return None if others or not first.pinned else first.engine
+
+    def resident(self, name: str) -> Resident:
+        """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""
+        return self._catalogue.find(name)
+
+    def find(self, name: str) -> ServedModel:
+        """The model that answers to `name`, to be used. Raises ModelNotFoundError."""
+        resident = self._catalogue.by_name.get(name) or self._catalogue.find(name)
+        return ServedModel(resident, self._residency, self._config.load_wait)
+
+    def engine(self, name: str) -> AbstractContextManager[Engine]:
+        """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
+        return self.find(name).engine()
+
+    def load(self, name: str, notice: Notice | None = None) -> None:
+        """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.
+
+        notice: called with words meanwhile, on any thread.
+        """
+        resident = self._catalogue.find(name)
+        resident.notice = notice
+        engine = self._residency.request(resident)
+        if isinstance(engine, Future):
+            try:
+                engine.result()
+            except BaseException:
+                self._residency.withdraw(resident, engine)
+                raise
+        self._residency.release(resident)
+
+    def unload(self, name: str) -> Future[None]:
+        """Unload a model once its running requests have ended. Raises ModelNotFoundError."""
+        return self._residency.unload(self._catalogue.find(name))
+
+    @property
+    def to_preload(self) -> list[Resident]:
+        """The models that are to be loaded from the start. Raises ModelNotFoundError."""
+        names = self._config.preload or self.names[: len(self.residents) == 1]
+        return [self._catalogue.find(name) for name in names]
+
+    def _open(self, spec: ModelSpec, limit: int | None, notice: Notice) -> Engine:
+        config = spec.config
+        if limit is not None:
+            config = config.model_copy(update={"memory_limit": limit})
+        if config.model is None:
+            return Engine(SHIPPED_MODEL, DEMO_NAME, config, notice=notice)
+        path = resolve_model(
+            config.model, config.revision, models_dirs=config.models_dir, fetch=spec.fetch
+        )
+        return Engine(path, spec.name, config, notice=notice)
+
+
+def _policy(config: Config) -> ResidencyPolicy:
+    budget = None if config.memory_budget == "auto" else int(config.memory_budget)
+    return ResidencyPolicy(budget, config.max_models or math.inf, config.min_stay, config.when_full)

@@ -1,0 +1,151 @@
+"""Resident: one model that may be loaded, who uses it, and who waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal
+
+from budmlx.config import Config
+from budmlx.engine.engine import Engine
+from budmlx.engine.models.shares import Claim
+from budmlx.errors import BudmlxError
+from budmlx.progress import Notice
+
+State = Literal["unloaded", "loading", "loaded", "unloading", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model that can be loaded.
+
+    name: what it is called. config: its settings, with `model` saying where it is.
+    weights: their bytes, 0 if unknown. context: tokens that it was made for, if known.
+    created: when, in seconds of the Unix clock.
+    fetch: it may be fetched from the hub when it is loaded.
+    """
+
+    name: str
+    config: Config
+    weights: int = 0
+    context: int | None = None
+    created: int = 0
+    fetch: bool = False
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Further names."""
+        return self.config.alias
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A model and its present state; `Residency` alone changes it, under its lock.
+
+    users: those who hold the engine. waiting: those who want it. leaving: those who wait for its
+    end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long; 0 to
+    stay. weights: in bytes, once it was loaded.
+    loaded_at, used_at: seconds of the monotonic clock. error: why it could not be loaded.
+    limit: bytes that the loaded model was told to keep within. progress: words about a load, which
+    `notice` gets, too.
+    """
+
+    spec: ModelSpec
+    state: State = "unloaded"
+    engine: Engine | None = None
+    users: int = 0
+    waiting: deque[Future[Engine]] = field(default_factory=deque)
+    leaving: list[Future[None]] = field(default_factory=list)
+    pinned: bool = False
+    idle_seconds: float = 0.0
+    weights: int = 0
+    limit: int = 0
+    loaded_at: float = 0.0
+    used_at: float = 0.0
+    failed_at: float = 0.0
+    error: BudmlxError | None = None
+    progress: str = ""
+    notice: Notice | None = None
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Resident:
+        """A model that is not loaded, with its settings."""
+        config = spec.config
+        return cls(spec, pinned=config.pin, idle_seconds=config.idle_unload)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is neither loaded nor wanted."""
+        return self.engine is None and self.state != "loading" and not self.wanted
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.spec.name
+
+    @property
+    def created(self) -> int:
+        """When it was made, in seconds of the Unix clock."""
+        engine = self.engine
+        return self.spec.created if engine is None else engine.info.created
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a prompt and its reply together, as far as is known."""
+        engine = self.engine
+        if engine is None:
+            return self.spec.context
+        longest = engine.status().budget.longest_row or engine.info.context_length
+        return min(longest, engine.info.context_length)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for it."""
+        while self.waiting and self.waiting[0].cancelled():
+            self.waiting.popleft()
+        return bool(self.waiting)
+
+    @property
+    def claim(self) -> Claim:
+        """Its part of the memory."""
+        limit = self.spec.config.memory_limit
+        return Claim(self.weights or self.spec.weights, limit and int(limit))
+
+    def idle_until(self) -> float | None:
+        """When it is to be unloaded if nobody uses it; None if it stays."""
+        if self.pinned or not self.idle_seconds or self.users or self.state != "loaded":
+            return None
+        return self.used_at + self.idle_seconds
+
+    def fail_waiting(self, error: BudmlxError) -> None:
+        """Tell all who wait that the model does not come."""
+        while self.waiting:
+            future = self.waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+    def failed(self, error: BudmlxError) -> None:
+        """The load ended with an error."""
+        self.state, self.error, self.failed_at = "failed", error, time.monotonic()
+        self.fail_waiting(error)
+
+    def loaded(self, engine: Engine) -> None:
+        """The load ended well; all who wait hold the engine now."""
+        self.state, self.engine, self.error = "loaded", engine, None
+        self.loaded_at = self.used_at = time.monotonic()
+        budget = engine.status().budget
+        self.weights, self.limit = budget.weights, budget.limit
+        while self.waiting:
+            future = self.waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                self.users += 1
+                future.set_result(engine)
+
+    def gone(self) -> None:
+        """The model is no longer loaded."""
+        self.state, self.engine, self.limit = "unloaded", None, 0
+        leaving, self.leaving = self.leaving, []
+        for future in leaving:
+            future.set_result(None)

@@ -1,0 +1,157 @@
+"""Adapters that come and go while rows run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from queue import SimpleQueue
+
+import mlx.core as mx
+import pytest
+
+from budmlx.core import adapter_changes
+from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
+from budmlx.core.adapters.layers import AdapterLinear
+from budmlx.core.schedule.scheduler import NO_ADAPTER
+from budmlx.errors import ModelLoadError
+from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
+from budmlx.testing.tiny_random import LLAMA
+from tests.adapters import alone, greedy, write_mlx
+from tests.core.driver import Driver, load, request
+from tests.models import tiny_model_dir
+
+TOKENS = 40
+PROMPT = list(range(30, 42))
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return tiny_model_dir(scale=4.0)
+
+
+@pytest.fixture(scope="module")
+def folder(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate("ab"):
+        write_mlx(folder / name, path, seed=seed)
+    return folder
+
+
+class Changing(Driver):
+    """A driver whose model's adapters change between its turns."""
+
+    def __init__(self, path: Path, **settings: object):
+        self.model = load(path, **settings)
+        super().__init__(self.model)
+        self.answers: list[AdapterAnswer] = []
+        self.read: SimpleQueue[FilesRead] = SimpleQueue()
+        self.changes = AdapterChanges(self.executor, self.answers.append, self.read.put)
+
+    def change(self, message: AddAdapter | RemoveAdapter) -> AdapterAnswer:
+        """Make a change, with a turn after each piece of it."""
+        self.changes.take(message)
+        if isinstance(message, AddAdapter):
+            self.changes.take(self.read.get(timeout=60))
+        self.pieces = 0
+        while self.changes.pending:
+            self.changes.work(busy=True)
+            self.turn()
+            self.pieces += 1
+        return self.answers[-1]
+
+    def wrapped(self) -> int:
+        modules = self.model.module.modules()
+        return sum(isinstance(module, AdapterLinear) for module in modules)
+
+
+def test_rows_go_on_while_adapters_change(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_changes, "PAUSE", 0.0)
+    a, b = (AdapterSource(str(folder / name)) for name in "ab")
+    want = {name: greedy(alone(path, folder / name if name else None), PROMPT, TOKENS)
+            for name in ("", "a", "b")}  # fmt: skip
+    driver = Changing(path)
+    driver.submit(request(0, PROMPT, max_tokens=TOKENS))
+    driver.turns(2)
+    first = driver.change(AddAdapter(a))
+    # One layer at a time: 7 in each of 2 blocks, after a look at the model.
+    assert driver.pieces > 14 == driver.wrapped()
+    driver.submit(request(1, PROMPT, max_tokens=TOKENS, adapter=first.digest))
+    driver.turns(3)
+    second = driver.change(AddAdapter(b))
+    assert first.digest != second.digest and first.nbytes == second.nbytes
+    driver.submit(request(2, PROMPT, max_tokens=TOKENS, adapter=second.digest))
+    driver.run()
+    assert driver.tokens == {0: want[""], 1: want["a"], 2: want["b"]}
+    assert driver.model.adapters.nbytes == first.nbytes + second.nbytes
+    driver.submit(request(3, PROMPT, max_tokens=TOKENS, adapter=second.digest))
+    driver.turns(2)
+    gone = driver.change(RemoveAdapter(AdapterSource(a.path, first.digest)))
+    assert gone.removed and gone.digest == first.digest
+    driver.submit(request(4, PROMPT, max_tokens=TOKENS, adapter=first.digest))
+    driver.run()
+    assert driver.tokens[3] == want["b"]
+    assert driver.failed[4].message == NO_ADAPTER and driver.failed[4].code == "model_not_found"
+    driver.change(RemoveAdapter(AdapterSource(b.path, second.digest)))
+    assert not driver.wrapped() and not driver.model.adapters.nbytes
+    driver.submit(request(5, PROMPT, max_tokens=TOKENS))
+    driver.run()
+    assert driver.tokens[5] == want[""]
+
+
+def test_what_cannot_be_added_leaves_rows_alone(path: Path, folder: Path, tmp_path: Path) -> None:
+    driver = Changing(path)
+    driver.submit(request(0, PROMPT, max_tokens=TOKENS))
+    driver.turns(2)
+    other = write_mlx(tmp_path / "other", tiny_model_dir({**LLAMA, "hidden_size": 32}))
+    for source, words in (
+        (AdapterSource(str(tmp_path)), "there is no such file"),
+        (AdapterSource(str(other)), "is 32 wide, and the model's layer 64. It was made for org/"),
+        (AdapterSource(str(folder / "a"), "other"), "were changed"),
+    ):
+        assert words in driver.change(AddAdapter(source)).problem
+    assert not driver.wrapped()
+    driver.run()
+    assert driver.tokens[0] == greedy(alone(path, None), PROMPT, TOKENS)
+    before = driver.change(AddAdapter(AdapterSource(str(folder / "a"))))
+    again = driver.change(AddAdapter(AdapterSource(str(folder / "a"))))
+    assert before == again and driver.model.adapters.nbytes == before.nbytes
+
+
+def test_adapters_take_memory_of_rows(path: Path, folder: Path, tmp_path: Path) -> None:
+    source = AdapterSource(str(folder / "a"))
+    weights = load(path).memory.weights
+    driver = Changing(path, memory_limit=weights + 2_200_000)
+    longest = driver.scheduler._admission.longest
+    answer = driver.change(AddAdapter(source))
+    driver.turn()
+    memory = driver.model.memory_now
+    assert memory.weights == weights + answer.nbytes
+    left = driver.scheduler._admission.longest
+    assert left == memory.longest_row(8192, 64) < longest
+    big = write_mlx(tmp_path / "big", path, rank=400)
+    refused = driver.change(AddAdapter(AdapterSource(str(big))))
+    assert "MiB, and the memory limit leaves" in refused.problem
+    assert driver.model.adapters.nbytes == answer.nbytes
+    with pytest.raises(ModelLoadError, match="the memory limit leaves"):
+        load_adapters(load(path, memory_limit=weights + 2_200_000), [AdapterSource(str(big))])
+
+
+def test_rows_without_one_compute_the_same_bits(path: Path, folder: Path) -> None:
+    model, plain = load(path), load(path)
+    [answer] = load_adapters(model, [AdapterSource(str(folder / "a"))])
+    ids = mx.array([PROMPT] * 3)
+    names = ["", answer.digest, ""]
+    mixed = model(ids, model.new_cache(), adapters=names)
+    want = plain(ids, plain.new_cache())
+    assert mx.array_equal(mixed[0], want[0]) and mx.array_equal(mixed[2], want[2])
+    assert not mx.allclose(mixed[1], want[1], atol=0.1)
+    assert mx.array_equal(model(ids, model.new_cache()), want)
+
+
+def test_one_that_was_lost_is_told_and_the_others_are_there(path: Path, folder: Path) -> None:
+    model = load(path)
+    lost = AdapterSource(str(folder / "gone"), "1" * 64)
+    answers = load_adapters(model, [lost, AdapterSource(str(folder / "b"))])
+    assert "there is no such file" in answers[0].problem and answers[0].digest == lost.digest
+    assert not answers[1].problem and list(model.adapters.names) == [answers[1].digest]
