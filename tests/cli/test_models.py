@@ -88,7 +88,7 @@ def test_names_of_all_places_can_be_loaded(cache: Path, tmp_path: Path) -> None:
 def test_rm_asks_and_removes_all_revisions_of_one_model(cache: Path) -> None:
     path = snapshot(cache, "org/model", GOOD)
     snapshot(cache, "org/model", model_files(README__md=b"x" * 2**21), ref="v2")
-    kept = snapshot(cache, "org/kept", GOOD)
+    kept = snapshot(cache, "org/kept", GOOD)  # a copy, with the same commit
     (path.parents[1] / "blobs" / "0123.incomplete").write_bytes(b"x" * 2**20)
     asked = budmlx("rm", "org/model", answer="n\n")
     assert asked.exit_code == 1 and "3.0 MiB, 2 revisions" in asked.stdout
