@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -40,6 +41,11 @@ class ServerConfig(BaseModel):
     port: int = Field(8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
     api_keys: Secrets = Field(
         (), description="Accepted bearer keys. Set BUDMLX_API_KEYS; never a flag."
+    )
+    admin_key: Secrets = Field(
+        (),
+        description="Bearer keys with which models may be loaded, unloaded, fetched and deleted; "
+        "they are API keys, too. Set BUDMLX_ADMIN_KEY; never a flag.",
     )
     api_key_file: Path | None = Field(
         None, description="File with one accepted bearer key per line."
@@ -165,12 +171,11 @@ class ServerConfig(BaseModel):
         keys = [(key.get_secret_value(), "api_keys") for key in self.api_keys]
         if self.api_key_file is not None:
             keys += keys_in(self.api_key_file)
-        for key, place in keys:
-            if not key or not all("!" <= character <= "~" for character in key):
-                raise ConfigError(
-                    f"{place}: a key must be one word of visible ASCII characters.", param=place
-                )
-        return tuple(dict.fromkeys(key for key, _ in keys))
+        return _usable(keys)
+
+    def accepted_admin_keys(self) -> tuple[str, ...]:
+        """Every key of `admin_key`. Raises ConfigError: a key could never be sent."""
+        return _usable([(key.get_secret_value(), "admin_key") for key in self.admin_key])
 
     def alias_of(self, name: str) -> str | None:
         """The served model that `aliases` has for a name; None if it has none."""
@@ -209,6 +214,16 @@ class ServerConfig(BaseModel):
         except ValidationError as error:
             text = explain(error, names=model.model_fields)
             raise ConfigError(f"Plugin {plugin}: {text}.", param="plugin_option") from error
+
+
+def _usable(keys: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Different keys. keys: each with its place. Raises ConfigError."""
+    for key, place in keys:
+        if not key or not all("!" <= character <= "~" for character in key):
+            raise ConfigError(
+                f"{place}: a key must be one word of visible ASCII characters.", param=place
+            )
+    return tuple(dict.fromkeys(key for key, _ in keys))
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -25,13 +25,13 @@ from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
 from budmlx.server.records import GENERATING, generating, recorded
-from budmlx.server.routes import docs, health
+from budmlx.server.routes import docs, health, library
 from budmlx.server.routes import models as model_routes
 from budmlx.server.security import guard
 from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
 from budmlx.server.transport import Runner, answer_errors, prepare
 
-ROUTES = (model_routes.endpoints, health.endpoints, docs.endpoints)
+ROUTES = (library.endpoints, model_routes.endpoints, health.endpoints, docs.endpoints)
 
 
 def create_app(

@@ -136,6 +136,26 @@ class EndpointTable:
             errors={**errors, **self._body_errors},
         )
 
+    def delete(
+        self,
+        path: str,
+        summary: str,
+        reply: type[Struct],
+        *,
+        errors: tuple[int, ...] = (),
+        parameters: Mapping[str, str] | None = None,
+    ) -> Decorator:
+        """Serve `DELETE path`. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
+        return self._adding(
+            "DELETE",
+            path,
+            summary=summary,
+            reply=reply,
+            content_type="application/json",
+            errors={status: ERRORS[status] for status in (*ALWAYS, *errors)},
+            parameters=parameters or {},
+        )
+
     def _adding(self, method: str, path: str, **entry: Any) -> Decorator:
         def add(handler: Handler) -> Handler:
             paths = spellings(path, self._prefix)

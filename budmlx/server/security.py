@@ -8,6 +8,7 @@ import ipaddress
 import re
 import socket
 import uuid
+from collections.abc import Iterable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -68,7 +69,9 @@ def guard(config: ServerConfig) -> Middleware:
     named = {bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)
     origins = frozenset(config.allow_origin)
-    digests = [_digest(key) for key in config.accepted_keys()]
+    keys, admin_keys = config.accepted_keys(), config.accepted_admin_keys()
+    # Whoever may do more may do this, too.
+    digests = [_digest(key) for key in (*keys, *admin_keys)] if keys else []
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -170,21 +173,30 @@ def _is_open(request: web.Request) -> bool:
 
 
 def _check_key(request: web.Request, digests: list[bytes]) -> None:
-    dialects = request.app[DIALECTS]
-    given = [_digest(key) for key in dialects.keys(request.path, request.headers)]
-    # Every pair is compared, so that the time does not reveal which one came close.
-    matches = [
-        (hmac.compare_digest(one, known), one) for one in given for known in digests
-    ]  # fmt: skip
-    accepted = [one for same, one in matches if same]
-    if not accepted:
+    accepted = _matching(request, digests)
+    if accepted is None:
         raise HttpError(
             401,
-            dialects.of(request.path).key_help,
+            request.app[DIALECTS].of(request.path).key_help,
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    request[NAMESPACE] = accepted[0].hex()
+    request[NAMESPACE] = accepted.hex()
+
+
+def matching_key(request: web.Request, keys: Iterable[str]) -> bytes | None:
+    """The digest of the key that a request came with, if it is one of these."""
+    return _matching(request, [_digest(key) for key in keys])
+
+
+def _matching(request: web.Request, digests: list[bytes]) -> bytes | None:
+    given = request.app[DIALECTS].keys(request.path, request.headers)
+    candidates = [_digest(key) for key in given]
+    # Every pair is compared, so that the time does not reveal which one came close.
+    matches = [
+        (hmac.compare_digest(one, known), one) for one in candidates for known in digests
+    ]  # fmt: skip
+    return next((one for same, one in matches if same), None)
 
 
 def _digest(key: str) -> bytes:

@@ -94,6 +94,7 @@ class Models:
     ...     engine.chat("Hi")
 
     plugins: those of the server: their routes and observers. Each engine has its own.
+    library: the models on this machine, whether or not they are served.
     """
 
     def __init__(self, config: Config):
@@ -104,7 +105,7 @@ class Models:
         """
         check_backend()
         self.plugins = Plugins.load(config)
-        library = Library.of(config, self.plugins)
+        self.library = library = Library.of(config, self.plugins)
         specs, all_local = offered(config, library)
         catalogue = Catalogue(config, specs, library if all_local else None, any_name=config.demo)
         self._set(config, catalogue)
@@ -118,6 +119,7 @@ class Models:
         self = cls.__new__(cls)
         config = Config.model_construct(alias=tuple(names))
         self.plugins = engine.plugins
+        self.library = Library()
         resident = Resident(ModelSpec(engine.info.name, config), pinned=True)
         self._set(config, Catalogue(config, any_name=any_name))
         self._catalogue.add(resident)
@@ -170,6 +172,10 @@ class Models:
         """The engine, if there is one model and it stays loaded."""
         first, *others = self._catalogue
         return None if others or not first.pinned else first.engine
+
+    def refresh(self) -> None:
+        """See what has come to this machine, and what has gone."""
+        self._catalogue.refresh()
 
     def resident(self, name: str) -> Resident:
         """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""

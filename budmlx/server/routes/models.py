@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
+from budmlx.engine.engine import Engine
 from budmlx.engine.models.resident import Resident, State
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import MODELS
 
 endpoints = EndpointTable("/v1")
+
+
+class Residence(Struct, frozen=True):
+    """A model in memory. requests: how many use it. The others are bytes.
+
+    limit: weights, KV caches and activations together. active: in use now.
+    """
+
+    pinned: bool
+    requests: int
+    limit: int
+    weights: int
+    active: int
 
 
 class Model(Struct, frozen=True):
@@ -19,7 +35,7 @@ class Model(Struct, frozen=True):
     created: when the model was made, in seconds of the Unix clock. root: the name of the model
     itself, where this is another name of it. state: whether it is loaded. max_model_len: tokens
     of a prompt and its reply together; of a loaded model those that its memory holds.
-    error: why it could not be loaded.
+    error: why it could not be loaded. residence: what it takes, if it is loaded.
     """
 
     id: str
@@ -30,6 +46,7 @@ class Model(Struct, frozen=True):
     state: State
     max_model_len: int | None = None
     error: str | UnsetType = UNSET
+    residence: Residence | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True):
@@ -43,7 +60,9 @@ class ModelList(Struct, frozen=True):
 async def list_models(request: web.Request) -> web.Response:
     """List every name that is served."""
     models = request.app[MODELS]
-    return _json(ModelList("list", [_entry(name, models.resident(name)) for name in models.names]))
+    await asyncio.to_thread(models.refresh)
+    entries = [entry_of(name, models.resident(name)) for name in models.names]
+    return _json(ModelList("list", entries))
 
 
 @endpoints.get(
@@ -56,10 +75,11 @@ async def list_models(request: web.Request) -> web.Response:
 async def get_model(request: web.Request) -> web.Response:
     """Describe one name, which may hold slashes. Raises ModelNotFoundError."""
     name = request.match_info["id"]
-    return _json(_entry(name, request.app[MODELS].resident(name)))
+    return _json(entry_of(name, request.app[MODELS].resident(name)))
 
 
-def _entry(name: str, model: Resident) -> Model:
+def entry_of(name: str, model: Resident) -> Model:
+    """What is told of a model under one of its names."""
     error = UNSET if model.error is None else model.error.message
     return Model(
         name,
@@ -70,6 +90,18 @@ def _entry(name: str, model: Resident) -> Model:
         state=model.state,
         max_model_len=model.longest,
         error=error,
+        residence=UNSET if model.engine is None else _residence(model, model.engine),
+    )
+
+
+def _residence(model: Resident, engine: Engine) -> Residence:
+    status = engine.status()
+    return Residence(
+        model.pinned,
+        model.users,
+        status.budget.limit,
+        status.budget.weights,
+        status.memory.active,
     )
 
 

@@ -1,0 +1,49 @@
+"""Admin rights: who may load, unload, fetch and delete models over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from aiohttp import web
+
+from budmlx.server.errors import HttpError
+from budmlx.server.security import matching_key
+from budmlx.server.state import CONFIG
+
+FORWARDED = ("forwarded", "via", "x-real-ip")
+"""Headers of proxies, behind which everybody comes from this machine; and `x-forwarded-*`."""
+
+
+def check_admin(request: web.Request) -> None:
+    """Refuse a request that does not have the right.
+
+    It has it with an admin key, where one is set. Where no key of any kind is, requests from this
+    machine have it that came through no proxy.
+
+    Raises:
+        HttpError: 403.
+    """
+    config = request.app[CONFIG]
+    if keys := config.accepted_admin_keys():
+        if matching_key(request, keys) is not None:
+            return
+        raise _refusal("This needs an admin key: send one of BUDMLX_ADMIN_KEY as the API key.")
+    if config.accepted_keys():
+        raise _refusal("This needs an admin key; start the server with BUDMLX_ADMIN_KEY set.")
+    headers = [name.lower() for name in request.headers]
+    forwarded = any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)
+    if forwarded or not _is_local(request):
+        raise _refusal(
+            "Without an admin key this is answered on this machine only, and not through a proxy; "
+            "start the server with BUDMLX_ADMIN_KEY set."
+        )
+
+
+def _is_local(request: web.Request) -> bool:
+    peer = request.get_extra_info("peername")
+    # A local socket has no address.
+    return not peer or ipaddress.ip_address(str(peer[0]).split("%")[0]).is_loopback
+
+
+def _refusal(message: str) -> HttpError:
+    return HttpError(403, message, code="admin_only")
