@@ -18,7 +18,6 @@ from budmlx.engine.load.library.kv_size import kv_bytes
 from budmlx.testing.tiny_random import build
 from tests.core.architectures import ARCHITECTURES, BASE, WINDOW
 
-
 # These have heads of hidden_size / num_attention_heads, whatever else is said.
 NO_HEAD_DIM = {"qwen2", "phi3", "jamba", "recurrent_gemma"}
 
