@@ -39,9 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("one", "two", "broken")):
         shutil.copytree(tiny_model_dir(seed=seed), root / "org" / name)
-    config = root / "org" / "broken" / "config.json"
-    values = json.loads(config.read_text())
-    config.write_text(json.dumps({**values, "num_hidden_layers": 3}))
+    (root / "org" / "broken" / "chat_template.jinja").write_text("{% if %}")
     return root
 
 
@@ -116,14 +114,14 @@ def test_what_the_server_refuses_is_said_in_a_line(url: str) -> None:
         budmlx("load", "org/one", BUDMLX_BASE_URL=url, BUDMLX_API_KEY=USER)
     )
     assert "Set BUDMLX_API_KEY to a key" in told(budmlx("ps", BUDMLX_BASE_URL=url))
-    assert "Cannot load org/broken" in told(budmlx("load", "org/broken", **admin))
+    assert "chat template is not valid" in told(budmlx("load", "org/broken", **admin))
     (entry,) = (
         each
         for each in json.loads(budmlx("ps", "--json", **admin).stdout)
         if each["id"] == "org/broken"
     )
     assert entry["state"] == "failed"
-    assert "org/broken failed: Cannot load" in budmlx("ps", **admin).stdout
+    assert "org/broken failed: The model's chat template" in budmlx("ps", **admin).stdout
 
 
 def test_the_server_of_the_configuration_is_found(url: str, models: Path, tmp_path: Path) -> None:
