@@ -52,7 +52,7 @@ def show(
     if found.text is not None:
         _print(console, "Text", _text(found.text))
     _print(console, "Default sampling parameters", _sampling(found, loaded.places))
-    console.print("\nMemory of the weights and of one request")
+    console.print("\nMemory of the weights and the KV of one request, without what is computed")
     console.print(_memory(found))
     for problem in found.problems:
         console.print(printable(f"\n{problem}"), soft_wrap=True)
@@ -125,8 +125,7 @@ def _yes(value: bool) -> str:
 def _print(console: Console, title: str | None, lines: Lines) -> None:
     if title is not None:
         console.print(f"\n{title}")
-    table = Table.grid(padding=(0, 2))
-    for name, value in lines:
-        if value:
-            table.add_row(f"  {name}", printable(value))
-    console.print(table)
+    shown = [(name, value) for name, value in lines if value]
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        console.print(f"  {name:<{width}}  {printable(value)}", soft_wrap=True)

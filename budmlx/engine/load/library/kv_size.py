@@ -2,8 +2,8 @@
 
 Keys and values take `2 * heads * head_dim` numbers for a token and layer, with the heads of
 keys; latent attention (DeepSeek-V2, arXiv:2405.04434) keeps `kv_lora_rank + qk_rope_head_dim`.
-Layers with a window keep no more tokens than that. Recurrent state, whose size does not depend on
-the context, is left out. A loaded model knows the exact numbers.
+Layers with a window keep no more tokens than that and a forward pass. Recurrent state, whose size
+does not depend on the context, is left out. A loaded model knows the exact numbers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+CHUNK = 2048
+"""Tokens of a forward pass, where the device's number is not known."""
+CACHE_STEP = 256
+GROUP_SIZES = (64, 32)
+"""As the core has them; a test compares them."""
 # Layers that keep all tokens, and layers that keep those of a window, as config.json calls them.
 _FULL = {"full_attention", "attention", "*", "hybrid"}
 _WINDOW = {"sliding_attention", "chunked_attention", "sliding"}
 _RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv7")
+# Every layer has a state beside its keys and values.
+_BESIDE_STATE = ("falcon_h1",)
 # Latent attention whose keys and values mlx-lm keeps for each head.
 _UNPACKED = ("deepseek_v2", "minicpm3", "youtu_llm")
 # Every so many layers one keeps all tokens, where config.json does not say how many.
@@ -25,64 +32,94 @@ _MOST_LAYERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """What a layer keeps. numbers: for each token. window: most tokens; None for all."""
+    """What a layer keeps. widths: those of a head, of keys and of values. window: in tokens."""
 
-    numbers: int
+    heads: int
+    widths: tuple[int, int]
     window: int | None = None
 
-    def kept(self, tokens: int) -> int:
-        """Numbers for a context."""
-        return self.numbers * (tokens if self.window is None else min(tokens, self.window))
+    def kept(self, tokens: int, chunk: int) -> int:
+        """Numbers for a context. Caches grow in steps."""
+        if self.window is not None:
+            tokens = min(tokens, self.window + chunk)
+        return self.heads * sum(self.widths) * -(-tokens // CACHE_STEP) * CACHE_STEP
 
 
-def kv_bytes(config: Mapping[str, Any], tokens: int, bytes_each: float = 2.0) -> int | None:
-    """Bytes of keys and values of one row with so many tokens; None if that cannot be told.
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """The keys and values that a model keeps of each row.
 
-    config: what config.json says. bytes_each: of a number.
+    itemsize: bytes of a number. group_size: numbers that share a scale and a bias where they are
+    quantized; None if they cannot be.
     """
-    text = config.get("text_config")
-    text = text if isinstance(text, Mapping) else config
-    kind = str(text.get("model_type") or config.get("model_type"))
-    if kind in _RECURRENT:
-        return 0
-    try:
-        layers = _layers(text, kind)
-    except (TypeError, ValueError, KeyError, ZeroDivisionError):
-        return None
-    return int(bytes_each * sum(layer.kept(tokens) for layer in layers))
+
+    layers: tuple[_Layer, ...]
+    itemsize: int
+    group_size: int | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], dtype: str) -> KVLayout | None:
+        """What config.json describes; None where it does not have what that takes.
+
+        dtype: of the weights that are not packed.
+        """
+        text = config.get("text_config")
+        text = text if isinstance(text, Mapping) else config
+        kind = str(text.get("model_type") or config.get("model_type"))
+        itemsize = 4 if dtype == "F32" else 2
+        if kind in _RECURRENT:
+            return cls((), itemsize, None)
+        try:
+            layers, others = _layers(text, kind)
+        except (TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
+            return None
+        plain = not others and all(layer.window is None for layer in layers)
+        widths = {width for layer in layers for width in layer.widths}
+        sizes = (size for size in GROUP_SIZES if not any(width % size for width in widths))
+        return cls(tuple(layers), itemsize, next(sizes, None) if plain else None)
+
+    def row_bytes(self, tokens: int, kv_bits: int | None = None, chunk: int = CHUNK) -> int:
+        """Bytes for one row with so many tokens.
+
+        kv_bits: of quantized numbers. chunk: most tokens of one forward pass.
+        """
+        each: float = self.itemsize
+        if kv_bits is not None and self.group_size is not None:
+            each = kv_bits / 8 + 2 * self.itemsize / self.group_size
+        return int(each * sum(layer.kept(tokens, chunk) for layer in self.layers))
 
 
-def _layers(text: Mapping[str, Any], kind: str) -> Sequence[_Layer]:
-    """The layers that keep keys and values. Raises where config.json lacks what that takes."""
-    numbers, wide = _numbers(text, kind), _numbers(text, kind, full=True)
+def _layers(text: Mapping[str, Any], kind: str) -> tuple[list[_Layer], bool]:
+    """The layers that keep keys and values, and whether there are others, which keep a state.
+
+    Raises where config.json lacks what that takes.
+    """
     window = text.get("sliding_window") or text.get("attention_chunk_size")
     window = int(window or text.get("attention_window_size") or 0)
+    windowed, full = _layer(text, kind, window or None), _layer(text, kind, None)
     kinds = _kinds(text, kind)
     kinds = kinds[: len(kinds) - int(text.get("num_kv_shared_layers") or 0)]
-    return [
-        _Layer(numbers, window) if each in _WINDOW and window else _Layer(wide)
-        for each in kinds
-        if each in _FULL | _WINDOW
-    ]
+    layers = [windowed if each in _WINDOW else full for each in kinds if each in _FULL | _WINDOW]
+    return layers, kind in _BESIDE_STATE or len(layers) < len(kinds)
 
 
-def _numbers(text: Mapping[str, Any], kind: str, *, full: bool = False) -> int:
-    """Numbers of a token in a layer. full: in one that keeps all tokens, if those differ."""
+def _layer(text: Mapping[str, Any], kind: str, window: int | None) -> _Layer:
+    """A layer that keeps the tokens of a window, or all."""
     heads = int(text.get("num_attention_heads") or text.get("n_head") or 0)
     if rank := text.get("kv_lora_rank"):
         rope = int(text["qk_rope_head_dim"])
         if kind not in _UNPACKED:
-            return int(rank) + rope
-        return heads * (int(text["qk_nope_head_dim"]) + rope + int(text["v_head_dim"]))
+            return _Layer(1, (int(rank), rope), window)
+        return _Layer(heads, (int(text["qk_nope_head_dim"]) + rope, int(text["v_head_dim"])))
     hidden = int(text.get("hidden_size") or text.get("n_embd") or 0)
     size = int(text.get("head_dim") or hidden // heads)
     groups = 1 if text.get("multi_query") else int(text.get("num_key_value_heads") or heads)
-    if full:
+    if window is None:
         size = int(text.get("global_head_dim") or size)
         groups = int(text.get("num_global_key_value_heads") or groups)
     if size < 1 or groups < 1:
         raise ValueError("no heads")
-    return 2 * groups * size
+    return _Layer(groups, (size, size), window)
 
 
 def _kinds(text: Mapping[str, Any], kind: str) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import mlx.core as mx
@@ -11,15 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
-from budmlx.core.model import loading
+from budmlx.core.model import loading, memory, quantized_kv
 from budmlx.core.model.memory import probe_layers
+from budmlx.core.model.quantized_kv import cache_maker
+from budmlx.engine.load.library import kv_size
 from budmlx.engine.load.library.facts import CONTEXT_KEYS
-from budmlx.engine.load.library.kv_size import kv_bytes
+from budmlx.engine.load.library.kv_size import CACHE_STEP, KVLayout
+from budmlx.errors import ModelLoadError
 from budmlx.testing.tiny_random import build
 from tests.core.architectures import ARCHITECTURES, BASE, WINDOW
 
 # These have heads of hidden_size / num_attention_heads, whatever else is said.
 NO_HEAD_DIM = {"qwen2", "phi3", "jamba", "recurrent_gemma"}
+LENGTHS = (1, WINDOW, 300, 4000)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -27,34 +30,55 @@ def test_the_estimate_is_what_caches_take(name: str) -> None:
     config = ARCHITECTURES[name]
     if name in NO_HEAD_DIM:
         config = {key: value for key, value in config.items() if key != "head_dim"}
+    layout = KVLayout.of(config, "F32")
+    assert layout is not None
     module = build(config, seed=0)
     cache = make_prompt_cache(module)
     module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
-    layers = probe_layers(cache, chunk=0)
-    for tokens in (1, WINDOW - 1, 1000):
-        expected = sum(each.per_token * min(tokens, each.window or tokens) for each in layers)
-        assert kv_bytes(config, tokens, 4.0) == expected, tokens
+    for chunk in (1, 512):
+        layers = probe_layers(cache, chunk)
+        for tokens in LENGTHS:
+            expected = sum(each.row_bytes(tokens) - each.fixed for each in layers)
+            assert layout.row_bytes(tokens, chunk=chunk) == expected, (chunk, tokens)
+    check_quantized(module, layout)
+
+
+def check_quantized(module: Any, layout: KVLayout) -> None:
+    """Whether KV can be quantized is told, and what it takes then."""
+    try:
+        cache = cache_maker(module, 8)()
+    except ModelLoadError:
+        assert layout.group_size is None
+        return
+    assert layout.group_size == 32
+    module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
+    for tokens in LENGTHS:
+        expected = sum(each.row_bytes(tokens) for each in probe_layers(cache, 1))
+        assert layout.row_bytes(tokens, 8) == expected
 
 
 def test_layers_that_config_json_lists_in_other_ways() -> None:
-    each = 2 * 2 * 32 * 2
+    each = 2 * 2 * 32 * 2 * CACHE_STEP
 
-    def layers(**changes: Any) -> float:
-        size = kv_bytes({**BASE, "model_type": "x", **changes}, 1000)
-        assert size is not None
-        return size / 1000 / each
+    def layers(tokens: int = CACHE_STEP, **changes: Any) -> float:
+        layout = KVLayout.of({**BASE, "model_type": "x", **changes}, "BF16")
+        assert layout is not None
+        return layout.row_bytes(tokens, chunk=56) / each
 
     assert layers() == 2
     assert layers(num_hidden_layers=8, full_attention_interval=4) == 2
     assert layers(num_hidden_layers=4, hybrid_override_pattern="M*-*") == 2
     kinds = ["sliding_attention", "full_attention"] * 2
-    shared = {"layer_types": kinds, "num_kv_shared_layers": 2, "sliding_window": 100}
-    assert layers(num_hidden_layers=4, **shared) == 1.1
-    wide = {"global_head_dim": 64, "num_global_key_value_heads": 1}
-    assert layers(num_hidden_layers=4, layer_types=kinds, sliding_window=100, **wide) == 2.2
+    shared = {"layer_types": kinds, "num_kv_shared_layers": 2, "sliding_window": 200}
+    assert layers(10 * CACHE_STEP, num_hidden_layers=4, **shared) == 11
+    wide = {"layer_types": kinds, "sliding_window": 200, "global_head_dim": 128}
+    wide["num_global_key_value_heads"] = 1
+    assert layers(10 * CACHE_STEP, num_hidden_layers=4, **wide) == 2 + 2 * 2 * 10
     assert layers(multi_query=True) == 1
-    assert kv_bytes({"n_embd": 64, "n_head": 2, "n_layer": 3}, 10) == 3 * 2 * 64 * 2 * 10
-    assert kv_bytes({"text_config": BASE}, 10) == 2 * each * 10
+    old = KVLayout.of({"n_embd": 64, "n_head": 2, "n_layer": 3}, "F32")
+    assert old is not None and old.row_bytes(256) == 3 * 2 * 64 * 4 * 256
+    nested = KVLayout.of({"text_config": BASE}, "F32")
+    assert nested == KVLayout.of(BASE, "F32") and nested is not None
 
 
 JSON = st.recursive(
@@ -68,9 +92,13 @@ KEYS += ["full_attention_interval", "attn_layer_period", "num_kv_shared_layers",
 
 @given(changes=st.dictionaries(st.sampled_from(KEYS), JSON), tokens=st.integers(0, 10**7))
 def test_any_config_gives_a_size_or_none(changes: dict[str, Any], tokens: int) -> None:
-    size = kv_bytes({**BASE, **changes}, tokens)
-    assert size is None or (size >= 0 and math.isfinite(size))
+    layout = KVLayout.of({**BASE, **changes}, "BF16")
+    if layout is not None:
+        for bits in (None, 4, 8):
+            assert layout.row_bytes(tokens, bits) >= 0
 
 
-def test_the_core_reads_the_same_limits_of_context() -> None:
+def test_the_core_has_the_same_numbers() -> None:
     assert CONTEXT_KEYS == loading.CONTEXT_KEYS
+    assert memory.CACHE_STEP == CACHE_STEP
+    assert quantized_kv.GROUP_SIZES == kv_size.GROUP_SIZES
