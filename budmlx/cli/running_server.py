@@ -71,7 +71,7 @@ class RunningServer:
             raise self._foreign()
         return entries
 
-    def model(self, name: str) -> Answer:
+    def entry(self, name: str) -> Answer:
         """One of them. Raises BudmlxError."""
         return self._ask(f"/v1/models/{quote(name, safe='/')}")
 
@@ -84,7 +84,7 @@ class RunningServer:
                 if refusal.status != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
                 # It waits for a while only, but the load goes on.
-                if self.model(name)["state"] != "loading":
+                if self.entry(name)["state"] != "loading":
                     raise
 
     def unload(self, name: str) -> Answer:
