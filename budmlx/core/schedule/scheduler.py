@@ -33,8 +33,6 @@ OLDEST_EVERY = 4
 # pass reads the weights.
 LEAST_REST = 4
 
-NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
-
 Merges = list[tuple[int, int]]
 
 
@@ -92,9 +90,7 @@ class Scheduler:
         return at_work or self._executor.pending
 
     def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
-        """Keep within another limit in bytes: from the next step on, young rows wait again if it
-        is less. See `Executor.set_memory_limit`.
-        """
+        """See `Executor.set_memory_limit`; young rows wait again if it is less than they need."""
         self._executor.set_memory_limit(limit, prefix_cache)
         self._room = None  # so that the room for stored KV is told anew
 
@@ -113,12 +109,8 @@ class Scheduler:
         add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
-        adapter = row.request.adapter
-        if adapter and adapter not in self._executor.adapters.names:
-            self._report.fail(row.id, "model_not_found", NO_ADAPTER, "adapter")
-            return
-        if problem := self._executor.add(row):
-            self._report.fail(row.id, "session_error", problem)
+        if (failed := self._executor.add(row)) is not None:
+            self._report.failed(failed)
             return
         self._rows[row.id] = row
         self._waiting.add(row)
