@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from budmlx.errors import BudmlxError, ConfigError
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 """Where a server is reached that listens on all addresses."""
+PAUSE = 0.2
+"""Seconds before a server is asked again."""
 SECONDS = 10.0
 """How long an answer may take that needs no model."""
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -83,9 +86,10 @@ class RunningServer:
             except ServerRefusal as refusal:
                 if refusal.status != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
-                # It waits for a while only, but the load goes on.
-                if self.entry(name)["state"] != "loading":
+                # The server waits for a while only, but its load goes on.
+                if self.entry(name)["state"] not in ("loading", "loaded"):
                     raise
+                time.sleep(PAUSE)
 
     def unload(self, name: str) -> Answer:
         """Unload a model when its requests have ended. Raises BudmlxError."""

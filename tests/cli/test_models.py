@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app
-from budmlx.engine.load.hub import resolve_model
+from budmlx.engine.load.hub import local_directory, resolve_model
 from budmlx.errors import ModelLoadError
 from tests.hub_server import Hub
 from tests.model_folders import folder, model_files, snapshot
@@ -78,6 +78,15 @@ def test_names_of_all_places_can_be_loaded(cache: Path, tmp_path: Path) -> None:
     assert resolve_model("org/studio") == studio
     assert resolve_model("flat", models_dirs=[tmp_path / "one"]) == flat
     assert resolve_model("gpt2") == old
+    assert local_directory("org/studio") == resolve_model("org/studio", fetch=False) == studio
+    assert local_directory("flat") is None
+    assert local_directory("flat", models_dirs=[tmp_path / "one"]) == flat
+    (tmp_path / "c.toml").write_text(f'model = "flat"\nmodels_dir = "{tmp_path}/one"\n')
+    (flat / "generation_config.json").write_text('{"temperature": 0.125}')
+    shown = budmlx("serve", "--print-config", "--config", str(tmp_path / "c.toml")).stdout
+    assert "# temperature = 0.125  # generation_config.json" in shown
+    with pytest.raises(ModelLoadError, match="budmlx pull new/model --revision v2"):
+        resolve_model("new/model", "v2", fetch=False)
     (flat / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=r"^flat has no weights"):
         resolve_model("flat", models_dirs=[tmp_path / "one"])

@@ -25,6 +25,7 @@ CONFIG = """
 host = "127.0.0.1"
 port = {port}
 warmup = "off"
+load_wait = 0.3
 models_dir = ["{models}"]
 [aliases]
 "gpt-*" = "org/one"

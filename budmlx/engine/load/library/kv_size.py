@@ -26,7 +26,18 @@ _BESIDE_STATE = ("falcon_h1",)
 # Latent attention whose keys and values mlx-lm keeps for each head.
 _UNPACKED = ("deepseek_v2", "minicpm3", "youtu_llm")
 # Every so many layers one keeps all tokens, where config.json does not say how many.
-_PATTERNS = {"gemma3_text": 6, "gemma3": 6, "cohere2": 4, "llama4_text": 4, "llama4": 4}
+_PATTERNS = {"gemma3_text": 6, "cohere2": 4, "gpt_oss": 2, "llama4_text": 4, "llama4": 4}
+_PATTERNS |= {"olmo3": 4}
+# What mlx-lm assumes where config.json does not say it.
+_ASSUMED = {"gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}}
+# For these, mlx-lm makes caches that end with the window; others keep all tokens.
+_WINDOWED = {
+    *("afmoe", "baichuan_m1", "cohere2", "exaone4", "exaone_moe", "gear", "gemma3", "gemma3_text"),
+    *("gemma3n", "gemma4", "gemma4_text", "gemma4_unified", "gpt_oss", "iquestcoder"),
+    *("iquestloopcoder", "laguna", "llama", "llama4", "mellum", "mimo_v2_flash", "ministral3"),
+    *("mistral", "muse_glimmer", "muse_spark", "olmo3", "plamo3", "recurrent_gemma", "spark2_5"),
+    *("step3p5", "xverse"),
+}
 _MOST_LAYERS = 10_000
 
 
@@ -65,12 +76,14 @@ class KVLayout:
         """
         text = config.get("text_config")
         text = text if isinstance(text, Mapping) else config
-        kind = str(text.get("model_type") or config.get("model_type"))
+        outer = str(config.get("model_type") or text.get("model_type"))
+        kind = str(text.get("model_type") or outer)
+        text = {**_ASSUMED.get(kind, {}), **text}
         itemsize = 4 if dtype == "F32" else 2
         if kind in _RECURRENT:
             return cls((), itemsize, None)
         try:
-            layers, others = _layers(text, kind)
+            layers, others = _layers(text, kind, windows=outer in _WINDOWED)
         except (TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
             return None
         plain = not others and all(layer.window is None for layer in layers)
@@ -89,13 +102,14 @@ class KVLayout:
         return int(each * sum(layer.kept(tokens, chunk) for layer in self.layers))
 
 
-def _layers(text: Mapping[str, Any], kind: str) -> tuple[list[_Layer], bool]:
+def _layers(text: Mapping[str, Any], kind: str, *, windows: bool) -> tuple[list[_Layer], bool]:
     """The layers that keep keys and values, and whether there are others, which keep a state.
 
-    Raises where config.json lacks what that takes.
+    windows: layers that look back at a window keep no more than that. Raises where
+    config.json lacks what that takes.
     """
     window = text.get("sliding_window") or text.get("attention_chunk_size")
-    window = int(window or text.get("attention_window_size") or 0)
+    window = int(window or text.get("attention_window_size") or 0) if windows else 0
     windowed, full = _layer(text, kind, window or None), _layer(text, kind, None)
     kinds = _kinds(text, kind)
     kinds = kinds[: len(kinds) - int(text.get("num_kv_shared_layers") or 0)]
@@ -116,7 +130,8 @@ def _layer(text: Mapping[str, Any], kind: str, window: int | None) -> _Layer:
     groups = 1 if text.get("multi_query") else int(text.get("num_key_value_heads") or heads)
     if window is None:
         size = int(text.get("global_head_dim") or size)
-        groups = int(text.get("num_global_key_value_heads") or groups)
+        if text.get("attention_k_eq_v"):
+            groups = int(text.get("num_global_key_value_heads") or groups)
     if size < 1 or groups < 1:
         raise ValueError("no heads")
     return _Layer(groups, (size, size), window)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx_lm.models.cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +65,7 @@ def test_layers_that_config_json_lists_in_other_ways() -> None:
     each = 2 * 2 * 32 * 2 * CACHE_STEP
 
     def layers(tokens: int = CACHE_STEP, **changes: Any) -> float:
-        layout = KVLayout.of({**BASE, "model_type": "x", **changes}, "BF16")
+        layout = KVLayout.of({**BASE, "model_type": "gemma4_text", **changes}, "BF16")
         assert layout is not None
         return layout.row_bytes(tokens, chunk=56) / each
 
@@ -72,13 +76,44 @@ def test_layers_that_config_json_lists_in_other_ways() -> None:
     shared = {"layer_types": kinds, "num_kv_shared_layers": 2, "sliding_window": 200}
     assert layers(10 * CACHE_STEP, num_hidden_layers=4, **shared) == 11
     wide = {"layer_types": kinds, "sliding_window": 200, "global_head_dim": 128}
-    wide["num_global_key_value_heads"] = 1
+    wide |= {"num_global_key_value_heads": 1, "attention_k_eq_v": True}
     assert layers(10 * CACHE_STEP, num_hidden_layers=4, **wide) == 2 + 2 * 2 * 10
+    wide["attention_k_eq_v"] = False
+    assert layers(10 * CACHE_STEP, num_hidden_layers=4, **wide) == 2 + 4 * 2 * 10
     assert layers(multi_query=True) == 1
     old = KVLayout.of({"n_embd": 64, "n_head": 2, "n_layer": 3}, "F32")
     assert old is not None and old.row_bytes(256) == 3 * 2 * 64 * 4 * 256
     nested = KVLayout.of({"text_config": BASE}, "F32")
     assert nested == KVLayout.of(BASE, "F32") and nested is not None
+
+
+def test_what_mlx_lm_assumes_is_assumed() -> None:
+    """Most configurations of Gemma 3 do not say their heads; others list windows in vain."""
+    small: dict[str, Any] = {"model_type": "gemma3_text"}
+    small |= {key: BASE[key] for key in ("hidden_size", "intermediate_size", "rms_norm_eps")}
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+    moe = {"num_local_experts": 2, "num_experts_per_tok": 1, "rope_scaling": None}
+    for config in (
+        {"model_type": "gemma3", "vocab_size": 64}
+        | {"text_config": {**small, "num_hidden_layers": 7, "sliding_window": WINDOW}},
+        {**BASE, **moe, "model_type": "gpt_oss", "num_hidden_layers": 4, "sliding_window": WINDOW},
+        {**BASE, "model_type": "olmo3", "num_hidden_layers": 5, "sliding_window": WINDOW},
+        {**BASE, "model_type": "qwen3", **kinds},
+        {"model_type": "mistral3", "text_config": {**BASE, "model_type": "llama", **kinds}},
+    ):
+        layout = KVLayout.of(config, "F32")
+        module = build(json.loads(json.dumps(config)), seed=0)
+        cache = make_prompt_cache(module)
+        module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
+        expected = sum(each.row_bytes(4000) for each in probe_layers(cache, 1))
+        assert layout is not None and layout.row_bytes(4000, chunk=1) == expected, config
+
+
+def test_mlx_lm_keeps_windows_for_the_same_architectures() -> None:
+    folder = Path(mlx_lm.models.cache.__file__).parent
+    caches = re.compile(r"(Rotating|Chunked)KVCache\(")
+    names = {file.stem for file in folder.glob("*.py") if caches.search(file.read_text("utf-8"))}
+    assert names - {"cache"} <= kv_size._WINDOWED
 
 
 JSON = st.recursive(
