@@ -38,13 +38,13 @@ OWN_MLX = ("budmlx.core", "budmlx.testing", "budmlx.builtin")
 # The only module that imports the core; the other host starts it as a process.
 IMPORTS_CORE = {"budmlx.engine.hosts.thread"}
 COMMAND_MODULES = (
-    *("bench", "cache", "chat", "generate", "models", "plugin_commands", "plugins", "pull"),
-    *("rm", "serve", "show"),
+    *("bench", "cache", "chat", "generate", "models", "plugin_commands", "plugins", "ps"),
+    *("pull", "residence", "rm", "serve", "show"),
 )
 # Modules that are imported or started by name, each with who may do so. The targets load late
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
-    "budmlx": {"budmlx.engine.engine"},
+    "budmlx": {"budmlx.engine.engine", "budmlx.engine.models.models"},
     "budmlx.client.clients": {"budmlx.server.embedded"},
     "budmlx.core.__main__": {"budmlx.core.loop"},
     "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},

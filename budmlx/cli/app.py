@@ -19,12 +19,19 @@ from budmlx.errors import BudmlxError
 
 # name: ("module:function", summary). The summary repeats the first line of the docstring.
 COMMANDS = {
-    "serve": ("budmlx.cli.serve:serve", "Serve a model over HTTP."),
+    "serve": (
+        "budmlx.cli.serve:serve",
+        "Serve a model over HTTP, or all that are on this machine.",
+    ),
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
     "models": ("budmlx.cli.models:models", "List the models on this machine."),
+    "show": ("budmlx.cli.show:show", "Show what a model is and how much memory it takes."),
     "pull": ("budmlx.cli.pull:pull", "Fetch a model from the Hugging Face hub."),
     "rm": ("budmlx.cli.rm:rm", "Remove a model from the hub's cache."),
+    "ps": ("budmlx.cli.ps:ps", "List the models that a running server has loaded."),
+    "load": ("budmlx.cli.residence:load", "Load a model in a running server."),
+    "unload": ("budmlx.cli.residence:unload", "Unload a model of a running server."),
     "plugins": ("budmlx.cli.plugins:plugins", "List plugins, or write a new one."),
     "cache": ("budmlx.cli.cache:cache", "List or clear the KV of prompts on disk."),
     "bench": ("budmlx.cli.bench:bench", "Measure tokens per second and latencies."),

@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 from pydantic import ByteSize
-from rich.console import Console
 from rich.table import Table
 
 from budmlx.cli.flags import CONFIG_OPTION
 from budmlx.cli.load_model import read_config
+from budmlx.cli.terminal import plain_console
 from budmlx.config import kv_directory
 from budmlx.errors import BudmlxError
 
@@ -107,7 +107,7 @@ def _list(found: list[ModelKV], directory: Path, limit: int) -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used)) if each.files else "never"
         model = each.model.replace("--", "/")
         table.add_row(model, each.folder.name, blocks, _size(each.nbytes), used)
-    console = Console(width=None if Console().is_terminal else 200, markup=False)
+    console = plain_console()
     if found:
         console.print(table)
     total = sum(each.nbytes for each in found)

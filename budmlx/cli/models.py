@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import open_library, read_config
-from budmlx.cli.terminal import printable
+from budmlx.cli.terminal import plain_console, printable
 from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.units import size_text
 
@@ -37,7 +36,7 @@ def models(
     if as_json:
         typer.echo(json.dumps([model.as_json() for model in found], indent=2))
         return
-    console = Console(width=None if Console().is_terminal else 200, markup=False, highlight=False)
+    console = plain_console()
     if any(model.servable for model in found):
         console.print(_table(found))
     else:

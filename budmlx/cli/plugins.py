@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from budmlx.cli.flags import CONFIG_OPTION
 from budmlx.cli.load_model import read_config
 from budmlx.cli.scaffold import HOOKS, write_package
+from budmlx.cli.terminal import plain_console
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import PluginInfo, Plugins
 
@@ -57,7 +57,7 @@ def _list(loaded: Plugins) -> None:
         if not info.problem:
             rings = ", ".join(info.rings)
             table.add_row(info.name, info.version, info.source, rings, ", ".join(info.hooks))
-    console = Console(width=None if Console().is_terminal else 200, markup=False)
+    console = plain_console()
     console.print(table)
     for info in loaded.info:
         if info.problem:

@@ -40,7 +40,9 @@ def _sampling(loaded: LoadedConfig) -> Iterator[str]:
     """loaded: as it is for one model."""
     config = loaded.config
     name = toml_key(config.model) if config.model else "the demo model"
-    path = local_directory(config.model, config.revision) if config.model else SHIPPED_MODEL
+    path: Path | None = SHIPPED_MODEL
+    if config.model:
+        path = local_directory(config.model, config.revision, models_dirs=config.models_dir)
     yield f"\n# Default sampling parameters of {name}"
     if path is None and config.generation_config:
         yield "# Its generation_config.json is not here yet and may have more."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from rich.console import Console
+
 from budmlx.errors import InvalidRequestError
 from budmlx.types import Event, ReasoningDelta, TextDelta
 
@@ -16,6 +18,12 @@ def show(text: str) -> None:
     """Write model text to stdout at once; on a terminal without its control characters."""
     sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def plain_console() -> Console:
+    """A console that takes text as it is, wide enough for tables where it is no terminal."""
+    width = None if Console().is_terminal else 200
+    return Console(width=width, markup=False, highlight=False)
 
 
 def printable(text: str) -> str:

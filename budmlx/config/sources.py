@@ -18,6 +18,12 @@ from budmlx.errors import ConfigError
 
 CONFIG_VARIABLE = "BUDMLX_CONFIG"
 DEBUG_VARIABLE = "BUDMLX_DEBUG"
+BASE_URL_VARIABLE = "BUDMLX_BASE_URL"
+API_KEY_VARIABLE = "BUDMLX_API_KEY"
+OTHERS = frozenset(
+    {CONFIG_VARIABLE, DEBUG_VARIABLE, BASE_URL_VARIABLE, API_KEY_VARIABLE, DEVICE_VARIABLE}
+)
+"""Variables that are no settings."""
 DEFAULT_FILE = Path("~/.config/budmlx/config.toml")
 # Of a model that is not the one meant, its table alone says these.
 FOR_ALL = ModelConfig.model_fields.keys() - OF_ONE_MODEL
@@ -119,8 +125,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    known = {ENV_PREFIX + name.upper() for name in Config.model_fields.keys() - {TABLES}}
-    known |= {CONFIG_VARIABLE, DEBUG_VARIABLE, DEVICE_VARIABLE}
+    known = {ENV_PREFIX + name.upper() for name in Config.model_fields.keys() - {TABLES}} | OTHERS
     return tuple(
         sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
     )

@@ -158,10 +158,14 @@ class Row:
         """Forget the last `count` tokens that were drawn and not read."""
         self.unread -= count
 
-    def reset(self) -> None:
-        """Forget everything that is not in `ids`, so that the row can be prefilled again."""
+    def reset(self, *, doubtful: bool = False) -> None:
+        """Forget everything that is not in `ids`, so that the row can be prefilled again.
+
+        doubtful: a fault may have spoilt what plugins keep; they begin anew then.
+        """
+        if self.unread or doubtful:
+            self.states.clear()
         self.rewind(self.unread)
-        self.states.clear()
         if self.grammar is not None:
             self.grammar.reset()
 
@@ -177,8 +181,9 @@ class Row:
     def prefills_with(self, other: Row) -> bool:
         """Whether one prefill serves both: they are choices of one request, not yet begun."""
         fork = self.request.fork
-        fresh = not (self.produced or other.produced or self.solo or other.solo)
-        return fork != 0 and fork == other.request.fork and fresh and self.trial == other.trial
+        if not fork or fork != other.request.fork or self.trial != other.trial:
+            return False
+        return not (self.produced or other.produced or self.solo or other.solo)
 
 
 def adapters_of(rows: Sequence[Row]) -> list[str]:

@@ -92,7 +92,8 @@ class Sampler(Protocol):
 
     The engine keeps the state: it takes, concatenates and copies rows as they come and go,
     so nothing about a row may be kept elsewhere. A row whose state is another tree, or has another
-    shape or dtype, than those of the rows beside it fails with `plugin_error`.
+    shape or dtype, than those of the rows beside it fails with `plugin_error`. When the engine goes
+    on after a crash, a row begins with `init` again; `context.history` has what it generated.
     """
 
     def init(self, options: Mapping[str, Any], vocab_size: int) -> State:

@@ -50,11 +50,18 @@ def create_app(
     if (engine := models.only) is not None:
         app[ENGINE] = engine
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
-    app[IN_FLIGHT] = InFlight(models.max_rows + config.max_queue)
+    app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
     for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)
     return app
+
+
+def _rows(models: Models, config: Config) -> int:
+    """The most rows that a model runs at once."""
+    if models.only is not None:
+        return config.for_model().max_rows
+    return max(each.spec.config.max_rows for each in models.residents)
 
 
 def create_loading_app(config: Config, dialects: Dialects = REGISTERED) -> web.Application:

@@ -22,7 +22,7 @@ def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 # A secret, which other users would see, and what only a table can hold.
-NO_FLAG = {"api_keys", "models"}
+NO_FLAG = {"api_keys", "admin_key", "models"}
 
 
 def test_serve_has_an_option_for_every_field_but_secrets_and_tables() -> None:

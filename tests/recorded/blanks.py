@@ -16,7 +16,10 @@ BLANKS = (
     (r'"(limit|weights|prefix_cache|active|unused|peak)":( ?)\d+', r'"\1":\g<2>0'),
     (r'(?<="numbers":) ?\{"[^{}]*\{[^{}]*\}\}', " {}"),
     # Fields that lists of models and readiness got later.
-    (r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+', ""),
+    (
+        r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "residence": \{[^{}]*\}',
+        "",
+    ),
     (r', "problems": \{\}', ""),
     (r'"system_fingerprint":"[^"]*"', '"system_fingerprint":"*"'),
     (r"(?<=retry in )\d+(?= s)", "0"),

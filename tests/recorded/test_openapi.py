@@ -27,7 +27,7 @@ def lines(document: dict[str, Any]) -> set[str]:
     return set(flat(normal(document)))
 
 
-NEW_FIELDS = ("root", "state", "max_model_len", "error")
+NEW_FIELDS = ("root", "state", "max_model_len", "error", "residence")
 CORRECTED = (
     # Lists and token ids were never taken there.
     "/v1/tokenize.post.requestBody.content.application/json.schema.properties.prompt.",
@@ -38,7 +38,12 @@ CORRECTED = (
     ".tool_choice.anyOf[2].",
     # What was chosen for the device came later.
     "/ready.get.responses.200.content.application/json.schema.properties.numbers.",
-    # So did several models.
+    # So did several models, and what may be done with them.
+    ".paths./v1/estimate.",
+    ".paths./v1/models/load.",
+    ".paths./v1/models/unload.",
+    ".paths./v1/models/pull.",
+    ".paths./v1/models/{id}.delete.",
     "/ready.get.responses.200.content.application/json.schema.properties.problems.",
     *(
         f".paths./v1/models{place}.{field}"

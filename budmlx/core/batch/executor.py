@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # them anew. On a CPU MLX never keeps as many.
 WORTH_CLEARING = 64 * 2**20
 
+NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
+
 
 class Executor:
     """The prompts that are being prefilled and the groups that decode, on one model.
@@ -111,24 +113,34 @@ class Executor:
         self._reuse.limit = policy.prefix_cache(prefix_cache, self.memory.weights)
         self._reuse.resize(self._reuse.limit)
 
-    def add(self, row: Row) -> str:
+    def stored(self, namespace: str, keys: Sequence[int]) -> int:
+        """How many tokens of a prompt are stored in memory."""
+        if (found := self._reuse.find(namespace, keys, 0)) is None:
+            return 0
+        found.unpin()
+        return found.length
+
+    def add(self, row: Row) -> RowFailed | None:
         """Register a row that plans will name; its grammar, if any, is compiled.
 
-        Returns the reason why it cannot run, or an empty string.
+        Returns why it cannot run, if it cannot.
         """
-        problem = ""
+        problem, adapter = "", row.request.adapter
+        if adapter and adapter not in self.adapters.names:
+            return RowFailed(row.id, "model_not_found", NO_ADAPTER, "adapter")
         if row.request.session is not None:
             self._activity.run(("session", row.id))
         try:
-            problem = self._reuse.open_session(row.request.session, [row.request.adapter])
+            problem = self._reuse.open_session(row.request.session, [adapter])
         except Exception as error:
             if not is_device_fault(error):
                 raise
             # The row can run without the session; the next plan says what else is lost.
             self._device_fault = error
-        if not problem:
-            self._rows[row.id] = row
-        return problem
+        if problem:
+            return RowFailed(row.id, "session_error", problem)
+        self._rows[row.id] = row
+        return None
 
     def between_steps(self, change: Callable[[], None]) -> None:
         """Change something of the model. A fault of the device is the next plan's."""
@@ -209,7 +221,7 @@ class Executor:
         for row_id in plan.leave:
             self._rows.pop(row_id, None)
         for row in self._rows.values():
-            row.reset()
+            row.reset(doubtful=True)
         mx.clear_cache()
 
     def rest(self) -> None:
@@ -231,7 +243,7 @@ class Executor:
         requeued = [self._rows[row_id] for row_id in plan.requeue if row_id in self._rows]
         self._withdraw([*left, *requeued])
         for row in requeued:
-            row.reset()
+            row.reset(doubtful=plan.forget)
         for row_id in plan.compact:
             self._group(row_id).compact()
         for first, second in plan.merge:

@@ -15,7 +15,8 @@ from budmlx.core.sample.filters import Kind, Limits, keep, kind_of, limits_of, t
 from budmlx.core.sample.numeric import LOG2_E, by_rows, exp2, fused
 from budmlx.types import SamplingParams
 
-_LARGEST = float(np.finfo(np.float32).max)
+# The largest inverse of a temperature: what it is multiplied with must stay finite.
+_LARGEST = 2.0**100
 # The largest float32 below 2**-32: the number that is made must stay below 1.
 _STEP = 2.0**-32 * (1 - 2.0**-24)
 

@@ -33,8 +33,6 @@ OLDEST_EVERY = 4
 # pass reads the weights.
 LEAST_REST = 4
 
-NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
-
 Merges = list[tuple[int, int]]
 
 
@@ -92,9 +90,7 @@ class Scheduler:
         return at_work or self._executor.pending
 
     def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
-        """Keep within another limit in bytes: from the next step on, young rows wait again if it
-        is less. See `Executor.set_memory_limit`.
-        """
+        """See `Executor.set_memory_limit`; young rows wait again if it is less than they need."""
         self._executor.set_memory_limit(limit, prefix_cache)
         self._room = None  # so that the room for stored KV is told anew
 
@@ -113,12 +109,8 @@ class Scheduler:
         add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
-        adapter = row.request.adapter
-        if adapter and adapter not in self._executor.adapters.names:
-            self._report.fail(row.id, "model_not_found", NO_ADAPTER, "adapter")
-            return
-        if problem := self._executor.add(row):
-            self._report.fail(row.id, "session_error", problem)
+        if (failed := self._executor.add(row)) is not None:
+            self._report.failed(failed)
             return
         self._rows[row.id] = row
         self._waiting.add(row)
@@ -327,18 +319,22 @@ class Scheduler:
         self._start([row])
 
     def _displace(self, row: Row) -> None:
-        """Send a row back to its owner's line, with its KV kept, if it does not end now.
+        """Send a row back to its owner's line, with its KV kept, if it does not end now."""
+        if self._read(row):
+            self._send_back([row])
+            self._draft.keep.append(row.id)
+            self._waiting.put_behind(row)
 
-        Its token in flight is read first: not every model's KV can be cut to what was read.
+    def _read(self, row: Row) -> bool:
+        """Read the token in flight of a row that is to leave; returns whether it goes on.
+
+        Neither every model's KV nor what plugins keep can be cut to the tokens that were read.
         """
         self._run(self._settle())
         group = next((group for group in self._view.groups if row in group.rows), None)
         if group is not None:
             self._run(iter([Plan(pause=[group.id])]))
-        if row in self._at_work:
-            self._send_back([row])
-            self._draft.keep.append(row.id)
-            self._waiting.put_behind(row)
+        return row in self._at_work
 
     def _fits(self, newcomers: Sequence[Row]) -> bool:
         groups = [group.occupied for group in self._view.groups]
@@ -348,8 +344,11 @@ class Scheduler:
     def _make_room(self) -> None:
         """Preempt young rows while running ones outgrow the memory."""
         while self._running > 1 and not self._admission.fits(self._view.lengths):
-            if not self._compact():
-                self._requeue([self._waiting.to_preempt(self._rows.values())])
+            if self._compact():
+                continue
+            row = self._waiting.to_preempt(self._rows.values())
+            if self._read(row):
+                self._requeue([row])
 
     def _compact(self) -> bool:
         """Let one group give up memory that no row needs; returns whether there was any."""

@@ -35,7 +35,11 @@ class StepReport:
 
     def fail(self, row_id: int, code: RowErrorCode, message: str, param: str | None = None) -> None:
         """Record that a row ends without a further token."""
-        self._failed.append(RowFailed(row_id, code, message, param))
+        self.failed(RowFailed(row_id, code, message, param))
+
+    def failed(self, row: RowFailed) -> None:
+        """Record how a row ended that will have no further token."""
+        self._failed.append(row)
 
     def raised(self, row_id: int) -> None:
         """Record that a row ends because the model raised an error while it ran alone."""

@@ -16,10 +16,10 @@ class Trials:
     def condemn(self, rows: Sequence[Row]) -> Row | None:
         """Make suspects of the rows that were at work; returns the row that it was, if known.
 
-        If one half was on trial, only it is halved again, and a single row was it.
+        If one half was on trial, only it and newcomers are halved again, and a single row was it.
         """
         trials = _trials(rows)
-        suspects = [row for row in rows if row.trial in trials] if trials else rows
+        suspects = [row for row in rows if row.trial in {0, *trials}] if trials else rows
         if trials and len(suspects) == 1:
             return suspects[0]
         middle = (len(suspects) + 1) // 2

@@ -95,6 +95,7 @@ class Recovery:
         self._in_core: dict[int, _LiveRow] = {}  # by the core's id
         self._suspects: deque[list[_LiveRow]] = deque()  # halves, none empty
         self._on_probation: list[_LiveRow] = []
+        self._parked: list[_LiveRow] = []  # just now: the core may not have heard of it yet
         self._core_ids = itertools.count()
         self._blocklist = Blocklist(policy.plugins)
         self._departed: list[GenerateRequest] = []  # cancelled since the core's last frame
@@ -160,6 +161,8 @@ class Recovery:
             if (row := self._in_core.get(failure.id)) is not None:
                 self._end(row)
                 failed.append(msgspec.structs.replace(failure, id=row.request.id))
+        if not self._on_probation or any(row.started for row in self._on_probation):
+            self._parked.clear()
         commands = self._advance()
         self._note_idle(now)
         seen = msgspec.structs.replace(
@@ -170,6 +173,7 @@ class Recovery:
     def loaded(self, now: float) -> list[ToCore]:
         """Give a new core, which is ready, its rows."""
         self._up = True
+        self._parked.clear()
         self._cold_deaths = 0
         self._idle_since = now
         return self._feed()
@@ -223,6 +227,7 @@ class Recovery:
                 assert row.core_id is not None
                 parked.append(Cancel(row.core_id))
                 self._leave_core(row)
+                self._parked.append(row)
         self._on_probation = []
         return parked + self._feed()
 
@@ -252,7 +257,7 @@ class Recovery:
         """Forget a row that has its outcome."""
         self._leave_core(row)
         del self._rows[row.request.id]
-        for half in (self._on_probation, *self._suspects):
+        for half in (self._on_probation, self._parked, *self._suspects):
             if row in half:
                 half.remove(row)
         if [] in self._suspects:
@@ -266,17 +271,18 @@ class Recovery:
         """Sort the rows of a dead core into guilty (returned), suspect and innocent ones.
 
         A row that had not started is innocent the first time only: a crash inside the first
-        turn of a prefill leaves no trace but being there.
+        turn of a prefill leaves no trace but being there. None is guilty while the core may not
+        have heard yet that others are parked.
         """
         dead = list(self._in_core.values())
-        alone = len(dead) == 1
-        self._on_probation = []
+        alone, certain = len(dead) == 1, not self._parked
+        self._on_probation, self._parked = [], []
         failed: list[RowFailed] = []
         suspects: list[_LiveRow] = []
         for row in dead:
             self._leave_core(row)
             row.deaths += 1
-            if alone and row.deaths >= 2:
+            if alone and certain and row.deaths >= 2:
                 failed += self._refuse(row, now)
             elif alone or row.started or row.deaths >= 2:
                 suspects.append(row)

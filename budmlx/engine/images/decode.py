@@ -28,9 +28,11 @@ from budmlx.plugins.vision import Pixels
 Picture = Image.Image | bytes | str | os.PathLike[str] | NDArray[np.uint8]
 """What the Python API takes: str is the path of a file, as PathLike; arrays as `from_python`."""
 
-# Values of parameters may be quoted, and are not read.
+# Values of parameters may be quoted, and are not read. What was read is never read again, since
+# white space could be in several parts of each of many parameters.
 _DATA_URL = re.compile(
-    r'data:\s*image/[\w.+-]+\s*(?:;[^;,="]*(?:=\s*(?:"(?:[^"\\]|\\.)*"\s*|[^;,"]*))?)*,',
+    r"data:\s*+image/[\w.+-]++\s*+"
+    r'(?:;[^;,="]*+(?:=\s*+(?:"(?:[^"\\]|\\.)*"\s*+|[^;,"]*+))?)*,',
     re.IGNORECASE,
 )
 _BASE64 = re.compile(r";\s*base64\s*,\Z", re.IGNORECASE)

@@ -94,6 +94,11 @@ class Images:
             )
         self.target = PluginTarget(plugin=encoder.plugin, core=encoder.value.core)
 
+    @property
+    def taken(self) -> bool:
+        """Whether the model can be shown pictures."""
+        return self._spec is not None
+
     def check(self, request: Request) -> None:
         """Refuse pictures that cannot be used, before any is opened. Raises InvalidRequestError."""
         for number, message in enumerate(request.messages or ()):

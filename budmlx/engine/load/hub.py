@@ -55,31 +55,43 @@ def _named(
     is_repository = REPOSITORY_NAME.fullmatch(name) is not None
     found = Library(models_dirs).lookup(name) if revision is None else None
     # The hub may have a newer version of what its cache has, or the rest of it.
-    if found is not None and not (found.place == "hub" and is_repository):
+    if found is not None and not (fetch and found.place == "hub" and is_repository):
         return found.path
     if not is_repository:
         raise ModelLoadError(
             f"There is no directory {name!r}, and a hub repository is named like org/name. "
             "Models on this machine are listed by: budmlx models"
         )
-    if not fetch:
-        if (path := local_directory(name, revision)) is None:
-            raise ModelLoadError(
-                f"{name} is not on this machine. Fetch it with: budmlx pull {name}"
-            )
-        return path
-    with download_bar(name) as report:
-        return pull(name, revision, report)
+    if fetch:
+        with download_bar(name) as report:
+            return pull(name, revision, report)
+    if (path := _cached(name, revision)) is None:
+        chosen = f" --revision {revision}" if revision else ""
+        raise ModelLoadError(
+            f"{name} is not on this machine. Fetch it with: budmlx pull {name}{chosen}"
+        )
+    return path
 
 
-def local_directory(name: str, revision: str | None = None) -> Path | None:
+def local_directory(
+    name: str, revision: str | None = None, *, models_dirs: Iterable[str | Path] = ()
+) -> Path | None:
     """The directory of a model whose files are on this machine already; None if they are not.
 
-    Nothing is fetched, and the weights need not be there.
+    Nothing is fetched, and the weights need not be there. The arguments are those of
+    `resolve_model`.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if revision is not None:
+        return _cached(name, revision)
+    found = Library(models_dirs).lookup(name)
+    return None if found is None else found.path
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The snapshot of a revision in the hub's cache; None if it is not there."""
     if not REPOSITORY_NAME.fullmatch(name):
         return None
     found = try_to_load_from_cache(name, "config.json", revision=revision)

@@ -149,6 +149,7 @@ def offered(config: Config, library: Library) -> tuple[list[ModelSpec], bool]:
 def demo(config: Config) -> ModelSpec:
     """The model that comes with budmlx."""
     values: dict[str, Any] = {"model": None, "revision": None, "models": {}}
+    values["alias"] = (*config.alias, "demo")
     return ModelSpec(DEMO_NAME, config.model_copy(update=values), _weights(SHIPPED_MODEL))
 
 

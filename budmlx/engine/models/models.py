@@ -158,11 +158,6 @@ class Models:
         return tuple(self._catalogue)
 
     @property
-    def max_rows(self) -> int:
-        """Most rows that any of them runs at once."""
-        return max(self._config.max_rows, *(each.spec.config.max_rows for each in self.residents))
-
-    @property
     def loaded(self) -> list[Engine]:
         """The engines of the models that are loaded."""
         return [each.engine for each in self._catalogue if each.engine is not None]
@@ -189,6 +184,11 @@ class Models:
     def engine(self, name: str) -> AbstractContextManager[Engine]:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
         return self.find(name).engine()
+
+    def in_the_way(self, name: str) -> list[str]:
+        """The models that would be unloaded if a request named this one. Raises as `find` does."""
+        leaving = self._residency.in_the_way(self._catalogue.find(name))
+        return [each.name for each in leaving]
 
     def load(self, name: str, notice: Notice | None = None) -> None:
         """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.

@@ -13,7 +13,8 @@ WHITESPACE = r" |\n {0,32}"
 SPACE = " "
 # Doubled quantifiers, an error in ECMA 262, which llguidance takes for nested ones.
 _DOUBLED = re.compile(r"[*+?}][*+]")
-_NO_OPERATOR = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
+# Escapes and classes. One that is not closed goes to the end, so that nothing is read twice.
+_NO_OPERATOR = re.compile(r"\\.|\[(?:\\.|[^\]\\])*(?:\]|\\?\Z)", re.DOTALL)
 
 FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"]

@@ -198,6 +198,29 @@ def test_a_row_that_fails_the_device_again_and_again_ends_alone() -> None:
     assert {key: driver.tokens[key] for key in want} == want
 
 
+def test_a_row_on_trial_is_not_blamed_for_a_newcomer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain("llama")
+    rows = [request(key, words(key, 9), max_tokens=20) for key in range(2)]
+    want = cold(model, *rows)
+    poison = next(token for token in range(300, 512) if not any(token in t for t in want.values()))
+    driver = Driver(replace(model, module=Faulty(model.module, poison, text=HANG)))
+    driver.submit(*rows)
+    driver.turns(4)
+
+    def fail(*_: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError(HANG)
+
+    monkeypatch.setattr(Group, "dispatch", fail)
+    driver.turn()
+    driver.turns(4)
+    driver.submit(request(9, [5, poison, 6], owner="other"))
+    driver.scheduler._claims.computed(60.0)
+    driver.run()
+    assert set(driver.failed) == {9}
+    assert {key: driver.tokens[key] for key in want} == want
+
+
 def test_a_plugin_is_not_blamed_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin_samples.Unlucky, "failed", False)
     core = "tests.core.plugin_samples:Unlucky"

@@ -18,7 +18,7 @@ from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import Grammars, RowGrammar
 from budmlx.core.schedule.scheduler import Scheduler
-from budmlx.protocol import GenerateRequest, Grammar, PluginCall
+from budmlx.protocol import GenerateRequest, Grammar, PluginCall, RowFailed
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES
 from tests.core.driver import Driver, load, request
@@ -45,7 +45,7 @@ class Recording(Executor):
         self.told: list[Told] = []
         self.results: list[Result] = []
 
-    def add(self, row: Row) -> str:
+    def add(self, row: Row) -> RowFailed | None:
         self.told.append(row.request)
         return super().add(row)
 

@@ -177,3 +177,14 @@ def test_a_plugin_sampler_sees_what_its_row_may_draw_by_temperature() -> None:
         assert tokens[i] == want.argmin()
         least = rows[i].states[0]["least"].item()
         assert least == pytest.approx(want.min() / (row.sampling.temperature or 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_k": 5}, {"top_p": 0.5}])
+def test_at_the_least_temperature_all_numbers_stay_finite(changes: dict[str, float]) -> None:
+    mx.random.seed(8)
+    logits = mx.random.normal((1, VOCAB)) * 10
+    draws = Draws([drawn(0, temperature=1e-45, **changes).sampling], [0])
+    shown, usual = draws.allowed(logits), Draws([drawn(0, **changes).sampling], [0]).allowed(logits)
+    assert mx.array_equal(mx.isfinite(shown), mx.isfinite(usual))
+    tokens = sample([drawn(0, temperature=1e-45, **changes)], logits).tokens
+    assert tokens.item() == logits.argmax().item()

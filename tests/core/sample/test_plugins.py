@@ -41,6 +41,29 @@ def test_state_follows_rows_that_come_go_and_fork(model: Model) -> None:
     assert driver.tokens[3] == alone.tokens[3]
 
 
+def test_a_row_that_makes_way_keeps_its_state(model: Model) -> None:
+    """For want of memory, or for another owner's."""
+    driver = Driver(model, max_rows=2)
+    driver.submit(
+        *(request(k, [5] * 5, sampler=call("Counting"), max_tokens=40) for k in (1, 2)),
+    )
+    driver.turns(8)
+    admission = driver.scheduler._admission
+    fits = admission.fits
+    admission.fits = lambda groups: sum(map(len, groups)) < 2 and fits(groups)  # type: ignore
+    driver.turn()
+    assert driver.scheduler._rows[2] in driver.scheduler._waiting
+    driver.turns(3)
+    admission.fits = fits  # type: ignore[method-assign]
+    driver.turns(4)
+    driver.submit(request(3, [6] * 5, owner="other", max_tokens=2))
+    driver.scheduler._claims.computed(60.0)
+    driver.turn()
+    assert sum(row.sent_back for row in driver.scheduler._rows.values()) == 2
+    driver.run()
+    assert driver.tokens[1] == driver.tokens[2] == list(range(40))
+
+
 def test_processors_run_in_the_rows_order_and_see_the_history(model: Model) -> None:
     driver = Driver(model)
     driver.submit(

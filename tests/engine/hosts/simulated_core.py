@@ -87,14 +87,18 @@ class SimulatedCore:
             self._rows[wanted.id] = (wanted, list(wanted.emitted_ids))
             self.crashed = self.crashed or self._fatal(wanted, -1)
 
+    def begin(self) -> StepFrame:
+        """The frame that tells of rows that begin, before anything is computed."""
+        at_work = list(self._rows)[: self._max_rows]
+        started = [row_id for row_id in at_work if row_id not in self._started]
+        self._started.update(started)
+        return StepFrame(started=started)
+
     def turn(self) -> StepFrame | None:
         """One turn of the scheduler, or None if the core crashed within it."""
-        tokens, started = [], []
+        tokens = []
         for row_id in list(self._rows)[: self._max_rows]:
             wanted, text = self._rows[row_id]
-            if row_id not in self._started:
-                self._started.add(row_id)
-                started.append(row_id)
             self.crashed = self.crashed or self._fatal(wanted, len(text))
             text.append(token_at(wanted, len(text)))
             reason: Literal["stop", "length"] | None = None
@@ -107,7 +111,7 @@ class SimulatedCore:
                 del self._rows[row_id]
         if self.crashed:
             return None
-        return StepFrame(tokens=tokens, started=started, running=len(self._rows))
+        return StepFrame(tokens=tokens, running=len(self._rows))
 
 
 class Client:
@@ -195,6 +199,9 @@ class World:
 
     def core_turns(self) -> None:
         assert self.core is not None
+        begun = self.core.begin()
+        if begun.started:
+            self.from_core.append(begun)
         frame = self.core.turn()
         if frame is None:
             return self.die()

@@ -177,6 +177,26 @@ def test_a_suspect_that_is_cancelled_makes_room_for_the_next() -> None:
     assert world.client.outcomes == {1: "cancelled", 2: "done"}
 
 
+def test_a_suspect_is_not_blamed_for_one_that_was_just_parked() -> None:
+    """The core dies of it before it reads that it should stop."""
+    world = World(lambda wanted, n: wanted.prompt_ids == [666] and n - len(wanted.emitted_ids) == 5)
+    world.submit(request(1, prompt=666, length=16))
+    world.submit(request(2))
+    for _ in range(3):
+        world.step()
+    world.die()
+    world.restart()
+    world.core_reads()
+    for _ in range(POLICY.probation_tokens):
+        world.core_turns()
+        world.deliver()
+    for _ in range(2):
+        world.core_turns()
+    assert world.core is None and not world.client.outcomes
+    world.run()
+    assert world.client.outcomes == {1: "done", 2: "done"}
+
+
 def test_delays_grow_until_the_breaker_opens() -> None:
     world = World()
     for _ in range(4):
@@ -438,7 +458,8 @@ def test_a_poison_request_never_harms_others(
     world.run()
     assert world.client.outcomes.pop(100) == "request_failed"
     assert set(world.client.outcomes.values()) <= {"done"}
-    assert len(world.deaths) <= 2 + math.ceil(math.log2(len(bystanders) + 1))
+    unseen = fatal_at < 0  # a core that dies before it tells of a row may not have parked others
+    assert len(world.deaths) <= 2 + unseen + math.ceil(math.log2(len(bystanders) + 1))
 
 
 def test_a_core_that_dies_while_it_warms_up_is_restarted_more_and_more_rarely() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from budmlx.engine.load.directory import check_links
-from budmlx.engine.load.hub import model_name, resolve_model
+from budmlx.engine.load.hub import local_directory, model_name, resolve_model
 from budmlx.errors import ModelLoadError
 from tests.hub_server import Files, Hub, commit
 from tests.safetensors_file import CONFIG, safetensors
@@ -71,6 +71,23 @@ def test_download_fetches_what_loading_needs_and_shows_progress(tmp_path: Path) 
     size = sum(file.stat().st_size for file in path.iterdir())
     assert "Fetching org/model: 100%" in done.stderr
     assert f"| {size / 1024:.2f}k/{size / 1024:.2f}k [" in done.stderr
+
+
+def test_what_is_here_is_found_without_the_hub(tmp_path: Path) -> None:
+    lookup = SCRIPT.replace("resolve_model", "local_directory")
+    assert local_directory(str(tmp_path)) == tmp_path
+    with Hub({"org/model": {"main": MODEL}}) as hub:
+        fetched = Path(resolve(hub, tmp_path, "org/model").stdout.strip())
+        environment = hub.environment(tmp_path)
+    names = ["org/model", "org/model@main", "org/model@v2", "org/other", "nonsense"]
+    done = subprocess.run(
+        [sys.executable, "-c", lookup, *names],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.stdout.split() == [str(fetched), str(fetched), "None", "None", "None"], done.stderr
 
 
 def test_second_resolve_downloads_nothing(tmp_path: Path) -> None:

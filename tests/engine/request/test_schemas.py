@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from budmlx import Engine
-from budmlx.engine.request.schemas import FORMATS, constrainable, unknown_formats
+from budmlx.engine.request.schemas import FORMATS, check_pattern, constrainable, unknown_formats
 from budmlx.errors import InvalidRequestError
 from tests.models import tiny_model_dir
 
@@ -84,6 +85,22 @@ def test_bounds_of_any_size(tokenizer: LLTokenizer, kind: str, exclusive: bool) 
         schema = {"type": kind, names[0]: low, names[1]: high}
         assert not problem(tokenizer, constrainable(schema, "s")), (low, high)
     assert constrainable({"minimum": -5, "maximum": 2**53}, "s")["maximum"] == 2**53
+
+
+@pytest.mark.parametrize("end", ["", "\\", "]"])
+def test_the_time_to_check_a_pattern_grows_with_its_length(end: str) -> None:
+    # If it grew with the square of it, this would take hours.
+    check_pattern("[" * 2**20 + end, "p")
+    check_pattern("([" * 2**19 + end, "p")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "doubled"),
+    [("a+*", True), ("[*+]*", False), (r"[\]*+]+", False), (r"\[+*", True), (r"[\\]+*", True)],
+)
+def test_doubled_quantifiers_are_refused(pattern: str, doubled: bool) -> None:
+    with pytest.raises(InvalidRequestError) if doubled else nullcontext():
+        check_pattern(pattern, "p")
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,11 @@ def read_facts(path: Path, name: str, seen: Signature, own: Collection[str] = ()
     kind = _kind(path, config, names)
     quantization = _quantization(config)
     if not problem:
-        problem = f"{name} {words}" if (words := _unfit(config, names, own)) else ""
+        if kind == "draft":
+            words = "is a draft model: it makes another one faster, and answers nothing by itself."
+        else:
+            words = _unfit(config, names, own)
+        problem = f"{name} {words}" if words else ""
         complete = complete and any(map(_makes_a_tokenizer, names))
     return Facts(
         size=sum(size for _, size, _ in seen),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import DeleteCacheStrategy, scan_cache_dir
@@ -46,7 +46,8 @@ class Removal:
         for repo in cache.repos:
             if repo.repo_type == "model" and repo.repo_path == folder.resolve():
                 commits = [revision.commit_hash for revision in repo.revisions]
-                strategy = cache.delete_revisions(*commits)
+                # Copies of a repository have the same commits, of which any may be taken.
+                strategy = replace(cache, repos=frozenset({repo})).delete_revisions(*commits)
                 freed = strategy.expected_freed_size + unfinished
                 return cls(name, folder, len(commits), freed, strategy)
         return cls._of_damaged(name, folder, library.hub_cache)

@@ -154,7 +154,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
     async def run(engine: Engine) -> answer.Events:
         body.check_ids(engine.info.vocab_size)
-        reply.loaded(engine, requests[0])
+        await off_loop(size, reply.loaded, engine, requests[0])
         ready = await off_loop(size, _with_ids, body, engine, requests)
         reply.echoes = await off_loop(size, _echoes, body, engine)
         return as_one([(each.n, engine.aevents(each, request.get(ORIGIN))) for each in ready])

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from budmlx.engine.load.library.library import Library
 from budmlx.engine.load.library.local_model import LocalModel
@@ -166,6 +169,10 @@ BROKEN = {
         model_files({**LLAMA, "quantization_config": {"quant_method": "bitsandbytes"}}),
         "cannot read (bitsandbytes)",
     ),
+    "eagle": (
+        model_files({**LLAMA, "architectures": ["LlamaForCausalLMEagle3"]}),
+        "is a draft model",
+    ),
     "json": (model_files(config__json=b"{"), "config.json is not JSON"),
     "code": (model_files({**LLAMA, "model_file": "evil.py"}), "never does"),
 }
@@ -267,6 +274,70 @@ def test_an_unknown_name_is_told_what_to_do(home: Path, cache: Path) -> None:
         assert "Did you mean mlx-community/Qwen3-4B-4bit?" in messages[name]
     assert messages["new/model"].endswith("Fetch it with: budmlx pull new/model")
     assert messages["x"].endswith("See: budmlx models")
+
+
+def test_files_tell_what_kind_of_model_it_is(home: Path) -> None:
+    silent = model_files(tokenizer_config__json=b"{}")
+    kinds = {
+        "chat": GOOD,
+        "template": {**silent, "chat_template.jinja": b"{{ messages }}"},
+        "base": silent,
+        "embedding": {**GOOD, "1_Pooling/config.json": b"{}"},
+        "bert": model_files({"model_type": "xlm-roberta"}),
+        "draft": model_files({**LLAMA, "architectures": ["Qwen3DFlashDraftModel"]}),
+    }
+    for name, files in kinds.items():
+        folder(home / "models" / name, files)
+    found = listed(library(home, home / "models"))
+    assert {name: model.kind for name, model in found.items()} == {
+        "chat": "chat",
+        "template": "chat",
+        "base": "unknown",
+        "embedding": "embedding",
+        "bert": "embedding",
+        "draft": "draft",
+    }
+
+
+def test_architectures_of_plugins_count(home: Path) -> None:
+    path = folder(home / "novel", model_files({**LLAMA, "model_type": "novel"}))
+    assert not library(home).at(path).servable
+    assert Library(hub_cache=home, architectures=["novel"]).at(path).servable
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+SAID = ("architectures", "model_type", "quantization", "quantization_config", "text_config")
+SAID += ("max_position_embeddings", "auto_map", "model_file")
+TENSOR = st.fixed_dictionaries({"dtype": st.sampled_from(["F32", "U32", "x"]), "shape": JSON})
+NAMES = st.sampled_from(["a.weight", "a.scales", "a.biases", "b"])
+
+
+@given(
+    config=st.dictionaries(st.sampled_from(SAID), JSON) | JSON,
+    tensors=st.dictionaries(NAMES, TENSOR),
+    tokenizer=JSON,
+)
+def test_whatever_files_say_a_model_is_described(
+    tmp_path_factory: pytest.TempPathFactory, config: Any, tensors: Any, tokenizer: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any"
+    if isinstance(config, dict):
+        config = {**LLAMA, **config}
+    named = {name: {**tensor, "data_offsets": [0, 0]} for name, tensor in tensors.items()}
+    files = model_files(
+        config,
+        model__safetensors=header(named),
+        tokenizer_config__json=json.dumps(tokenizer).encode(),
+    )
+    model = Library(hub_cache=path).at(folder(path, files))
+    assert model.size == sum(map(len, files.values()))
+    assert model.servable == (model.problem == "")
+    assert model.servable or model.problem.startswith("any")
+    json.dumps(model.as_json())
 
 
 def test_a_path_is_no_name(home: Path) -> None:

@@ -115,7 +115,11 @@ async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenA
     listed = [model.id async for model in sdk.models.list()]
     assert listed == [engine.info.name, "demo", "org/name"]
     for path in ("/v1/models/org%2Fname", "/v1/models/org/name"):
-        assert (await exchange(server, get(path))).json == {
+        found = (await exchange(server, get(path))).json
+        residence = found.pop("residence")
+        assert residence.keys() == {"pinned", "requests", "limit", "weights", "active"}
+        assert residence["weights"] > 0 and residence["pinned"] is True
+        assert found == {
             "id": "org/name",
             "object": "model",
             "created": engine.info.created,

@@ -1,0 +1,150 @@
+"""Description: what is known of a model before it is loaded, from its files and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from budmlx.config import ModelConfig
+from budmlx.engine.images.images import Images
+from budmlx.engine.load.directory import model_files, read_json
+from budmlx.engine.load.generation_config import sampling_defaults
+from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
+from budmlx.engine.load.library.local_model import LocalModel
+from budmlx.engine.reply.parsers import Parsers
+from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.errors import BudmlxError
+from budmlx.plugins.manager import Plugins
+from budmlx.types import SamplingDefault
+
+FIRST_CONTEXT = 4096
+"""The smallest context whose memory is told, and each that follows is four times as long."""
+UNBOUNDED = 2**20
+"""Tokens up to which memory is told where a model has no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """What a model's tokenizer and chat template can do.
+
+    template: it has one. tools: the template writes tools. tool_format: the parser of its calls;
+    empty if there is none. guessed: that parser is not known to fit. reasoning: the parser of
+    its reasoning; empty if there is none. system: conversations may begin with instructions.
+    images: pictures can be shown. variables: what `chat_template_kwargs` may set. efforts: levels
+    of `reasoning_effort`. end_tokens: those that end a reply, by id.
+    """
+
+    template: bool
+    tools: bool
+    tool_format: str
+    guessed: bool
+    reasoning: str
+    system: bool
+    images: bool
+    variables: tuple[str, ...]
+    efforts: tuple[str, ...]
+    end_tokens: Mapping[int, str]
+
+    @classmethod
+    def of(cls, path: Path, config: ModelConfig, plugins: Plugins) -> Self:
+        """Those of the model in a directory. Raises ModelLoadError, ConfigError."""
+        tokenizer, files = Tokenizer.load(path), model_files(path)
+        parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
+        template = tokenizer.template()
+        calls, reasoning = parsers.calls, parsers.reasoning
+        ends = tokenizer.eos_token_ids
+        return cls(
+            template=not template.plain,
+            tools=tokenizer.template(tools=True).reads_tools,
+            tool_format=calls.value.name if calls else "",
+            guessed=calls is not None and calls.value.guessed,
+            reasoning=reasoning.value.name if reasoning else "",
+            system=template.order.head,
+            images=Images(plugins, tokenizer, files, config).taken,
+            variables=tuple(sorted(template.names)),
+            efforts=tuple(template.efforts),
+            end_tokens={each: tokenizer.backend.id_to_token(each) or "" for each in ends},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContextMemory:
+    """The KV of one request of so many tokens, in bytes."""
+
+    tokens: int
+    kv: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What is known of a model before it is loaded.
+
+    model: what its files say. context: most tokens of a prompt and its reply; None without limit.
+    text: None where the files cannot be used. sampling: the default of each parameter.
+    kv_bits: of stored keys and values; None for the model's own dtype. memory: for several
+    contexts, empty where it is not known. problems: sentences about what does not fit.
+    """
+
+    model: LocalModel
+    context: int | None
+    text: TextFeatures | None
+    sampling: Mapping[str, SamplingDefault]
+    kv_bits: int | None
+    memory: tuple[ContextMemory, ...]
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: LocalModel, config: ModelConfig, plugins: Plugins) -> Self:
+        """Read the files of a model; it never fails. config: with the model's own settings."""
+        problems = [model.problem] if model.problem else []
+        text, layout = None, None
+        try:
+            layout = KVLayout.of(read_json(model.path / "config.json", model.name), model.dtype)
+            text = TextFeatures.of(model.path, config, plugins)
+        except BudmlxError as error:
+            problems += [error.message] if model.servable else []
+        sampling, wrong = sampling_defaults(model.path, config)
+        bits = config.kv_bits
+        if bits is not None and layout is not None and layout.group_size is None:
+            wrong.append(f"kv_bits is {bits}: this model cannot keep its KV quantized.")
+            bits = None
+        context = min(filter(None, (model.context, config.context_limit)), default=None)
+        chunk = CHUNK if config.prefill_chunk == "auto" else config.prefill_chunk
+        return cls(
+            model=model,
+            context=context,
+            text=text,
+            sampling=sampling,
+            kv_bits=bits,
+            memory=tuple(
+                ContextMemory(tokens, layout.row_bytes(tokens, bits, chunk))
+                for tokens in _contexts(context)
+                if layout is not None
+            ),
+            problems=(*problems, *wrong),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """All that is known, for JSON. Numbers of memory are bytes."""
+        return {
+            **self.model.as_json(),
+            "context_limit": self.context,
+            "text": None if self.text is None else asdict(self.text),
+            "sampling": {name: asdict(each) for name, each in self.sampling.items()},
+            "kv_bits": self.kv_bits,
+            "memory": [
+                {**asdict(each), "total": self.model.weights + each.kv} for each in self.memory
+            ],
+            "problems": list(self.problems),
+        }
+
+
+def _contexts(longest: int | None) -> Iterator[int]:
+    """Numbers of tokens, up to the model's own."""
+    tokens, last = FIRST_CONTEXT, longest or UNBOUNDED
+    while tokens < last:
+        yield tokens
+        tokens *= 4
+    yield last
