@@ -14,10 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 # Where more adapters than this, or so much rank, would stand side by side, each row is multiplied
-# by the matrices of its own: that costs about as much as eight adapters, however many there are.
+# by the matrices of its own: that costs about as much as twelve adapters, however many there are.
 SIDE_BY_SIDE = 16
 MOST_RANK = 128
-WORTH_GATHERING = 8
+WORTH_GATHERING = 12
 
 
 @dataclass(frozen=True, eq=False, slots=True)
