@@ -16,6 +16,7 @@ from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
 from budmlx.core.reuse.blocks import open_reuse
+from budmlx.core.reuse.interface import stored
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError
@@ -95,7 +96,9 @@ class CoreLoop:
         except ModelLoadError as error:
             self._emit(LoadFailed(error.message))
             return
-        reuse = open_reuse(model, self._settings.prefix_cache, self._settings.kv_store)
+        self._reuse = reuse = open_reuse(
+            model, self._settings.prefix_cache, self._settings.kv_store
+        )
         loaded = ["", *model.adapters.names]
         for path in self._settings.sessions:
             if problem := reuse.open_session(SessionFile(path=path, save=False), loaded):
@@ -142,7 +145,7 @@ class CoreLoop:
                     scheduler.set_memory_limit(message.limit, self._settings.prefix_cache)
                     self._limit_set = True
                 elif isinstance(message, AskPrefix):
-                    tokens = executor.stored(message.namespace, message.keys)
+                    tokens = stored(self._reuse, message.namespace, message.keys)
                     self._emit(PrefixAnswer(message.id, tokens))
                 elif isinstance(message, AddAdapter | RemoveAdapter | FilesRead):
                     changes.take(message)

@@ -39,6 +39,9 @@ class GrammarState(Protocol):
 PROBATION = 8
 
 
+NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
+
+
 @dataclass(eq=False, slots=True)
 class Row:
     """A row's request, its tokens and its position.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from budmlx.core.model.memory import MemoryModel, memory_use
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
-from budmlx.core.row import Row, RowError, RowFault
+from budmlx.core.row import NO_ADAPTER, Row, RowError, RowFault
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
 from budmlx.protocol import MemoryBudget, RowFailed, Token
 
@@ -29,8 +28,6 @@ log = logging.getLogger(__name__)
 # Bytes of unused buffers that are given back after a pass: fewer are worth less than making
 # them anew. On a CPU MLX never keeps as many.
 WORTH_CLEARING = 64 * 2**20
-
-NO_ADAPTER = "The adapter of this request was removed, or its files were changed or lost."
 
 
 class Executor:
@@ -107,18 +104,9 @@ class Executor:
 
         prefix_cache: its size, see `MemoryPolicy.prefix_cache`.
         """
-        policy = self._model.policy.moved(limit)
-        memory = replace(self._model.memory, limit=limit)
-        self._model = replace(self._model, policy=policy, memory=memory)
-        self._reuse.limit = policy.prefix_cache(prefix_cache, self.memory.weights)
+        self._model = self._model.limited(limit)
+        self._reuse.limit = self._model.policy.prefix_cache(prefix_cache, self.memory.weights)
         self._reuse.resize(self._reuse.limit)
-
-    def stored(self, namespace: str, keys: Sequence[int]) -> int:
-        """How many tokens of a prompt are stored in memory."""
-        if (found := self._reuse.find(namespace, keys, 0)) is None:
-            return 0
-        found.unpin()
-        return found.length
 
     def add(self, row: Row) -> RowFailed | None:
         """Register a row that plans will name; its grammar, if any, is compiled.

@@ -45,6 +45,11 @@ class Model:
             return self.memory
         return replace(self.memory, weights=self.memory.weights + adapters)
 
+    def limited(self, limit: int) -> Model:
+        """The model with another limit of memory, in bytes; see `MemoryPolicy.moved`."""
+        memory = replace(self.memory, limit=limit)
+        return replace(self, policy=self.policy.moved(limit), memory=memory)
+
     def __call__(
         self,
         tokens: mx.array,

@@ -137,7 +137,7 @@ def offered(config: Config, library: Library) -> tuple[list[ModelSpec], bool]:
     specs = [configured(config.for_model(label)) for label in config.models]
     others = any(each.servable for each in library.models())
     if not specs and not others:
-        return [demo(config)], False
+        return [demo(config)], True
     if len(specs) == 1 and not others:
         return [replace(specs[0], fetch=True)], True
     preloaded = set(config.preload)

@@ -38,8 +38,10 @@ class ServedModel:
         return self._resident.name
 
     @asynccontextmanager
-    async def aengine(self) -> AsyncIterator[Engine]:
+    async def aengine(self, *, patient: bool = False) -> AsyncIterator[Engine]:
         """The engine, which stays loaded until the block ends; loads it if need be.
+
+        patient: wait for a load however long it takes.
 
         Raises:
             EngineUnavailableError, OverloadedError: it cannot be loaded now; retry later.
@@ -47,7 +49,7 @@ class ServedModel:
         """
         engine = self._residency.request(self._resident)
         if isinstance(engine, Future):
-            engine = await self._waited(engine)
+            engine = await self._waited(engine, None if patient else self._wait)
         try:
             yield engine
         finally:
@@ -61,22 +63,26 @@ class ServedModel:
             loading = engine
             try:
                 engine = loading.result(self._wait)
-            except BaseException as error:
+            except FutureTimeoutError:
+                self._residency.leave(self._resident, loading)
+                raise self._late() from None
+            except BaseException:
                 self._residency.withdraw(self._resident, loading)
-                raise self._late() if isinstance(error, FutureTimeoutError) else error from None
+                raise
         try:
             yield engine
         finally:
             self._residency.release(self._resident)
 
-    async def _waited(self, loading: Future[Engine]) -> Engine:
+    async def _waited(self, loading: Future[Engine], seconds: float | None) -> Engine:
         try:
-            async with asyncio.timeout(self._wait) as limit:
-                return await asyncio.wrap_future(loading)
+            async with asyncio.timeout(seconds) as limit:
+                return await asyncio.shield(asyncio.wrap_future(loading))
         except BaseException as error:
-            self._residency.withdraw(self._resident, loading)
             if isinstance(error, TimeoutError) and limit.expired():
+                self._residency.leave(self._resident, loading)
                 raise self._late() from None
+            self._residency.withdraw(self._resident, loading)
             raise
 
     def _late(self) -> EngineUnavailableError:
@@ -110,7 +116,8 @@ class Models:
         catalogue = Catalogue(config, specs, library if all_local else None, any_name=config.demo)
         self._set(config, catalogue)
         residents = self.residents
-        if not all_local and not residents[0].idle_seconds:
+        if len(residents) == len(specs) == 1 and not residents[0].idle_seconds:
+            # It makes way for none, even if others come: plugins may have its engine.
             residents[0].pinned = True
 
     @classmethod

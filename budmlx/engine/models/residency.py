@@ -82,7 +82,7 @@ class Residency:
         return self._total
 
     def request(self, resident: Resident) -> Engine | Future[Engine]:
-        """Hold a model: its engine, or what becomes it. Each needs a `release` or `withdraw`.
+        """Hold a model: its engine, or what becomes it. Each is to be released, or left.
 
         Raises:
             ModelLoadError: it can never fit, or could not be loaded a moment ago.
@@ -121,6 +121,15 @@ class Residency:
         """Give up waiting."""
         if not future.cancel() and future.exception() is None:
             self.release(resident)
+
+    def leave(self, resident: Resident, future: Future[Engine]) -> None:
+        """Give up waiting, and have the model loaded anyway: whoever comes back finds it."""
+
+        def given(done: Future[Engine]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self.release(resident)
+
+        future.add_done_callback(given)
 
     def unload(self, resident: Resident) -> Future[None]:
         """Unload a model when those who use it are done. The future is done when it is gone."""

@@ -79,7 +79,7 @@ async def load(request: web.Request) -> web.Response:
     check_admin(request)
     body, _ = await parsed(request, ModelRequest.parse)
     models = request.app[MODELS]
-    async with models.find(body.model).aengine():
+    async with models.find(body.model).aengine(patient=True):
         pass
     return _json(entry_of(body.model, models.resident(body.model)))
 
@@ -123,11 +123,14 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
         asyncio.to_thread(pull, body.model, body.revision, report, cancelled)
     )
     try:
-        first = await _next(news, work)
-        await response.prepare(request)
-        while first is not None:
-            await response.write(_event(PullEvent(first.stage, first.done, first.total)))
-            first = await _next(news, work)
+        # What cannot be fetched is known after the check, and has its own status.
+        while (latest := await _next(news, work)) is not None and latest.stage == "checking":
+            pass
+        if latest is not None:
+            await response.prepare(request)
+        while latest is not None:
+            await response.write(_event(PullEvent(latest.stage, latest.done, latest.total)))
+            latest = await _next(news, work)
         await work
     except BudmlxError as error:
         if not response.prepared:

@@ -11,7 +11,7 @@ import pytest
 from budmlx.core import adapter_changes
 from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.adapters.layers import AdapterLinear
-from budmlx.core.batch.executor import NO_ADAPTER
+from budmlx.core.row import NO_ADAPTER
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
 from budmlx.testing.tiny_random import LLAMA

@@ -257,6 +257,17 @@ def test_who_gives_up_waiting_holds_nothing(house: Make) -> None:
     assert here.loads == ["a"]
 
 
+def test_who_leaves_has_the_model_loaded_anyway(house: Make) -> None:
+    here = house()
+    here.go.clear()
+    a = here.model("a")
+    waiting = here.residency.request(a)
+    assert isinstance(waiting, Future)
+    here.residency.leave(a, waiting)
+    here.go.set()
+    eventually(lambda: a.state == "loaded" and a.users == 0)
+
+
 def test_memory_that_long_requests_keep_is_not_given_away(house: Make) -> None:
     here = house(budget=1000 * MIB, shrink_seconds=0.1)
     a, b = here.model("a"), here.model("b")

@@ -1,0 +1,79 @@
+"""Models are fetched from a hub, listed, answered with and deleted again, all over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.hub_server import Hub
+from tests.models import tiny_model_dir
+
+
+def call(url: str, method: str = "GET", **fields: Any) -> tuple[int, bytes]:
+    body = json.dumps(fields).encode() if fields else None
+    headers = {"Content-Type": "application/json"} if fields else {}
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=100) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def names(url: str) -> set[str]:
+    return {model["id"] for model in json.loads(call(f"{url}/v1/models")[1])["data"]}
+
+
+def pulled(url: str, **fields: str) -> list[dict[str, Any]]:
+    status, data = call(f"{url}/v1/models/pull", "POST", **fields)
+    assert status == 200, data
+    return [json.loads(line[6:]) for line in data.decode().splitlines() if line]
+
+
+def test_a_model_comes_and_goes(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
+    cut = {**files, "config.json": b"{}"}
+    with Hub({"org/tiny": {"main": files, "old": cut}}) as hub:
+        options = ["--port", "0", "--warmup", "off", "--pull-on-demand"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "budmlx", "serve", *options],
+            env=hub.environment(tmp_path) | {"HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            assert found is not None
+            _comes_and_goes(found[0], hub)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _comes_and_goes(url: str, hub: Hub) -> None:
+    assert "org/tiny" not in names(url)
+    for wrong in ({"model": "org/absent"}, {"model": "org/tiny", "revision": "none"}):
+        status, data = call(f"{url}/v1/models/pull", "POST", **wrong)
+        assert status == 400 and json.loads(data)["error"]["param"] == "model"
+    events = pulled(url, model="org/tiny")
+    assert {event["stage"] for event in events} <= {"downloading", "done"}
+    assert events[-1]["stage"] == "done" and events[-1]["done"] == events[-1]["total"] > 400_000
+    assert "org/tiny" in names(url)
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    status, data = call(f"{url}/v1/chat/completions", "POST", model="org/tiny", **chat)
+    assert status == 200, data
+    model = f"{url}/v1/models/org/tiny"
+    status, data = call(model, "DELETE")
+    assert status == 400 and b"unload" in data
+    assert call(f"{url}/v1/models/unload", "POST", model="org/tiny")[0] == 200
+    status, data = call(model, "DELETE")
+    assert status == 200 and json.loads(data)["freed"] > 400_000
+    assert "org/tiny" not in names(url) and call(model, "DELETE")[0] == 404
