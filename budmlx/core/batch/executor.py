@@ -254,11 +254,18 @@ class Executor:
             self.prompts.append(Prompt(rows, self._model.new_cache(), places))
 
     def _keep(self, row: Row) -> None:
-        """Store the KV of a row that is about to leave."""
+        """Store the KV of a row that is about to leave, or what is computed of its prompt."""
         group = next((group for group in self.groups if row in group.rows), None)
+        prompt = next((prompt for prompt in self.prompts if row in prompt.rows), None)
+        held: int
+        cache: Callable[[], Sequence[Any]]
         if group is not None and not group.empty:
-            cache = partial(group.cache_of, row)
-            self._guard((), self._reuse.keep, row.request.namespace, row.keys, row.held, cache)
+            held, cache = row.held, partial(group.cache_of, row)
+        elif prompt is not None and prompt.computed:
+            held, cache = prompt.computed, partial(list, prompt.cache)
+        else:
+            return
+        self._guard((), self._reuse.keep, row.request.namespace, row.keys, held, cache)
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""

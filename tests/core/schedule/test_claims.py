@@ -79,6 +79,20 @@ def test_a_second_key_starts_soon_and_the_row_that_made_way_goes_on(name: str, p
     assert again == 0, "the KV of the row that made way was kept"
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_a_row_that_makes_way_within_its_prompt_keeps_what_was_computed(name: str) -> None:
+    model = plain(name)
+    driver = Timed(model, 1)
+    long = request(1, words(1, 1900), owner="a", max_tokens=4)
+    late = request(2, words(2, 20), owner="b", max_tokens=4)
+    driver.submit(long, late)
+    driver.run()
+    assert driver.displaced == [1]
+    assert driver.tokens == cold(model, long, late)
+    passes = [plan.prefill for plan in driver.plans if plan.prefill]
+    assert sum(each.tokens for each in passes if each.prompts == [1]) == 1899
+
+
 def test_who_has_a_row_at_work_claims_nothing() -> None:
     driver = Timed(plain("llama"), 2)
     driver.submit(*owned("a", 1), *owned("b", 2, 3))
