@@ -58,6 +58,8 @@ def load_adapters(model: Model, sources: list[AdapterSource]) -> list[AdapterAns
                 raise
             log.error("%s", error.message)
             answers.append(AdapterAnswer(source, source.digest, problem=error.message))
+    if model.adapters.names:
+        model.policy.wire()
     return answers
 
 

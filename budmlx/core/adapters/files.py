@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize
 
 from budmlx.core.adapters.layouts import CONFIG, MLX_LM, Half, Layout, layout_of, refusal
 from budmlx.errors import ModelLoadError
@@ -111,21 +110,40 @@ def _config(path: Path, raw: bytes) -> dict[str, Any]:
 
 
 def _tensors(path: Path, file: str, raw: bytes) -> list[tuple[str, str, NDArray[Any]]]:
-    """Names, types and numbers of all tensors, which are finite."""
+    """Names, types and numbers of all tensors, which are finite; the numbers are not copied.
+
+    https://huggingface.co/docs/safetensors#format
+    """
     try:
-        found = deserialize(raw)  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise refusal(path, file, f"it is damaged ({error}); copy it again") from error
-    tensors = []
-    for name, tensor in sorted(found):
-        dtype, shape = str(tensor["dtype"]), tuple(tensor["shape"])
+        start = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:start])
+        header.pop("__metadata__", None)
+        data = memoryview(raw)[start:]
+        found = [(name, *_tensor(header[name], data)) for name in sorted(header)]
+        if sum(array.nbytes for *_, array in found) != len(data):
+            raise ValueError("there is more, or less, than the tensors")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise refusal(path, file, "it is damaged or no safetensors file; copy it again") from error
+    for name, dtype, array in found:
         if dtype not in NUMBERS:
             raise refusal(path, file, f"{name} has numbers of the type {dtype}")
-        array = np.frombuffer(tensor["data"], NUMBERS[dtype]).reshape(shape)
         if not _finite(dtype, array):
             raise refusal(path, file, f"{name} holds NaN or infinity")
-        tensors.append((name, dtype, array))
-    return tensors
+    return found
+
+
+def _tensor(entry: Any, data: memoryview) -> tuple[str, NDArray[Any]]:
+    """The type and the numbers of one entry of a header; bytes, if the type is unknown.
+
+    Raises:
+        ValueError, TypeError, KeyError: it contradicts itself or the data.
+    """
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not 0 <= begin <= end <= len(data) or not all(size >= 0 for size in shape):
+        raise ValueError("offsets or sizes are impossible")
+    if dtype not in NUMBERS:
+        return str(dtype), np.frombuffer(data[begin:end], np.uint8)
+    return dtype, np.frombuffer(data[begin:end], NUMBERS[dtype]).reshape(shape)
 
 
 def _finite(dtype: str, array: NDArray[Any]) -> bool:

@@ -173,8 +173,28 @@ def test_files_that_are_none(good: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / MLX).mkdir()
     refused(rf"{MLX}: it cannot be read")
     (tmp_path / MLX).rmdir()
-    (tmp_path / MLX).write_bytes((good[MLX] / MLX).read_bytes()[:-1])
-    refused(rf"{MLX}: it is damaged")
+    whole = (good[MLX] / MLX).read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:start])
+    (tmp_path / MLX).write_bytes(whole)
+    AdapterFiles.read(tmp_path)
+    # Cut short, too long, no header, an empty file, and headers that say something impossible.
+    for bad in (whole[:-1], whole + b"0", whole[:start], whole[8:], b"", b"\xff" * 64):
+        (tmp_path / MLX).write_bytes(bad)
+        refused(rf"{MLX}: it is damaged")
+    for key, value in (
+        ("data_offsets", [0, 2**40]),
+        ("data_offsets", [-64, 0]),
+        ("data_offsets", [0.0, 64.0]),
+        ("data_offsets", 5),
+        ("shape", [-1, 8]),
+        ("shape", [3, 3]),
+        ("shape", "x"),
+        ("dtype", ["F32"]),
+    ):
+        text = json.dumps({**header, QA: {**header[QA], key: value}}).encode()
+        (tmp_path / MLX).write_bytes(len(text).to_bytes(8, "little") + text + whole[start:])
+        refused(rf"{MLX}: it is damaged")
 
 
 def test_ranks_and_scales_of_peft(good: dict[str, Path], tmp_path: Path) -> None:
