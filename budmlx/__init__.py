@@ -22,6 +22,7 @@ from budmlx.types import (
 
 if TYPE_CHECKING:
     from budmlx.engine.engine import Engine
+    from budmlx.engine.models.models import Models
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "Finished",
     "ImagePart",
     "Message",
+    "Models",
     "SamplingParams",
     "TextDelta",
     "TextPart",
@@ -49,4 +51,6 @@ def __getattr__(name: str) -> Any:
     # The engine needs transformers, which takes a second to import; --help must not wait.
     if name == "Engine":
         return importlib.import_module("budmlx.engine.engine").Engine
+    if name == "Models":
+        return importlib.import_module("budmlx.engine.models.models").Models
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,7 +44,7 @@ COMMAND_MODULES = (
 # Modules that are imported or started by name, each with who may do so. The targets load late
 # so that `--help` and a server's parent stay free of what they do not need.
 LATE = {
-    "budmlx": {"budmlx.engine.engine"},
+    "budmlx": {"budmlx.engine.engine", "budmlx.engine.models.models"},
     "budmlx.client.clients": {"budmlx.server.embedded"},
     "budmlx.core.__main__": {"budmlx.core.loop"},
     "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},

@@ -21,12 +21,14 @@ from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import (
     AddAdapter,
+    AskPrefix,
     Cancel,
     CoreSettings,
     FromCore,
     Loaded,
     LoadFailed,
     MemoryLimitSet,
+    PrefixAnswer,
     RemoveAdapter,
     SessionFile,
     SetMemoryLimit,
@@ -139,6 +141,9 @@ class CoreLoop:
                 elif isinstance(message, SetMemoryLimit):
                     scheduler.set_memory_limit(message.limit, self._settings.prefix_cache)
                     self._limit_set = True
+                elif isinstance(message, AskPrefix):
+                    tokens = executor.stored(message.namespace, message.keys)
+                    self._emit(PrefixAnswer(message.id, tokens))
                 elif isinstance(message, AddAdapter | RemoveAdapter | FilesRead):
                     changes.take(message)
                 message = self._inbox.get_nowait()

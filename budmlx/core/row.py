@@ -181,8 +181,9 @@ class Row:
     def prefills_with(self, other: Row) -> bool:
         """Whether one prefill serves both: they are choices of one request, not yet begun."""
         fork = self.request.fork
-        fresh = not (self.produced or other.produced or self.solo or other.solo)
-        return fork != 0 and fork == other.request.fork and fresh and self.trial == other.trial
+        if not fork or fork != other.request.fork or self.trial != other.trial:
+            return False
+        return not (self.produced or other.produced or self.solo or other.solo)
 
 
 def adapters_of(rows: Sequence[Row]) -> list[str]:

@@ -19,6 +19,7 @@ from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.adapters import AdapterMethods
 from budmlx.engine.run.concurrent_requests import run_all
+from budmlx.engine.run.estimate import estimated
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.sessions import SessionMethods
 from budmlx.engine.text.encoding import Encoding, TextMethods
@@ -26,7 +27,7 @@ from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice, Progress
 from budmlx.protocol import MemoryBudget
-from budmlx.types import Completion, Event, ModelInfo, PrefixCacheStats, Request
+from budmlx.types import Completion, Estimate, Event, ModelInfo, PrefixCacheStats, Request
 
 # The name of the model that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
@@ -213,6 +214,16 @@ class Engine(TextMethods, SessionMethods, AdapterMethods):
         self._check_open()
         request = messages if isinstance(messages, Request) else chat_request(messages, options)
         return drive(self._pipeline.preparation.template(request))
+
+    def estimate(self, messages: Messages | Request, **options: Any) -> Estimate:
+        """What `chat` would take now, with the same arguments; nothing is generated.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: as `chat` does.
+        """
+        self._check_open()
+        request = messages if isinstance(messages, Request) else chat_request(messages, options)
+        return drive(estimated(self._pipeline, request))
 
     # Requests
 

@@ -42,11 +42,21 @@ class SetMemoryLimit(msgspec.Struct, frozen=True, tag="set_memory_limit"):
     limit: int
 
 
+class AskPrefix(msgspec.Struct, frozen=True, tag="ask_prefix"):
+    """Tell how much of a prompt is stored. keys: its ids, with those of images in their places."""
+
+    id: int
+    namespace: str
+    keys: list[int]
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Drop everything and end."""
 
 
-ToCore = Hello | Submit | Cancel | SetMemoryLimit | AddAdapter | RemoveAdapter | Shutdown
+ToCore = (
+    Hello | Submit | Cancel | SetMemoryLimit | AskPrefix | AddAdapter | RemoveAdapter | Shutdown
+)
 
 # Core to engine.
 
@@ -74,6 +84,13 @@ class MemoryLimitSet(msgspec.Struct, frozen=True, tag="memory_limit_set"):
     """What is in use is within the bounds that were set last."""
 
     budget: MemoryBudget
+
+
+class PrefixAnswer(msgspec.Struct, frozen=True, tag="prefix_answer"):
+    """How many tokens are in memory from which a prompt could go on."""
+
+    id: int
+    tokens: int
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -137,4 +154,6 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     memory: MemoryUse = MemoryUse()
 
 
-FromCore = WarmingUp | Loaded | LoadFailed | MemoryLimitSet | AdapterAnswer | StepFrame
+FromCore = (
+    WarmingUp | Loaded | LoadFailed | MemoryLimitSet | PrefixAnswer | AdapterAnswer | StepFrame
+)

@@ -22,7 +22,7 @@ from budmlx.types.events import (
     ToolCallDelta,
     Usage,
 )
-from budmlx.types.reply import Adapter, Choice, Completion, ModelInfo
+from budmlx.types.reply import Adapter, Choice, Completion, Estimate, ModelInfo
 from budmlx.types.request import (
     ImagePart,
     Message,
@@ -61,6 +61,7 @@ __all__ = [
     "Choice",
     "ChoiceFinished",
     "Completion",
+    "Estimate",
     "Event",
     "FinishReason",
     "Finished",

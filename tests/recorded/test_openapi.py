@@ -39,6 +39,7 @@ CORRECTED = (
     # What was chosen for the device came later.
     "/ready.get.responses.200.content.application/json.schema.properties.numbers.",
     # So did several models, and what may be done with them.
+    ".paths./v1/estimate.",
     ".paths./v1/models/load.",
     ".paths./v1/models/unload.",
     ".paths./v1/models/pull.",

@@ -113,6 +113,13 @@ class Executor:
         self._reuse.limit = policy.prefix_cache(prefix_cache, self.memory.weights)
         self._reuse.resize(self._reuse.limit)
 
+    def stored(self, namespace: str, keys: Sequence[int]) -> int:
+        """How many tokens of a prompt are stored in memory."""
+        if (found := self._reuse.find(namespace, keys, 0)) is None:
+            return 0
+        found.unpin()
+        return found.length
+
     def add(self, row: Row) -> RowFailed | None:
         """Register a row that plans will name; its grammar, if any, is compiled.
 

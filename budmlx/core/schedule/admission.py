@@ -77,6 +77,8 @@ class FairQueue:
         else:
             busy = Counter(row.request.owner for row in self._at_work(rows))
             leader = self._lines[min(self._lines, key=busy.__getitem__)][0]
+        if not leader.request.fork:
+            return [leader]
         near = chain(self._front, self._lines.get(leader.request.owner, ()))
         return [row for row in near if row is leader or row.prefills_with(leader)]
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
 from budmlx.engine.hosts.adapters import HostAdapters
+from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.progress import Notice
 from budmlx.protocol import (
     CoreSettings,
@@ -70,6 +71,9 @@ class Host(Protocol):
 
     def cancel(self, row_id: int) -> None:
         """Drop a row; it gets no further message. Thread-safe; unknown ids are ignored."""
+
+    prefixes: PrefixQuestions
+    """What is stored of prompts."""
 
     def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
         """Bound the core's memory by `limit` bytes from now on, in restarted cores, too.

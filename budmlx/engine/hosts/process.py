@@ -18,12 +18,14 @@ from budmlx.engine.hosts.adapters import Change, HostAdapters
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.limit_change import LimitChange
+from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
 from budmlx.protocol import (
     AdapterAnswer,
+    AskPrefix,
     CoreSettings,
     FromCore,
     GenerateRequest,
@@ -31,6 +33,7 @@ from budmlx.protocol import (
     LoadFailed,
     MemoryBudget,
     MemoryLimitSet,
+    PrefixAnswer,
     RowFailed,
     SetMemoryLimit,
     Shutdown,
@@ -93,6 +96,7 @@ class ProcessHost:
         self._last_sign = 0.0  # of life: a frame or a beat
         self._news = WarmUpNews(notice)
         self._limit_change = LimitChange()
+        self.prefixes = PrefixQuestions(self._post)
         self._note = Note()  # of the last nap
         self._restarts = 0
         self._last_end = ""
@@ -133,6 +137,10 @@ class ProcessHost:
             self._settings = msgspec.structs.replace(self._settings, memory_limit=limit)
             self._child.post([SetMemoryLimit(limit)])
         return kept
+
+    def _post(self, message: AskPrefix) -> None:
+        with self._lock:
+            self._child.post([message])
 
     def _change(self, change: Change) -> None:
         with self._lock:
@@ -207,6 +215,7 @@ class ProcessHost:
                 )
             self._deliver_failed(failed)
             self.adapters.gone()
+            self.prefixes.gone()
 
     def _run_core(self) -> End:
         """Start a further core and follow it to its end; returns how it ended."""
@@ -292,6 +301,8 @@ class ProcessHost:
                     self._take(child, frame)
                 elif isinstance(frame, MemoryLimitSet):
                     self._take_budget(frame.budget)
+                elif isinstance(frame, PrefixAnswer):
+                    self.prefixes.answered(frame)
                 elif isinstance(frame, AdapterAnswer):
                     if not frame.problem:
                         self._budget = frame.budget
@@ -333,6 +344,7 @@ class ProcessHost:
         log.warning("The engine process is restarted in %.1f s: %s.", death.delay, end.how)
         self._deliver_failed(death.failed)
         self.adapters.gone()
+        self.prefixes.gone()
         return death.delay
 
     def _deliver_failed(self, failed: list[RowFailed]) -> None:

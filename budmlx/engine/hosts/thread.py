@@ -12,6 +12,7 @@ from budmlx.core.loop import CoreLoop
 from budmlx.engine.hosts.adapters import Change, HostAdapters
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.limit_change import LimitChange
+from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
 from budmlx.progress import Notice
@@ -25,6 +26,7 @@ from budmlx.protocol import (
     LoadFailed,
     MemoryBudget,
     MemoryLimitSet,
+    PrefixAnswer,
     RowFailed,
     SetMemoryLimit,
     Shutdown,
@@ -61,6 +63,7 @@ class ThreadHost:
         self._loading: SimpleQueue[Loaded | LoadFailed] = SimpleQueue()
         self.adapters = HostAdapters(self._change)
         self._loop = CoreLoop(settings, self._receive)
+        self.prefixes = PrefixQuestions(self._loop.post)
         self._thread = threading.Thread(target=self._run, name="budmlx-core", daemon=True)
         self._thread.start()
         outcome = self._loading.get()
@@ -155,6 +158,9 @@ class ThreadHost:
                 self._budget = message.budget
                 self._limit_change.take(message.budget)
             return
+        if isinstance(message, PrefixAnswer):
+            self.prefixes.answered(message)
+            return
         if isinstance(message, AdapterAnswer):
             if not message.problem:
                 self._budget = message.budget
@@ -175,6 +181,7 @@ class ThreadHost:
         with self._lock:
             live, self._live = sorted(self._live), set()
             self._limit_change.close()
+        self.prefixes.gone()
         if live:
             failed = [RowFailed(row_id, "engine_unavailable", reason) for row_id in live]
             deliver(self._sink, StepFrame(failed=failed), self.cancel)

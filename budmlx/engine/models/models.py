@@ -185,6 +185,11 @@ class Models:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
         return self.find(name).engine()
 
+    def in_the_way(self, name: str) -> list[str]:
+        """The models that would be unloaded if a request named this one. Raises as `find` does."""
+        leaving = self._residency.in_the_way(self._catalogue.find(name))
+        return [each.name for each in leaving]
+
     def load(self, name: str, notice: Notice | None = None) -> None:
         """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.
 

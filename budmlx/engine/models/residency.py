@@ -135,6 +135,18 @@ class Residency:
             self._wake()
         return done
 
+    def in_the_way(self, resident: Resident) -> list[Resident]:
+        """The models that would make way if `resident` were wanted now, the first to go first."""
+        with self._changed:
+            if resident in self._present:
+                return []
+            leaving: list[Resident] = []
+            for each in self._candidates():
+                if self._has_room(resident, [one for one in self._present if one not in leaving]):
+                    break
+                leaving.append(each)
+            return leaving
+
     def adopt(self, resident: Resident, engine: Engine) -> None:
         """Take a model that is loaded already."""
         with self._changed:
@@ -225,8 +237,7 @@ class Residency:
         leaving: list[Resident] = []
         if any(each.state == "unloading" for each in self._present):
             return leaving
-        stays = [each for each in self._present if each.state == "loaded" and not each.pinned]
-        for each in sorted(stays, key=lambda each: (each.users > 0, each.used_at)):
+        for each in self._candidates():
             if now < each.loaded_at + self._policy.min_stay:
                 continue
             if each.users and self._policy.when_full == "fail":
@@ -238,6 +249,11 @@ class Residency:
             self._line.popleft()
             head.fail_waiting(OverloadedError(self._no_room(head)))
         return []
+
+    def _candidates(self) -> list[Resident]:
+        """The models that may make way: those that nobody uses first, and the longest unused."""
+        stays = [each for each in self._present if each.state == "loaded" and not each.pinned]
+        return sorted(stays, key=lambda each: (each.users > 0, each.used_at))
 
     def _refuse_what_never_fits(self, resident: Resident) -> None:
         stay = [each for each in self._present if each.pinned and each is not resident]
@@ -281,7 +297,7 @@ class Residency:
     # Loading and unloading, on the thread
 
     def _load(self, resident: Resident) -> None:
-        engine = None
+        engine, begin = None, time.monotonic()
         try:
             limits = self._make_room()
             engine = self._open(resident.spec, limits.get(resident.name), partial(_tell, resident))
@@ -299,6 +315,7 @@ class Residency:
                 engine.close()
             else:
                 resident.loaded(engine)
+                resident.load_seconds = time.monotonic() - begin
                 if resident.leaving:
                     resident.state = "unloading"
                 self._total = self._total or engine.status().budget.device

@@ -46,10 +46,10 @@ class Resident:
 
     users: those who hold the engine. waiting: those who want it. leaving: those who wait for its
     end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long; 0 to
-    stay. weights: in bytes, once it was loaded.
-    loaded_at, used_at: seconds of the monotonic clock. error: why it could not be loaded.
-    limit: bytes that the loaded model was told to keep within. progress: words about a load, which
-    `notice` gets, too.
+    stay. weights: in bytes, once it was loaded. limit: bytes that the loaded model was told to
+    keep within. loaded_at, used_at, failed_at: seconds of the monotonic clock. load_seconds: how
+    long the last load took. error: why it failed. progress: words about a load, which `notice`
+    gets, too.
     """
 
     spec: ModelSpec
@@ -65,6 +65,7 @@ class Resident:
     loaded_at: float = 0.0
     used_at: float = 0.0
     failed_at: float = 0.0
+    load_seconds: float | None = None
     error: BudmlxError | None = None
     progress: str = ""
     notice: Notice | None = None

@@ -54,7 +54,8 @@ class RequestPipeline:
         self.cache = cache
         self.dispatcher = dispatcher
         self.tracker = tracker
-        self._rows = rows
+        self.rows = rows
+        self.pace = Pace()
         self._plugins = plugins
 
     def run(
@@ -98,7 +99,7 @@ class RequestPipeline:
         note: called with each event before the caller gets it. together: see `run`.
         """
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
-        foreign = [] if together else self._rows.foreign_plugins(request)
+        foreign = [] if together else self.rows.foreign_plugins(request)
         with PluginCalls(self._plugins.hanging, foreign) as calls:
             submit = partial(self._submitted, request, prompt, mailbox, session)
             generation = yield from calls.run(submit, self._release)
@@ -120,7 +121,7 @@ class RequestPipeline:
         mailbox: Mailbox[Sequence[Update]],
         session: SessionFile | None,
     ) -> Generation:
-        built = self._rows.build(request, prompt, self.dispatcher.new_ids(request.n), session)
+        built = self.rows.build(request, prompt, self.dispatcher.new_ids(request.n), session)
         generation = Generation(built.submission, built.texts, mailbox)
         self.dispatcher.submit(generation, built.rows)
         return generation
@@ -128,6 +129,7 @@ class RequestPipeline:
     def _events(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
         for event in generation.events(updates):
             if isinstance(event, Finished):
+                self.pace.note(event)
                 event = self.tracker.explained(generation.submission, event, generation.from_disk)
             yield event
         self.dispatcher.drop_ended(generation)
@@ -136,6 +138,38 @@ class RequestPipeline:
         """Idempotent, since a call that was given up may return later."""
         if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
+
+
+class Pace:
+    """How fast requests of late went, to tell others what to expect. Times are in seconds.
+
+    The means forget: the last request counts for a tenth.
+    """
+
+    def __init__(self) -> None:
+        self._per_token: float | None = None
+        self._stay: float | None = None
+
+    def note(self, end: Finished) -> None:
+        """A request ended."""
+        computed = end.usage.prompt_tokens - end.usage.cached_tokens
+        if computed > 0:
+            self._per_token = _mean(self._per_token, end.timing.prompt / computed)
+        self._stay = _mean(self._stay, end.timing.prompt + end.timing.completion)
+
+    def wait(self, tokens: int, running: int, waiting: int) -> float | None:
+        """Time to the first token of a prompt with so many to compute; None if nothing is known.
+
+        Requests that wait begin as running ones end.
+        """
+        if self._per_token is None or self._stay is None:
+            return None
+        queue = self._stay * waiting / max(running, 1)
+        return queue + self._per_token * tokens
+
+
+def _mean(mean: float | None, value: float) -> float:
+    return value if mean is None else 0.9 * mean + 0.1 * value
 
 
 class RequestOutcome:

@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect
-from budmlx.server.dialects.openai import chat, completions, tokens
+from budmlx.server.dialects.openai import chat, completions, estimate, tokens
 from budmlx.server.dialects.openai.errors import Error, error_body
 from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.endpoints import Endpoint
@@ -39,8 +39,9 @@ class OpenAI(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Chats, raw texts and their tokens."""
-        return chain(chat.endpoints, completions.endpoints, tokens.endpoints)
+        """Chats, raw texts, their tokens, and what they would take."""
+        modules = (chat, completions, tokens, estimate)
+        return chain.from_iterable(module.endpoints for module in modules)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """The bearer token, if there is exactly one Authorization header."""
