@@ -23,7 +23,7 @@ from budmlx.progress import Notice
 from budmlx.protocol import MemoryBudget
 from budmlx.units import size_text
 
-ENGINE_FIELDS = ("revision", "memory_limit")
+ENGINE_FIELDS = ("models_dir", "revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
 
 

@@ -17,6 +17,7 @@ from budmlx.engine.load.hub import local_directory, resolve_model
 from budmlx.errors import ModelLoadError
 from tests.hub_server import Hub
 from tests.model_folders import folder, model_files, snapshot
+from tests.models import tiny_model_dir
 
 GOOD = model_files()
 
@@ -92,6 +93,16 @@ def test_names_of_all_places_can_be_loaded(cache: Path, tmp_path: Path) -> None:
         resolve_model("flat", models_dirs=[tmp_path / "one"])
     with pytest.raises(ModelLoadError, match="budmlx models"):
         resolve_model("flatt", models_dirs=[tmp_path / "one"])
+
+
+def test_a_model_answers_under_its_name_in_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "models" / "org").mkdir(parents=True)
+    (tmp_path / "models" / "org" / "mine").symlink_to(tiny_model_dir())
+    option = f"--models-dir={tmp_path / 'models'}"
+    shown = budmlx("generate", "org/mine", "Hello", option, "--max-tokens=2", "--seed=1")
+    assert shown.exit_code == 0 and "Loaded in" in shown.stderr
+    unknown = budmlx("generate", "mine", "Hello", option)
+    assert unknown.exit_code == 1 and "budmlx models" in unknown.stderr
 
 
 def test_rm_asks_and_removes_all_revisions_of_one_model(cache: Path) -> None:
