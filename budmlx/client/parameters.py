@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 class Parameters(TypedDict, total=False):
     """The parameters of a request; the README lists the values. None means not given."""
 
+    adapter: str | None
     cache: bool | Literal["bypass"] | Mapping[str, float] | None
     cache_salt: str | None
     chat_template_kwargs: Mapping[str, Any] | None

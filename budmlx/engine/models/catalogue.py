@@ -76,12 +76,26 @@ class Catalogue:
                 self.add(on_demand or Resident.of(described(self._config, found[name])))
             self._read_at = time.monotonic()
 
-    def find(self, name: str) -> Resident:
-        """The model that answers to `name`.
+    @property
+    def names(self) -> list[str]:
+        """Every name that is listed: of each model its own, its aliases, and its adapters'."""
+        adapted = (f"{each.name}:{adapter}" for each in self for adapter in each.adapters)
+        return [*self.by_name, *(name for name in adapted if name not in self.by_name)]
+
+    def find(self, name: str) -> tuple[Resident, str]:
+        """The model that answers to `name`, and the adapter that the name ends with, if any.
 
         Raises:
             ModelNotFoundError: nothing answers to it; the message lists what does.
         """
+        base, _, adapter = name.rpartition(":")
+        if base and name not in self.by_name:
+            found = self.by_name.get(base) or self._known_otherwise(base)
+            if found is not None and adapter in found.adapters:
+                return found, adapter
+        return self._found(name), ""
+
+    def _found(self, name: str) -> Resident:
         found = self.by_name.get(name) or self._known_otherwise(name)
         if found is None and time.monotonic() > self._read_at + FRESH_SECONDS:
             self.refresh()
@@ -112,7 +126,7 @@ class Catalogue:
             return self._on_demand.setdefault(name, Resident.of(spec))
 
     def _not_found(self, name: str) -> str:
-        names = tuple(self.by_name)
+        names = self.names
         shown = f"No model named {name[:100]!r} is served here."
         if near := difflib.get_close_matches(name, names, n=3, cutoff=0.8):
             return f"{shown} Did you mean {' or '.join(near)}?"

@@ -25,9 +25,10 @@ from budmlx.progress import Notice
 
 
 class ServedModel:
-    """A model under one of its names, ready to be held."""
+    """A model under one of its names, ready to be held. adapter: that of the name, or empty."""
 
-    def __init__(self, resident: Resident, residency: Residency, wait: float):
+    def __init__(self, resident: Resident, adapter: str, residency: Residency, wait: float):
+        self.adapter = adapter
         self._resident = resident
         self._residency = residency
         self._wait = wait
@@ -156,8 +157,8 @@ class Models:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that is listed: of each model its own, then its aliases."""
-        return tuple(self._catalogue.by_name)
+        """Every name that is listed: of each model its own, its aliases, and its adapters'."""
+        return tuple(self._catalogue.names)
 
     @property
     def residents(self) -> tuple[Resident, ...]:
@@ -181,12 +182,14 @@ class Models:
 
     def resident(self, name: str) -> Resident:
         """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""
-        return self._catalogue.find(name)
+        return self._catalogue.find(name)[0]
 
     def find(self, name: str) -> ServedModel:
         """The model that answers to `name`, to be used. Raises ModelNotFoundError."""
-        resident = self._catalogue.by_name.get(name) or self._catalogue.find(name)
-        return ServedModel(resident, self._residency, self._config.load_wait)
+        adapter = ""
+        if (resident := self._catalogue.by_name.get(name)) is None:
+            resident, adapter = self._catalogue.find(name)
+        return ServedModel(resident, adapter, self._residency, self._config.load_wait)
 
     def engine(self, name: str) -> AbstractContextManager[Engine]:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
@@ -194,7 +197,7 @@ class Models:
 
     def in_the_way(self, name: str) -> list[str]:
         """The models that would be unloaded if a request named this one. Raises as `find` does."""
-        leaving = self._residency.in_the_way(self._catalogue.find(name))
+        leaving = self._residency.in_the_way(self.resident(name))
         return [each.name for each in leaving]
 
     def load(self, name: str, notice: Notice | None = None) -> None:
@@ -202,7 +205,7 @@ class Models:
 
         notice: called with words meanwhile, on any thread.
         """
-        resident = self._catalogue.find(name)
+        resident = self.resident(name)
         resident.notice = notice
         engine = self._residency.request(resident)
         if isinstance(engine, Future):
@@ -215,13 +218,13 @@ class Models:
 
     def unload(self, name: str) -> Future[None]:
         """Unload a model once its running requests have ended. Raises ModelNotFoundError."""
-        return self._residency.unload(self._catalogue.find(name))
+        return self._residency.unload(self.resident(name))
 
     @property
     def to_preload(self) -> list[Resident]:
         """The models that are to be loaded from the start. Raises ModelNotFoundError."""
-        names = self._config.preload or self.names[: len(self.residents) == 1]
-        return [self._catalogue.find(name) for name in names]
+        names = self._config.preload or [self.residents[0].name] if len(self.residents) == 1 else []
+        return [self.resident(name) for name in names]
 
     def _open(self, spec: ModelSpec, limit: int | None, notice: Notice) -> Engine:
         config = spec.config

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
-from budmlx.config import Config
+from budmlx.config import Config, adapter_paths
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.shares import Claim
 from budmlx.errors import BudmlxError
@@ -85,6 +86,13 @@ class Resident:
     def name(self) -> str:
         """What the model is called."""
         return self.spec.name
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """Names of its LoRA adapters, which requests may choose as `MODEL:ADAPTER`."""
+        if self.engine is not None:
+            return sorted(self.engine.adapters)
+        return sorted(adapter_paths(self.spec.config.adapter))
 
     @property
     def created(self) -> int:

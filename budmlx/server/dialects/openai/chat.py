@@ -202,6 +202,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),
+        adapter=chat.adapter_of(model),
     )
     reply = ChatReply(
         chat,

@@ -148,8 +148,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
     model = request.app[MODELS].find(body.model)
     body.check(streaming=streaming)
     _check_places(body, request.app[IN_FLIGHT].limit)
-    namespace = request.get(NAMESPACE, "")
-    requests = [replace(each, namespace=namespace) for each in body.to_requests()]
+    own = {"namespace": request.get(NAMESPACE, ""), "adapter": body.adapter_of(model)}
+    requests = [replace(each, **own) for each in body.to_requests()]
     reply = TextReply(body, warnings, logprobs=body.logprobs is not None)
 
     async def run(engine: Engine) -> answer.Events:

@@ -50,7 +50,11 @@ async def estimate(request: web.Request) -> web.Response:
     warnings = body.review(strict=request.app[CONFIG].strict, streaming=True)
     models = request.app[MODELS]
     model = models.find(body.model)
-    chat = replace(body.to_request(), namespace=request.get(NAMESPACE, ""))
+    chat = replace(
+        body.to_request(),
+        namespace=request.get(NAMESPACE, ""),
+        adapter=body.adapter_of(model),
+    )
     fields: dict[str, Any] = {"to_unload": models.in_the_way(body.model)}
     if (resident := models.resident(body.model)).state == "loaded":
         async with model.aengine() as engine:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from budmlx.engine.models.models import ServedModel
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.openai.declared import SCALARS, described, with_scalars, within
 from budmlx.server.dialects.openai.response_format import WireFormat
@@ -158,6 +159,11 @@ class GenerationRequest(Scalars):
         pattern=r"^[^\x00-\x1f\x7f]*$",
         description="Cached replies and reused prompts are shared only where this is the same.",
     )
+    adapter: str = Field(
+        "",
+        max_length=256,
+        description="LoRA adapter of the model, which can stand in `model`, too: `MODEL:ADAPTER`.",
+    )
     explain_cache: bool = Field(
         False, description="Say how much of the prompt's KV was reused, and why not more."
     )
@@ -169,6 +175,14 @@ class GenerationRequest(Scalars):
         if not all(re.fullmatch(r"-?[0-9]{1,19}", token) for token in bias):
             raise PydanticCustomError("token_id", "Keys should be token ids")
         return bias
+
+    def adapter_of(self, model: ServedModel) -> str:
+        """The adapter to use. Raises InvalidRequestError if `model` names another one."""
+        if self.adapter and model.adapter not in ("", self.adapter):
+            raise InvalidRequestError(
+                f"`adapter` is not the adapter of `model`, {model.adapter}.", param="adapter"
+            )
+        return self.adapter or model.adapter
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""
