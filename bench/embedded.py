@@ -4,8 +4,9 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefill, sampled-step, adapters, host-work, prefix, images: see `bench.prefill`,
-`bench.sampled_step`, `bench.adapters`, `bench.host_work`, `bench.reuse` and `bench.pictures`.
+prefill, sampled-step, adapters, models, host-work, prefix, images: see `bench.prefill`,
+`bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`, `bench.reuse` and
+`bench.pictures`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from bench.adapters import adapters
 from bench.host_work import host_work
+from bench.models import several
 from bench.pictures import images
 from bench.prefill import prefill
 from bench.reuse import prefix
@@ -202,6 +204,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "prefill": prefill,
     "sampled-step": sampled_step,
     "adapters": adapters,
+    "models": several,
     "host-work": host_work,
     "prefix": prefix,
     "images": images,

@@ -160,6 +160,7 @@ def _embedded_bars(run: Run) -> list[Bar]:
         name = f"step of 16 rows with top_p, {logits} logits, of a greedy one"
         found.append(Bar(name, cost, 1.15, False))
     found += _adapter_bars(run)
+    found += _model_bars(run)
     work = run.embedded.get("host-work", [])
     if any("baseline_single_host" in metrics for metrics in work):
         for kind, label in (("single", "1 row"), ("sixteen", "16 rows")):
@@ -183,6 +184,17 @@ def _adapter_bars(run: Run) -> list[Bar]:
         for weights, kinds in limits.items()
         for kind, limit in kinds.items()
         for cost in [quotient(rounds, f"{weights}_{kind}", f"{weights}_none")]
+    ]
+
+
+def _model_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("models", [])
+    turns, load = quotient(rounds, "turns", "one"), median(rounds, "load")
+    returned = each(rounds, lambda m: 100 * m["returned"])
+    return [
+        Bar("two models in turns, TTFT p50 against one", turns, 1.05, False),
+        Bar("a model that is loaded for a request, first token after", load, 3, False, " s"),
+        Bar("memory back 2 s after an unload, of the model's", returned, 90, True, " %"),
     ]
 
 

@@ -138,6 +138,12 @@ def steps_table(run: Run) -> Table:
             share = _times(quotient(rounds, name, f"{weights}_none"))
             label = f"{label}, {weights}, 16 rows, against none"
             table.append([label, _fine(median(rounds, name)), _fine(none), share, _notes(rounds)])
+    rounds = run.embedded.get("models", [])
+    if rounds:
+        one, turns = (median(rounds, name) for name in ("one", "turns"))
+        share = _times(quotient(rounds, "turns", "one"))
+        label = "first token, two loaded models in turns, against one"
+        table.append([label, _fine(turns), _fine(one), share, _notes(rounds)])
     work = run.embedded.get("host-work", [])
     for kind, label in (("single", "1 row"), ("sixteen", "16 rows")) if work else ():
         ours, theirs = (median(work, f"{prefix}{kind}_host") for prefix in ("", "baseline_"))

@@ -15,6 +15,7 @@ from bench import (
     embedded,
     goals,
     host_work,
+    models,
     pictures,
     prefill,
     report,
@@ -298,6 +299,22 @@ def test_a_step_with_adapters_is_compared_with_one_without() -> None:
     assert reached == [True, True, True, True, False, True]
     rows = report.steps_table(Run(embedded={"adapters": rounds}))[1:]
     assert rows[4][1:4] == ["1120.00 ms", "1000.00 ms", "1.12x"]
+
+
+def test_two_models_are_compared_with_one() -> None:
+    sizes = models.Sizes(requests=4, words=4)
+    found = embedded.WHAT["models"](tiny_model_dir(scale=4.0), sizes)
+    assert 0 < found["one"] < found["load"] and found["turns"] > 0
+    assert found["returned"] > 0.5  # processes of their own, which are gone
+    rounds = [{"one": 0.1, "turns": 0.11, "load": 2.0, "returned": 1.0}]
+    bars = goals.bars(Run(embedded={"models": rounds}))
+    wanted = ("two models", "a model that", "memory back")
+    assert [bar.reached for bar in bars if bar.name.startswith(wanted)] == [False, True, True]
+    assert report.steps_table(Run(embedded={"models": rounds}))[1][1:4] == [
+        "110.00 ms",
+        "100.00 ms",
+        "1.10x",
+    ]
 
 
 def test_the_hosts_work_is_the_rest_of_a_step() -> None:
