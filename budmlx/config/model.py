@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from budmlx.config.values import (
     Adapters,
@@ -12,6 +12,7 @@ from budmlx.config.values import (
     Names,
     Prompt,
     SamplingValues,
+    Size,
     SizeOrShare,
 )
 
@@ -53,7 +54,7 @@ class ModelConfig(BaseModel):
     engine_host: Literal["process", "thread"] = Field(
         "process", description="Run the core in a child process or in a thread."
     )
-    memory_limit: ByteSize | None = Field(
+    memory_limit: Size | None = Field(
         None,
         gt=0,
         description="Bytes for weights, KV caches and activations, such as 12GiB; "

@@ -20,6 +20,7 @@ from budmlx.config.values import (
     Names,
     Origins,
     Secrets,
+    Size,
 )
 from budmlx.errors import ConfigError
 
@@ -114,7 +115,7 @@ class ServerConfig(BaseModel):
         "~/.cache/budmlx/kv, on a Mac ~/Library/Caches/budmlx/kv. It tells what prompts said, so "
         "nothing is kept if none is named.",
     )
-    kv_store_size: ByteSize = Field(
+    kv_store_size: Size = Field(
         ByteSize(10 * 2**30), gt=0, description="Most bytes in that directory, such as 10GiB."
     )
     max_queue: int = Field(
@@ -126,7 +127,7 @@ class ServerConfig(BaseModel):
     concurrent_requests: int | None = Field(
         None, ge=1, description="Most requests at once of one API key; more get 429."
     )
-    max_body: ByteSize = Field(
+    max_body: Size = Field(
         ByteSize(8 * 2**20), gt=0, description="Largest request body in bytes, such as 8MiB."
     )
     drain_seconds: float = Field(
@@ -138,7 +139,7 @@ class ServerConfig(BaseModel):
     keepalive_seconds: float = Field(
         15.0, gt=0, description="Pause after which a silent stream gets a comment line."
     )
-    cache_size: ByteSize = Field(
+    cache_size: Size = Field(
         ByteSize(64 * 2**20),
         ge=0,
         description="Bytes of replies that the built-in response cache keeps, such as 64MiB.",

@@ -84,6 +84,13 @@ def _check_tokens(value: object) -> object:
     return tokens
 
 
+def _check_size_unit(value: object) -> object:
+    # pydantic overlooks what follows a number, such as %.
+    if isinstance(value, str) and value.strip() and not value.strip()[-1].isalnum():
+        raise PydanticCustomError("size", "must be a size such as 40GiB")
+    return value
+
+
 def _check_auto_size(value: object) -> object:
     if value == "auto":
         return value
@@ -174,6 +181,7 @@ def _check_origins(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
+Size = Annotated[ByteSize, BeforeValidator(_check_size_unit)]
 AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]

@@ -133,6 +133,12 @@ def test_the_memory_of_all_models_is_auto_or_a_size(monkeypatch: pytest.MonkeyPa
             Config.of(memory_budget=wrong)
 
 
+@pytest.mark.parametrize("name", ["memory_limit", "max_body", "cache_size", "kv_store_size"])
+def test_a_share_is_no_size(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}.*must be a size such as 40GiB"):
+        Config.of(**{name: "50%"})
+
+
 def test_default_sampling_parameters_are_a_table_or_pairs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
