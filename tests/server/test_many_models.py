@@ -19,7 +19,7 @@ from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
-from tests.server.tools import CHAT, body, check_error, exchange, get, post, until
+from tests.server.tools import CHAT, body, check_error, events, exchange, get, post, until
 
 NAMES = ("org/one", "org/two", "org/three")
 MIB = 2**20
@@ -84,7 +84,9 @@ async def test_three_models_under_load_in_memory_for_two(
         nonlocal most
         while not done.is_set():
             engines = server.models.loaded
-            most = max(most, sum(each.status().budget.limit for each in engines))
+            found = [each.status() for each in engines]
+            most = max(most, sum(each.budget.limit for each in found))
+            assert sum(each.memory.active for each in found) <= FOR_TWO
             await asyncio.sleep(0.01)
 
     async def ask(name: str, number: int) -> None:
@@ -156,6 +158,14 @@ async def _routes(server: HttpServer, library: Path) -> None:
     assert 0 < found["max_model_len"] < 8192
     answer = await exchange(server, post(unload, path))
     assert answer.json["state"] == "unloaded" and "residence" not in answer.json
+    # A stream begins before its model is there, and says that it is alive.
+    stream = body(model=loaded, max_tokens=2, stream=True)
+    answer = await exchange(server, post(json.dumps(stream).encode()))
+    opening, _, rest = answer.content.partition(b": ping")
+    assert rest.count(b": ping") > 0 and b'"delta":{"content"' not in opening
+    assert events(answer.content)[-1] == "[DONE]"
+    (timing,) = [e["time_info"] for e in events(answer.content)[:-1] if "time_info" in e]
+    assert timing["queue_time"] > 0.4
     answer = await exchange(server, post(unload, "/v1/models/load"))
     assert answer.json["state"] == "loaded"
     check_error(await exchange(server, post(b'{"model": "nope"}', path)), 404)
