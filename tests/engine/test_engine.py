@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import doctest
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -165,6 +167,21 @@ def test_a_loop_that_is_closed_under_a_request(engine: Engine) -> None:
     loop.close()
     assert engine.chat(MESSAGES, max_tokens=2).usage.completion_tokens == 2
     wait_until(lambda: engine.status().running == 0)
+
+
+LEFT_OPEN = """
+import sys
+from budmlx import Engine
+
+engine = Engine.load(sys.argv[1])
+streams = [engine.stream("x", max_tokens=8000, ignore_eos=True) for _ in range(4)]
+print([next(stream) for stream in streams])
+"""
+
+
+def test_a_program_may_end_with_an_engine_open(path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(path)], capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_threads_share_an_engine(engine: Engine) -> None:

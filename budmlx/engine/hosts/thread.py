@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -72,6 +73,8 @@ class ThreadHost:
         self.info = outcome.info
         self._budget = outcome.budget
         self.adapters.came(outcome.adapters)
+        # A thread that the end of the program stops within MLX would abort the process.
+        atexit.register(self.close)
 
     def submit(self, request: GenerateRequest) -> None:
         """Queue a row; see `Host.submit`."""
@@ -127,6 +130,7 @@ class ThreadHost:
 
     def close(self) -> None:
         """End the core; see `Host.close`."""
+        atexit.unregister(self.close)
         with self._lock:
             if self._closed:
                 return
