@@ -22,8 +22,9 @@ def started(**settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
     BUDMLX_PYTHON: the interpreter that has budmlx, if this one has not.
     """
+    python = os.environ.get("BUDMLX_PYTHON", sys.executable)
     process = subprocess.Popen(
-        [os.environ.get("BUDMLX_PYTHON", sys.executable), "-m", "budmlx", "serve", "--port", "0"],
+        [python, "-m", "budmlx", "serve", "--demo", "--port", "0"],
         cwd=ROOT,
         env={**os.environ, "BUDMLX_API_KEYS": KEY, **settings},
         stdout=subprocess.PIPE,

@@ -16,8 +16,8 @@ MAX_ENCODED = 4
 """How often an object may have been encoded as a text."""
 
 _WORDS = {"true": True, "false": False, "null": None}
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*("?)', re.DOTALL)
-_HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_STRING = re.compile(r'"(?:[^"\\]|\\[^u]|\\u[0-9a-fA-F]{4})*("?)')
+_HALF_ESCAPE = re.compile(r"(?:\\(?:u[0-9a-fA-F]{0,3})?)?")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # It begins where no word is before it, so that a long one is not tried from each of its letters.
 _LAST_WORD = re.compile(r"(?<![\w.+-])[\w.+-]++\Z")
@@ -70,6 +70,10 @@ def completed(text: str) -> str | None:
             closers.append("}" if sign == "{" else "]")
         elif not closers or closers.pop() != sign:
             return None
+    if in_string:
+        if _HALF_ESCAPE.fullmatch(text, place) is None:
+            return None
+        text = text[:place]
     end = "".join(reversed(closers))
     for candidate in _ends(text, open_string=in_string):
         if is_object(candidate + end):
@@ -96,7 +100,7 @@ def _whole(text: str) -> str:
 def _ends(text: str, *, open_string: bool) -> Iterator[str]:
     """The text with what may be missing before the brackets that close it."""
     if open_string:
-        text = _HALF_ESCAPE.sub("", text) + '"'
+        text += '"'
     text = text.rstrip()
     yield text
     yield text.rstrip(",")

@@ -105,12 +105,18 @@ def core_process(parent: int | None = None) -> psutil.Process:
     found: list[psutil.Process] = []
 
     def look() -> bool:
-        children = psutil.Process(parent).children()
-        found[:] = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        found[:] = [child for child in psutil.Process(parent).children() if _lives(child)]
         return len(found) == 1
 
     eventually(look)
     return found[0]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended while we looked
+        return False
 
 
 def eventually(condition: Callable[[], object]) -> None:

@@ -190,7 +190,8 @@ def test_a_poison_request_is_failed_and_refused(
     assert rows.texts == expected
     with pytest.raises(RequestFailedError):
         host.submit(poison(51))
-    assert host.status().restarts == 3
+    # One more where it kills a core that has not heard yet that the others are parked.
+    assert host.status().restarts in (3, 4)
     assert host.status().ready
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from budmlx.engine.request.arguments import completed, is_object, object_in
@@ -79,6 +79,7 @@ def test_an_object_survives_any_way_of_writing_it(value: dict[str, Any]) -> None
         assert json.loads(found) == value
 
 
+@example({"a": [[None, "\\"]]}, 0.82)
 @given(OBJECTS, st.floats(0, 1))
 def test_an_object_that_is_cut_anywhere_is_completed(value: dict[str, Any], share: float) -> None:
     text = json.dumps(value, ensure_ascii=False)
