@@ -23,8 +23,10 @@ def started(**settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     BUDMLX_PYTHON: the interpreter that has budmlx, if this one has not.
     """
     python = os.environ.get("BUDMLX_PYTHON", sys.executable)
+    # Documented code asks for models of many names.
+    demo = [] if "BUDMLX_MODEL" in settings else ["--demo"]
     process = subprocess.Popen(
-        [python, "-m", "budmlx", "serve", "--demo", "--port", "0"],
+        [python, "-m", "budmlx", "serve", *demo, "--port", "0"],
         cwd=ROOT,
         env={**os.environ, "BUDMLX_API_KEYS": KEY, **settings},
         stdout=subprocess.PIPE,

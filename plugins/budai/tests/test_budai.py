@@ -54,7 +54,7 @@ except BudAPIError as e:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "budmlx", "serve", "--port", "0"],
+        [sys.executable, "-m", "budmlx", "serve", "--demo", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
