@@ -42,7 +42,10 @@ def check_admin(request: web.Request) -> None:
 def _is_local(request: web.Request) -> bool:
     peer = request.get_extra_info("peername")
     # A local socket has no address.
-    return not peer or ipaddress.ip_address(str(peer[0]).split("%")[0]).is_loopback
+    if not peer:
+        return True
+    address = str(peer[0]).split("%")[0].removeprefix("::ffff:")
+    return ipaddress.ip_address(address).is_loopback
 
 
 def _refusal(message: str) -> HttpError:

@@ -53,7 +53,8 @@ class Catalogue:
         self.refresh()
 
     def __iter__(self) -> Iterator[Resident]:
-        return iter(dict.fromkeys(self.by_name.values()))
+        # A copy, since another thread may add models meanwhile.
+        return iter(dict.fromkeys(list(self.by_name.values())))
 
     def add(self, resident: Resident) -> None:
         """Offer a model. Names that are taken stay with those that have them."""
