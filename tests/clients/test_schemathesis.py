@@ -115,6 +115,6 @@ def test_answers(url: str, session: Any, document: Any, operations: list[Any], m
         if mode == "POSITIVE" or operation.body
     }
     print(found)
-    assert len(found) == (12 if mode == "POSITIVE" else 5)
+    assert len(found) == (16 if mode == "POSITIVE" else 9)
     for path in ("/v1/chat/completions", "/v1/completions"):
         assert found[path][200 if mode == "POSITIVE" else 400] > EXAMPLES // 10
