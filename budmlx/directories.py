@@ -14,3 +14,9 @@ def cache_directory() -> Path:
     """
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "budmlx"
+
+
+def state_directory() -> Path:
+    """Where budmlx keeps what it cannot compute again: keys, and what clients store with it."""
+    usual = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/state"
+    return Path(os.environ.get("XDG_STATE_HOME") or usual).expanduser() / "budmlx"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 
 from hypothesis import HealthCheck, settings
 
@@ -13,6 +15,10 @@ from tests.amount import EXAMPLES, LONG_EXAMPLES
 use_device()
 # Some tests have both ends of hundreds of connections in this process.
 raise_open_files_limit()
+
+# No test leaves a key or a store in the state directory of whoever runs it.
+_state = tempfile.TemporaryDirectory(prefix="budmlx-tests-")
+os.environ["XDG_STATE_HOME"] = _state.name
 
 # How long an example takes says nothing on a machine that does other things, too.
 for name, count in (("budmlx", EXAMPLES), ("long", LONG_EXAMPLES)):

@@ -77,10 +77,23 @@ async def streamed(
 async def _events(
     request: web.Request, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int
 ) -> AsyncIterator[Events]:
-    """Hold places, load the model if need be, and run; leaving the block cancels the generation."""
+    """`running`, for a request."""
     if (origin := request.get(ORIGIN)) is not None:
         origin.response_id = encoder.id
-    async with request.app[IN_FLIGHT].slot(places, request.get(NAMESPACE, "")):
+    key = request.get(NAMESPACE, "")
+    async with running(request.app, model, run, places=places, key=key) as events:
+        yield events
+
+
+@asynccontextmanager
+async def running(
+    app: web.Application, model: ServedModel, run: Run, *, places: int = 1, key: str = ""
+) -> AsyncIterator[Events]:
+    """Hold places, load the model if need be, and run; leaving the block cancels the generation.
+
+    It needs no connection, so that work can go on without one. key: identifies the API key.
+    """
+    async with app[IN_FLIGHT].slot(places, key):
         begin = time.monotonic()
         async with model.aengine() as engine:
             waited = time.monotonic() - begin

@@ -27,8 +27,9 @@ from budmlx.server.rate_limit import rate_limits
 from budmlx.server.records import GENERATING, generating, recorded
 from budmlx.server.routes import docs, health, library
 from budmlx.server.routes import models as model_routes
+from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
-from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS
+from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS, SEALER
 from budmlx.server.transport import Runner, answer_errors, prepare
 
 ROUTES = (library.endpoints, model_routes.endpoints, health.endpoints, docs.endpoints)
@@ -51,6 +52,8 @@ def create_app(
         app[ENGINE] = engine
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
+    for dialect in dialects:
+        dialect.set_up(app)
     for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)
@@ -92,6 +95,7 @@ def _application(
     )
     app[CONFIG] = config
     app[LIMITS] = limits
+    app[SEALER] = Sealer()
     app[DIALECTS] = dialects
     app.on_response_prepare.append(prepare)
     return app

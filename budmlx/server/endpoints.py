@@ -54,6 +54,7 @@ class Endpoint:
     reply: the JSON reply; None for another content type, or for an empty reply without one.
     errors: a sentence on each status that is an error.
     parameters: a sentence on each variable of the path.
+    query: the schema of each field of the query string that is read, with its description.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Endpoint:
     streamed: Streamed | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -101,8 +103,10 @@ class EndpointTable:
         reply: type[Struct] | None = None,
         *,
         content_type: str | None = None,
+        streamed: Streamed | None = None,
         errors: tuple[int, ...] = (),
         parameters: Mapping[str, str] | None = None,
+        query: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Decorator:
         """Serve `GET path`. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
         return self._adding(
@@ -111,8 +115,10 @@ class EndpointTable:
             summary=summary,
             reply=reply,
             content_type="application/json" if reply else content_type,
+            streamed=streamed,
             errors={status: ERRORS[status] for status in (*ALWAYS, *errors)},
             parameters=parameters or {},
+            query=query or {},
         )
 
     def post(
@@ -136,6 +142,18 @@ class EndpointTable:
             errors={**errors, **self._body_errors},
         )
 
+    def act(
+        self,
+        path: str,
+        summary: str,
+        reply: type[Struct],
+        *,
+        errors: tuple[int, ...] = (),
+        parameters: Mapping[str, str] | None = None,
+    ) -> Decorator:
+        """Serve `POST path` without a body. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
+        return self._simple("POST", path, summary, reply, errors, parameters)
+
     def delete(
         self,
         path: str,
@@ -146,8 +164,19 @@ class EndpointTable:
         parameters: Mapping[str, str] | None = None,
     ) -> Decorator:
         """Serve `DELETE path`. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
+        return self._simple("DELETE", path, summary, reply, errors, parameters)
+
+    def _simple(
+        self,
+        method: str,
+        path: str,
+        summary: str,
+        reply: type[Struct],
+        errors: tuple[int, ...],
+        parameters: Mapping[str, str] | None,
+    ) -> Decorator:
         return self._adding(
-            "DELETE",
+            method,
             path,
             summary=summary,
             reply=reply,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,8 +21,9 @@ Schema = dict[str, Any]
 REF = "#/components/schemas/"
 
 INTRODUCTION = """\
-A model on this machine. {dialects} Query strings are ignored. Where API keys are configured, all
-but `/health`, `/ready`, `/docs` and this document need one. Routes of plugins are not listed."""
+A model on this machine. {dialects} Query strings are ignored but for the fields that are listed.
+Where API keys are configured, all but `/health`, `/ready`, `/docs` and this document need one.
+Routes of plugins are not listed."""
 
 RANGES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """Pydantic's names for the bounds of a type that has validators of its own."""
@@ -77,17 +78,8 @@ def _paths(groups: Sequence[Group], refs: Refs) -> Schema:
 
 def _operation(endpoint: Endpoint, refs: Refs, error: type[Struct]) -> Schema:
     operation: Schema = {"summary": endpoint.summary}
-    if endpoint.parameters:
-        operation["parameters"] = [
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "description": sentence,
-                "schema": {"type": "string", "minLength": 1},
-            }
-            for name, sentence in endpoint.parameters.items()
-        ]
+    if parameters := [*_variables(endpoint), *_query(endpoint)]:
+        operation["parameters"] = parameters
     if endpoint.body is not None:
         content = {"application/json": {"schema": refs[endpoint.body]}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -105,6 +97,31 @@ def _operation(endpoint: Endpoint, refs: Refs, error: type[Struct]) -> Schema:
         for status, sentence in errors.items()
     }
     return {**operation, "responses": {"200": done, **failed}}
+
+
+def _variables(endpoint: Endpoint) -> Iterator[Schema]:
+    """The variables of the path."""
+    for name, sentence in endpoint.parameters.items():
+        schema = {"type": "string", "minLength": 1}
+        yield {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": sentence,
+            "schema": schema,
+        }
+
+
+def _query(endpoint: Endpoint) -> Iterator[Schema]:
+    """The fields of the query string."""
+    for name, described in endpoint.query.items():
+        schema = {key: value for key, value in described.items() if key != "description"}
+        yield {
+            "name": name,
+            "in": "query",
+            "description": described["description"],
+            "schema": schema,
+        }
 
 
 def _content(endpoint: Endpoint, refs: Refs) -> Schema:
@@ -144,9 +161,11 @@ def _schemas(groups: Sequence[Group]) -> tuple[Refs, Schema]:
     input_refs, found = models_json_schema(
         [(body, "validation") for body in bodies], ref_template=REF + "{model}"
     )
+    # A name of two shapes would hide one of them.
     output_refs, described = msgspec.json.schema_components(replies, ref_template=REF + "{name}")
     refs: Refs = {model: ref for (model, _), ref in input_refs.items() if isinstance(model, type)}
     refs |= dict(zip(replies, output_refs, strict=True))
+    assert not found["$defs"].keys() & described.keys(), "a body and a reply of one name"
     return refs, {**_standard(found["$defs"]), **described}
 
 

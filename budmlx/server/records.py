@@ -22,12 +22,12 @@ ORIGIN = web.RequestKey("origin", RequestOrigin)
 
 
 def generating(dialects: Dialects) -> Mapping[str, str]:
-    """The paths of all endpoints that generate text, which are those with streams."""
+    """The paths of all endpoints that generate text, which are those of POST with streams."""
     endpoints = chain.from_iterable(dialect.endpoints for dialect in dialects)
     return {
         re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path): endpoint.path
         for endpoint in endpoints
-        if endpoint.streamed is not None
+        if endpoint.streamed is not None and endpoint.method == "POST"
         for path in endpoint.spellings
     }
 

@@ -17,6 +17,7 @@ from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
 from budmlx.server.state import DIALECTS, NAMESPACE, ORIGIN, REQUEST_ID
+from budmlx.server.warnings_header import NAME as WARNINGS
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 """Routes that answer without a key. The documents hold nothing that is not public."""
@@ -28,7 +29,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})
 PREFLIGHT_SECONDS = 600
 """How long a browser need not ask again."""
 
-EXPOSED = "X-Request-Id, Retry-After, X-Should-Retry"
+EXPOSED = f"X-Request-Id, Retry-After, X-Should-Retry, {WARNINGS}"
 """Headers of replies that pages may read besides those that every page may."""
 
 METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"

@@ -12,6 +12,7 @@ from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
 from budmlx.server.limits import Limits
+from budmlx.server.sealed import Sealer
 
 CONFIG = web.AppKey("config", ServerConfig)
 LIMITS = web.AppKey("limits", Limits)
@@ -19,6 +20,7 @@ MODELS = web.AppKey("models", Models)
 DIALECTS = web.AppKey("dialects", Dialects)
 ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")
 """The endpoints of no dialect; each dialect has its own."""
+SEALER = web.AppKey("sealer", Sealer)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
 NAMESPACE = web.RequestKey("namespace", str)

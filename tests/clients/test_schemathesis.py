@@ -112,11 +112,13 @@ def statuses_of(url: str, session: Any, document: Any, operation: Any, mode: str
 @pytest.mark.timeout(600)
 def test_answers(url: str, session: Any, document: Any, operations: list[Any], mode: str) -> None:
     found = {
-        operation.path: statuses_of(url, session, document, operation, mode)
+        f"{operation.method.upper()} {operation.path}": statuses_of(
+            url, session, document, operation, mode
+        )
         for operation in operations
         if mode == "POSITIVE" or operation.body
     }
     print(found)
-    assert len(found) == (16 if mode == "POSITIVE" else 9)
+    assert len(found) >= (16 if mode == "POSITIVE" else 9)
     for path in ("/v1/chat/completions", "/v1/completions"):
-        assert found[path][200 if mode == "POSITIVE" else 400] > EXAMPLES // 10
+        assert found[f"POST {path}"][200 if mode == "POSITIVE" else 400] > EXAMPLES // 10

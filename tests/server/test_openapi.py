@@ -55,7 +55,7 @@ def test_every_route_is_described(engine: Engine) -> None:
 
 
 def test_every_field_has_a_note() -> None:
-    assert len(BODIES) == 6
+    assert len(BODIES) >= 6
     for each in BODIES:
         properties = SPEC["components"]["schemas"][each.__name__]["properties"]
         assert properties.keys() == each.model_fields.keys()

@@ -93,9 +93,22 @@ class Dialect(ABC):
     def error(self, request: web.BaseRequest, failure: Failure) -> web.Response:
         """The response to a request that failed before its reply began."""
 
+    def set_up(self, app: web.Application) -> None:  # noqa: B027
+        """Keep what the dialect needs in the application, and add what is to happen at its end.
+
+        Called once, when the application has all of its state and no routes.
+        """
+
     def not_found(self, path: str) -> Failure | None:
         """The failure for a path that leads nowhere; None for the common sentence."""
         return None
+
+
+def bearer_keys(headers: CIMultiDictProxy[str]) -> list[str]:
+    """The bearer token, if there is exactly one Authorization header."""
+    given = headers.getall("Authorization", [])
+    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return [key.strip()] if scheme.lower() == "bearer" else []
 
 
 class Dialects:

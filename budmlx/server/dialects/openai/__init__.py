@@ -2,7 +2,6 @@
 
 `dialect` is what the server sees. Each endpoint has a module with its body and its handler, as
 `chat`; long replies stand beside it (`chat_reply`). Shared are the parts of requests (`messages`,
-`tools`, `response_format`, `sampling`), what all of these are (`wire_model`), fields that none of
-them has (`unknown_fields`), and the common parts of replies (`reply`, `errors`). `quirks` are
-exceptions for single clients.
+`tools`, `response_format`, `sampling`), what all of these are (`body`), and the common part of
+replies (`reply`). `quirks` are exceptions for single clients.
 """

@@ -30,10 +30,10 @@ from budmlx.server.dialects.openai.tools import (
     Tools,
     resolve_tools,
 )
-from budmlx.server.dialects.openai.wire_model import Int, ignored
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
+from budmlx.server.wire import Int, ignored
 from budmlx.types import Request, SamplingParams
 
 MAX_MESSAGES = 4096

@@ -17,15 +17,16 @@ from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
+from budmlx.server.dialects.openai.body import PromptId
 from budmlx.server.dialects.openai.completions_reply import TextCompletion, TextReply
 from budmlx.server.dialects.openai.declared import described
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
-from budmlx.server.dialects.openai.wire_model import ErrorMessage, Int, PromptId
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
+from budmlx.server.wire import ErrorMessage, Int
 from budmlx.types import Choice, Completion, Event, Request
 
 MAX_PROMPTS = 128

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel, Field, create_model
 
-from budmlx.server.dialects.openai.wire_model import Int
+from budmlx.server.wire import Int
 from budmlx.types import PARAMETERS, RANGES, SamplingParams
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -6,16 +6,15 @@ import re
 from collections.abc import Iterable
 from itertools import chain
 
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from budmlx.server.dialects.base import Dialect
+from budmlx.server.dialects.base import Dialect, bearer_keys
 from budmlx.server.dialects.openai import chat, completions, estimate, tokens
-from budmlx.server.dialects.openai.errors import Error, error_body
 from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
+from budmlx.server.openai_errors import Error, error_response
 
 ELSEWHERE = re.compile(
     r"(/v1)*/(embeddings|responses|classify|fim|images|audio|confidential|nodes|files|fine_tuning"
@@ -45,19 +44,11 @@ class OpenAI(Dialect):
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """The bearer token, if there is exactly one Authorization header."""
-        given = headers.getall("Authorization", [])
-        scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        return [key.strip()] if scheme.lower() == "bearer" else []
+        return bearer_keys(headers)
 
     def error(self, request: web.BaseRequest, failure: Failure) -> web.Response:
         """A JSON body with `error`, and a status that the client understands."""
-        failure = understood(request, failure)
-        return web.Response(
-            status=failure.status,
-            body=msgspec.json.encode(error_body(failure)),
-            content_type="application/json",
-            headers=failure.headers,
-        )
+        return error_response(understood(request, failure))
 
     def not_found(self, path: str) -> Failure:
         """A failure that names the endpoints there are, or the one that is missing on purpose.

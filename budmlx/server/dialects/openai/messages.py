@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from budmlx.engine.request.foreign_parts import foreign_part
 from budmlx.engine.request.messages import MAY_BE_EMPTY
-from budmlx.server.dialects.openai.wire_model import Int, WireModel, ignored
+from budmlx.server.wire import Int, WireModel, ignored
 from budmlx.types import ImagePart, Message, Role, TextPart, ToolCall
 
 MAX_PARTS = 2048

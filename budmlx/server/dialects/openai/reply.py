@@ -12,10 +12,10 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from budmlx.engine.engine import Engine
-from budmlx.server.dialects.openai.errors import StreamError
 from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.endpoints import Streamed
 from budmlx.server.errors import Failure
+from budmlx.server.openai_errors import StreamError
 from budmlx.types import (
     ChoiceFinished,
     Completion,

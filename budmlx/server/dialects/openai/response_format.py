@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from budmlx.engine.request.tools import FORMATS, MAX_CHOICES
-from budmlx.server.dialects.openai.wire_model import (
+from budmlx.server.wire import (
     MUST,
     AnyOf,
     ErrorMessage,

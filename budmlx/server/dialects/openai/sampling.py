@@ -12,10 +12,11 @@ from pydantic_core import PydanticCustomError
 
 from budmlx.engine.models.models import ServedModel
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.openai.body import Body
 from budmlx.server.dialects.openai.declared import SCALARS, described, with_scalars, within
 from budmlx.server.dialects.openai.response_format import WireFormat
-from budmlx.server.dialects.openai.unknown_fields import Extra, Loc
-from budmlx.server.dialects.openai.wire_model import Body, ErrorMessage, Int, WireModel
+from budmlx.server.unknown_fields import Extra, Loc
+from budmlx.server.wire import ErrorMessage, Int, WireModel
 from budmlx.types import (
     MAX_BIAS,
     MAX_BIASES,

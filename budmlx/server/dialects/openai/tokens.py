@@ -14,9 +14,9 @@ from pydantic import Field
 from budmlx.engine.engine import Engine
 from budmlx.engine.text.encoding import Encoding
 from budmlx.server.body import off_loop, parsed
+from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.quirks import ERRORS
-from budmlx.server.dialects.openai.wire_model import Body, PromptId
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import CONFIG, MODELS
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from budmlx.engine.request import tools as checks
-from budmlx.server.dialects.openai.wire_model import (
+from budmlx.server.wire import (
     MUST,
     AnyOf,
     ErrorMessage,

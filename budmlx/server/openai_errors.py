@@ -1,9 +1,11 @@
-"""The error body of this dialect."""
+"""Error bodies in the form of OpenAI, for all dialects of its."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
+import msgspec
+from aiohttp import web
 from msgspec import Struct
 
 from budmlx.server.errors import Failure
@@ -56,6 +58,16 @@ class InvalidError(Error, frozen=True, kw_only=True):
     """The body of a 422."""
 
     errors: tuple[Problem, ...]
+
+
+def error_response(failure: Failure) -> web.Response:
+    """The response to a request that failed before its reply began."""
+    return web.Response(
+        status=failure.status,
+        body=msgspec.json.encode(error_body(failure)),
+        content_type="application/json",
+        headers=failure.headers,
+    )
 
 
 def error_body(failure: Failure) -> Error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, LiteralString, Self
+from itertools import chain
+from typing import Annotated, Any, ClassVar, LiteralString, Self
 
 from pydantic import (
     BaseModel,
@@ -22,8 +23,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.unknown_fields import Extra, Loc, review
 from budmlx.server.errors import param_path
+from budmlx.server.unknown_fields import Extra, KnownFields, Loc, review
 
 MAX_WARNINGS = 16
 
@@ -34,9 +35,9 @@ def _integral(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_integral)]
-PromptId = Annotated[Int, Field(json_schema_extra={"minimum": 0})]
-"""A token id, whose range is checked against the vocabulary."""
-
+MAX_TEXT = 2**20
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+"""A text of at most 1,048,576 characters."""
 
 MUST: LiteralString = "must"
 """The type of errors whose message follows the name of the parameter."""
@@ -156,7 +157,9 @@ class UniformErrors(WireModel):
 
 
 class Body(WireModel):
-    """A body that names a model."""
+    """A body that names a model. known: fields of the dialect that the models here lack."""
+
+    known: ClassVar[KnownFields] = KnownFields()
 
     model: Annotated[
         str,
@@ -186,8 +189,8 @@ class Body(WireModel):
 
         Raises InvalidRequestError, see `unknown_fields.review`.
         """
-        unknown = (warning for extra in self.unknown for warning in review(extra, strict=strict))
-        return _bounded([*unknown, *self.overridden()])
+        unknown = (review(extra, self.known, strict=strict) for extra in self.unknown)
+        return _bounded([*chain.from_iterable(unknown), *self.overridden()])
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""

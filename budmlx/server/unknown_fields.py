@@ -1,6 +1,6 @@
-"""Fields that no wire model has: refused, or reported in `warnings`.
+"""Fields that no wire model has: refused, or reported as warnings.
 
-A parameter is honoured, refused with 400, or reported in `warnings`. Honoured ones are
+A parameter is honoured, refused with 400, or reported as a warning. Honoured ones are
 fields of the wire models; this module decides about the rest.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from budmlx.errors import InvalidRequestError
@@ -17,25 +18,22 @@ Loc = tuple[str | int, ...]
 Extra = tuple[Loc, Mapping[str, Any]]
 """Where an object stands in the request, and its fields that nothing here knows."""
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "safe_prompt": (False,),
-    "modalities": (["text"],),
-    "audio": (),
-    "web_search_options": (),
-    "suffix": ("",),
-    "grammar_root": (),
-    "return_raw_tokens": (False,),
-}
-"""Parameters that would change the answer, with the values that do not."""
 
-WITHOUT_EFFECT = frozenset(
-    {"user", "store", "metadata", "prediction", "prompt_cache_key", "safety_identifier"}
-    | {"verbosity", "response_format.json_schema.description", "stream_options.include_obfuscation"}
-)
-"""Known parameters that change no answer; a warning says that they did nothing."""
+@dataclass(frozen=True, slots=True)
+class KnownFields:
+    """The fields that a dialect knows although its models lack them, by their path.
+
+    neutral: those that would change the answer, with the values that do not.
+    without_effect: those that change no answer; a warning says that they did nothing.
+    silent: those that change no answer and that clients send without meaning anything by it.
+    """
+
+    neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    without_effect: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
 
 
-def review(extra: Extra, *, strict: bool) -> Iterator[str]:
+def review(extra: Extra, known: KnownFields, *, strict: bool) -> Iterator[str]:
     """Judge what an object has beyond its wire model: one warning per field without effect.
 
     Raises InvalidRequestError for a field that would have changed the answer, and for an
@@ -44,11 +42,13 @@ def review(extra: Extra, *, strict: bool) -> Iterator[str]:
     loc, fields = extra
     for name, value in fields.items():
         path = param_path((*loc, name)) or name
-        kind = ".".join(str(step) for step in (*loc, name))
-        if kind in NEUTRAL:
-            if not any(_same(value, neutral) for neutral in NEUTRAL[kind]):
-                raise InvalidRequestError(_refusal(path, NEUTRAL[kind]), param=path)
-        elif kind in WITHOUT_EFFECT:
+        kind = ".".join(str(step) for step in (*loc, name) if not isinstance(step, int))
+        if kind in known.neutral:
+            if not any(_same(value, neutral) for neutral in known.neutral[kind]):
+                raise InvalidRequestError(_refusal(path, known.neutral[kind]), param=path)
+        elif kind in known.silent:
+            continue
+        elif kind in known.without_effect:
             yield f"`{path}` has no effect here."
         elif strict:
             raise InvalidRequestError(f"`{path}` is not a known parameter.", param=path)
