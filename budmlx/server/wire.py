@@ -190,7 +190,10 @@ class Body(WireModel):
         Raises InvalidRequestError, see `unknown_fields.review`.
         """
         unknown = (review(extra, self.known, strict=strict) for extra in self.unknown)
-        return _bounded([*chain.from_iterable(unknown), *self.overridden()])
+        warnings = [*chain.from_iterable(unknown), *self.overridden()]
+        if "stream_options" in self.model_fields_set and not streaming:
+            warnings.append("`stream_options` has no effect without `stream`.")
+        return _bounded(warnings)
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""

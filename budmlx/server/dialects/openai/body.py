@@ -14,22 +14,25 @@ PromptId = Annotated[Int, Field(json_schema_extra={"minimum": 0})]
 """A token id, whose range is checked against the vocabulary."""
 
 
+KNOWN = KnownFields(
+    neutral={
+        "safe_prompt": (False,),
+        "modalities": (["text"],),
+        "audio": (),
+        "web_search_options": (),
+        "suffix": ("",),
+        "grammar_root": (),
+        "return_raw_tokens": (False,),
+    },
+    without_effect=frozenset(
+        {"user", "store", "metadata", "prediction", "prompt_cache_key", "safety_identifier"}
+        | {"verbosity", "response_format.json_schema.description"}
+        | {"stream_options.include_obfuscation"}
+    ),
+)
+
+
 class Body(wire.Body):
     """A body that names a model."""
 
-    known: ClassVar = KnownFields(
-        neutral={
-            "safe_prompt": (False,),
-            "modalities": (["text"],),
-            "audio": (),
-            "web_search_options": (),
-            "suffix": ("",),
-            "grammar_root": (),
-            "return_raw_tokens": (False,),
-        },
-        without_effect=frozenset(
-            {"user", "store", "metadata", "prediction", "prompt_cache_key", "safety_identifier"}
-            | {"verbosity", "response_format.json_schema.description"}
-            | {"stream_options.include_obfuscation"}
-        ),
-    )
+    known: ClassVar = KNOWN

@@ -15,8 +15,8 @@ from budmlx.engine.reply.completion import completion
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
+from budmlx.server.declared import within
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
-from budmlx.server.dialects.openai.declared import within
 from budmlx.server.dialects.openai.messages import ChatMessage
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
@@ -176,7 +176,9 @@ class ChatRequest(GenerationRequest):
             tool_choice=self.callable_tools.choice,
             parallel_tool_calls=self.parallel_tool_calls and not self.uses_functions,
             incremental_calls=incremental_calls if requested is None else requested,
-            response_format=self.format,
+            response_format=None
+            if self.response_format is None
+            else self.response_format.to_format(),
             reasoning=thinking.get(self.reasoning_format, "parsed"),
             chat_template_kwargs=self.template_kwargs,
             cache=self.cache,

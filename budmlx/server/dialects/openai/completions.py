@@ -17,9 +17,9 @@ from budmlx.engine.text.encoding import check_ids
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
+from budmlx.server.declared import described
 from budmlx.server.dialects.openai.body import PromptId
 from budmlx.server.dialects.openai.completions_reply import TextCompletion, TextReply
-from budmlx.server.dialects.openai.declared import described
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
@@ -105,7 +105,9 @@ class CompletionRequest(GenerationRequest):
             ),
             given=frozenset(self.model_fields_set),
             n=self.candidates,
-            response_format=self.format,
+            response_format=None
+            if self.response_format is None
+            else self.response_format.to_format(),
             reasoning="raw",
             cache=self.cache,
             cache_salt=self.cache_salt,

@@ -100,7 +100,8 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
             "service_tier": UNSET if body.service_tier is None else "default",
         }
         self._warnings = warnings
-        self._include_usage = body.include_usage
+        options = body.stream_options
+        self._include_usage = options is not None and options.include_usage
         self._asks_cache = body.cache is not None
         self._ended: ChoiceFinished | None = None
 

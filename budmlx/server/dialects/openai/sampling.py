@@ -2,103 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field, PlainValidator, field_validator
-from pydantic.json_schema import WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from budmlx.engine.models.models import ServedModel
-from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.openai.body import Body
-from budmlx.server.dialects.openai.declared import SCALARS, described, with_scalars, within
+from budmlx.server.declared import described
+from budmlx.server.dialects.openai.body import KNOWN
 from budmlx.server.dialects.openai.response_format import WireFormat
-from budmlx.server.unknown_fields import Extra, Loc
-from budmlx.server.wire import ErrorMessage, Int, WireModel
-from budmlx.types import (
-    MAX_BIAS,
-    MAX_BIASES,
-    MAX_TTL,
-    CachePolicy,
-    PluginChoice,
-    ResponseFormat,
-    SamplingParams,
-)
+from budmlx.server.generation_body import GenerationBody
+from budmlx.server.wire import Int, WireModel
 
-MAX_STOPS = 16
-MAX_STOP_CHARS = 256
 MAX_CHOICES = 16
-MAX_PROCESSORS = 16
-
-OUTSIDE = "Ids outside the vocabulary are ignored and listed in `warnings`."
-
-TokenId = Annotated[Int, Field(ge=0, lt=2**31)]
-Bias = Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]
-Biases = Annotated[
-    dict[str, Bias],
-    Field(
-        max_length=MAX_BIASES,
-        json_schema_extra={"propertyNames": {"pattern": "^-?[0-9]{1,19}$"}},
-    ),
-]
-Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
-
-
-def _cache(value: Any) -> CachePolicy:
-    try:
-        return CachePolicy.of(value)
-    except InvalidRequestError:
-        expected = 'Input should be true, false, "bypass" or {"ttl": seconds}'
-        raise PydanticCustomError("cache", expected) from None
-
-
-CacheOption = Annotated[
-    CachePolicy,
-    PlainValidator(_cache),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "boolean"},
-                {"const": "bypass"},
-                {
-                    "type": "object",
-                    "required": ["ttl"],
-                    "properties": {
-                        "ttl": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL}
-                    },
-                    "additionalProperties": False,
-                },
-            ]
-        }
-    ),
-]
-
-_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-Stops = Annotated[
-    _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)],
-    AfterValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
-    ErrorMessage(
-        f"Input should be a string or up to {MAX_STOPS} strings, "
-        f"each of 1 to {MAX_STOP_CHARS} characters",
-        kind="stop",
-    ),
-]
-
-
-class NamedChoice(WireModel):
-    """A sampler or logits processor of a plugin; the other fields are its options."""
-
-    name: str
-
-    def to_choice(self) -> PluginChoice:
-        """The same choice as a plain value."""
-        return PluginChoice(self.name, dict(self.model_extra or {}))
-
-    def extras(self, loc: Loc = ()) -> Iterator[Extra]:
-        """None: every further field is an option."""
-        return iter(())
 
 
 class StreamOptions(WireModel):
@@ -108,133 +22,21 @@ class StreamOptions(WireModel):
     incremental_tool_calls: bool | None = None
 
 
-@with_scalars
-class Scalars(Body):
-    """The sampling parameters that have the same form on the wire as in `SamplingParams`."""
+class GenerationRequest(GenerationBody):
+    """The fields of every body of this dialect that asks for generated text."""
 
+    known: ClassVar = KNOWN
 
-class GenerationRequest(Scalars):
-    """The fields of every body that asks for generated text.
-
-    Sampling parameters stand here where the wire has another form or range for them.
-    """
-
-    stream: bool | None = Field(
-        None, description="Answer with server-sent events; absent, the Accept header decides."
-    )
     stream_options: StreamOptions | None = Field(
         None, description="How a stream tells its usage and its tool calls."
     )
     max_tokens: Annotated[Annotated[Int, Field(ge=1)] | None, described("max_tokens")] = None
-    top_k: Annotated[Int, Field(ge=-1, lt=2**31), described("top_k", "-1 is the same as 0.")] = 0
-    logit_bias: Annotated[Biases, described("logit_bias", OUTSIDE)] = {}
-    seed: Annotated[Int64 | None, described("seed")] = None
-    random_seed: Int64 | None = Field(
-        None, description="Another name of `seed`, which takes precedence."
-    )
     n: Annotated[Int, Field(ge=1, le=MAX_CHOICES)] = Field(
         1, description="How many choices; they share one prefill."
     )
-    stop: Annotated[Stops, described("stop")] = []
-    stop_token_ids: Annotated[
-        list[TokenId], Field(max_length=MAX_STOPS), described("stop_token_ids")
-    ] = []
-    min_tokens: Annotated[Int, within("min_tokens"), described("min_tokens")] = 0
-    sampler: Annotated[NamedChoice | None, described("sampler")] = None
-    logits_processors: Annotated[
-        list[NamedChoice], Field(max_length=MAX_PROCESSORS), described("logits_processors")
-    ] = []
     response_format: WireFormat | None = Field(
         None,
         description="The form of the content, enforced while it is written. No effect on a "
         "forced call.",
     )
     service_tier: str | None = Field(None, description="Any text; changes nothing.")
-    cache: CacheOption | None = Field(
-        None,
-        description="Cache the reply and answer the same request from it; `bypass` computes anew.",
-    )
-    cache_salt: str = Field(
-        "",
-        max_length=256,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
-        description="Cached replies and reused prompts are shared only where this is the same.",
-    )
-    adapter: str = Field(
-        "",
-        max_length=256,
-        description="LoRA adapter of the model, which can stand in `model`, too: `MODEL:ADAPTER`.",
-    )
-    explain_cache: bool = Field(
-        False, description="Say how much of the prompt's KV was reused, and why not more."
-    )
-
-    @field_validator("logit_bias")
-    @classmethod
-    def _check_ids(cls, bias: dict[str, float]) -> dict[str, float]:
-        # int() also takes spaces, underscores and other scripts' digits.
-        if not all(re.fullmatch(r"-?[0-9]{1,19}", token) for token in bias):
-            raise PydanticCustomError("token_id", "Keys should be token ids")
-        return bias
-
-    def adapter_of(self, model: ServedModel) -> str:
-        """The adapter to use. Raises InvalidRequestError if `model` names another one."""
-        if self.adapter and model.adapter not in ("", self.adapter):
-            raise InvalidRequestError(
-                f"`adapter` is not the adapter of `model`, {model.adapter}.", param="adapter"
-            )
-        return self.adapter or model.adapter
-
-    def overridden(self) -> Iterator[str]:
-        """A warning for each field that another one overrides, if they differ."""
-        return self.other_name("random_seed", "seed")
-
-    def review(self, *, strict: bool, streaming: bool = False) -> list[str]:
-        """Warnings about what has no effect.
-
-        Raises InvalidRequestError, see `unknown_fields.review`.
-        """
-        warnings = super().review(strict=strict)
-        if self.stream_options is not None and not streaming:
-            warnings.append("`stream_options` has no effect without `stream`.")
-        return warnings
-
-    def wants_stream(self, headers: Mapping[str, str]) -> bool:
-        """Whether to answer with a stream. Some clients ask for it by the Accept header alone."""
-        if self.stream is not None:
-            return self.stream
-        return "text/event-stream" in headers.get("Accept", "").lower()
-
-    @property
-    def format(self) -> ResponseFormat | None:
-        """The form that the reply must have; None for any text."""
-        return None if self.response_format is None else self.response_format.to_format()
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk for the usage alone."""
-        return self.stream_options is not None and self.stream_options.include_usage
-
-    def sampling(
-        self, *, max_tokens: int | None, min_tokens: int, logprobs: int | None
-    ) -> SamplingParams:
-        """The sampling parameters, given those that dialects name differently.
-
-        Raises InvalidRequestError for combinations.
-        """
-        scalars = {name: getattr(self, name) for name in SCALARS}
-        scalars |= {
-            "top_k": max(self.top_k, 0),
-            "seed": self.seed if self.seed is not None else self.random_seed,
-            "max_tokens": max_tokens,
-            "min_tokens": min_tokens,
-            "logprobs": logprobs,
-        }
-        return SamplingParams(
-            **scalars,
-            logit_bias=tuple((int(token), v) for token, v in self.logit_bias.items()),
-            stop=tuple(self.stop),
-            stop_token_ids=tuple(self.stop_token_ids),
-            sampler=None if self.sampler is None else self.sampler.to_choice(),
-            logits_processors=tuple(choice.to_choice() for choice in self.logits_processors),
-        )

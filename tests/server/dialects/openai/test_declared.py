@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from budmlx.server.declared import SCALARS
 from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.completions import CompletionRequest
-from budmlx.server.dialects.openai.declared import SCALARS
 from budmlx.types import PARAMETERS, RANGES
 from tests.parameters import DEFAULTS, all_given
 from tests.server.tools import body
