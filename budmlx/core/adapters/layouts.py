@@ -35,6 +35,18 @@ _FOREIGN = {
     ".base_layer.": "replaces numbers of the model, which rows of a batch cannot do",
     ".lora_B.bias": "is a bias of an adapter, which cannot be used",
 }
+# Keys of PEFT's whose adapters compute something else than the product of two matrices.
+_OTHER_KINDS = {
+    "use_dora": "DoRA cannot be used yet",
+    "use_qalora": "QALoRA cannot be used",
+    "use_bdlora": "block-diagonal LoRA cannot be used",
+    "alora_invocation_tokens": "activated LoRA (aLoRA), which changes only what comes after some "
+    "tokens, cannot be used",
+    "layer_replication": "the model's layers cannot be repeated",
+}
+# Values of `init_lora_weights` with which training begins at the plain model. The others take
+# something out of its weights first, so that the adapter belongs to what is left of them.
+_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +165,16 @@ def _peft_problem(config: Mapping[str, Any]) -> str:
     """Why a configuration of PEFT's cannot be used; else empty."""
     if config["peft_type"] != "LORA":
         return f"peft_type is {str(config['peft_type'])[:80]!r}, and only LORA can be used"
-    if config.get("use_dora"):
-        return "use_dora is set, and DoRA cannot be used yet"
-    if config.get("layer_replication"):
-        return "layer_replication is set, and the model's layers cannot be repeated"
+    for key, why in _OTHER_KINDS.items():
+        if config.get(key):
+            return f"{key} is set, and {why}"
+    beginning = config.get("init_lora_weights", True)
+    if beginning not in _PLAIN_BEGINNINGS:
+        return (
+            f"init_lora_weights is {str(beginning)[:80]!r}: it was trained on weights that were "
+            "changed first, and is wrong beside the plain model; convert it with the argument "
+            "path_initial_model_for_weight_conversion of PEFT's save_pretrained"
+        )
     if config.get("bias", "none") != "none":
         return "bias must be none, since rows of a batch share the model's biases"
     return ""

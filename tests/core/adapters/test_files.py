@@ -96,6 +96,12 @@ SPOILT: list[tuple[str, Callable[[Config, Tensors], object], str]] = [
     (PEFT, say(rank_pattern={"q_proj": 2}), f"{PEFT}: {PA} has the rank 8, and"),
     (PEFT, say(alpha_pattern={"(": 2}), "adapter_config.json: alpha_pattern.( is no pattern"),
     (PEFT, say(layer_replication=[[0, 2]]), "adapter_config.json: layer_replication is set"),
+    (PEFT, say(use_qalora=True), "adapter_config.json: use_qalora is set"),
+    (PEFT, say(alora_invocation_tokens=[5, 6]), "alora_invocation_tokens is set, and activated"),
+    *(
+        (PEFT, say(init_lora_weights=name), f"adapter_config.json: init_lora_weights is '{name}'")
+        for name in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "newer", "1")
+    ),
     *(
         (
             PEFT,
@@ -195,6 +201,15 @@ def test_files_that_are_none(good: dict[str, Path], tmp_path: Path) -> None:
         text = json.dumps({**header, QA: {**header[QA], key: value}}).encode()
         (tmp_path / MLX).write_bytes(len(text).to_bytes(8, "little") + text + whole[start:])
         refused(rf"{MLX}: it is damaged")
+
+
+@pytest.mark.parametrize("beginning", [True, False, None, "gaussian", "eva", "orthogonal"])
+def test_training_that_began_at_the_plain_model(
+    good: dict[str, Path], tmp_path: Path, beginning: object
+) -> None:
+    AdapterFiles.read(
+        as_peft(good[MLX], tmp_path, init_lora_weights=beginning, alora_invocation_tokens=None)
+    )
 
 
 def test_ranks_and_scales_of_peft(good: dict[str, Path], tmp_path: Path) -> None:
