@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import mlx.core as mx
@@ -143,15 +143,29 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
         a = self._a.reshape(-1, stride, self._a.shape[1])
         b = self._b.reshape(-1, stride, self._b.shape[1])
         dtype = mx.result_type(x, a)
-        gathers = dtype == mx.float32 or mx.default_device() != mx.cpu
-        product = partial(mx.gather_mm if gathers else _product, rhs_indices=part.own)
+        product = partial(_product if _copies(dtype) else mx.gather_mm, rhs_indices=part.own)
         z = product(x.astype(dtype), a.swapaxes(1, 2).astype(dtype))
         return product(mx.where(part.on, z, mx.zeros((), dtype)), b.astype(dtype))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the matrices of all adapters."""
+        """Bytes of the matrices of all adapters, and of what fills them up to the stride."""
         return int(self._a.nbytes + self._b.nbytes) if self.layout.names else 0
+
+    @property
+    def copied(self) -> int:
+        """Bytes that are copied for each row of a pass while the layer is computed."""
+        if not self.layout.stride or not _copies(self._a.dtype):
+            return 0
+        return self.layout.stride * (self._a.nbytes + self._b.nbytes) // len(self._a)
+
+    def nbytes_with(self, rank: int, widths: int, dtype: mx.Dtype) -> int:
+        """What `nbytes` will be with a further adapter. widths: inputs and outputs together."""
+        ranks = [*self.layout.ranks, rank]
+        layout = layout_of(tuple((str(number), each) for number, each in enumerate(ranks)))
+        dtypes = [dtype, _dtype(self.base), *([self._a.dtype] if self.layout.names else [])]
+        stored = len(ranks) * layout.stride or sum(ranks)
+        return stored * widths * reduce(mx.result_type, dtypes).size
 
     def put(self, name: str, a: mx.array, b: mx.array) -> None:
         """Add an adapter. a: [rank, inputs]. b: [rank, outputs], with its scale."""
@@ -171,13 +185,30 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
         """Make the matrices for these adapters, and then use them."""
         layout = layout_of(tuple((name, a.shape[0]) for name, (a, _) in updates.items()))
         if layout.names:
+            # As the layer computes with them, so that no pass has to convert anything.
+            dtype = reduce(mx.result_type, (a for a, _ in updates.values()), _dtype(self.base))
             both = [
-                mx.concatenate([_padded(pair[half], layout.stride) for pair in updates.values()])
+                mx.concatenate(
+                    [_padded(pair[half], layout.stride).astype(dtype) for pair in updates.values()]
+                )
                 for half in (0, 1)
             ]
             mx.eval(both)
             self._a, self._b = both
         self.layout = layout
+
+
+def _dtype(layer: nn.Module) -> mx.Dtype:
+    """The type of the numbers that a linear layer makes."""
+    dtype: mx.Dtype = (
+        layer.scales if isinstance(layer, nn.QuantizedLinear) else layer.weight
+    ).dtype
+    return dtype
+
+
+def _copies(dtype: mx.Dtype) -> bool:
+    """Whether products of each row's own matrices need copies: `mx.gather_mm` cannot take them."""
+    return dtype != mx.float32 and mx.default_device() == mx.cpu
 
 
 def _padded(matrix: mx.array, stride: int) -> mx.array:

@@ -19,6 +19,8 @@ from budmlx.lookup import Bounded
 DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 # Choices that are remembered: those of the groups and prompts of a few steps.
 CHOICES = 64
+# Layers whose matrices may be copied for rows at the same time.
+COPIED_LAYERS = 4
 
 
 class Adapters:
@@ -27,13 +29,14 @@ class Adapters:
     Nothing of a model changes before the first adapter comes, and a layer is its own again when
     the last one that changes it has left.
 
-    names: the digests of those that rows may choose, with their bytes. nbytes: of all, also of one
-    that is being added.
+    names: the digests of those that rows may choose, with the bytes that each added. nbytes: of
+    all, also of one that is being added. copied: further bytes that each row of a pass takes.
     """
 
     def __init__(self, module: nn.Module, new_cache: Callable[[], list[Any]]):
         self.names: dict[str, int] = {}
         self.nbytes = 0
+        self.copied = 0
         self._module = module
         self._new_cache = new_cache
         self._sites: Mapping[str, Site] = {}
@@ -71,7 +74,7 @@ class Adapters:
                 made_for = f" It was made for {files.base}." if files.base else ""
                 error = refusal(files.path, files.weights, problem)
                 raise ModelLoadError(error.message + made_for)
-        if (needed := _nbytes(files)) > room:
+        if (needed := self._growth(files)) > room:
             raise ModelLoadError(
                 f"The adapter in {files.path} needs {needed / 2**20:.1f} MiB, and the memory limit "
                 f"leaves {max(room, 0) / 2**20:.1f} MiB. Remove another one, or raise the limit."
@@ -106,6 +109,18 @@ class Adapters:
     def _count(self) -> None:
         self._choices.clear()
         self.nbytes = sum(layer.nbytes for layer in self._layers.values())
+        copied = max((layer.copied for layer in self._layers.values()), default=0)
+        self.copied = COPIED_LAYERS * copied
+
+    def _growth(self, files: AdapterFiles) -> int:
+        """Bytes that an adapter adds, those that fill up the matrices of others included."""
+        modules, grown = dict(self._module.named_modules()), 0
+        for path, update in files.updates.items():
+            site, layer = self._sites[path], self._layers.get(path)
+            layer = layer or AdapterLinear(modules[path], self._chosen)
+            widths = site.inputs + site.outputs
+            grown += layer.nbytes_with(update.rank, widths, DTYPES[update.dtype]) - layer.nbytes
+        return grown
 
     def _layer(self, path: str) -> AdapterLinear:
         if path not in self._layers:
@@ -145,7 +160,3 @@ def _matrices(update: LowRank) -> tuple[mx.array, mx.array]:
 def _array(dtype: str, numbers: Any) -> mx.array:
     array = mx.array(numbers)
     return array.view(mx.bfloat16) if dtype == "BF16" else array
-
-
-def _nbytes(files: AdapterFiles) -> int:
-    return sum(update.a.nbytes + update.b.nbytes for update in files.updates.values())

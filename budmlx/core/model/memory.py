@@ -162,6 +162,7 @@ class MemoryModel:
     limit: bytes that may be used. weights: bytes of the model. scores: those of attention that
     are stored. arrays: the number of them in the state of a row.
     unpacked: bytes of a token that a layer with quantized keys and values unpacks for attention.
+    copied: bytes of adapters' matrices that a layer copies for each row.
     """
 
     limit: int
@@ -171,6 +172,7 @@ class MemoryModel:
     scores: StoredScores
     arrays: int
     unpacked: int = 0
+    copied: int = 0
 
     def row(self, length: int) -> int:
         """KV bytes of one row of `length` tokens."""
@@ -189,7 +191,7 @@ class MemoryModel:
         scores = 2 * s.heads * length * 4 if stored else 0
         unpacked = UNPACKED_LAYERS * self.unpacked * length
         each = width * max(s.itemsize, 4) + scores
-        return rows * (tokens * each + unpacked + s.vocab * 16)
+        return rows * (tokens * each + unpacked + s.vocab * 16 + self.copied)
 
     def total(self, groups: Sequence[Sequence[int]], chunk: int) -> int:
         """Peak bytes of running `groups` (the lengths of their rows) and a prefill chunk.

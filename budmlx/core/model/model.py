@@ -39,11 +39,12 @@ class Model:
 
     @property
     def memory_now(self) -> MemoryModel:
-        """`memory` with the adapters among the weights."""
-        adapters = self.adapters.nbytes
-        if not adapters:
+        """`memory` with the adapters among the weights, and with what they take for rows."""
+        adapters = self.adapters
+        if not adapters.nbytes:
             return self.memory
-        return replace(self.memory, weights=self.memory.weights + adapters)
+        weights = self.memory.weights + adapters.nbytes
+        return replace(self.memory, weights=weights, copied=adapters.copied)
 
     def limited(self, limit: int) -> Model:
         """The model with another limit of memory, in bytes; see `MemoryPolicy.moved`."""

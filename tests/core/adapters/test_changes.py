@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -11,11 +12,12 @@ import pytest
 from budmlx.core import adapter_changes
 from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.adapters.layers import AdapterLinear
+from budmlx.core.model.model import Model
 from budmlx.core.row import NO_ADAPTER
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
 from budmlx.testing.tiny_random import LLAMA
-from tests.adapters import alone, greedy, write_mlx
+from tests.adapters import alone, as_peft, greedy, write_mlx
 from tests.core.driver import Driver, load, request
 from tests.models import tiny_model_dir
 
@@ -61,8 +63,7 @@ class Changing(Driver):
         return self.answers[-1]
 
     def wrapped(self) -> int:
-        modules = self.model.module.modules()
-        return sum(isinstance(module, AdapterLinear) for module in modules)
+        return len(layers_of(self.model))
 
 
 def test_rows_go_on_while_adapters_change(
@@ -136,6 +137,51 @@ def test_adapters_take_memory_of_rows(path: Path, folder: Path, tmp_path: Path) 
     assert driver.model.adapters.nbytes == answer.nbytes
     with pytest.raises(ModelLoadError, match="the memory limit leaves"):
         load_adapters(load(path, memory_limit=weights + 2_200_000), [AdapterSource(str(big))])
+
+
+def test_memory_is_known_before_many_adapters_take_it(tmp_path: Path) -> None:
+    """Of other types of numbers than the model's, with others of a smaller rank filled up."""
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model_dir(), path)
+    tensors = mx.load(str(path / "model.safetensors"))
+    half = {name: array.astype(mx.bfloat16) for name, array in tensors.items()}
+    mx.save_safetensors(str(path / "model.safetensors"), half, {"format": "mlx"})
+    model, small = load(path), write_mlx(tmp_path / "small", path, rank=4)
+    taken = 0
+
+    def add(files: Path) -> None:
+        nonlocal taken
+        [answer] = load_adapters(model, [AdapterSource(str(files))])
+        taken += answer.nbytes
+        assert taken == model.adapters.nbytes == sum(layer.nbytes for layer in layers_of(model))
+
+    sources = [as_peft(small, tmp_path / str(each), mx.bfloat16, number=each) for each in range(17)]
+    for each in sources:
+        add(each)
+    wide = write_mlx(tmp_path / "wide", path, rank=64)
+    wide = as_peft(wide, tmp_path / "half", mx.bfloat16)
+    own = sum(file.stat().st_size for file in wide.iterdir())
+    limit = model.memory_now.total([[256]], 64) + 2 * own
+    tight = load(path, memory_limit=limit)
+    load_adapters(tight, [AdapterSource(str(each)) for each in sources])
+    with pytest.raises(ModelLoadError, match="and the memory limit leaves"):
+        load_adapters(tight, [AdapterSource(str(wide))])
+    add(wide)
+    assert {layer.layout.stride for layer in layers_of(model)} == {64}
+    memory, last = model.memory_now, mx.array([PROMPT[-1:]] * 64)
+    assert memory.weights == model.memory.weights + taken
+    cache = model.new_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(model(last, cache, adapters=list(model.adapters.names)[:16] * 4))
+    peak = mx.get_peak_memory() - before
+    bound = memory.activations(64, 1, 1) + memory.rectangle([1] * 64)
+    assert bound - 64 * memory.copied < peak < bound
+    add(as_peft(small, tmp_path / "other", mx.float16))
+
+
+def layers_of(model: Model) -> list[AdapterLinear]:
+    return [each for each in model.module.modules() if isinstance(each, AdapterLinear)]
 
 
 def test_rows_without_one_compute_the_same_bits(path: Path, folder: Path) -> None:
