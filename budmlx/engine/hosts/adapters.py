@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 
 import msgspec
 
@@ -47,6 +48,18 @@ class HostAdapters:
         self.loaded.update({answer.digest: answer for answer in answers})
         self.paths.update({answer.source.path: answer for answer in answers})
 
+    def restarted(self, answers: Sequence[AdapterAnswer]) -> list[RemoveAdapter]:
+        """Record what a further core has loaded; returns the removals of those that were removed
+        meanwhile. Nothing may be posted to that core before.
+        """
+        wanted = [answer for answer in answers if answer.digest in self.loaded]
+        self.came(wanted)
+        return [
+            RemoveAdapter(AdapterSource(answer.source.path, answer.digest))
+            for answer in answers
+            if answer.digest not in self.loaded
+        ]
+
     def add(self, path: str) -> AdapterAnswer:
         """Load the adapter in a directory, and wait for it.
 
@@ -57,14 +70,20 @@ class HostAdapters:
         return self._changed(AddAdapter(AdapterSource(path)))
 
     def remove(self, digest: str) -> None:
-        """Forget an adapter that no row has, and wait for it. Raises as `add` does."""
-        self._changed(RemoveAdapter(AdapterSource(self.loaded[digest].source.path, digest)))
+        """Forget an adapter that no row has, and wait for it. A core that is not there, or ends
+        meanwhile, has nothing to forget; the next one does not load it.
+
+        Raises:
+            ModelLoadError: the device failed.
+            EngineClosedError: the host was closed.
+        """
+        source = self.loaded.pop(digest).source
+        with suppress(EngineUnavailableError):
+            self._changed(RemoveAdapter(AdapterSource(source.path, digest)))
 
     def answered(self, answer: AdapterAnswer) -> None:
         """Take an answer of the core. Called on the host's thread."""
-        if answer.removed:
-            self.loaded.pop(answer.digest, None)
-        elif not answer.problem:
+        if not answer.removed and not answer.problem:
             self.came([answer])
         with self._lock:
             for each in self._awaited:

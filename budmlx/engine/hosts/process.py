@@ -233,12 +233,11 @@ class ProcessHost:
             if loaded.info.fingerprint != self.info.fingerprint:
                 child.reap()
                 return End("the model directory was changed")
-            self.adapters.came(loaded.adapters)
         except ModelLoadError as error:
             log.error("The engine could not be loaded again: %s", error.message)
             return End("the model could not be loaded again")  # no paths: clients get to read this
         self._take_budget(loaded.budget)
-        self._went_up()
+        self._went_up(loaded.adapters)
         return self._follow(child)
 
     def _spawn(self, settings: CoreSettings) -> Child:
@@ -327,9 +326,11 @@ class ProcessHost:
             self._budget = budget
             self._limit_change.take(budget)
 
-    def _went_up(self) -> None:
+    def _went_up(self, adapters: Sequence[AdapterAnswer] = ()) -> None:
+        """Give a core that is loaded its rows. adapters: what a further core has loaded."""
         with self._lock:
             self._last_sign = time.monotonic()
+            self._child.post(self.adapters.restarted(adapters))
             self._child.post(self._recovery.loaded(self._last_sign))
 
     def _went_down(self, end: End) -> float:

@@ -130,9 +130,9 @@ class AdapterMethods:
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter. Requests cannot name it from now on; blocks until those that did end.
+        A core that is being restarted does not bring it back.
 
         Raises:
             ModelNotFoundError: there is no such adapter.
-            EngineUnavailableError: the core is not there now.
         """
         self._adapters.remove(name)

@@ -6,13 +6,21 @@ import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from budmlx import Engine
-from budmlx.errors import InvalidRequestError, ModelLoadError, ModelNotFoundError
+from budmlx.engine.hosts.adapters import HostAdapters
+from budmlx.errors import (
+    EngineUnavailableError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelNotFoundError,
+)
+from budmlx.protocol import AdapterAnswer, AdapterSource, RemoveAdapter
 from tests.adapters import alone, as_peft, greedy, write_mlx
 from tests.amount import usually
 from tests.models import tiny_model_dir
@@ -263,3 +271,43 @@ def test_a_core_that_is_restarted_has_the_same_adapters(
         engine.remove_adapter("lost")
         engine.remove_adapter("b")
         assert list(engine.adapters) == ["a"]
+
+
+def test_what_is_removed_while_the_core_restarts_does_not_come_back(
+    path: Path, adapters: dict[str, Path], expected: dict[str, list[int]]
+) -> None:
+    with Engine.load(path, engine_host="process", adapter=setting(adapters, *adapters)) as engine:
+        weights = engine.status().budget.weights
+        gone = [engine.adapters[name].nbytes for name in "ab"]
+        ending = core()
+        ending.suspend()
+        removal = threading.Thread(target=engine.remove_adapter, args=("a",))
+        removal.start()
+        removal.join(0.1)
+        assert removal.is_alive()
+        ending.kill()
+        removal.join(60)
+        assert not removal.is_alive()
+        while "restarting" not in engine.status().reason:
+            time.sleep(0.001)
+        engine.remove_adapter("b")
+        assert said(engine, "peft") == engine.detokenize(expected["a"])
+        assert list(engine.adapters) == ["peft"]
+        while engine.status().budget.weights != weights - sum(gone):
+            time.sleep(0.01)
+        assert engine.add_adapter("b", adapters["b"]).nbytes == gone[1]
+        assert said(engine, "b") == engine.detokenize(expected["b"])
+
+
+def test_a_removal_that_the_next_core_cannot_know() -> None:
+    """That core is being loaded by then, with settings from before."""
+
+    def nobody(change: object) -> None:
+        raise EngineUnavailableError("The engine is restarting; try again.")
+
+    adapters = HostAdapters(nobody)
+    answers = [AdapterAnswer(AdapterSource(f"/{each}"), each) for each in "ab"]
+    adapters.came(answers)
+    adapters.remove("a")
+    assert adapters.restarted(answers) == [RemoveAdapter(AdapterSource("/a", "a"))]
+    assert list(adapters.loaded) == ["b"]
