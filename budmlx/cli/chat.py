@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, sampling_options, with_options
-from budmlx.cli.load_model import ENGINE_FIELDS, open_engine
+from budmlx.cli.load_model import ADAPTER_OPTION, ENGINE_FIELDS, adapter_name, open_engine
 from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.engine.engine import Engine
 from budmlx.errors import BudmlxError, EngineClosedError
@@ -41,14 +41,16 @@ def chat(
         ),
     ] = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="System prompt.")] = "",
+    adapter: Annotated[str, ADAPTER_OPTION] = "",
     config: Annotated[Path | None, CONFIG_OPTION] = None,
     **options: Any,
 ) -> None:
     """Chat with a model in the terminal."""
-    engine = open_engine(model, config, given(options, ENGINE_OPTIONS))
+    engine = open_engine(model, config, given(options, ENGINE_OPTIONS), adapter)
     with engine:
         notify(f"This is {engine.info.name}. /help lists commands, Ctrl-D leaves.")
-        conversation = Conversation(engine, given(options, SAMPLING_OPTIONS), checked(system))
+        sampling = {**given(options, SAMPLING_OPTIONS), "adapter": adapter_name(adapter)}
+        conversation = Conversation(engine, sampling, checked(system))
         conversation.run(read_terminal if sys.stdin.isatty() else read_pipe)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, sampling_options, with_options
-from budmlx.cli.load_model import ENGINE_FIELDS, open_engine
+from budmlx.cli.load_model import ADAPTER_OPTION, ENGINE_FIELDS, adapter_name, open_engine
 from budmlx.cli.terminal import ReplyPrinter, checked, show
 from budmlx.errors import BudmlxError, InvalidRequestError, ModelLoadError
 
@@ -29,6 +29,7 @@ def generate(
     ],
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
     stream: Annotated[bool, typer.Option(help="Print the reply while it is made.")] = True,
+    adapter: Annotated[str, ADAPTER_OPTION] = "",
     config: Annotated[Path | None, CONFIG_OPTION] = None,
     **options: Any,
 ) -> None:
@@ -39,9 +40,9 @@ def generate(
     model, prompt = split(words)
     messages = [{"role": "system", "content": checked(system)}] if system else []
     messages.append({"role": "user", "content": checked(prompt)})
-    sampling = given(options, SAMPLING_OPTIONS)
+    sampling = {**given(options, SAMPLING_OPTIONS), "adapter": adapter_name(adapter)}
     try:
-        engine = open_engine(model, config, given(options, ENGINE_OPTIONS))
+        engine = open_engine(model, config, given(options, ENGINE_OPTIONS), adapter)
     except ModelLoadError as error:
         if model is not None and len(words) > 2:
             raise BudmlxError(f"{error.message} Quote a prompt of several words.") from error

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -25,6 +26,13 @@ from budmlx.units import size_text
 
 ENGINE_FIELDS = ("models_dir", "revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
+
+
+ADAPTER_OPTION = typer.Option(
+    "--adapter",
+    metavar="NAME[=DIRECTORY]",
+    help="LoRA adapter to use: one of the configuration, or that in a directory.",
+)
 
 
 def read_config(flags: Mapping[str, Any], file: Path | None) -> LoadedConfig:
@@ -80,10 +88,22 @@ def memory_line(budget: MemoryBudget) -> str:
     )
 
 
-def open_engine(model: str | None, config: Path | None, flags: Mapping[str, Any]) -> Engine:
-    """An engine in this process for a command that talks to it itself."""
-    own = {"model": model, "engine_host": "thread"}
+def open_engine(
+    model: str | None, config: Path | None, flags: Mapping[str, Any], adapter: str = ""
+) -> Engine:
+    """An engine in this process for a command that talks to it itself.
+
+    adapter: what `ADAPTER_OPTION` was given; requests choose `adapter_name` of it.
+    """
+    own: dict[str, Any] = {"model": model, "engine_host": "thread"}
+    if "=" in adapter:
+        own["adapter"] = [adapter]
     check_backend()
     settings = for_served(read_config({**flags, **own}, config))
     with progress(settings) as notice:
         return Engine.from_config(settings, notice=notice)
+
+
+def adapter_name(adapter: str) -> str:
+    """The name in NAME=DIRECTORY, or the whole."""
+    return adapter.partition("=")[0]

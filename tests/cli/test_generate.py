@@ -13,6 +13,7 @@ from budmlx.cli.app import app
 from budmlx.cli.generate import split
 from budmlx.engine.engine import Engine
 from budmlx.errors import InvalidRequestError
+from tests.adapters import write_mlx
 from tests.hub_server import Hub
 from tests.models import tiny_model_dir
 
@@ -38,6 +39,26 @@ def test_reply_is_the_engines(model: str) -> None:
     assert run.invoke(app, [*arguments, "Hi", "you"]).stdout == expected
     assert run.invoke(app, [*arguments, "Hi you", "--no-stream"]).stdout == expected
     assert run.invoke(app, [*arguments, "-"], input="Hi you").stdout == expected
+
+
+def test_an_adapter_of_a_directory_or_of_the_configuration(model: str, tmp_path: Path) -> None:
+    own = write_mlx(tmp_path / "own", Path(model), strength=4.0)
+    with Engine.load(model, adapter=[f"own={own}"]) as engine:
+        sampling = {"max_tokens": 12, "temperature": 0.9, "seed": 5}
+        expected = engine.chat("Hi", **sampling, adapter="own").text + "\n"
+        assert expected != engine.chat("Hi", **sampling).text + "\n"
+    file = tmp_path / "budmlx.toml"
+    file.write_text(f'[models."{model}"]\nadapter = ["own={own}"]\n')
+    run = CliRunner()
+    arguments = ["generate", model, "Hi", *OPTIONS]
+    assert run.invoke(app, [*arguments, "--adapter", f"own={own}"]).stdout == expected
+    assert (
+        run.invoke(app, [*arguments, "--adapter", "own", "--config", str(file)]).stdout == expected
+    )
+    chat = ["chat", model, *OPTIONS, "--adapter", f"own={own}"]
+    assert run.invoke(app, chat, input="Hi\n").stdout == expected
+    unknown = run.invoke(app, [*arguments, "--adapter", "other", "--config", str(file)])
+    assert unknown.exit_code == 1 and "no adapter 'other'. Loaded: own." in unknown.stderr
 
 
 def test_process_ends_well_and_keeps_stdout_clean(model: str) -> None:

@@ -157,7 +157,7 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
         """Bytes that are copied for each row of a pass while the layer is computed."""
         if not self.layout.stride or not _copies(self._a.dtype):
             return 0
-        return self.layout.stride * (self._a.nbytes + self._b.nbytes) // len(self._a)
+        return int(self.layout.stride * (self._a.nbytes + self._b.nbytes) // len(self._a))
 
     def nbytes_with(self, rank: int, widths: int, dtype: mx.Dtype) -> int:
         """What `nbytes` will be with a further adapter. widths: inputs and outputs together."""
@@ -165,7 +165,7 @@ class AdapterLinear(nn.Module):  # type: ignore[misc]
         layout = layout_of(tuple((str(number), each) for number, each in enumerate(ranks)))
         dtypes = [dtype, _dtype(self.base), *([self._a.dtype] if self.layout.names else [])]
         stored = len(ranks) * layout.stride or sum(ranks)
-        return stored * widths * reduce(mx.result_type, dtypes).size
+        return stored * widths * int(reduce(mx.result_type, dtypes).size)
 
     def put(self, name: str, a: mx.array, b: mx.array) -> None:
         """Add an adapter. a: [rank, inputs]. b: [rank, outputs], with its scale."""
@@ -208,7 +208,7 @@ def _dtype(layer: nn.Module) -> mx.Dtype:
 
 def _copies(dtype: mx.Dtype) -> bool:
     """Whether products of each row's own matrices need copies: `mx.gather_mm` cannot take them."""
-    return dtype != mx.float32 and mx.default_device() == mx.cpu
+    return bool(dtype != mx.float32 and mx.default_device() == mx.cpu)
 
 
 def _padded(matrix: mx.array, stride: int) -> mx.array:

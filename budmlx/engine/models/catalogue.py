@@ -87,13 +87,18 @@ class Catalogue:
         """The model that answers to `name`, and the adapter that the name ends with, if any.
 
         Raises:
-            ModelNotFoundError: nothing answers to it; the message lists what does.
+            ModelNotFoundError: nothing answers to it, or its model has no such adapter; the
+                message lists what there is.
         """
         base, _, adapter = name.rpartition(":")
-        if base and name not in self.by_name:
-            found = self.by_name.get(base) or self._known_otherwise(base)
-            if found is not None and adapter in found.adapters:
-                return found, adapter
+        if not base or name in self.by_name:
+            return self._found(name), ""
+        found = self.by_name.get(base) or self._known_otherwise(base)
+        if found is not None and adapter in found.adapters:
+            return found, adapter
+        if found is not None and found.adapters and not self._any_name:
+            # A pattern, or the default for unknown names, would give the model without one.
+            raise ModelNotFoundError(self._not_found(name), param="model")
         return self._found(name), ""
 
     def _found(self, name: str) -> Resident:
@@ -127,6 +132,11 @@ class Catalogue:
             return self._on_demand.setdefault(name, Resident.of(spec))
 
     def _not_found(self, name: str) -> str:
+        base, _, adapter = name.rpartition(":")
+        model = (self.by_name.get(base) or self._known_otherwise(base)) if base else None
+        if model is not None:
+            there = ", ".join(model.adapters) or "none"
+            return f"{base} has no adapter {adapter[:100]!r}. Its adapters: {there}."
         names = self.names
         shown = f"No model named {name[:100]!r} is served here."
         if near := difflib.get_close_matches(name, names, n=3, cutoff=0.8):

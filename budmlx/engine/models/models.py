@@ -25,18 +25,21 @@ from budmlx.progress import Notice
 
 
 class ServedModel:
-    """A model under one of its names, ready to be held. adapter: that of the name, or empty."""
+    """A model under one of its names, ready to be held.
+
+    resident: its state, to be looked at. adapter: that of the name, or empty.
+    """
 
     def __init__(self, resident: Resident, adapter: str, residency: Residency, wait: float):
+        self.resident = resident
         self.adapter = adapter
-        self._resident = resident
         self._residency = residency
         self._wait = wait
 
     @property
     def name(self) -> str:
         """What the model itself is called."""
-        return self._resident.name
+        return self.resident.name
 
     @asynccontextmanager
     async def aengine(self, *, patient: bool = False) -> AsyncIterator[Engine]:
@@ -48,32 +51,32 @@ class ServedModel:
             EngineUnavailableError, OverloadedError: it cannot be loaded now; retry later.
             ModelLoadError: it cannot be loaded.
         """
-        engine = self._residency.request(self._resident)
+        engine = self._residency.request(self.resident)
         if isinstance(engine, Future):
             engine = await self._waited(engine, None if patient else self._wait)
         try:
             yield engine
         finally:
-            self._residency.release(self._resident)
+            self._residency.release(self.resident)
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
         """`aengine` for threads."""
-        engine = self._residency.request(self._resident)
+        engine = self._residency.request(self.resident)
         if isinstance(engine, Future):
             loading = engine
             try:
                 engine = loading.result(self._wait)
             except FutureTimeoutError:
-                self._residency.leave(self._resident, loading)
+                self._residency.leave(self.resident, loading)
                 raise self._late() from None
             except BaseException:
-                self._residency.withdraw(self._resident, loading)
+                self._residency.withdraw(self.resident, loading)
                 raise
         try:
             yield engine
         finally:
-            self._residency.release(self._resident)
+            self._residency.release(self.resident)
 
     async def _waited(self, loading: Future[Engine], seconds: float | None) -> Engine:
         try:
@@ -81,13 +84,13 @@ class ServedModel:
                 return await asyncio.shield(asyncio.wrap_future(loading))
         except BaseException as error:
             if isinstance(error, TimeoutError) and limit.expired():
-                self._residency.leave(self._resident, loading)
+                self._residency.leave(self.resident, loading)
                 raise self._late() from None
-            self._residency.withdraw(self._resident, loading)
+            self._residency.withdraw(self.resident, loading)
             raise
 
     def _late(self) -> EngineUnavailableError:
-        words = self._resident.progress
+        words = self.resident.progress
         return EngineUnavailableError(
             f"{self.name} is still being loaded{f': {words}' if words else ''}; retry later.",
             retry_after=max(1, min(30, int(self._wait))),

@@ -81,7 +81,7 @@ async def load(request: web.Request) -> web.Response:
     models = request.app[MODELS]
     async with models.find(body.model).aengine(patient=True):
         pass
-    return _json(entry_of(body.model, models.resident(body.model)))
+    return _json(entry_of(body.model, models.find(body.model)))
 
 
 @endpoints.post("/v1/models/unload", "Unload a model; needs admin rights", ModelRequest, Model)
@@ -95,7 +95,7 @@ async def unload(request: web.Request) -> web.Response:
             f"{body.model} is the only model, and stays loaded.", param="model"
         )
     await asyncio.wrap_future(models.unload(body.model))
-    return _json(entry_of(body.model, models.resident(body.model)))
+    return _json(entry_of(body.model, models.find(body.model)))
 
 
 @endpoints.post(

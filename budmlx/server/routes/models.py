@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from budmlx.engine.engine import Engine
+from budmlx.engine.models.models import ServedModel
 from budmlx.engine.models.resident import Resident, State
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import MODELS
@@ -33,9 +34,10 @@ class Model(Struct, frozen=True):
     """A name that is served.
 
     created: when the model was made, in seconds of the Unix clock. root: the name of the model
-    itself, where this is another name of it. state: whether it is loaded. max_model_len: tokens
-    of a prompt and its reply together; of a loaded model those that its memory holds.
-    error: why it could not be loaded. residence: what it takes, if it is loaded.
+    itself, where this is another name of it. parent: the same, of an adapter. state: whether it
+    is loaded. max_model_len: tokens of a prompt and its reply together; of a loaded model those
+    that its memory holds. error: why it could not be loaded. residence: what it takes, if it is
+    loaded.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Model(Struct, frozen=True):
     root: str
     state: State
     max_model_len: int | None = None
+    parent: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
     residence: Residence | UnsetType = UNSET
 
@@ -61,7 +64,7 @@ async def list_models(request: web.Request) -> web.Response:
     """List every name that is served."""
     models = request.app[MODELS]
     await asyncio.to_thread(models.refresh)
-    entries = [entry_of(name, models.resident(name)) for name in models.names]
+    entries = [entry_of(name, models.find(name)) for name in models.names]
     return _json(ModelList("list", entries))
 
 
@@ -75,11 +78,12 @@ async def list_models(request: web.Request) -> web.Response:
 async def get_model(request: web.Request) -> web.Response:
     """Describe one name, which may hold slashes. Raises ModelNotFoundError."""
     name = request.match_info["id"]
-    return _json(entry_of(name, request.app[MODELS].resident(name)))
+    return _json(entry_of(name, request.app[MODELS].find(name)))
 
 
-def entry_of(name: str, model: Resident) -> Model:
+def entry_of(name: str, served: ServedModel) -> Model:
     """What is told of a model under one of its names."""
+    model = served.resident
     error = UNSET if model.error is None else model.error.message
     return Model(
         name,
@@ -89,6 +93,7 @@ def entry_of(name: str, model: Resident) -> Model:
         root=model.name,
         state=model.state,
         max_model_len=model.longest,
+        parent=model.name if served.adapter else UNSET,
         error=error,
         residence=UNSET if model.engine is None else _residence(model, model.engine),
     )

@@ -42,7 +42,9 @@ async def test_rows_of_several_adapters_over_http(server: HttpServer) -> None:
     sdk = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     listed = {model.id: model async for model in sdk.models.list()}
     assert list(listed) == [base, "demo", f"{base}:a", f"{base}:b"]
-    assert listed[f"{base}:a"].root == base  # type: ignore[attr-defined]
+    for name, model in listed.items():
+        extra = model.model_extra or {}
+        assert extra["root"] == base and extra.get("parent") == (base if ":" in name else None)
 
     async def said(model: str, **extra: str) -> str | None:
         reply = await sdk.chat.completions.create(
@@ -64,9 +66,13 @@ async def test_rows_of_several_adapters_over_http(server: HttpServer) -> None:
     assert await said("demo", adapter="b") == await said("demo:b", adapter="b") == texts[2]
     with pytest.raises(openai.BadRequestError, match="adapter"):
         await said("demo:a", adapter="b")
-    for model, extra in (("demo:c", {}), ("demo", {"adapter": "c"}), ("nope:a", {})):
-        with pytest.raises(openai.NotFoundError):
-            await said(model, **extra)
+    for name, extra, words in (
+        ("demo:c", {}, r"demo has no adapter 'c'\. Its adapters: a, b\."),
+        ("demo", {"adapter": "c"}, r"no adapter 'c'\. Loaded: a, b\."),
+        ("nope:a", {}, r"No model named 'nope:a'"),
+    ):
+        with pytest.raises(openai.NotFoundError, match=words):
+            await said(name, **extra)
     raw = await sdk.completions.create(model="demo:a", prompt="Hi", max_tokens=4, temperature=0)
     assert (
         raw.choices[0].text == engine.complete("Hi", max_tokens=4, temperature=0, adapter="a").text
