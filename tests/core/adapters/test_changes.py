@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -12,10 +16,22 @@ import pytest
 from budmlx.core import adapter_changes
 from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.adapters.layers import AdapterLinear
+from budmlx.core.loop import CoreLoop
 from budmlx.core.model.model import Model
 from budmlx.core.row import NO_ADAPTER
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
+from budmlx.protocol import (
+    AdapterAnswer,
+    AdapterSource,
+    AddAdapter,
+    CoreSettings,
+    FromCore,
+    Loaded,
+    RemoveAdapter,
+    Shutdown,
+    StepFrame,
+    Submit,
+)
 from budmlx.testing.tiny_random import LLAMA
 from tests.adapters import alone, as_peft, greedy, write_mlx
 from tests.core.driver import Driver, load, request
@@ -202,3 +218,49 @@ def test_one_that_was_lost_is_told_and_the_others_are_there(path: Path, folder: 
     answers = load_adapters(model, [lost, AdapterSource(str(folder / "b"))])
     assert "there is no such file" in answers[0].problem and answers[0].digest == lost.digest
     assert not answers[1].problem and list(model.adapters.names) == [answers[1].digest]
+
+
+@pytest.mark.parametrize("pause", [0.0, adapter_changes.PAUSE])
+def test_no_row_waits_more_than_two_steps_for_a_change(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """The core's own loop, with rows of an adapter and of none, while another comes and goes."""
+    monkeypatch.setattr(adapter_changes, "PAUSE", pause)
+    a, b = (AdapterSource(str(folder / name)) for name in "ab")
+    seen: list[FromCore] = []
+    loop = CoreLoop(
+        CoreSettings(model_path=str(path), model_name="tiny", adapters=[a], warmup=False),
+        seen.append,
+    )
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+
+    def until(condition: Callable[[], object]) -> None:
+        while not condition() and thread.is_alive():
+            time.sleep(0.001)
+
+    def answers() -> list[AdapterAnswer]:
+        return [each for each in list(seen) if isinstance(each, AdapterAnswer)]
+
+    until(lambda: seen)
+    assert isinstance(seen[0], Loaded)
+    for row, adapter in enumerate(["", seen[0].adapters[0].digest] * 2):
+        loop.post(Submit(request(row, PROMPT, max_tokens=4000, adapter=adapter)))
+    until(lambda: len(seen) > 20)
+    for _ in range(2):
+        count = len(answers())
+        loop.post(AddAdapter(b))
+        until(lambda: len(answers()) > count)  # noqa: B023
+        loop.post(RemoveAdapter(AdapterSource(b.path, answers()[-1].digest)))
+        until(lambda: len(answers()) > count + 1)  # noqa: B023
+    loop.post(Shutdown())
+    thread.join()
+    assert [each.problem for each in answers()] == [""] * 4
+    frames = [each for each in seen if isinstance(each, StepFrame)]
+    for row in range(4):
+        spoke = [n for n, frame in enumerate(frames) if row in {each.id for each in frame.tokens}]
+        assert len(spoke) > 20 and max(y - x for x, y in pairwise(spoke)) <= 2
+    begins = [n for n, each in enumerate(seen) if isinstance(each, AdapterAnswer)]
+    if not pause:
+        # A step after each of the 14 layers.
+        assert min(y - x for x, y in pairwise(begins)) > 14
