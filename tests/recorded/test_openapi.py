@@ -27,7 +27,7 @@ def lines(document: dict[str, Any]) -> set[str]:
     return set(flat(normal(document)))
 
 
-NEW_FIELDS = ("root", "state", "max_model_len", "error", "residence")
+NEW_FIELDS = ("root", "parent", "state", "max_model_len", "error", "residence")
 CORRECTED = (
     # Lists and token ids were never taken there.
     "/v1/tokenize.post.requestBody.content.application/json.schema.properties.prompt.",
