@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -79,6 +80,15 @@ def alone(reference: Reference, engine: Engine, messages: Any, most: int) -> Gre
     return reference.greedy(engine.apply_template(messages).ids, most)
 
 
+def grammar_for(engine: Engine, messages: Any, options: dict[str, Any], ids: Sequence[int]) -> str:
+    """What the engine holds a reply to, in llguidance's language."""
+    request = chat_request(messages, options)
+    parsers = engine._parts.parsers
+    grammar = grammar_of(request, parsers, parsers.tail(request, ids))
+    assert grammar is not None
+    return grammar.source
+
+
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_chat(engine: Engine, reference: Reference, question: str) -> None:
     messages = user(question)
@@ -90,11 +100,9 @@ def test_forms(engine: Engine, reference: Reference, kind: str) -> None:
     options = {"response_format": FORMS[kind]}
     messages = user("Who wrote Faust, and where? Answer as JSON with name, age and likes.")
     ids = engine.apply_template(messages).ids
-    parsers = engine._parts.parsers
-    grammar = grammar_of(chat_request(messages, options), parsers, parsers.tail(list(ids)))
-    assert grammar is not None
+    grammar = grammar_for(engine, messages, options, ids)
     reply = ask(engine, messages, 48, **options)
-    same(reply, reference.greedy(ids, 48, grammar.source))
+    same(reply, reference.greedy(ids, 48, grammar))
     if reply.finish_reason == "stop":
         if kind == "choice":
             assert reply.text in FORMS[kind]["choice"]
@@ -109,12 +117,10 @@ def test_a_forced_call(with_tools: Engine, reference: Reference) -> None:
     options: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required"}
     options["parallel_tool_calls"] = False
     ids = with_tools.apply_template(messages, **options).ids
-    parsers = with_tools._parts.parsers
-    grammar = grammar_of(chat_request(messages, options), parsers, parsers.tail(list(ids)))
-    assert grammar is not None
+    grammar = grammar_for(with_tools, messages, options, ids)
     reply = ask(with_tools, messages, 48, **options)
     assert (reply.finish_reason, reply.text) == ("tool_calls", "")
-    expected = reference.greedy(ids, 48, grammar.source)
+    expected = reference.greedy(ids, 48, grammar)
     (call,) = reply.tool_calls
     written = re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", expected.text, re.DOTALL)
     assert written is not None, expected
