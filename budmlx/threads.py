@@ -6,12 +6,26 @@ Standard library only; every ring may import it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def cpu_clock() -> Callable[[], float]:
+    """Seconds of CPU time that the calling thread takes from now on, for any thread to read.
+
+    Read it while the thread lives. On systems that do not tell (macOS), seconds of wall time.
+    """
+    if hasattr(time, "pthread_getcpuclockid"):
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        begin = time.clock_gettime(clock)
+        return lambda: time.clock_gettime(clock) - begin
+    begin = time.monotonic()
+    return lambda: time.monotonic() - begin
 
 
 class Worker:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -24,9 +24,12 @@ from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.grammar_probe import LIMITS, MAX_MESSAGE, probe, problem_of
 from budmlx.core.sample.numeric import fused
 from budmlx.lookup import Bounded
+from budmlx.threads import cpu_clock
 from budmlx.types import ModelInfo
 
 COMPILE_SECONDS = 2.0
+PATIENCE = 10
+"""Times that a row may wait, on a busy machine, for each second that compiling may take."""
 MAX_KEPT = 64
 MAX_KEPT_CHARACTERS = 4 * 2**20
 POLL_SECONDS = 0.002
@@ -34,6 +37,23 @@ POLL_SECONDS = 0.002
 
 class GrammarError(Exception):
     """A grammar cannot be used; the text is for the client."""
+
+
+class Compilation:
+    """A grammar on its way. matcher: the result, to be copied before it is used."""
+
+    def __init__(self, pool: ThreadPoolExecutor, work: Callable[[Compilation], LLMatcher]):
+        self._clock: Callable[[], float] | None = None
+        self.matcher: Future[LLMatcher] = pool.submit(work, self)
+
+    def begin(self) -> None:
+        """Count the time of the calling thread from now on."""
+        self._clock = cpu_clock()
+
+    @property
+    def seconds(self) -> float:
+        """CPU time that it has taken, while it is not done; 0 while it waits."""
+        return 0.0 if self._clock is None else self._clock()
 
 
 class Grammars:
@@ -50,21 +70,20 @@ class Grammars:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="budmlx-grammar")
         self._lock = threading.Lock()  # of the tokenizer
         self._tokenizer: LLTokenizer | None = None
-        self._kept: Bounded[str, Future[LLMatcher]] = Bounded(
-            count=MAX_KEPT, limit=MAX_KEPT_CHARACTERS
-        )
+        self._kept: Bounded[str, Compilation] = Bounded(count=MAX_KEPT, limit=MAX_KEPT_CHARACTERS)
 
-    def start(self, source: str) -> Future[LLMatcher]:
-        """Begin to compile; the result must be copied before it is used."""
+    def start(self, source: str) -> Compilation:
+        """Begin to compile, or find what was compiled before."""
         compiled = self._kept.get(source)
         if compiled is None:
-            compiled = self._pool.submit(self._compile, source)
+            compiled = Compilation(self._pool, partial(self._compile, source))
             # However long it is, the other choices of its request find it.
             self._kept.put(source, compiled, min(len(source), MAX_KEPT_CHARACTERS))
         return compiled
 
-    def _compile(self, source: str) -> LLMatcher:
+    def _compile(self, source: str, compilation: Compilation) -> LLMatcher:
         tokenizer = self._loaded_tokenizer()
+        compilation.begin()  # The tokenizer, of whatever size, is not the grammar's fault.
         matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise GrammarError(" ".join(matcher.get_error().split())[:MAX_MESSAGE])
@@ -98,21 +117,22 @@ class Grammars:
 class CompilingRows:
     """Rows that wait for their grammars.
 
-    seconds: a grammar that takes longer is refused. rows: those that wait, by their ids, each
-    with its grammar and the `time.monotonic` at which it is refused; for others to read.
+    seconds: of CPU time; a grammar that takes longer is refused. rows: those that wait, by their
+    ids, each with its grammar and the `time.monotonic` at which it is refused at the latest; for
+    others to read.
     """
 
     def __init__(self, grammars: Grammars, seconds: float = COMPILE_SECONDS):
         self._grammars = grammars
         self._seconds = seconds
-        self.rows: dict[int, tuple[Row, Future[LLMatcher], float]] = {}
+        self.rows: dict[int, tuple[Row, Compilation, float]] = {}
 
     def add(self, row: Row) -> None:
         """Compile the grammar of a row."""
         grammar = row.request.grammar
         assert grammar is not None
         compiled = self._grammars.start(grammar.source)
-        self.rows[row.request.id] = (row, compiled, time.monotonic() + self._seconds)
+        self.rows[row.request.id] = (row, compiled, time.monotonic() + self._seconds * PATIENCE)
 
     def cancel(self, row_id: int) -> None:
         """Forget a row; unknown ids are ignored."""
@@ -124,16 +144,16 @@ class CompilingRows:
         idle: there is nothing else to do, so that waiting a moment costs nobody.
         """
         if idle and self.rows:
-            wait([compiled for _, compiled, _ in self.rows.values()], POLL_SECONDS)
+            wait([compiled.matcher for _, compiled, _ in self.rows.values()], POLL_SECONDS)
         for row_id, (row, compiled, deadline) in list(self.rows.items()):
-            if not compiled.done():
-                if time.monotonic() < deadline:
-                    continue
+            if compiled.matcher.done():
+                problem = _problem(compiled.matcher)
+                if not problem:
+                    row.grammar = RowGrammar(compiled.matcher.result().deep_copy())
+            elif compiled.seconds > self._seconds or time.monotonic() > deadline:
                 problem = f"it takes longer than {self._seconds:.0f} s to compile"
             else:
-                problem = _problem(compiled)
-                if not problem:
-                    row.grammar = RowGrammar(compiled.result().deep_copy())
+                continue
             del self.rows[row_id]
             yield row, problem
 

@@ -66,7 +66,9 @@ def follow(model: Model, reuse: Reusing, told: list[Told]) -> Iterator[Result]:
             continue
         row = Row.of(each)
         if each.grammar is not None:
-            row.grammar = RowGrammar(grammars.start(each.grammar.source).result().deep_copy())
+            row.grammar = RowGrammar(
+                grammars.start(each.grammar.source).matcher.result().deep_copy()
+            )
         executor.add(row)
 
 

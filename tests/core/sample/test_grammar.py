@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import mlx.core as mx
 import numpy as np
@@ -232,14 +233,24 @@ def test_compiling_too_long_is_refused(model: Model) -> None:
     assert "longer" in driver.failed[1].message and 2 not in driver.failed
 
 
+def test_a_busy_machine_is_not_the_grammars_fault(model: Model) -> None:
+    driver = Driver(model, compile_seconds=0.2)
+    pool = driver.scheduler._compiling._grammars._pool
+    for _ in range(2):
+        pool.submit(time.sleep, 0.5)
+    driver.submit(constrained(1, 'start: "yes"', model))
+    driver.run()
+    assert not driver.failed and driver.tokens[1]
+
+
 def test_kept_grammars_are_bounded(model: Model) -> None:
     grammars = Grammars(model.info)
     for number in range(3 * MAX_KEPT):
-        grammars.start(f'start: "{number}"').result()
+        grammars.start(f'start: "{number}"').matcher.result()
     assert len(grammars._kept) == MAX_KEPT
     assert grammars.start('start: "1"') is grammars.start('start: "1"')
     with pytest.raises(GrammarError):
-        grammars.start("start: nothing").result()
+        grammars.start("start: nothing").matcher.result()
 
 
 def test_plugins_cannot_leave_the_grammar(model: Model, tokenizer: Tokenizer) -> None:
@@ -258,7 +269,7 @@ def test_plugins_cannot_leave_the_grammar(model: Model, tokenizer: Tokenizer) ->
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_masks_go_over_as_one_bit_a_token(vocab: int, dtype: mx.Dtype, model: Model) -> None:
     row, free = Row.of(request(1, [5])), Row.of(request(2, [5]))
-    row.grammar = RowGrammar(Grammars(model.info).start('start: "a"').result())
+    row.grammar = RowGrammar(Grammars(model.info).start('start: "a"').matcher.result())
     constraints = Constraints([free, row], vocab)
     assert constraints._masks.nbytes == 4 * -(-vocab // 32)
     rng = np.random.default_rng(vocab)

@@ -35,7 +35,7 @@ def guided(model: Model, key: int) -> GenerateRequest:
 def ready(model: Model) -> Driver:
     """A driver whose rows need not wait for the grammar."""
     driver = Driver(model)
-    driver.scheduler._compiling._grammars.start(SOURCE).result()
+    driver.scheduler._compiling._grammars.start(SOURCE).matcher.result()
     return driver
 
 
@@ -127,7 +127,7 @@ def test_quick_masks_cost_less_than_a_pass_of_their_own(
 def test_what_masks_cost_is_learned_in_bytes(model: Model) -> None:
     view = View(Executor(model))
     rows = [Row.of(FREE[0]), Row.of(guided(model, 11))]
-    rows[1].grammar = RowGrammar(Grammars(model.info).start(SOURCE).result())
+    rows[1].grammar = RowGrammar(Grammars(model.info).start(SOURCE).matcher.result())
     view.groups = [GroupView([row], 1, 0, False) for row in rows]
     free, constrained = view.groups
     assert (free.constrained, constrained.constrained) == (False, True)
