@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import mlx.core as mx
+
+from budmlx.machine_memory import machine_memory
 
 GIB = 2**30
 MIB = 2**20
@@ -49,7 +50,7 @@ class DeviceMemory:
 
     @classmethod
     def of(cls, info: Mapping[str, str | int], ram: int) -> DeviceMemory:
-        """The device that `mx.device_info()` describes. ram: bytes of the machine's memory."""
+        """The device that `mx.device_info()` describes. ram: bytes of memory that we may use."""
         if (recommended := info.get("max_recommended_working_set_size")) is not None:
             size = int(info.get("memory_size", ram))
             buffers = float(info.get("resource_limit", math.inf))
@@ -61,8 +62,7 @@ class DeviceMemory:
     @classmethod
     def here(cls) -> DeviceMemory:
         """MLX's default device."""
-        ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls.of(mx.device_info(mx.default_device()), ram)
+        return cls.of(mx.device_info(mx.default_device()), machine_memory())
 
     @property
     def limit(self) -> int:
