@@ -51,9 +51,13 @@ class InvalidRequestError(BudmlxError):
 
 
 class ContextLengthError(InvalidRequestError):
-    """The prompt is longer than the model's context, or than memory can ever hold."""
+    """The prompt is longer than the model's context, or than memory can ever hold.
+
+    tokens: of the prompt. limit: of prompt and completion together. 0 where they are not known.
+    """
 
     code = "context_length_exceeded"
+    tokens = limit = 0
 
 
 class ModelNotFoundError(BudmlxError):

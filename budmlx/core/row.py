@@ -57,6 +57,7 @@ class Row:
     turn_until: it makes way for no claim until it has produced this many tokens.
     cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
+    written: prompt tokens that were computed and stored for reuse, until then.
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: its position in its grammar, if it has one.
     """
@@ -73,6 +74,7 @@ class Row:
     turn_until: int = 0
     cached: int = 0
     from_disk: int = 0
+    written: int = 0
     states: dict[int, Any] = field(default_factory=dict)
     grammar: GrammarState | None = None
 

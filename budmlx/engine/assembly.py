@@ -81,6 +81,7 @@ def assemble(
             info.vocab_size,
             filtered=bool(plugins.added("add_output_filters")),
             cached=cache.enabled,
+            sees=images.taken,
         ),
         defaults,
     )

@@ -16,13 +16,14 @@ from budmlx.engine.hosts.host import HostStatus
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
+from budmlx.engine.request.counts import TokenCounts
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.adapters import AdapterMethods
 from budmlx.engine.run.concurrent_requests import run_all
 from budmlx.engine.run.estimate import estimated
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.sessions import SessionMethods
-from budmlx.engine.text.encoding import Encoding, TextMethods
+from budmlx.engine.text.encoding import Encoding, TextMethods, encoding
 from budmlx.errors import EngineClosedError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice, Progress
@@ -62,6 +63,7 @@ class Engine(TextMethods, SessionMethods, AdapterMethods):
         self._parts = assemble(path, name, config, self.plugins, notice)
         self._pipeline = self._parts.pipeline
         self._tokenizer = self._parts.tokenizer
+        self._counts = TokenCounts(self._pipeline.preparation)
         self._adapters = self._pipeline.dispatcher.adapters
         self.info: ModelInfo = self._pipeline.dispatcher.info
         self.defaults = self._parts.defaults
@@ -213,7 +215,18 @@ class Engine(TextMethods, SessionMethods, AdapterMethods):
         """The prompt that `chat` would give the model, with the same arguments, at any length."""
         self._check_open()
         request = messages if isinstance(messages, Request) else chat_request(messages, options)
-        return drive(self._pipeline.preparation.template(request))
+        ids = drive(self._pipeline.preparation.template(request))
+        return encoding(self._tokenizer, ids)
+
+    def count_tokens(self, messages: Messages | Request, **options: Any) -> int:
+        """The tokens of the prompt that `chat` would make, with the same arguments.
+
+        >>> engine.count_tokens("Hi") == engine.chat("Hi", max_tokens=1).usage.prompt_tokens
+        True
+        """
+        self._check_open()
+        request = messages if isinstance(messages, Request) else chat_request(messages, options)
+        return self._counts.of(request)
 
     def estimate(self, messages: Messages | Request, **options: Any) -> Estimate:
         """What `chat` would take now, with the same arguments; nothing is generated.

@@ -119,6 +119,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     top: the most likely ids and their logprobs, best first.
     cached: with the first token, how many tokens of the prompt were not computed.
     from_disk: how many of them were read from disk for this row.
+    written: with the first token, how many of the prompt were computed and stored for reuse.
     """
 
     id: int
@@ -128,15 +129,20 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     top: list[tuple[int, float]] = []
     cached: int = 0
     from_disk: int = 0
+    written: int = 0
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):
-    """A row that ended without a further token. param: the parameter at fault, if there is one."""
+    """A row that ended without a further token. param: the parameter at fault, if there is one.
+
+    limit: tokens that a row may have, where its prompt has more.
+    """
 
     id: int
     code: RowErrorCode
     message: str
     param: str | None = None
+    limit: int = 0
 
 
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):

@@ -15,13 +15,15 @@ class Usage:
     """Token counts of one request.
 
     cached_tokens: those of the prompt that were not computed. reasoning_tokens: those of the
-    completion that were reasoning.
+    completion that were reasoning. written_tokens: those of the prompt that were computed, and
+    stored for prompts that begin alike.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    written_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -94,10 +96,11 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceFinished:
-    """The last event of one choice."""
+    """The last event of one choice. stop: the stop string that ended it; empty if none did."""
 
     reason: FinishReason
     choice: int = 0
+    stop: str = ""
 
 
 MissReason = Literal[

@@ -70,6 +70,7 @@ class Choice:
     """One of the answers of a reply.
 
     parsed: the content as an object, if the request gave a model class for it.
+    stop: the stop string that ended it; empty if none did.
     """
 
     text: str
@@ -78,6 +79,7 @@ class Choice:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     parsed: Any = None
+    stop: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,13 @@ class ImagePart:
 
     source: a URL (`data:`, `http:` or `https:`) as text; in the Python API also the bytes or
     the path of a file, a PIL image, or an array. place: what errors call it.
+    instead: text in its place where the model takes no pictures; empty: the request is refused.
     """
 
     source: Any
     detail: Literal["auto", "low", "high"] = "auto"
     place: str = "image_url.url"
+    instead: str = ""
 
 
 Part = TextPart | ImagePart
@@ -78,12 +80,14 @@ class Tool:
     """A function that the model may call. parameters: JSON schema of the object of arguments.
 
     strict: the arguments must be valid, so that they are constrained while they are written.
+    deferred: it is not listed at the head of the prompt, since a message has its definition.
     """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
     strict: bool = False
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

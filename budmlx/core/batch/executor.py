@@ -316,7 +316,7 @@ class Executor:
             return
         if not prompt.remaining:
             self.prompts.remove(prompt)
-            self.groups += Group.of(self._model, prompt)
+            self.groups += Group.of(self._model, self._reuse, prompt)
 
     def _decode(self, plan: Plan) -> None:
         for row_id in plan.pause:
@@ -350,9 +350,9 @@ class Executor:
                 self._progress.fail([row], nothing_drawn(row))
                 return
             reason = row.commit([drawn.token])
-            more = (drawn.logprob, drawn.top, row.cached, row.from_disk)
+            more = (drawn.logprob, drawn.top, row.cached, row.from_disk, row.written)
             self._progress.tokens.append(Token(row.id, drawn.token, reason, *more))
-            row.cached = row.from_disk = 0
+            row.cached = row.from_disk = row.written = 0
             if reason is not None:
                 return
 

@@ -51,9 +51,9 @@ class Group:
         self.masking = 0.0
 
     @classmethod
-    def of(cls, model: Model, prompt: Prompt) -> list[Group]:
+    def of(cls, model: Model, reuse: Reusing, prompt: Prompt) -> list[Group]:
         """Groups for the rows of a finished prefill: one, unless the model cannot batch."""
-        prompt.finish()
+        prompt.finish(reuse)
         count = len(prompt.rows)
         if count == 1:
             return [cls(model, prompt.rows, prompt.cache)]
@@ -66,7 +66,7 @@ class Group:
         """The rows of whole prompts, which are computed in one forward pass."""
         caches = compute_together(model, reuse, prompts)
         for prompt in prompts:
-            prompt.finish()
+            prompt.finish(reuse)
         return cls(model, [row for prompt in prompts for row in prompt.rows], caches)
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from budmlx.core.batch.plan import PromptState
 from budmlx.core.model.memory import CACHE_STEP, row_of, scale
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
+from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix, stored
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row, adapters_of
 from budmlx.protocol import LEAST_STRETCH
@@ -138,12 +138,14 @@ class Prompt:
         reuse.store(cut)
         self.computed = end
 
-    def finish(self) -> None:
-        """Record in rows that begin how many tokens of their prompt were reused."""
-        for row in self.rows:
-            if row.fresh:
-                row.cached = self.reused
-                row.from_disk = max(self.reused - self.in_memory, 0)
+    def finish(self, reuse: Reusing) -> None:
+        """Record in rows that begin how much of their prompt was reused, and stored."""
+        fresh = [row for row in self.rows if row.fresh]
+        kept = stored(reuse, self.namespace, self.keys[:-1]) if fresh and reuse.enabled else 0
+        for row in fresh:
+            row.cached = self.reused
+            row.written = max(kept - self.reused, 0)
+            row.from_disk = max(self.reused - self.in_memory, 0)
 
 
 def find_stored(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -> None:

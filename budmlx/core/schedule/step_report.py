@@ -51,7 +51,7 @@ class StepReport:
             f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only {longest} of "
             "one request, together with the completion. Shorten it, or raise the memory limit."
         )
-        self.fail(request.id, "context_length_exceeded", message)
+        self.failed(RowFailed(request.id, "context_length_exceeded", message, limit=longest))
 
     def bad_grammar(self, row: Row, problem: str) -> None:
         """Record that a row cannot begin, since its grammar cannot be used."""

@@ -29,7 +29,7 @@ from budmlx.types import ImagePart, Message, Part, Request, TextPart
 
 log = logging.getLogger(__name__)
 
-MAX_IMAGES = 16
+MAX_IMAGES = 100
 MAX_PIXELS = 128 * 10**6
 MAX_ARRAYS = 60 * 2**20
 """Bytes of the encoder's input for a request, which travel in one message to the core."""
@@ -102,10 +102,12 @@ class Images:
     def check(self, request: Request) -> None:
         """Refuse pictures that cannot be used, before any is opened. Raises InvalidRequestError."""
         for number, message in enumerate(request.messages or ()):
-            if message.shows_images and message.role != "user":
+            if message.shows_images and message.role not in ("user", "tool"):
                 param = f"messages[{number}].content"
                 raise InvalidRequestError(
-                    f"{param} cannot hold images; only messages of the user can.", param=param
+                    f"{param} cannot hold images; only messages of the user, and results of tools, "
+                    "can.",
+                    param=param,
                 )
         shown = list(_shown(request.messages or ()))
         if shown and self._spec is None:
@@ -121,7 +123,12 @@ class Images:
             )
 
     def fetched(self, request: Request) -> Procedure[Request]:
-        """The request with the files behind its http URLs. Raises InvalidRequestError."""
+        """The request with the files behind its http URLs. Raises InvalidRequestError.
+
+        For a model without pictures, with the texts that stand for them.
+        """
+        if self._spec is None:
+            request = _with_texts(request)
         self.check(request)
         remote = {
             param: part.source
@@ -242,6 +249,14 @@ def _with_sources(request: Request, sources: Mapping[str, Any]) -> Request:
         for number, message in enumerate(request.messages or ())
     ]
     return replace(request, messages=tuple(messages)) if sources else request
+
+
+def _with_texts(request: Request) -> Request:
+    """The request with text in place of the pictures that may be left out."""
+    shown = _shown(request.messages or ())
+    return _with_sources(
+        request, {param: TextPart(part.instead) for param, part in shown if part.instead}
+    )
 
 
 def _changed(message: Message, number: int, sources: Mapping[str, Any]) -> Iterator[Part]:

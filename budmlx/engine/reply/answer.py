@@ -27,6 +27,11 @@ class AnswerStops:
         self._held: deque[Content] = deque()
         self._end: int | None = None  # of the answer so far
 
+    @property
+    def text(self) -> str:
+        """The string that stopped; empty if none did."""
+        return self._scanner.found if self._scanner is not None else ""
+
     def token(self, token_id: int, begin: int, end: int) -> None:
         """Take a token whose text stands between two places of all the text."""
         self._left -= 1
@@ -104,6 +109,11 @@ class Answer:
     def stopped(self) -> bool:
         """See the class."""
         return self._stops is not None and self._stops.found
+
+    @property
+    def stop(self) -> str:
+        """The stop string that ended the text; empty if none did."""
+        return self._stops.text if self._stops is not None else ""
 
     def token(self, token_id: int, begin: int, end: int) -> None:
         """Take a token, before the text that it completes; see `AnswerStops.token`."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from budmlx.types import (
     Choice,
+    ChoiceFinished,
     Completion,
     Event,
     Finished,
@@ -52,6 +53,7 @@ def _choice(events: Sequence[Event], reason: FinishReason) -> Choice:
         tuple(entry for event in texts for entry in event.logprobs),
         "".join(event.text for event in events if isinstance(event, ReasoningDelta)),
         tool_calls(event for event in events if isinstance(event, ToolCallDelta)),
+        stop="".join(event.stop for event in events if isinstance(event, ChoiceFinished)),
     )
 
 

@@ -115,8 +115,15 @@ class _ChoiceText:
         else:
             events = self._parsed(self._output, shown, last=last)
         if self.reason is not None:
-            events.append(ChoiceFinished(self.reason, self.number))
+            events.append(ChoiceFinished(self.reason, self.number, self._stop))
         return events
+
+    @property
+    def _stop(self) -> str:
+        """The stop string that ended the row, if one did."""
+        if self.reason != "stop":
+            return ""
+        return self._text.stop if self._answer is None else self._answer.stop
 
     def _parsed(self, output: OutputReader, text: str, *, last: bool) -> list[Event]:
         """The events of new text that may hold reasoning and calls."""
@@ -192,6 +199,7 @@ class Generation:
         self.submission = submission
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
+        self._written_tokens = 0
         self.from_disk = 0
         self._submitted = time.monotonic()
         self._started: float | None = None
@@ -237,6 +245,7 @@ class Generation:
         for row_id, new in tokens.items():
             if self._cached_tokens is None and row_id == self.row_ids[0]:
                 self._cached_tokens, self.from_disk = new[0].cached, new[0].from_disk
+                self._written_tokens = new[0].written
             self._completion_tokens += len(new)
             yield from self._choices[row_id].take(new)
         reasons = [choice.reason for choice in self._choices.values()]
@@ -253,6 +262,7 @@ class Generation:
         error.param = failed.param
         if isinstance(error, ContextLengthError):  # The core does not know what the ids were.
             error.param = "messages" if self.submission.is_chat else "prompt"
+            error.tokens, error.limit = len(self.submission.prompt.ids), failed.limit
         return error
 
     def _usage(self) -> Usage:
@@ -262,6 +272,7 @@ class Generation:
             self._completion_tokens,
             cached_tokens=self._cached_tokens or 0,
             reasoning_tokens=reasoning,
+            written_tokens=self._written_tokens,
         )
 
     def _timing(self) -> Timing:

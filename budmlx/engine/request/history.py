@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from budmlx.engine.request.past_calls import RESULTS, in_turns, with_usable_calls
 from budmlx.engine.template.probes import OrderFeatures
 from budmlx.engine.template.template import ChatTemplate
-from budmlx.types import Message, Part, TextPart
+from budmlx.types import ImagePart, Message, Part, TextPart
 
 INSTRUCTIONS = ("system", "developer")
+PICTURE = TextPart("[The picture is shown below.]")
+"""Stands in a result for its picture."""
 MAX_NOTES = 16
 """Of the changes to one request, those that are told one by one."""
 
@@ -43,7 +45,7 @@ def history_for(template: ChatTemplate, messages: Sequence[Message]) -> History:
     calls = any(message.tool_calls or message.role in RESULTS for message in messages)
     usable = with_usable_calls(messages, template.calls, notes) if calls else messages
     placed = _Placement(template, notes).of(usable)
-    turns = in_turns(placed, template.calls) if calls else placed
+    turns = in_turns(_pictures_apart(placed), template.calls) if calls else placed
     return History(tuple(_ordered(turns, template.order)), tuple(notes))
 
 
@@ -128,6 +130,25 @@ class _Placement:
                 "not take there; it stands in a user's message, as <system-reminder>."
             )
         waiting.clear()
+
+
+def _pictures_apart(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the pictures of results in a user's message after them.
+
+    Few templates write pictures elsewhere. Their order stays the same.
+    """
+    apart: list[Message] = []
+    shown: list[Part] = []
+    for message in messages:
+        if message.role in RESULTS and message.shows_images:
+            shown += [part for part in message.content if isinstance(part, ImagePart)]
+            parts = (PICTURE if isinstance(part, ImagePart) else part for part in message.content)
+            message = replace(message, content=tuple(part for part in parts if part))
+        elif shown and message.role not in RESULTS:
+            apart.append(Message(role="user", content=tuple(shown)))
+            shown = []
+        apart.append(message)
+    return [*apart, *([Message(role="user", content=tuple(shown))] if shown else [])]
 
 
 def _ordered(messages: Sequence[Message], order: OrderFeatures) -> list[Message]:

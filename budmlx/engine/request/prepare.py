@@ -20,7 +20,6 @@ from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
 from budmlx.engine.request.turns import turn_ends
 from budmlx.engine.text.control_tokens import LONG_TEXT
-from budmlx.engine.text.encoding import Encoding, encoding
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError, ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
@@ -96,15 +95,18 @@ class Preparation:
         except BudmlxError as error:
             return error
 
-    def template(self, request: Request) -> Procedure[Encoding]:
-        """The prompt that a chat becomes, however long it is."""
+    def template(self, request: Request) -> Procedure[list[int]]:
+        """The ids of the prompt that a chat becomes, however long it is."""
         if request.shows_images:
             request = yield from self._images.fetched(request)
         if request.messages is None:
             raise InvalidRequestError("There must be messages to render.", param="messages")
-        return encoding(self._tokenizer, self._rendered(request)[1].ids)
+        return self._rendered(request, places=False)[1].ids
 
-    def _rendered(self, request: Request) -> tuple[Request, TokenizedPrompt]:
+    def _rendered(
+        self, request: Request, *, places: bool = True
+    ) -> tuple[Request, TokenizedPrompt]:
+        """The request without pictures, and its prompt. places: with those of checkpoints."""
         if self._transforms:
             request = transformed(request, self._transforms, self._calls)
         self._parsers.check(request)
@@ -123,7 +125,7 @@ class Preparation:
             messages = self._defaults.instructed(messages)
         ids = self._render(request, messages)
         prompt = self._images.placed(ids, shown) if shown else TokenizedPrompt(ids)
-        if not shown and self._info.needs_checkpoints:
+        if places and not shown and self._info.needs_checkpoints:
             prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
         if not shown and request.explain_cache:
             ends = self._ends(replace(request, messages=messages), messages, ids)
@@ -135,7 +137,7 @@ class Preparation:
             self._tokenizer,
             messages,
             request.chat_template_kwargs,
-            tools=active_tools(request),
+            tools=[tool for tool in active_tools(request) if not tool.deferred],
             placeholder=self._images.placeholder,
         )
 
@@ -190,11 +192,13 @@ class Preparation:
         if not ids:
             raise InvalidRequestError("The prompt has no tokens.", param=param)
         if len(ids) >= info.context_length:
-            raise ContextLengthError(
+            error = ContextLengthError(
                 f"The prompt has {len(ids)} tokens; {info.name} takes at most "
                 f"{info.context_length} together with the completion. Shorten the {param}.",
                 param=param,
             )
+            error.tokens, error.limit = len(ids), info.context_length
+            raise error
         # The largest and smallest id decide, so that the common case is fast.
         if min(ids) < 0 or max(ids) >= info.vocab_size:
             raise InvalidRequestError(

@@ -71,6 +71,7 @@ def render(
 ) -> list[int]:
     """Token ids of a conversation, up to where the assistant's reply begins or continues.
 
+    tools: those that are listed at its head.
     placeholder: text of the token that stands for a picture; it is written once for each.
 
     Raises:

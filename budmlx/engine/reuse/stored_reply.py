@@ -24,7 +24,7 @@ from budmlx.types import (
     Usage,
 )
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when `StoredReply` changes: what older versions kept becomes a miss."""
 
 NOT_IN_KEY = frozenset({"cache", "explain_cache", "given"})
@@ -58,6 +58,7 @@ class StoredChoice(msgspec.Struct, frozen=True, array_like=True):
     logprobs: tuple[StoredLogprob, ...] = ()
     reasoning: str = ""
     calls: tuple[tuple[str, str, str], ...] = ()
+    stop: str = ""
 
 
 class StoredReply(msgspec.Struct, frozen=True, array_like=True):
@@ -98,6 +99,7 @@ def stored(key: str, events: Sequence[Event]) -> StoredReply | None:
             tuple(map(StoredLogprob.of, choice.logprobs)),
             choice.reasoning,
             tuple((call.id, call.name, call.arguments) for call in choice.tool_calls),
+            choice.stop,
         )
         for choice in done.choices
     )
@@ -122,7 +124,7 @@ def replay(reply: StoredReply) -> Iterator[Event]:
             yield TextDelta(choice.text, number, logprobs)
         for index, (call_id, name, arguments) in enumerate(choice.calls):
             yield ToolCallDelta(index, call_id, name, arguments, number)
-        yield ChoiceFinished(choice.reason, number)
+        yield ChoiceFinished(choice.reason, number, choice.stop)
     usage = Usage(
         reply.prompt_tokens,
         reply.completion_tokens,

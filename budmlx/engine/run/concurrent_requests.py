@@ -126,6 +126,7 @@ def _summary(ends: Sequence[Finished]) -> Finished:
         completion_tokens=sum(end.usage.completion_tokens for end in ends),
         cached_tokens=sum(end.usage.cached_tokens for end in ends),
         reasoning_tokens=sum(end.usage.reasoning_tokens for end in ends),
+        written_tokens=sum(end.usage.written_tokens for end in ends),
     )
     timing = max((end.timing for end in ends), key=lambda timing: timing.total)
     return Finished(tuple(reasons), usage, timing, cached=all(end.cached for end in ends))

@@ -229,13 +229,14 @@ def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingP
 class RequestWarnings:
     """Makes the warnings of a model. filtered: output filters may change the text.
 
-    cached: there is a response cache.
+    cached: there is a response cache. sees: the model takes pictures.
     """
 
     parsers: Parsers
     vocab_size: int
     filtered: bool
     cached: bool
+    sees: bool = True
 
     def of(self, request: Request) -> list[str]:
         """A sentence for each part of a request that has no effect."""
@@ -253,6 +254,8 @@ class RequestWarnings:
                 warnings += changes(template, request.messages)
             _, effort = template.with_known_effort(request.chat_template_kwargs)
             warnings += [effort] if effort else []
+        if request.shows_images and not self.sees:
+            warnings += _left_out(request)
         strict = any(tool.strict for tool in active_tools(request))
         free = strict and not is_forced(request) and request.response_format is None
         if free and not can_be_strict(self.parsers):
@@ -270,3 +273,12 @@ class RequestWarnings:
         if request.cache is not None and request.cache.write and not self.cached:
             warnings.append("cache has no effect: there is no response cache.")
         return warnings
+
+
+def _left_out(request: Request) -> list[str]:
+    """A sentence on each message whose pictures are left out."""
+    return [
+        f"The pictures of messages[{number}] were left out: this model takes text only."
+        for number, message in enumerate(request.messages or ())
+        if message.shows_images
+    ][:MOST_NAMED]

@@ -45,6 +45,11 @@ class TextStream:
         self._decoder = _decoder(tokenizer)
         self._stops = StopScanner(stop) if stop else None
 
+    @property
+    def stop(self) -> str:
+        """The stop string that ended the text; empty if none did."""
+        return self._stops.found if self._stops is not None else ""
+
     def push(self, token_id: int) -> str:
         """Take one id and return the text that is now safe to show."""
         early, self._early = self._early > 0, self._early - 1

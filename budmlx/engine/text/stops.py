@@ -10,11 +10,12 @@ class StopScanner:
     """Finds the first of several strings in text that comes in pieces (Aho-Corasick).
 
     State n stands for the n-th known prefix of a stop string: the longest one that the text
-    now ends with. held: that end of the text, which must not be shown yet.
+    now ends with. held: that end of the text, which must not be shown yet. found: the one that
+    ended the text; empty before.
     """
 
     def __init__(self, stops: Collection[str]):
-        self.held = ""
+        self.held = self.found = ""
         self._state = 0
         self._next: list[dict[str, int]] = [{}]
         self._depth = [0]
@@ -61,7 +62,9 @@ class StopScanner:
             state = self._next[state].get(character, 0)
             if self._match[state]:
                 self.held = ""
-                return text[: position + 1 - self._match[state]], True
+                begin = position + 1 - self._match[state]
+                self.found = text[begin : position + 1]
+                return text[:begin], True
         self._state = state
         safe = len(text) - self._depth[state]
         self.held = text[safe:]

@@ -199,7 +199,7 @@ def test_refusals(engine: Engine) -> None:
             "begins with data:",
         ),
         ([{"role": "system", "content": [image]}], "messages[0].content", "user"),
-        (parts(*[picture(n) for n in range(17)]), "messages", "17"),
+        (parts(*[picture(0)] * 101), "messages", "101"),
         (parts(b"nothing"), "messages[0].content[0].image", "cannot be decoded"),
     ):
         with pytest.raises(InvalidRequestError, match=words) as caught:
