@@ -11,12 +11,12 @@ import mlx.core as mx
 from budmlx.core.activity import Activity
 from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.batch.executor import Executor
+from budmlx.core.batch.prefill import stored
 from budmlx.core.device import use_device
 from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
 from budmlx.core.reuse.blocks import open_reuse
-from budmlx.core.reuse.interface import stored
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError

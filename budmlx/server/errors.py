@@ -12,6 +12,7 @@ from aiohttp import web
 from budmlx.errors import (
     BudmlxError,
     CancelledError,
+    ContextLengthError,
     EngineClosedError,
     EngineUnavailableError,
     InvalidRequestError,
@@ -61,13 +62,17 @@ class HttpError(BudmlxError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception as clients may see it, in no protocol yet."""
+    """An exception as clients may see it, in no protocol yet.
+
+    too_long: of a prompt that is: its tokens, and those that it may have with its completion.
+    """
 
     status: int
     message: str
     param: str | None = None
     code: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    too_long: tuple[int, int] | None = None
 
 
 def failure_of(exc: BaseException) -> Failure:
@@ -80,7 +85,10 @@ def failure_of(exc: BaseException) -> Failure:
         if status == 503:
             retry_after = exc.retry_after if isinstance(exc, EngineUnavailableError) else 0
             headers["Retry-After"] = str(max(retry_after, RETRY_SECONDS))
-        return Failure(status, exc.message, exc.param, exc.code, headers)
+        too_long = None
+        if isinstance(exc, ContextLengthError) and exc.limit:
+            too_long = exc.tokens, exc.limit
+        return Failure(status, exc.message, exc.param, exc.code, headers, too_long)
     if isinstance(exc, web.HTTPException):
         allow = exc.headers.get("Allow")
         message = MESSAGES.get(exc.status, MESSAGES[500 if exc.status >= 500 else 400])

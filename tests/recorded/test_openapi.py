@@ -47,6 +47,9 @@ CORRECTED = (
     ".paths./v1/models/pull.",
     ".paths./v1/models/{id}.delete.",
     "/ready.get.responses.200.content.application/json.schema.properties.problems.",
+    # So did other protocols.
+    ".paths./v1/messages",
+    ".securitySchemes.x-api-key.",
     *(
         f".paths./v1/models{place}.{field}"
         for place in (

@@ -151,7 +151,10 @@ async def test_the_page_loads_nothing_from_elsewhere(start: Start) -> None:
     assert links.found == {"data:,", "openapi.json"}
     assert "://" not in page.content.decode() and "innerHTML" not in page.content.decode()
     spec = await exchange(server, get("/openapi.json"))
-    assert spec.json["security"] == [{"key": []}] and spec.json["paths"] == SPEC["paths"]
+    assert (
+        spec.json["security"] == [{"key": []}, {"x-api-key": []}]
+        and spec.json["paths"] == SPEC["paths"]
+    )
     for path in ("/docs", "/openapi.json"):
         check_error(await exchange(server, get(path, Host="evil.example")), 403)
     assert (await exchange(await start(), get("/openapi.json"))).json == SPEC

@@ -14,7 +14,7 @@ import numpy as np
 from budmlx.core.batch.plan import PromptState
 from budmlx.core.model.memory import CACHE_STEP, row_of, scale
 from budmlx.core.model.model import Model
-from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix, stored
+from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
 from budmlx.core.reuse.session import save_session
 from budmlx.core.row import Row, adapters_of
 from budmlx.protocol import LEAST_STRETCH
@@ -146,6 +146,14 @@ class Prompt:
             row.cached = self.reused
             row.written = max(kept - self.reused, 0)
             row.from_disk = max(self.reused - self.in_memory, 0)
+
+
+def stored(reuse: Reusing, namespace: str, keys: Sequence[int]) -> int:
+    """How many tokens of a prompt are in memory."""
+    if (found := reuse.find(namespace, keys, 0)) is None:
+        return 0
+    found.unpin()
+    return found.length
 
 
 def find_stored(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -> None:

@@ -147,11 +147,3 @@ class Reusing(Protocol):
         ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
         or go on beyond `ids`.
         """
-
-
-def stored(reuse: Reusing, namespace: str, keys: Sequence[int]) -> int:
-    """How many tokens of a prompt are in memory."""
-    if (found := reuse.find(namespace, keys, 0)) is None:
-        return 0
-    found.unpin()
-    return found.length

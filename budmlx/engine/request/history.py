@@ -140,15 +140,18 @@ def _pictures_apart(messages: Sequence[Message]) -> list[Message]:
     apart: list[Message] = []
     shown: list[Part] = []
     for message in messages:
-        if message.role in RESULTS and message.shows_images:
+        if message.role in RESULTS and not isinstance(message.content, str):
             shown += [part for part in message.content if isinstance(part, ImagePart)]
-            parts = (PICTURE if isinstance(part, ImagePart) else part for part in message.content)
-            message = replace(message, content=tuple(part for part in parts if part))
+            message = replace(message, content=tuple(map(_without_picture, message.content)))
         elif shown and message.role not in RESULTS:
             apart.append(Message(role="user", content=tuple(shown)))
             shown = []
         apart.append(message)
     return [*apart, *([Message(role="user", content=tuple(shown))] if shown else [])]
+
+
+def _without_picture(part: Part) -> TextPart:
+    return PICTURE if isinstance(part, ImagePart) else part
 
 
 def _ordered(messages: Sequence[Message], order: OrderFeatures) -> list[Message]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from budmlx.server.dialects.anthropic.dialect import Anthropic
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.openai.dialect import OpenAI
 
-DIALECTS = Dialects(OpenAI())
+DIALECTS = Dialects(OpenAI(), Anthropic())

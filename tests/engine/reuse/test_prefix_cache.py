@@ -65,7 +65,9 @@ def test_an_exact_repeat_counts_all_but_one_token(engine: Engine) -> None:
     first = engine.chat("Repeat: " + STORY, **GREEDY, n=3)
     second = engine.chat("Repeat: " + STORY, **GREEDY, n=3)
     assert second.choices == first.choices
-    assert second.usage == replace(first.usage, cached_tokens=first.usage.prompt_tokens - 1)
+    stored = first.usage.prompt_tokens - 1
+    assert (first.usage.written_tokens, second.usage.written_tokens) == (stored, 0)
+    assert second.usage == replace(first.usage, cached_tokens=stored, written_tokens=0)
 
 
 def test_a_stop_string_leaves_the_tokens_in_place(engine: Engine, cold: Engine) -> None:

@@ -18,7 +18,7 @@ from budmlx.server.openai_errors import Error, error_response
 
 ELSEWHERE = re.compile(
     r"(/v1)*/(embeddings|responses|classify|fim|images|audio|confidential|nodes|files|fine_tuning"
-    r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a|messages"
+    r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a"
     r"|events|event-triggers)(/.*)?"
 )
 """Endpoints of the services whose clients are served here that this server lacks."""

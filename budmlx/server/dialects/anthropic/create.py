@@ -1,0 +1,122 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`: what answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from budmlx.engine.engine import Engine
+from budmlx.engine.reply.completion import completion
+from budmlx.errors import InvalidRequestError
+from budmlx.server import answer
+from budmlx.server.body import off_loop, parsed
+from budmlx.server.dialects.anthropic.body import CountTokensRequest, MessagesRequest
+from budmlx.server.dialects.anthropic.errors import STATUSES
+from budmlx.server.dialects.anthropic.history import History
+from budmlx.server.dialects.anthropic.reply import STREAMED, MessageOut, MessageReply
+from budmlx.server.endpoints import EndpointTable
+from budmlx.server.records import ORIGIN
+from budmlx.server.security import request_id
+from budmlx.server.state import CONFIG, MODELS, NAMESPACE, SEALER
+from budmlx.server.warnings_header import warnings_header
+from budmlx.types import Event, Request
+
+endpoints = EndpointTable("/v1", STATUSES)
+
+
+@endpoints.post(
+    "/v1/messages",
+    "Answer a conversation, in Anthropic's protocol",
+    MessagesRequest,
+    reply=MessageOut,
+    streamed=STREAMED,
+)
+async def create_message(request: web.Request) -> web.StreamResponse:
+    """Answer a conversation, as JSON or as a stream of events."""
+    config = request.app[CONFIG]
+    body, size = await parsed(request, MessagesRequest.parse)
+    warnings = body.review(strict=config.strict)
+    model = request.app[MODELS].find(body.model)
+    sealer = request.app[SEALER]
+    generation, history = await off_loop(size, body.to_request, sealer)
+    generation = replace(
+        generation,
+        incremental_calls=config.incremental_tool_calls,
+        namespace=request.get(NAMESPACE, ""),
+        adapter=model.adapter,
+    )
+    warnings += history.warnings
+    reply = MessageReply(body.model, body.max_tokens, request_id(request), warnings, sealer.seal)
+
+    async def run(engine: Engine) -> answer.Events:
+        warnings.extend(await off_loop(size, _warnings, engine, generation, history))
+        return _in_request(engine.aevents(generation, request.get(ORIGIN)), history)
+
+    if body.stream:
+        return await answer.streamed(request, model, reply, run)
+    collect = partial(completion, model.name, warnings)
+    return await answer.whole(request, model, reply, run, collect)
+
+
+def _warnings(engine: Engine, request: Request, history: History) -> list[str]:
+    """Warnings of the loaded model, which name places in the client's request."""
+    try:
+        return [history.in_request(warning) for warning in engine.warnings(request)]
+    except InvalidRequestError as error:
+        raise _renamed(error, history) from None
+
+
+async def _in_request(
+    events: AsyncGenerator[Event, None], history: History
+) -> AsyncGenerator[Event, None]:
+    """The events; an error names the place in the client's request."""
+    try:
+        async for event in events:
+            yield event
+    except InvalidRequestError as error:
+        raise _renamed(error, history) from None
+    finally:
+        await events.aclose()
+
+
+def _renamed(error: InvalidRequestError, history: History) -> InvalidRequestError:
+    error.message = history.in_request(error.message)
+    error.param = error.param and history.in_request(error.param)
+    return error
+
+
+class TokenCount(Struct, frozen=True):
+    """How many tokens the prompt has."""
+
+    input_tokens: int
+
+
+@endpoints.post(
+    "/v1/messages/count_tokens",
+    "Count the tokens of a conversation",
+    CountTokensRequest,
+    reply=TokenCount,
+)
+async def count_tokens(request: web.Request) -> web.Response:
+    """Count the tokens of the prompt that a conversation becomes; nothing is queued."""
+    body, size = await parsed(request, CountTokensRequest.parse)
+    warnings = body.review(strict=request.app[CONFIG].strict)
+    model = request.app[MODELS].find(body.model)
+    counted, history = await off_loop(size, body.read, request.app[SEALER])
+    warnings += history.warnings
+    async with model.aengine() as engine:
+        try:
+            count = await asyncio.to_thread(engine.count_tokens, counted)
+        except InvalidRequestError as error:
+            raise _renamed(error, history) from None
+    return web.Response(
+        body=msgspec.json.encode(TokenCount(count)),
+        content_type="application/json",
+        headers={"Request-Id": request_id(request), **warnings_header(warnings)},
+    )
