@@ -113,6 +113,7 @@ class CoreLoop:
             prefill_chunk=model.numbers.prefill_chunk,
             stream_slowdown=self._settings.stream_slowdown,
             token_decoder=self._settings.token_decoder,
+            speculation=self._settings.speculation,
         )
         changes = AdapterChanges(executor, lambda: scheduler.budget, self._emit, self._inbox.put)
         self._emit(Loaded(model.info, scheduler.budget, adapters))

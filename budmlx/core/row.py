@@ -35,6 +35,20 @@ class GrammarState(Protocol):
         """Go back to the beginning; all of the row's tokens are consumed again."""
 
 
+class DraftState(Protocol):
+    """What a row may draw next."""
+
+    @property
+    def chance(self) -> float:
+        """How likely a drafted token is the one that the row draws."""
+
+    def draft(self, count: int, ahead: Sequence[int] = ()) -> list[int]:
+        """At most `count` tokens that may come after the ids and `ahead`."""
+
+    def follow(self, token: int) -> None:
+        """Hear of a token that was added to the ids."""
+
+
 # A row that ran alone for this many tokens after a fault may share a batch again.
 PROBATION = 8
 
@@ -60,6 +74,7 @@ class Row:
     written: prompt tokens that were computed and stored for reuse, until then.
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: its position in its grammar, if it has one.
+    drafts: what it may draw next; None if nothing is drafted for it.
     """
 
     request: GenerateRequest
@@ -77,6 +92,7 @@ class Row:
     written: int = 0
     states: dict[int, Any] = field(default_factory=dict)
     grammar: GrammarState | None = None
+    drafts: DraftState | None = None
 
     @classmethod
     def of(cls, request: GenerateRequest) -> Row:
@@ -153,6 +169,8 @@ class Row:
             ids.append(token)
             if self.keys is not ids:
                 self.keys.append(token)
+            if self.drafts is not None:
+                self.drafts.follow(token)
             if token in request.stop_ids:
                 return "stop"
             if len(ids) >= end:

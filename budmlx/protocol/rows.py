@@ -84,6 +84,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     the first and the last matter less.
     session: a file to read before the prompt is computed, or to write afterwards.
     adapter: the digest of the adapter that computes it beside the model; empty for none.
+    speculation: it may draft. Its tokens are the same either way.
     """
 
     id: int
@@ -105,6 +106,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: list[int] = []
     session: SessionFile | None = None
     adapter: str = ""
+    speculation: bool = False
 
 
 def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:

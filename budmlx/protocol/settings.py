@@ -47,6 +47,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     chose it fail then.
     token_decoder: what stands for the decoder in tokenizer.json, as JSON; empty leaves it.
     warmup: before it serves, the core runs what requests will run.
+    speculation: tokens that a row drafts in a step at most; 0 for none, auto for as many as pay.
     """
 
     model_path: str
@@ -65,3 +66,4 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     adapters: list[AdapterSource] = []
     token_decoder: str = ""
     warmup: bool = True
+    speculation: Literal["auto"] | int = 0

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
+from budmlx.core.batch.verify import drafts_of
 from budmlx.core.model.device_faults import DeviceLostError, ends_the_process, is_device_fault
 from budmlx.core.model.memory import MemoryModel, memory_use
 from budmlx.core.model.model import Model
@@ -128,6 +130,8 @@ class Executor:
         if problem:
             return RowFailed(row.id, "session_error", problem)
         self._rows[row.id] = row
+        if row.request.speculation and self.info.speculates:
+            row.drafts = drafts_of(row)
         return None
 
     def between_steps(self, change: Callable[[], None]) -> None:
@@ -289,7 +293,7 @@ class Executor:
         batch.sort(key=lambda prompt: leaders.index(prompt.rows[0]))
         rows = [row for prompt in batch for row in prompt.rows]
         self._activity.run(kind_of_pass(batch, prefill.tokens))
-        grows = any(self._grows(prompt, prefill.tokens or prompt.remaining) for prompt in batch)
+        grows = any(prompt.grows(self.memory, prefill.tokens) for prompt in batch)
         if len(batch) > 1:
             self._guard(rows, self._prefill_together, batch)
         else:
@@ -297,11 +301,6 @@ class Executor:
         # A cache grows by making larger arrays, so that every former size is left behind.
         if grows and mx.get_cache_memory() >= self._worth_clearing:
             mx.clear_cache()
-
-    def _grows(self, prompt: Prompt, count: int) -> bool:
-        """Whether `count` more tokens need larger arrays than the prompt's cache has."""
-        held = prompt.held
-        return held > 0 and self.memory.row(held) < self.memory.row(held + count)
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
         group = Group.together(self._model, self._reuse, batch)
@@ -321,28 +320,25 @@ class Executor:
     def _decode(self, plan: Plan) -> None:
         for row_id in plan.pause:
             self._group(row_id).pause()
-        for row_id in plan.decode:
+        for row_id, most in zip_longest(plan.decode, plan.draft, fillvalue=0):
             group = self._group(row_id)
             # A merge of this plan may have failed.
             if self._progress.goes_on(group.rows):
-                self._guard(group.rows, self._dispatch, group)
+                self._guard(group.rows, self._dispatch, group, most)
         drawn: list[tuple[Row, list[Outcome]]] = []
         for group in self.groups:
             if self._progress.goes_on(group.rows):
-                self._guard(group.rows, self._collect, group, drawn)
+                self._guard(group.rows, lambda group=group: drawn.extend(group.collect()))
         # Only now, since a device that failed one group's step may have failed that of another.
         for row, outcomes in drawn:
             if row not in self._progress.out:
                 self._commit(row, outcomes)
 
-    def _dispatch(self, group: Group) -> None:
-        self._activity.run(group.kind)
-        for row, fault in group.dispatch(self._expected).items():
+    def _dispatch(self, group: Group, most: int) -> None:
+        self._activity.run(group.kind(most))
+        for row, fault in group.dispatch(self._expected, most).items():
             self._progress.fail([row], fault)
         self._progress.masking += group.masking
-
-    def _collect(self, group: Group, drawn: list[tuple[Row, list[Outcome]]]) -> None:
-        drawn += group.collect()
 
     def _commit(self, row: Row, outcomes: Sequence[Outcome]) -> None:
         for drawn in outcomes:
@@ -354,6 +350,7 @@ class Executor:
             self._progress.tokens.append(Token(row.id, drawn.token, reason, *more))
             row.cached = row.from_disk = row.written = 0
             if reason is not None:
+                self._progress.out.add(row)
                 return
 
     def _guard(self, rows: Iterable[Row], action: Callable[..., None], *arguments: Any) -> None:

@@ -12,6 +12,7 @@ import mlx.core as mx
 from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.slots import Slots
+from budmlx.core.batch.verify import Drafted
 from budmlx.core.model.memory import CACHE_STEP, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Reusing
@@ -32,7 +33,8 @@ class Group:
     `_feed`, [rows, 1], holds the next input token of each row: for a row that has just joined
     the last prompt token, otherwise one that is still being computed.
     `_in_flight` holds tokens that steps drew and nobody has read, with the rows they were drawn
-    for; None stands for rows that have left.
+    for; None stands for rows that have left. Of a step with drafts nothing is in flight: what it
+    drew says where the rows are.
     masking: seconds in the last step between tokens that were read and those that are drawn with
     masks made of them; 0 without grammars.
     """
@@ -47,6 +49,7 @@ class Group:
         self._adapters: list[str] | None = None
         self._in_flight: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
+        self._verified: list[tuple[Row, list[Outcome]]] = []
         self._steps = 0
         self.masking = 0.0
 
@@ -80,14 +83,13 @@ class Group:
         """Whether a cache still has no content."""
         return self._slots.empty
 
-    @property
-    def kind(self) -> Hashable:
-        """The kind of the next step, for `Activity.run`."""
+    def kind(self, most: int = 0) -> Hashable:
+        """The kind of the next step, for `Activity.run`. most: see `dispatch`."""
         if self._features is None:
             own = {"adapters"} if adapters_of(self.rows) else set()
             self._features = features(self.rows) | own
         width, length = self._slots.width.bit_length(), scale(self.rows[0].held, CACHE_STEP)
-        return "decode", width, self._slots.vacant > 0, length, self._features
+        return "decode", width, self._slots.vacant > 0, length, self._features, most
 
     @property
     def _longest(self) -> int:
@@ -138,10 +140,11 @@ class Group:
             self._sampling.release()
             self._sampling = None
 
-    def dispatch(self, expected: int) -> Mapping[Row, RowFault]:
+    def dispatch(self, expected: int, most: int = 0) -> Mapping[Row, RowFault]:
         """Start the next step: forward pass and sampling, without waiting for either.
 
-        expected: rows that may join soon.
+        expected: rows that may join soon. most: tokens that are drafted for each row; a step with
+        drafts waits for the tokens before it, and for its own.
         Rows whose token in flight is their last take part only if others continue:
         dropping them first would mean to wait for that token.
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
@@ -153,11 +156,12 @@ class Group:
         if self._sampling is None:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         self._slots.before_step(self._longest, expected)
-        tokens = self._slots.spread(self._feed)
-        if self._adapters is None:
-            self._adapters = adapters_of(self.rows)
-        adapters = self._slots.placed(self._adapters)
-        logits = self._slots.gather(self._model(tokens, self._slots.caches, adapters=adapters))
+        drafted: Drafted | None = None
+        if most and not self._slots.empty:
+            drafted = Drafted.make(self.rows, self._unread(), most)
+        if drafted is not None:
+            return self._verify(drafted)
+        logits = self._forward(self._feed)
         unread: dict[Row, list[int]] = {}
         if self._sampling.constrained:
             # The device works while the tokens before are read and masks are made of them.
@@ -169,11 +173,41 @@ class Group:
             self.masking = time.perf_counter() - begin
         self._feed = drawn.tokens
         self._in_flight = [(drawn, self.rows)]
+        self._slots.take([1] * len(self.rows), 1)
         for row in self.rows:
             row.advance()
+        mx.async_eval(*drawn.arrays, *self._kept)
+        return drawn.faults
+
+    def _forward(self, fed: mx.array) -> mx.array:
+        """Logits [rows, tokens, vocab] for token ids [rows, tokens]."""
+        self._slots.open(fed.shape[1], [row.held for row in self.rows])
+        if self._adapters is None:
+            self._adapters = adapters_of(self.rows)
+        tokens, adapters = self._slots.spread(fed), self._slots.placed(self._adapters)
+        logits = self._model(tokens, self._slots.caches, adapters=adapters)
         self._steps += 1
-        kept = self._slots.arrays if self._steps % EVALUATE_EVERY == 0 else []
-        mx.async_eval(*drawn.arrays, *kept)
+        return self._slots.gather(logits)
+
+    @property
+    def _kept(self) -> list[mx.array]:
+        """What is evaluated beside the step."""
+        return self._slots.arrays if self._steps % EVALUATE_EVERY == 0 else []
+
+    def _verify(self, drafted: Drafted) -> Mapping[Row, RowFault]:
+        """A step with drafts: of every row are taken the draws up to the first that differs."""
+        assert self._sampling is not None
+        fed = mx.array(drafted.fed)
+        logits = self._forward(fed)
+        unread = self._unread() if self._sampling.constrained else {}
+        drawn = self._sampling.sample(logits, fed, unread)
+        mx.async_eval(*drawn.arrays, *self._kept)
+        outcomes = drafted.taken(drawn.read())
+        self._slots.take([len(each) for each in outcomes], fed.shape[1])
+        for row, taken in zip(self.rows, outcomes, strict=True):
+            row.advance(len(taken))
+        self._feed = mx.array([[taken[-1].token] for taken in outcomes], dtype=mx.uint32)
+        self._verified = list(zip(self.rows, outcomes, strict=True))
         return drawn.faults
 
     def _unread(self) -> dict[Row, list[int]]:
@@ -191,10 +225,15 @@ class Group:
         self._due, self._in_flight = self._in_flight, []
 
     def collect(self) -> Iterator[tuple[Row, list[Outcome]]]:
-        """Wait for the tokens of the step before the last `dispatch`; yields them by row."""
+        """Wait for the tokens of the step before the last `dispatch`; yields them by row.
+
+        Those of a step with drafts come at once, after the others.
+        """
         due, self._due = self._due, []
         here = set(self.rows)
         for drawn, rows in due:
             for row, outcomes in zip(rows, drawn.read(), strict=True):
                 if row in here:
                     yield row, outcomes
+        verified, self._verified = self._verified, []
+        yield from verified

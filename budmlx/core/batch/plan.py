@@ -36,8 +36,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     save: one block is written to disk.
     prefill: the forward pass over prompts, if there is one; those that it completes become a
     group, the last one. Its counts follow the last result, so nothing that changes what is stored
-    or adds a prompt is in the same plan. decode: groups that take a step. pause: groups that do
-    not, and whose last step is read all the same. Groups are named by any of their rows.
+    or adds a prompt is in the same plan. decode: groups that take a step. draft: how many tokens
+    each of these drafts at most; none do if it is empty. pause: groups that do not take a step,
+    and whose last step is read all the same. Groups are named by any of their rows.
     """
 
     forget: bool = False
@@ -52,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     save: bool = False
     prefill: Prefill | None = None
     decode: list[int] = []
+    draft: list[int] = []
     pause: list[int] = []
 
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from budmlx.core.batch.plan import PromptState
-from budmlx.core.model.memory import CACHE_STEP, row_of, scale
+from budmlx.core.model.memory import CACHE_STEP, MemoryModel, row_of, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix
 from budmlx.core.reuse.session import save_session
@@ -78,6 +78,11 @@ class Prompt:
     def remaining(self) -> int:
         """Tokens to prefill. The last id is left to the first decode step."""
         return len(self.ids) - 1 - self.held
+
+    def grows(self, memory: MemoryModel, count: int) -> bool:
+        """Whether `count` more tokens, or 0 for all, need larger arrays than the cache has."""
+        held, count = self.held, count or self.remaining
+        return held > 0 and memory.row(held) < memory.row(held + count)
 
     @property
     def next_checkpoint(self) -> int | None:

@@ -8,15 +8,16 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import BatchKVCache
 
+from budmlx.core.batch.edge import KINDS, Edge
 from budmlx.core.batch.prefill import extract
 from budmlx.core.model.memory import CACHE_STEP, arrays_of, keep_rows, state_arrays
-from budmlx.core.model.quantized_kv import BatchQuantizedCache
 
 # A batch is cut down to its longest row once it is longer by this many tokens, and this share.
 SPARE_TOKENS = 32
 SPARE_SHARE = 1 / 16
+# Passes of one token after which the edge is closed: what makes it straight is a copy.
+NARROW_PASSES = 16
 
 
 class Slots:
@@ -25,6 +26,9 @@ class Slots:
     Adding or removing a slot copies all others, so a row that leaves a batch leaves its slot
     vacant, and the next newcomer is written into it. Vacant slots take part in every step: once
     they have cost about as much as the copy, they are given up.
+
+    While rows take different numbers of tokens, the caches have an `Edge`; what copies them
+    closes it first.
 
     copy_steps: what a copy of all rows costs, in steps.
     places: the slot of each row, ascending. width: how many slots there are.
@@ -37,6 +41,8 @@ class Slots:
         self._copy_steps = copy_steps
         self._merged = rows > 1
         self._rent = 0.0
+        self._edge: Edge | None = None
+        self._narrow = 0
 
     @property
     def vacant(self) -> int:
@@ -51,12 +57,15 @@ class Slots:
     @property
     def span(self) -> int:
         """Tokens that every slot takes, padding included; 0 if slots cannot stay vacant."""
+        if self._edge is not None:
+            return self._edge.end
         return self.caches[0].size() if self._lasting else 0
 
     @property
     def _lasting(self) -> bool:
-        kinds = (BatchKVCache, BatchQuantizedCache)
-        known = self._merged and all(type(entry) in kinds for entry in self.caches)
+        if self._edge is not None:
+            return True
+        known = self._merged and all(type(entry) in KINDS for entry in self.caches)
         return known and not self.empty
 
     @property
@@ -66,6 +75,8 @@ class Slots:
 
     def row(self, index: int, held: int) -> list[Any]:
         """The cache of one row, one entry per layer. held: tokens of it that they have seen."""
+        if self._edge is not None:
+            return self._edge.row(self.places[index])
         return extract(self.caches, self.places[index], held) if self._merged else self.caches
 
     def keep(self, indices: Sequence[int], held: Sequence[int]) -> None:
@@ -83,6 +94,8 @@ class Slots:
         expected: rows that may want slots soon.
         Returns in which order the rows are now: indices of those here, followed by the others.
         """
+        other.close()
+        self.close()
         count, size = len(other.places), other.caches[0].size()
         other.compact()
         self._merge()
@@ -122,6 +135,41 @@ class Slots:
         """Values [slots, ...] as values [rows, ...]."""
         return values[mx.array(self.places)] if self.vacant else values
 
+    def open(self, count: int, held: Sequence[int]) -> None:
+        """Prepare a pass of `count` tokens of each row, after which each may take some back.
+
+        held: tokens of each row that the caches have seen. Only for caches that hold the keys
+        and values of every token.
+        """
+        if not self._merged or (count == 1 and self._edge is None):
+            return
+        self._narrow = self._narrow + 1 if count == 1 else 0
+        if self._narrow > NARROW_PASSES:
+            self.close()
+            return
+        if self._edge is None:
+            end, slots = self.span, dict(zip(self.places, held, strict=True))
+            own = [slots.get(slot, end) for slot in range(self.width)]
+            self._edge = Edge(self.caches, [end - each for each in own], own)
+            self.caches = self._edge.layers
+        self._edge.empty_slots(sorted(set(range(self.width)) - set(self.places)))
+        self._edge.begin(count)
+
+    def take(self, counts: Sequence[int], count: int) -> None:
+        """Keep the first `counts` tokens of the rows of a pass of `count` tokens."""
+        if not self._merged:
+            for entry in self.caches if counts[0] < count else ():
+                entry.trim(count - counts[0])
+        elif self._edge is not None:
+            for place, kept in zip(self.places, counts, strict=True):
+                self._edge.held[place] += kept
+
+    def close(self) -> None:
+        """Let all rows end at the same place again."""
+        if self._edge is not None:
+            self.caches = self._edge.close()
+            self._edge = None
+
     def before_step(self, longest: int, expected: int) -> None:
         """Give up vacant slots and padding if that pays.
 
@@ -154,6 +202,7 @@ class Slots:
 
         needless: below 0 for more padding.
         """
+        self.close()
         end, padding = self.span, self._padding
         copied = partial(_copied, places=self.places, width=width, begin=needless, end=end)
         for entry in self.caches:

@@ -100,6 +100,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         fingerprint=ModelIdentity.read(path).fingerprint(WeightDigests(path), settings.kv_bits),
         created=int(time.time()),
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
+        speculates=all(type(entry) in CAN_BE_CUT for entry in cache),
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)

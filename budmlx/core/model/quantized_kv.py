@@ -53,19 +53,24 @@ class _Quantized:
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
         """Keys and values of all tokens, padding included; arrays [rows, heads, tokens, width]."""
         assert self.keys is not None and self.values is not None
-        return self._unpacked(self.keys), self._unpacked(self.values)
+        return self._held(self.keys), self._held(self.values)
 
-    def _unpacked(self, packed: Triple) -> mx.array:
-        held = (array[..., : self.size(), :] for array in packed)
-        return mx.dequantize(*held, group_size=self.group_size, bits=self.kv_bits)
+    def packed(self, array: mx.array) -> Triple:
+        """Numbers [rows, heads, tokens, width] as they are stored."""
+        return tuple(mx.quantize(array, group_size=self.group_size, bits=self.kv_bits))
+
+    def unpacked(self, packed: Triple) -> mx.array:
+        """Stored numbers as an array [rows, heads, tokens, width]."""
+        return mx.dequantize(*packed, group_size=self.group_size, bits=self.kv_bits)
+
+    def _held(self, packed: Triple) -> mx.array:
+        weights, scales, biases = (array[..., : self.size(), :] for array in packed)
+        return self.unpacked((weights, scales, biases))
 
     def _append(self, keys: mx.array, values: mx.array) -> None:
         start = self.size()
         held = arrays_of(self) or [None] * 6
-        parts = [
-            *mx.quantize(keys, group_size=self.group_size, bits=self.kv_bits),
-            *mx.quantize(values, group_size=self.group_size, bits=self.kv_bits),
-        ]
+        parts = [*self.packed(keys), *self.packed(values)]
         written = [_written(*pair, start) for pair in zip(held, parts, strict=True)]
         self.keys, self.values = tuple(written[:3]), tuple(written[3:])
 

@@ -22,6 +22,7 @@ from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.penalties import Penalties
 from budmlx.core.sample.plugins import PluginSampling, plugin_sampling
+from budmlx.protocol import GenerateRequest
 
 NOTHING_DRAWN = (
     "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
@@ -139,8 +140,6 @@ class RowSampling:
         self._constraints = Constraints(rows, vocab) if self.constrained else None
         changes = (self._adjustments, self._processors, self._samplers, self._constraints)
         self._changes = any(changes)
-        penalised = any(isinstance(each, Penalties) for each in self._adjustments)
-        self._follows = penalised or self.constrained or bool(self._processors or self._samplers)
 
     def release(self) -> None:
         """Give the rows back what is kept for them, before rows come or go."""
@@ -157,13 +156,10 @@ class RowSampling:
 
         raw: logits [rows, k, vocab]. fed: the token ids [rows, k] that led to them.
         unread: tokens that were drawn and are not in the rows' ids yet; needed if `constrained`.
-
-        Raises:
-            ValueError: k is more than 1, and what is drawn depends on the tokens in between.
+        What is drawn at the first place is right for every row; at the others it is so only for
+        rows of which `follows` is false.
         """
         places = raw.shape[1]
-        if places > 1 and self._follows:
-            raise ValueError("these rows are drawn one token at a time")
         faults: dict[Row, RowFault] = {}
         drawn = [
             self._draw(raw[:, place], fed[:, place], place, unread or {}, faults)
@@ -194,7 +190,7 @@ class RowSampling:
             logits = logits.astype(mx.float32)
             if self._draws is not None:
                 tokens = self._draws.draw(logits, keys, tokens)
-            if self._shown is not None:
+            if self._shown is not None and not place:
                 assert tokens is not None
                 allowed = self._shown.allowed(logits)
                 tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
@@ -216,7 +212,10 @@ class RowSampling:
         """
         logits = raw.astype(mx.float32)
         for adjustment in self._adjustments:
-            logits = adjustment.apply(logits, feed, place)
+            if not (place and isinstance(adjustment, Penalties)):
+                logits = adjustment.apply(logits, feed, place)
+        if place:
+            return logits
         if self._processors or self._samplers:
             self._prepare(faults)
             logits = self._process(logits, feed, faults)
@@ -285,7 +284,7 @@ def _adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
     wanted: list[Adjustment] = []
     if any(row.request.sampling.logit_bias for row in rows):
         wanted.append(Bias(rows))
-    penalised = [i for i, row in enumerate(rows) if _is_penalised(row)]
+    penalised = [i for i, row in enumerate(rows) if _is_penalised(row.request)]
     if penalised:
         wanted.append(Penalties(rows, penalised, vocab))
     if any(row.position < row.request.min_tokens for row in rows):
@@ -293,9 +292,15 @@ def _adjustments(rows: Sequence[Row], vocab: int) -> list[Adjustment]:
     return wanted
 
 
-def _is_penalised(row: Row) -> bool:
-    p = row.request.sampling
+def _is_penalised(request: GenerateRequest) -> bool:
+    p = request.sampling
     return bool(p.frequency_penalty or p.presence_penalty) or p.repetition_penalty != 1
+
+
+def follows(request: GenerateRequest) -> bool:
+    """Whether what a row draws depends on the tokens before it by more than the model's logits."""
+    others = request.grammar or request.sampler or request.processors
+    return _is_penalised(request) or bool(others)
 
 
 def _side_by_side(arrays: Sequence[mx.array]) -> mx.array:

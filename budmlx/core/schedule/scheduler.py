@@ -21,6 +21,7 @@ from budmlx.core.schedule.admission import Admission, FairQueue, PlanDraft
 from budmlx.core.schedule.claims import Claims, begin_turn
 from budmlx.core.schedule.disk_read import DiskReadBudget
 from budmlx.core.schedule.prefill import PrefillBudget
+from budmlx.core.schedule.speculation import Setting, Speculation
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.trials import Trials, may_start
 from budmlx.core.schedule.view import View
@@ -44,6 +45,7 @@ class Scheduler:
 
     stream_slowdown: see `PrefillBudget`. disk: what a step may read from disk.
     compile_seconds: a grammar that takes longer is refused. token_decoder: see `Grammars`.
+    speculation: see `Speculation`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Scheduler:
         disk: DiskReadBudget | None = None,
         compile_seconds: float = COMPILE_SECONDS,
         token_decoder: str = "",
+        speculation: Setting = 0,
     ):
         self._executor = executor
         self._max_rows = max_rows
@@ -73,6 +76,7 @@ class Scheduler:
         self._claims = Claims(self._waiting)
         grammars = Grammars(executor.info, token_decoder)
         self._compiling = CompilingRows(grammars, compile_seconds)
+        self._speculation = Speculation(speculation) if speculation else None
         self._trials = Trials()
         self._report = StepReport()
         self._draft = PlanDraft()
@@ -218,17 +222,13 @@ class Scheduler:
 
     def _decode(self, merges: Merges) -> Plan:
         merges = [*merges, *self._view.merge_best()]
-        odd = self._steps % 2 == 1
-        waits = [heavy and odd for heavy in self._view.heavy()]
-        groups = list(zip(self._view.groups, waits, strict=True))
-        if len(groups) > 1:
-            # Those that wait for tokens come last, while the device is busy with the others.
-            groups.sort(key=lambda each: each[0].constrained)
+        going, pausing = self._view.turns(odd=self._steps % 2 == 1)
         return Plan(
             merge=merges,
             room=self._draft.pop_room(),
-            decode=[group.id for group, pauses in groups if not pauses],
-            pause=[group.id for group, pauses in groups if pauses],
+            decode=[group.id for group in going],
+            draft=self._speculation.drafted(going) if self._speculation else [],
+            pause=[group.id for group in pausing],
         )
 
     def _readable(self) -> int | None:

@@ -255,11 +255,19 @@ class View:
         )
         return [] if pair is None else [self._merge(joinable[pair[0]], joinable[pair[1]])]
 
-    def heavy(self) -> list[bool]:
-        """For each group whether it should decode less often; see `Placement.heavy`."""
+    def turns(self, *, odd: bool) -> tuple[list[GroupView], list[GroupView]]:
+        """The groups that take this step, and those that skip it.
+
+        odd: whether this is a step that heavy groups skip; see `Placement.heavy`.
+        """
         if len(self.groups) < 2:
-            return [False] * len(self.groups)
-        return self._placement.heavy([group.lengths for group in self.groups])
+            return self.groups, []
+        heavy = self._placement.heavy([group.lengths for group in self.groups])
+        waits = [odd and each for each in heavy]
+        going = [g for g, skips in zip(self.groups, waits, strict=True) if not skips]
+        # Those that wait for tokens come last, while the device is busy with the others.
+        going.sort(key=lambda group: group.constrained)
+        return going, [g for g, skips in zip(self.groups, waits, strict=True) if skips]
 
     def _wait(self, first: GroupView, second: GroupView) -> float:
         """What the masks of one group cost the rows of another that shares its steps, in bytes.

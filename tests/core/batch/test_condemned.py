@@ -100,7 +100,7 @@ class Scene(Driver):
 def in_a_dispatch(scene: Scene) -> None:
     inner = Group.dispatch
 
-    def dispatch(group: Group, expected: int) -> Any:
+    def dispatch(group: Group, expected: int, most: int) -> Any:
         return scene.fail() if scene.is_last(group) else inner(group, expected)
 
     scene.patch.setattr(Group, "dispatch", dispatch)

@@ -156,7 +156,18 @@ def test_several_places_draw_what_as_many_steps_do() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"frequency_penalty": 1.0}, {"repetition_penalty": 1.1}])
-def test_rows_that_look_back_draw_one_token_at_a_time(changes: dict[str, float]) -> None:
-    rows = [Row.of(request(1, [1], **changes))]
-    with pytest.raises(ValueError, match="one token at a time"):
-        RowSampling(rows, 64).sample(mx.zeros((1, 2, 64)), mx.ones((1, 2), dtype=mx.uint32))
+def test_of_rows_that_look_back_only_the_first_place_counts(changes: dict[str, float]) -> None:
+    rows = [Row.of(request(1, [1], **changes)), Row.of(request(2, [1]))]
+    logits, fed = mx.random.normal((2, 3, 64)), mx.ones((2, 3), dtype=mx.uint32)
+    first = RowSampling(rows, 64).sample(logits[:, :1], fed[:, :1]).read()
+    together = RowSampling(rows, 64)
+    looking_back, free = together.sample(logits, fed).read()
+    assert [looking_back[0], free[0]] == [one for [one] in first]
+    assert [outcome.token for outcome in free] == mx.argmax(logits[1], axis=-1).tolist()
+    # The places after it have changed nothing.
+    for row in rows:
+        row.advance()
+    again = RowSampling(rows, 64)
+    assert together.sample(logits[:, :1], fed[:, :1]).read() == (
+        again.sample(logits[:, :1], fed[:, :1]).read()
+    )

@@ -1,0 +1,161 @@
+"""What rows say with drafts against what they say without, token by token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from budmlx.core.model.model import Model
+from budmlx.core.row import Row
+from budmlx.protocol import GenerateRequest, PluginCall, Token
+from tests.amount import usually
+from tests.core.architectures import ARCHITECTURES, SCALES
+from tests.core.driver import Driver, load, request
+from tests.models import tiny_model_dir
+
+MOST = 4
+TOKENS = 40
+CANCELLED = 200
+COUNTING = "tests.core.plugin_samples:Counting"
+FILTERS: Sequence[Mapping[str, Any]] = (
+    {},
+    {"temperature": 1.0},
+    {"temperature": 0.8, "top_p": 0.9},
+    {"temperature": 1.2, "top_k": 40},
+    {"temperature": 0.7, "min_p": 0.05, "logit_bias": ((9, 2.0),)},
+    {"temperature": 1.5, "typical_p": 0.8},
+)
+DRAFTING = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "phi3", "deepseek_v3")
+
+
+class Scripted:
+    """Drafts what a row will say, each token of it right with a given probability."""
+
+    chance = 0.5
+
+    def __init__(self, row: Row, truth: Sequence[int], right: float):
+        self._row, self._truth, self._right = row, truth, right
+        self._rng = random.Random(row.id)
+
+    def draft(self, count: int, ahead: Sequence[int] = ()) -> list[int]:
+        begin = self._row.produced + len(ahead)
+        coming = self._truth[begin : begin + max(count, 0)]
+        return [t if self._rng.random() < self._right else 500 - t % 7 for t in coming]
+
+    def follow(self, token: int) -> None:
+        """It knows what comes."""
+
+
+class Speculating(Driver):
+    """A driver whose rows draft what they are going to say. right: how much of it is right."""
+
+    def __init__(self, model: Model, truth: Mapping[int, Sequence[int]], right: float, **more: Any):
+        super().__init__(model, **{"speculation": MOST, **more})
+        self._truth, self._right = truth, right
+
+    def submit(self, *requests: GenerateRequest) -> None:
+        super().submit(*(replace(item, speculation=True) for item in requests))
+        for item in requests:
+            row = self.executor._rows[item.id]
+            if row.drafts is not None:
+                row.drafts = Scripted(row, self._truth.get(item.id, ()), self._right)
+
+
+def outcome(driver: Driver) -> dict[int, list[Token]]:
+    """Everything that was said of each row that was not cancelled."""
+    said: dict[int, list[Token]] = {row_id: [] for row_id in driver.tokens}
+    for token in (token for frame in driver.frames for token in frame.tokens):
+        if token.id in said:
+            said[token.id].append(token)
+    return said
+
+
+def assert_same(with_drafts: Driver, without: Driver) -> None:
+    assert with_drafts.failed == without.failed == {}
+    assert with_drafts.tokens == without.tokens
+    assert with_drafts.reasons == without.reasons
+    said, wanted = outcome(with_drafts), outcome(without)
+    for row_id, tokens in said.items():
+        for token, want in zip(tokens, wanted[row_id], strict=True):
+            assert token.logprob == (want.logprob and pytest.approx(want.logprob, abs=1e-4))
+            assert [i for i, _ in token.top] == [i for i, _ in want.top]
+
+
+def most_at_once(driver: Driver) -> int:
+    """Most tokens that a row got in one step."""
+    counts = [[t.id for t in frame.tokens] for frame in driver.frames]
+    return max(ids.count(row_id) for ids in counts for row_id in ids)
+
+
+def mixed(seed: int) -> list[GenerateRequest]:
+    """Rows with all filters, of several lengths, some of which cannot draft."""
+    rng = random.Random(seed)
+
+    def prompt(length: int) -> list[int]:
+        return [rng.randrange(3, 400) for _ in range(length)]
+
+    rows = [
+        request(i, prompt(rng.choice([2, 5, 17, 40, 70])), seed=i, max_tokens=TOKENS, **changes)
+        for i, changes in enumerate(FILTERS)
+    ]
+    more: Sequence[Mapping[str, Any]] = (
+        {"logprobs": 3, "temperature": 1.0},
+        {"frequency_penalty": 0.5, "temperature": 1.0},
+        {"stop_ids": list(range(3, 60)), "min_tokens": 7, "temperature": 1.0},
+        {"sampler": PluginCall(plugin="one", name="Counting", core=COUNTING), "max_tokens": 20},
+    )
+    count = len(rows)
+    rows += [
+        request(count + i, prompt(12 + i), seed=i, **{"max_tokens": TOKENS, **changes})
+        for i, changes in enumerate(more)
+    ]
+    forked = prompt(9)
+    choices = [request(90 + c, forked, fork=5, choice=c, temperature=1.0) for c in range(3)]
+    return [*rows, *choices]
+
+
+def play(driver: Driver, rows: Sequence[GenerateRequest]) -> None:
+    """Rows join and leave midway; one is cancelled."""
+    rows = list(rows)
+    random.Random(len(rows)).shuffle(rows)
+    for position, row in enumerate(rows):
+        if row.fork and row.choice:
+            continue
+        driver.submit(*([each for each in rows if each.fork == row.fork] if row.fork else [row]))
+        driver.turns(position % 4)
+        if position == 5:
+            driver.submit(request(CANCELLED, row.prompt_ids, max_tokens=TOKENS))
+            driver.turns(2)
+            driver.scheduler.cancel(CANCELLED)
+            del driver.tokens[CANCELLED]
+    driver.run()
+
+
+def without_drafts(model: Model, rows: Sequence[GenerateRequest], **more: Any) -> Driver:
+    driver = Driver(model, **more)
+    play(driver, rows)
+    return driver
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    usually(
+        [("llama", 0.0), ("llama", 0.5), ("llama", 1.0), ("deepseek_v3", 0.5)].__contains__,
+        product(DRAFTING, [0.0, 0.5, 1.0]),
+    ),
+)
+def test_tokens_are_the_same_with_and_without_drafts(name: str, right: float) -> None:
+    model = load(tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5))
+    rows = mixed(seed=3)
+    without = without_drafts(model, rows, prefill_chunk=16)
+    speculating = Speculating(model, without.tokens, right, prefill_chunk=16)
+    play(speculating, rows)
+    assert_same(speculating, without)
+    assert len(speculating.frames) < len(without.frames) or not right
+    # A step with drafts brings the token of the step before it, too.
+    assert most_at_once(speculating) >= MOST + 1 or not right
