@@ -15,28 +15,41 @@ FORWARDED = ("forwarded", "via", "x-real-ip")
 
 
 def check_admin(request: web.Request) -> None:
-    """Refuse a request that does not have the right.
-
-    It has it with an admin key, where one is set. Where no key of any kind is, requests from this
-    machine have it that came through no proxy.
+    """Refuse a request that does not have the right; see `is_admin`.
 
     Raises:
         HttpError: 403.
     """
+    if problem := _problem(request):
+        raise HttpError(403, problem, code="admin_only")
+
+
+def is_admin(request: web.Request) -> bool:
+    """Whether a request has the right.
+
+    It has it with an admin key, where one is set. Where no key of any kind is, requests from this
+    machine have it that came through no proxy.
+    """
+    return not _problem(request)
+
+
+def _problem(request: web.Request) -> str:
+    """Why a request does not have the right; empty if it has."""
     config = request.app[CONFIG]
     if keys := config.accepted_admin_keys():
         if matching_key(request, keys) is not None:
-            return
-        raise _refusal("This needs an admin key: send one of BUDMLX_ADMIN_KEY as the API key.")
+            return ""
+        return "This needs an admin key: send one of BUDMLX_ADMIN_KEY as the API key."
     if config.accepted_keys():
-        raise _refusal("This needs an admin key; start the server with BUDMLX_ADMIN_KEY set.")
+        return "This needs an admin key; start the server with BUDMLX_ADMIN_KEY set."
     headers = [name.lower() for name in request.headers]
     forwarded = any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)
     if forwarded or not _is_local(request):
-        raise _refusal(
+        return (
             "Without an admin key this is answered on this machine only, and not through a proxy; "
             "start the server with BUDMLX_ADMIN_KEY set."
         )
+    return ""
 
 
 def _is_local(request: web.Request) -> bool:
@@ -46,7 +59,3 @@ def _is_local(request: web.Request) -> bool:
         return True
     address = str(peer[0]).split("%")[0].removeprefix("::ffff:")
     return ipaddress.ip_address(address).is_loopback
-
-
-def _refusal(message: str) -> HttpError:
-    return HttpError(403, message, code="admin_only")

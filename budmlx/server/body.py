@@ -26,6 +26,8 @@ MAX_DEPTH = 64
 MAX_DIGITS = 64
 ENCODINGS = frozenset({"identity", "gzip", "deflate"})
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
+AGENTS_BODY = 64 * 2**20
+"""Bytes of the largest body in protocols of agents, which send whole sessions with pictures."""
 OFF_LOOP_BYTES = 2**14
 """Work on bodies larger than this is done in a thread, so that other streams go on."""
 
@@ -34,13 +36,22 @@ Result = TypeVar("Result")
 
 
 async def parsed(
-    request: web.Request, parse: Callable[[dict[str, Any]], Result]
+    request: web.Request,
+    parse: Callable[[dict[str, Any]], Result],
+    *,
+    max_bytes: int = 0,
+    untyped: bool = False,
 ) -> tuple[Result, int]:
     """The body as `parse` understands it, and its length in bytes.
 
+    max_bytes: the largest body, where the configuration does not say; 0 for its default.
+    untyped: whatever its media type is. Pages of others are kept out by their origin alone then.
     Raises HttpError and InvalidRequestError, see `read_body` and `parse_json`.
     """
-    raw = await read_body(request, request.app[CONFIG].max_body, request.app[LIMITS])
+    config = request.app[CONFIG]
+    said = not max_bytes or "max_body" in config.model_fields_set
+    most = config.max_body if said else max_bytes
+    raw = await read_body(request, most, request.app[LIMITS], untyped=untyped)
     return await off_loop(len(raw), lambda: parse(parse_json(raw))), len(raw)
 
 
@@ -56,14 +67,16 @@ async def off_loop(
     return work(*args, **kwargs)
 
 
-async def read_body(request: web.Request, max_bytes: int, limits: Limits) -> bytes:
+async def read_body(
+    request: web.Request, max_bytes: int, limits: Limits, *, untyped: bool = False
+) -> bytes:
     """Read a JSON body of at most `max_bytes` bytes, decompressed if need be.
 
-    limits: how long it may take.
+    limits: how long it may take. untyped: its media type may be any.
     Raises HttpError: 415 for another media type, charset or encoding, 413 when it is too
     large, 408 when it arrives too slowly.
     """
-    _check_media_type(request)
+    _check_media_type(request, untyped=untyped)
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
@@ -85,8 +98,8 @@ def _too_large(limit: int) -> HttpError:
     return HttpError(413, f"The request body is larger than {limit} bytes.", code="body_too_large")
 
 
-def _check_media_type(request: web.Request) -> None:
-    if request.content_type != "application/json":
+def _check_media_type(request: web.Request, *, untyped: bool) -> None:
+    if request.content_type != "application/json" and not untyped:
         raise HttpError(
             415, "Send the body as 'Content-Type: application/json'.", code="unsupported_media_type"
         )

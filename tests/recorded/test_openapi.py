@@ -48,6 +48,8 @@ CORRECTED = (
     ".paths./v1/models/{id}.delete.",
     "/ready.get.responses.200.content.application/json.schema.properties.problems.",
     # So did other protocols.
+    ".paths./.",
+    ".paths./api/",
     ".paths./v1/messages",
     ".securitySchemes.x-api-key.",
     *(

@@ -14,6 +14,7 @@ from budmlx.engine.load.generation_config import sampling_defaults
 from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
 from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.engine.reply.parsers import Parsers
+from budmlx.engine.text.infill import Infill
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Plugins
@@ -32,8 +33,9 @@ class TextFeatures:
     template: it has one. tools: the template writes tools. tool_format: the parser of its calls;
     empty if there is none. guessed: that parser is not known to fit. reasoning: the parser of
     its reasoning; empty if there is none. system: conversations may begin with instructions.
-    images: pictures can be shown. variables: what `chat_template_kwargs` may set. efforts: levels
-    of `reasoning_effort`. end_tokens: those that end a reply, by id.
+    images: pictures can be shown. infill: texts can be filled in the middle. variables: what
+    `chat_template_kwargs` may set. efforts: levels of `reasoning_effort`. end_tokens: those that
+    end a reply, by id.
     """
 
     template: bool
@@ -43,6 +45,7 @@ class TextFeatures:
     reasoning: str
     system: bool
     images: bool
+    infill: bool
     variables: tuple[str, ...]
     efforts: tuple[str, ...]
     end_tokens: Mapping[int, str]
@@ -63,6 +66,7 @@ class TextFeatures:
             reasoning=reasoning.value.name if reasoning else "",
             system=template.order.head,
             images=Images(plugins, tokenizer, files, config).taken,
+            infill=Infill.of(tokenizer) is not None,
             variables=tuple(sorted(template.names)),
             efforts=tuple(template.efforts),
             end_tokens={each: tokenizer.backend.id_to_token(each) or "" for each in ends},

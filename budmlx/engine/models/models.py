@@ -17,6 +17,7 @@ from budmlx.engine.engine import DEMO_NAME, Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
 from budmlx.engine.load.library.library import Library
 from budmlx.engine.models.catalogue import Catalogue, offered
+from budmlx.engine.models.descriptions import Descriptions
 from budmlx.engine.models.residency import Residency, ResidencyPolicy
 from budmlx.engine.models.resident import ModelSpec, Resident
 from budmlx.errors import EngineUnavailableError
@@ -89,6 +90,10 @@ class ServedModel:
             self._residency.withdraw(self.resident, loading)
             raise
 
+    def keep(self, seconds: float) -> None:
+        """Have it unloaded after so long without a user; see `Residency.keep`."""
+        self._residency.keep(self.resident, seconds)
+
     def _late(self) -> EngineUnavailableError:
         words = self.resident.progress
         return EngineUnavailableError(
@@ -104,7 +109,8 @@ class Models:
     ...     engine.chat("Hi")
 
     plugins: those of the server: their routes and observers. Each engine has its own.
-    library: the models on this machine, whether or not they are served.
+    library: the models on this machine, whether or not they are served. descriptions: what is
+    known of those that are.
     """
 
     def __init__(self, config: Config):
@@ -120,7 +126,7 @@ class Models:
         catalogue = Catalogue(config, specs, library if all_local else None, any_name=config.demo)
         self._set(config, catalogue)
         residents = self.residents
-        if len(residents) == len(specs) == 1 and not residents[0].idle_seconds:
+        if len(residents) == len(specs) == 1 and residents[0].idle_seconds == math.inf:
             # It makes way for none, even if others come: plugins may have its engine.
             residents[0].pinned = True
 
@@ -141,6 +147,7 @@ class Models:
         self._config = config
         self._catalogue = catalogue
         self._residency = Residency(self._open, _policy(config))
+        self.descriptions = Descriptions(self.library, self.plugins)
 
     def __enter__(self) -> Self:
         return self

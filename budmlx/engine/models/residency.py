@@ -114,7 +114,7 @@ class Residency:
             resident.used_at = time.monotonic()
             if not resident.users and (self._line or resident.state != "loaded"):
                 self._changed.notify_all()
-            elif resident.idle_seconds:
+            elif resident.idle_seconds < math.inf:
                 self._wake()
 
     def withdraw(self, resident: Resident, future: Future[Engine]) -> None:
@@ -143,6 +143,17 @@ class Residency:
                 resident.state = "unloading"
             self._wake()
         return done
+
+    def keep(self, resident: Resident, seconds: float) -> None:
+        """Unload a model that is not pinned once nobody has used it for so long.
+
+        seconds: infinite to keep it as long as nothing else needs its room. Its settings count
+        again after it was unloaded.
+        """
+        with self._changed:
+            resident.idle_seconds = seconds
+            if resident.idle_until() is not None:
+                self._wake()
 
     def in_the_way(self, resident: Resident) -> list[Resident]:
         """The models that would make way if `resident` were wanted now, the first to go first."""

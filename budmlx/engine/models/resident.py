@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -46,11 +47,11 @@ class Resident:
     """A model and its present state; `Residency` alone changes it, under its lock.
 
     users: those who hold the engine. waiting: those who want it. leaving: those who wait for its
-    end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long; 0 to
-    stay. weights: in bytes, once it was loaded. limit: bytes that the loaded model was told to
-    keep within. loaded_at, used_at, failed_at: seconds of the monotonic clock. load_seconds: how
-    long the last load took. error: why it failed. progress: words about a load, which `notice`
-    gets, too.
+    end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long;
+    infinite to stay. weights: in bytes, once it was loaded. limit: bytes that the loaded model was
+    told to keep within. loaded_at, used_at, failed_at: seconds of the monotonic clock.
+    load_seconds: how long the last load took. error: why it failed. progress: words about a load,
+    which `notice` gets, too.
     """
 
     spec: ModelSpec
@@ -60,7 +61,7 @@ class Resident:
     waiting: deque[Future[Engine]] = field(default_factory=deque)
     leaving: list[Future[None]] = field(default_factory=list)
     pinned: bool = False
-    idle_seconds: float = 0.0
+    idle_seconds: float = math.inf
     weights: int = 0
     limit: int = 0
     loaded_at: float = 0.0
@@ -74,8 +75,14 @@ class Resident:
     @classmethod
     def of(cls, spec: ModelSpec) -> Resident:
         """A model that is not loaded, with its settings."""
-        config = spec.config
-        return cls(spec, pinned=config.pin, idle_seconds=config.idle_unload)
+        self = cls(spec, pinned=spec.config.pin)
+        self.idle_seconds = self.usual_idle_seconds
+        return self
+
+    @property
+    def usual_idle_seconds(self) -> float:
+        """Its `idle_seconds` by its settings."""
+        return self.spec.config.idle_unload or math.inf
 
     @property
     def idle(self) -> bool:
@@ -124,7 +131,8 @@ class Resident:
 
     def idle_until(self) -> float | None:
         """When it is to be unloaded if nobody uses it; None if it stays."""
-        if self.pinned or not self.idle_seconds or self.users or self.state != "loaded":
+        stays = self.pinned or self.idle_seconds == math.inf
+        if stays or self.users or self.state != "loaded":
             return None
         return self.used_at + self.idle_seconds
 
@@ -155,6 +163,7 @@ class Resident:
     def gone(self) -> None:
         """The model is no longer loaded."""
         self.state, self.engine, self.limit = "unloaded", None, 0
+        self.idle_seconds = self.usual_idle_seconds
         leaving, self.leaving = self.leaving, []
         for future in leaving:
             future.set_result(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from budmlx.server.dialects.anthropic.dialect import Anthropic
 from budmlx.server.dialects.base import Dialects
+from budmlx.server.dialects.ollama.dialect import Ollama
 from budmlx.server.dialects.openai.dialect import OpenAI
 
-DIALECTS = Dialects(OpenAI(), Anthropic())
+DIALECTS = Dialects(OpenAI(), Anthropic(), Ollama())

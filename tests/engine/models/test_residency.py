@@ -65,7 +65,7 @@ class House:
     def model(self, name: str, weights: int = 100 * MIB, **settings: Any) -> Resident:
         config = Config(**settings)
         spec = ModelSpec(name, config, weights)
-        return Resident(spec, pinned=config.pin, idle_seconds=config.idle_unload)
+        return Resident.of(spec)
 
     def _open(self, spec: ModelSpec, limit: int | None, notice: Callable[[str], None]) -> Engine:
         self.loads.append(spec.name)

@@ -1,0 +1,6 @@
+"""The protocol of Ollama: chats and texts as JSON lines, and the models on this machine.
+
+`dialect` is what the server sees. `chat` and `generate` have a body and a handler each; what these
+share is in `generation`, `options` and `keep_alive`, and their replies are in `reply`. `listing`
+tells of models, `names` knows how clients write them.
+"""

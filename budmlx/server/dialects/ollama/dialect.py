@@ -1,0 +1,70 @@
+"""The protocol of Ollama, as its own clients, editors and launchers speak it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import chain
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from budmlx.server.dialects.base import Dialect, bearer_keys
+from budmlx.server.dialects.ollama import chat, generate, listing
+from budmlx.server.dialects.ollama.reply import OllamaError
+from budmlx.server.endpoints import Endpoint
+from budmlx.server.errors import HOPELESS, Failure
+
+ELSEWHERE = {
+    "embed": "no embeddings are offered",
+    "embeddings": "no embeddings are offered",
+    "copy": "models have no copies; give one another name with --alias",
+    "create": "models are not made here",
+    "push": "models are not published from here",
+    "blobs": "models are not made here",
+}
+"""Why what Ollama does below `/api` is not done here, as a clause."""
+
+
+class Ollama(Dialect):
+    """See `Dialect`."""
+
+    roots = ("/api",)
+    introduction = (
+        "Below `/api` it speaks the protocol of Ollama; there bodies may come with any content "
+        "type, and warnings are in the header `X-Budmlx-Warnings`."
+    )
+    error_reply = OllamaError
+    key_schemes = {"key": {"type": "http", "scheme": "bearer"}}
+    key_help = "Send a valid API key as 'Authorization: Bearer KEY'."
+
+    @property
+    def endpoints(self) -> Iterable[Endpoint]:
+        """Chats, texts, and what is told of models."""
+        return chain(chat.endpoints, generate.endpoints, listing.endpoints)
+
+    def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
+        """The bearer token, if there is exactly one Authorization header."""
+        return bearer_keys(headers)
+
+    def error(self, request: web.BaseRequest, failure: Failure) -> web.Response:
+        """A JSON body with `error`, a sentence that names the parameter."""
+        place = failure.param or ""
+        named = failure.message if place in failure.message else f"{place}: {failure.message}"
+        return web.Response(
+            status=failure.status,
+            body=msgspec.json.encode(OllamaError(named)),
+            content_type="application/json",
+            headers=failure.headers,
+        )
+
+    def not_found(self, path: str) -> Failure | None:
+        """A failure that says why Ollama's path leads nowhere here."""
+        match = re.fullmatch(r"/api/(\w+)(/.*)?", path)
+        reason = ELSEWHERE.get(match[1]) if match else None
+        if match is None or reason is None:
+            return None
+        return Failure(
+            501, f"This server has no /api/{match[1]}: {reason}.", headers=dict(HOPELESS)
+        )
