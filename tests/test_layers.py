@@ -38,7 +38,17 @@ OWN_MLX = ("budmlx.core", "budmlx.testing", "budmlx.builtin")
 # The only module that imports the core; the other host starts it as a process.
 IMPORTS_CORE = {"budmlx.engine.hosts.thread"}
 COMMAND_MODULES = (
-    *("bench", "cache", "chat", "generate", "models", "plugin_commands", "plugins", "ps"),
+    *(
+        "bench",
+        "cache",
+        "chat",
+        "doctor.command",
+        "generate",
+        "models",
+        "plugin_commands",
+        "plugins",
+        "ps",
+    ),
     *("pull", "residence", "rm", "serve", "show"),
 )
 # Modules that are imported or started by name, each with who may do so. The targets load late
@@ -48,6 +58,7 @@ LATE = {
     "budmlx.client.clients": {"budmlx.server.embedded"},
     "budmlx.core.__main__": {"budmlx.core.loop"},
     "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},
+    "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
     "budmlx.engine.hosts.process": {"budmlx.core"},
     "budmlx.plugins.discovery": {

@@ -32,6 +32,10 @@ COMMANDS = {
     "ps": ("budmlx.cli.ps:ps", "List the models that a running server has loaded."),
     "load": ("budmlx.cli.residence:load", "Load a model in a running server."),
     "unload": ("budmlx.cli.residence:unload", "Unload a model of a running server."),
+    "doctor": (
+        "budmlx.cli.doctor.command:doctor",
+        "Look for what keeps models from running well on this machine.",
+    ),
     "plugins": ("budmlx.cli.plugins:plugins", "List plugins, or write a new one."),
     "cache": ("budmlx.cli.cache:cache", "List or clear the KV of prompts on disk."),
     "bench": ("budmlx.cli.bench:bench", "Measure tokens per second and latencies."),

@@ -1,0 +1,1 @@
+"""`budmlx doctor`: what may keep models from running well on this machine."""
