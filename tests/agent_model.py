@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
@@ -154,17 +154,22 @@ def write_agent_model(path: Path, scripts: Scripts) -> None:
     _write_weights(path, tokenizer.get_vocab_size(), ids)
 
 
-def _pieces(reply: str, used: set[str]) -> Iterator[str]:
-    """The reply in pieces that no reply had before; the last one may be longer."""
+def _pieces(reply: str, used: set[str]) -> list[str]:
+    """The reply in pieces that no reply had before."""
+    pieces: list[str] = []
     while reply:
         length = min(PIECE, len(reply))
         while reply[:length] in used and length < len(reply):
             length += 1
         piece, reply = reply[:length], reply[length:]
-        # Another model's tokenizer would not have one token for a whole end that came before.
-        assert piece not in used, f"two replies end alike: {piece!r}"
+        while piece in used:
+            # What is left ends as another reply does, so it belongs to the piece before.
+            assert pieces, f"two replies are the same: {piece!r}"
+            used.discard(pieces[-1])
+            piece = pieces.pop() + piece
         used.add(piece)
-        yield piece
+        pieces.append(piece)
+    return pieces
 
 
 @cache
@@ -193,17 +198,21 @@ def _write_weights(path: Path, vocabulary: int, chains: Sequence[Sequence[int]])
         "vocab_size": vocabulary,
         "max_position_embeddings": POSITIONS,
         "tie_word_embeddings": False,
+        # Attention over long prompts takes its time by the number of heads.
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
     }
     model = build(config, seed=0)
     size = config["hidden_size"]
     links = [link for each in chains for link in pairwise(each)]
-    codes = mx.random.normal((len(links), size), key=mx.random.key(1))
-    codes /= mx.linalg.norm(codes, axis=-1, keepdims=True)
     known, following = zip(*links, strict=True)
+    # One direction for each token that follows, however many lead to it.
+    codes = mx.random.normal((vocabulary, size), key=mx.random.key(1))
+    codes = (codes / mx.linalg.norm(codes, axis=-1, keepdims=True))[mx.array(following)]
     # What the layers add is small beside these, so that the norm leaves the direction.
-    embeddings = model.model.embed_tokens
-    embeddings.weight[mx.array(known)] = 100 * codes
-    model.lm_head.weight = (0.01 * model.lm_head.weight).at[mx.array(following)].add(20 * codes)
+    model.model.embed_tokens.weight[mx.array(known)] = 100 * codes
+    model.lm_head.weight *= 0.01
+    model.lm_head.weight[mx.array(following)] = 20 * codes
     path.mkdir(parents=True, exist_ok=True)
     save_model(path, model)
     save_config(config, path / "config.json")

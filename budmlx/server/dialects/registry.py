@@ -6,5 +6,6 @@ from budmlx.server.dialects.anthropic.dialect import Anthropic
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.ollama.dialect import Ollama
 from budmlx.server.dialects.openai.dialect import OpenAI
+from budmlx.server.dialects.responses.dialect import Responses
 
-DIALECTS = Dialects(OpenAI(), Anthropic(), Ollama())
+DIALECTS = Dialects(OpenAI(), Anthropic(), Ollama(), Responses())

@@ -17,7 +17,7 @@ from budmlx.server.errors import Failure
 from budmlx.server.openai_errors import Error, error_response
 
 ELSEWHERE = re.compile(
-    r"(/v1)*/(embeddings|responses|classify|fim|images|audio|confidential|nodes|files|fine_tuning"
+    r"(/v1)*/(embeddings|classify|fim|images|audio|confidential|nodes|files|fine_tuning"
     r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a"
     r"|events|event-triggers)(/.*)?"
 )

@@ -1,0 +1,131 @@
+"""The body of `POST /v1/responses`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from budmlx.server.declared import within
+from budmlx.server.dialects.responses.items import Items
+from budmlx.server.dialects.responses.text_format import TextOptions
+from budmlx.server.dialects.responses.tools import Choice, ToolList
+from budmlx.server.generation_body import GenerationBody
+from budmlx.server.unknown_fields import KnownFields
+from budmlx.server.wire import Int, Text, UnreadFlag, WireModel
+from budmlx.types import SamplingParams
+
+MAX_ITEMS = 4096
+MAX_METADATA = 16
+LOGPROBS = "message.output_text.logprobs"
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Summary = Literal["auto", "concise", "detailed", "none"]
+
+
+class ReasoningOptions(WireModel):
+    """How to reason, and whether to tell it as a summary; generate_summary: the older name."""
+
+    effort: Effort | None = None
+    summary: Summary | None = None
+    generate_summary: Summary | None = None
+
+    @property
+    def as_summary(self) -> bool:
+        """Whether the reasoning is told as a summary."""
+        return (self.summary or self.generate_summary or "none") != "none"
+
+
+class StreamOptions(WireModel):
+    """include_obfuscation: changes nothing."""
+
+    include_obfuscation: UnreadFlag = None
+
+
+class ResponsesRequest(GenerationBody):
+    """The body."""
+
+    known: ClassVar = KnownFields(
+        neutral={
+            "conversation": (),
+            "prompt": (),
+            "background": (False,),
+            "previous_response_id": (),
+        },
+        without_effect=frozenset({"max_tool_calls", "context_management", "moderation", "store"}),
+        silent=frozenset(
+            {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
+            | {"client_metadata", "safety_identifier", "service_tier", "truncation"}
+        ),
+    )
+
+    input: Annotated[
+        Items,
+        Field(max_length=MAX_ITEMS, description="A text, or the items of the conversation so far."),
+    ] = []
+    instructions: Text | None = Field(
+        None, description="Goes before the input; not kept for later responses."
+    )
+    max_output_tokens: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="Most tokens of the reply, reasoning included; clamped to the context."
+    )
+    max_tokens: Annotated[Int, Field(ge=1)] | None = Field(
+        None, description="Another name of `max_output_tokens`, which takes precedence."
+    )
+    logprobs: Annotated[Int, within("logprobs")] | None = Field(
+        None, description="Another name of `top_logprobs`, which takes precedence."
+    )
+    tools: ToolList = Field([], description="Functions, namespaces of functions, and custom tools.")
+    tool_choice: Choice | None = Field(None, description="Whether the model calls one.")
+    parallel_tool_calls: bool = Field(True, description="It may call several at once.")
+    text: TextOptions = Field(
+        TextOptions(), description="The form of the text, enforced while it is written."
+    )
+    reasoning: ReasoningOptions = Field(
+        ReasoningOptions(),
+        description="`effort` is for the chat template; `summary` tells the reasoning as one.",
+    )
+    include: list[str] = Field(
+        [], description=f"`{LOGPROBS}` reports log probabilities; all else is ignored."
+    )
+    top_logprobs: Annotated[Int, within("logprobs")] | None = Field(
+        None, description="So many of the most likely tokens at each place; implies logprobs."
+    )
+    metadata: Annotated[dict[str, Any], Field(max_length=MAX_METADATA)] = Field(
+        {}, description="Comes back with the response."
+    )
+    user: str | None = Field(None, description="Comes back with the response.")
+    stream_options: StreamOptions | None = Field(None, description="Changes nothing.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Further variables for the chat template."
+    )
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Variables for the chat template."""
+        effort = self.reasoning.effort
+        short: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
+        if effort == "none":
+            short["enable_thinking"] = False
+        return {**short, **self.chat_template_kwargs}
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The sampling parameters that the client gave, by the names of `SamplingParams`."""
+        names = self.model_fields_set
+        return frozenset(names | ({"max_tokens"} if "max_output_tokens" in names else set()))
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one overrides, if they differ."""
+        yield from super().overridden()
+        yield from self.other_name("max_tokens", "max_output_tokens")
+
+    def to_sampling(self) -> SamplingParams:
+        """The sampling parameters. Raises InvalidRequestError for combinations."""
+        logprobs = self.logprobs if self.top_logprobs is None else self.top_logprobs
+        if logprobs is None and LOGPROBS in self.include:
+            logprobs = 0
+        return self.sampling(
+            max_tokens=self.max_output_tokens or self.max_tokens, logprobs=logprobs
+        )

@@ -1,0 +1,194 @@
+"""Conversation: the items of a request as messages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.responses.items import (
+    CallOutput,
+    Content,
+    CustomCallInput,
+    FilePart,
+    FunctionCallInput,
+    ImageItemPart,
+    MessageItem,
+    ReasoningInput,
+    RefusalPart,
+    TextItemPart,
+)
+from budmlx.server.dialects.responses.tools import Toolbox, arguments_of
+from budmlx.server.sealed import Sealer
+from budmlx.types import ImagePart, Message, Part, TextPart, ToolCall
+
+INSTRUCTIONS = ("system", "developer")
+TEXT_TYPES = ("text/", "application/json", "application/xml", "application/x-")
+
+
+class Conversation:
+    """Makes messages of items, one after the other.
+
+    messages: the result. places: of each message, the number of the item that it begins with;
+    None for the instructions. warnings: one for each item without effect.
+    """
+
+    def __init__(self, instructions: str | None, toolbox: Toolbox, sealer: Sealer):
+        self.messages: list[Message] = []
+        self.places: list[int | None] = []
+        self.warnings: list[str] = []
+        self._toolbox = toolbox
+        self._sealer = sealer
+        self._reasoning: list[str] = []
+        self._index: int | None = None
+        if instructions:
+            self._add(Message(role="system", content=instructions))
+
+    def add(self, items: Iterable[Any]) -> None:
+        """Take items. Raises InvalidRequestError naming one that cannot be used."""
+        for self._index, item in enumerate(items):
+            if isinstance(item, MessageItem):
+                self._message(item)
+            elif isinstance(item, ReasoningInput):
+                self._reasoning.append(self._thought(item))
+            elif isinstance(item, FunctionCallInput):
+                name = self._toolbox.name_of(item.name, item.namespace)
+                self._call(ToolCall(item.call_id, name, item.arguments))
+            elif isinstance(item, CustomCallInput):
+                name = self._toolbox.name_of(item.name, item.namespace)
+                self._call(ToolCall(item.call_id, name, arguments_of(item.input)))
+            elif isinstance(item, CallOutput):
+                content = self._content(item.output, "output", said=False)
+                self._add(Message(role="tool", content=content, tool_call_id=item.call_id))
+            else:
+                kind = item.type or "none"
+                self._note(f"was left out: items of the type {kind} are not read here.")
+        if self._reasoning:
+            self._reasoning = []
+            self._note("is reasoning without a reply, and was left out.")
+
+    def _note(self, problem: str) -> None:
+        self.warnings.append(f"`input[{self._index}]` {problem}")
+
+    def _add(self, message: Message) -> None:
+        if self._reasoning and message.role != "assistant":
+            self._reasoning = []
+            self._note("follows reasoning without a reply, which was left out.")
+        self.messages.append(message)
+        self.places.append(self._index)
+
+    def _message(self, item: MessageItem) -> None:
+        content = self._content(item.content, "content", said=item.role == "user")
+        if item.role in INSTRUCTIONS and all(m.role == "system" for m in self.messages):
+            # Leading instructions are one message: many templates take no more.
+            text = Message(role="system", content=content).text
+            if self.messages:
+                text = f"{self.messages[-1].text}\n\n{text}"
+                self.messages[-1] = replace(self.messages[-1], content=text)
+            else:
+                self._add(Message(role="system", content=text))
+        elif item.role == "assistant":
+            self._add(Message(role="assistant", content=content, reasoning=self._thoughts()))
+        else:
+            self._add(Message(role=item.role, content=content))
+
+    def _thoughts(self) -> str | None:
+        text = "\n".join(filter(None, self._reasoning))
+        self._reasoning = []
+        return text or None
+
+    def _call(self, call: ToolCall) -> None:
+        """Add a call to the reply before it, unless that ended with its results."""
+        last = self.messages[-1] if self.messages else None
+        if last is not None and last.role == "assistant" and not self._reasoning:
+            self.messages[-1] = replace(last, tool_calls=(*last.tool_calls, call))
+        else:
+            reasoning = self._thoughts()
+            self._add(Message(role="assistant", tool_calls=(call,), reasoning=reasoning))
+
+    def _thought(self, item: ReasoningInput) -> str:
+        sealed = self._sealer.opened(item.encrypted_content) if item.encrypted_content else None
+        if sealed is not None:
+            return sealed
+        return "\n".join(part.text for part in item.content or item.summary)
+
+    def _content(self, content: Content, field: str, *, said: bool) -> str | tuple[Part, ...]:
+        """Content as a plain value. said: by the user now, so that every part must be read."""
+        if isinstance(content, str):
+            return content
+        parts: list[Part] = []
+        for number, part in enumerate(content):
+            place = f"input[{self._index}].{field}[{number}]"
+            try:
+                parts.append(_part(part, place))
+            except InvalidRequestError as error:
+                if said:
+                    raise
+                parts.append(TextPart(f"[{part.type or 'part'} omitted]"))
+                self.warnings.append(error.message)
+        if all(isinstance(part, TextPart) for part in parts) and len(parts) == 1:
+            return parts[0].text if isinstance(parts[0], TextPart) else ""
+        return tuple(parts)
+
+
+def _part(part: Any, place: str) -> Part:
+    """A part as a plain value. Raises InvalidRequestError for what cannot be read."""
+    if isinstance(part, TextItemPart):
+        return TextPart(part.text)
+    if isinstance(part, RefusalPart):
+        return TextPart(part.refusal)
+    if isinstance(part, ImageItemPart):
+        if part.image_url is None:
+            raise InvalidRequestError(
+                f"`{place}.image_url` is missing: files of the service are not kept here.",
+                param=f"{place}.image_url",
+            )
+        detail = "auto" if part.detail == "original" else part.detail
+        return ImagePart(part.image_url, detail, place="image_url")
+    if isinstance(part, FilePart):
+        return TextPart(_file_text(part, place))
+    raise InvalidRequestError(
+        f"`{place}` is of the type {part.type or 'none'}, which is not read here.",
+        param=f"{place}.type",
+    )
+
+
+def _file_text(part: FilePart, place: str) -> str:
+    """The text of a file. Raises InvalidRequestError unless it is one of text."""
+    if part.file_data is None:
+        raise InvalidRequestError(
+            f"`{place}.file_data` is missing: files of the service are not kept here.",
+            param=f"{place}.file_data",
+        )
+    head, comma, data = part.file_data.partition(",")
+    if not comma:
+        head, data = "", part.file_data
+    kind = head.removeprefix("data:").partition(";")[0]
+    try:
+        raw = base64.b64decode(data, validate=True)
+        if raw.startswith(b"%PDF") or kind == "application/pdf":
+            raise InvalidRequestError(
+                f"`{place}` is a PDF, of which no text can be read; send its text.",
+                param=f"{place}.file_data",
+            )
+        text = raw.decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        raise InvalidRequestError(
+            f"`{place}.file_data` is not the base64 of a text in UTF-8.", param=f"{place}.file_data"
+        ) from None
+    return f"{part.filename}:\n{text}" if part.filename else text
+
+
+def in_terms_of_items(param: str, places: Sequence[int | None]) -> str:
+    """A place among messages, such as `messages[2].content`, as the client knows it."""
+    if not param.startswith("messages"):
+        return param
+    _, bracket, rest = param.partition("[")
+    number, _, rest = rest.partition("]")
+    if not bracket or not number.isdigit() or int(number) >= len(places):
+        return "input"
+    place = places[int(number)]
+    return "instructions" if place is None else f"input[{place}]"
