@@ -51,6 +51,7 @@ CORRECTED = (
     ".paths./.",
     ".paths./api/",
     ".paths./v1/messages",
+    ".paths./v1/responses",
     ".securitySchemes.x-api-key.",
     *(
         f".paths./v1/models{place}.{field}"

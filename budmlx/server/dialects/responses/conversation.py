@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,18 @@ class Conversation:
             self._reasoning = []
             self._note("is reasoning without a reply, and was left out.")
 
+    def place(self, param: str) -> str:
+        """A place among the messages, such as `messages[2].content`, as the client knows it."""
+        match = re.fullmatch(r"messages\[(\d+)\](.*)", param)
+        if match is None or int(match[1]) >= len(self.messages):
+            return "input" if param == "messages" else param
+        index, role = self.places[int(match[1])], self.messages[int(match[1])].role
+        if index is None:
+            return "instructions"
+        inner = match[2] if match[2].startswith(".content[") else ""
+        within = {"user": inner, "tool": inner.replace(".content", ".output")}.get(role, "")
+        return f"input[{index}]{within}"
+
     def _note(self, problem: str) -> None:
         self.warnings.append(f"`input[{self._index}]` {problem}")
 
@@ -123,7 +136,11 @@ class Conversation:
         for number, part in enumerate(content):
             place = f"input[{self._index}].{field}[{number}]"
             try:
-                parts.append(_part(part, place))
+                found = _part(part, place)
+                if not said and isinstance(found, ImagePart):
+                    # A refusal would come back with every later turn.
+                    found = replace(found, instead="[image omitted]")
+                parts.append(found)
             except InvalidRequestError as error:
                 if said:
                     raise
@@ -180,15 +197,3 @@ def _file_text(part: FilePart, place: str) -> str:
             f"`{place}.file_data` is not the base64 of a text in UTF-8.", param=f"{place}.file_data"
         ) from None
     return f"{part.filename}:\n{text}" if part.filename else text
-
-
-def in_terms_of_items(param: str, places: Sequence[int | None]) -> str:
-    """A place among messages, such as `messages[2].content`, as the client knows it."""
-    if not param.startswith("messages"):
-        return param
-    _, bracket, rest = param.partition("[")
-    number, _, rest = rest.partition("]")
-    if not bracket or not number.isdigit() or int(number) >= len(places):
-        return "input"
-    place = places[int(number)]
-    return "instructions" if place is None else f"input[{place}]"

@@ -17,7 +17,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.responses.body import ResponsesRequest
-from budmlx.server.dialects.responses.conversation import Conversation, in_terms_of_items
+from budmlx.server.dialects.responses.conversation import Conversation
 from budmlx.server.dialects.responses.reply import ReplyBuilder, framed, new_id, now
 from budmlx.server.dialects.responses.shapes import Response, ResponseEvent
 from budmlx.server.dialects.responses.tools import Toolbox
@@ -216,7 +216,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         return await answer.whole(request, model, reply, run, collect)
     except InvalidRequestError as error:
         if error.param is not None:
-            place = in_terms_of_items(error.param, asked.conversation.places)
+            place = asked.conversation.place(error.param)
             error.message = error.message.replace(error.param, place)
             error.param = place
         raise

@@ -182,7 +182,7 @@ def _logprobs(entries: Sequence[TokenLogprob]) -> tuple[TextLogprob, ...]:
 def _usage(usage: Usage) -> ResponseUsage:
     return ResponseUsage(
         usage.prompt_tokens,
-        InputDetails(usage.cached_tokens),
+        InputDetails(usage.cached_tokens, usage.written_tokens),
         usage.completion_tokens,
         OutputDetails(usage.reasoning_tokens),
         usage.total_tokens,
