@@ -9,7 +9,14 @@ from functools import partial
 
 from budmlx import hookimpl
 from budmlx.builtin.reader import Broken, Reader, Steps, markers
-from budmlx.plugins.parsing import Content, ModelTraits, Piece, ReasoningParserSpec, Thought
+from budmlx.plugins.parsing import (
+    Content,
+    ModelTraits,
+    Piece,
+    ReasoningMarkup,
+    ReasoningParserSpec,
+    Thought,
+)
 
 # What stands between the turns of a conversation: the reply has not begun before it.
 _TURN = re.compile(r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|_of_turn>|</?(?:user|assistant|s)>")
@@ -25,7 +32,8 @@ class Block:
     signs: texts in a chat template, or tokens, of which each shows that a model writes it.
     anywhere: blocks may come after content too. Otherwise one may only begin a reply, since
     its marker is text that a reply may mention.
-    dropped: further markup, around content.
+    dropped: further markup, around content. closing: what ends a block that is cut off, if the
+    chat template does not show it; empty for the end marker.
     """
 
     name: str
@@ -34,6 +42,7 @@ class Block:
     signs: tuple[str, ...]
     anywhere: bool = False
     dropped: tuple[str, ...] = ()
+    closing: str = ""
 
     @property
     def spec(self) -> ReasoningParserSpec:
@@ -41,7 +50,9 @@ class Block:
         texts = (*self.begins, *self.ends, *self.dropped)
         visible = tuple(token for text in texts for token in _TOKEN.findall(text))
         make = partial(BlockScanner, self)
-        return ReasoningParserSpec(self.name, make, visible, self.begins[0], self.ends[0])
+        closing = self.closing or self.ends[0]
+        markup = ReasoningMarkup(self.begins, self.ends, (closing,), self.anywhere)
+        return ReasoningParserSpec(self.name, make, visible, self.begins[0], self.ends[0], markup)
 
     def open_in(self, prompt: str) -> bool:
         """Whether a prompt ends inside of a block."""
@@ -134,6 +145,8 @@ class Channels:
     heads, tails: what headers begin with, and what messages end with.
     reasoning, calls: patterns of the headers of reasoning, and of those that a tool parser reads
     with their messages. Messages to others are content.
+    thinks: the end of the usual header of reasoning. closings: see `ReasoningMarkup`, with tools;
+    the last one is also that without.
     """
 
     name: str
@@ -142,12 +155,16 @@ class Channels:
     reasoning: re.Pattern[str]
     calls: re.Pattern[str]
     signs: tuple[str, ...]
+    thinks: str
+    closings: tuple[str, ...]
 
     @property
     def spec(self) -> ReasoningParserSpec:
         """The specification for the engine. No one text parts reasoning from what follows it."""
         visible = (*self.heads, *self.tails, _MESSAGE)
-        return ReasoningParserSpec(self.name, partial(ChannelScanner, self), visible)
+        ends = (*self.heads, *self.tails)
+        markup = ReasoningMarkup((self.thinks,), ends, self.closings[-1:], True, self.closings)
+        return ReasoningParserSpec(self.name, partial(ChannelScanner, self), visible, markup=markup)
 
 
 class ChannelScanner:
@@ -254,7 +271,7 @@ BLOCKS = (
     Block("think-tokens", ("<|think:start|>",), ("<|think:end|>",), ("<|think:start|>",)),
     Block("seed", ("<seed:think>",), ("</seed:think>",), ("<seed:think>",)),
     Block("longcat", ("<longcat_think>",), ("</longcat_think>",), ("<longcat_think>",)),
-    Block("think", ("<think>",), ("</think>",), ("<think>", "</think>")),
+    Block("think", ("<think>",), ("</think>",), ("<think>", "</think>"), closing="\n</think>\n\n"),
 )
 """The families by their markers; the last is that of DeepSeek R1, Qwen 3, GLM and many more."""
 
@@ -266,6 +283,8 @@ CHANNELS = (
         re.compile(r"<\|channel\|>\s*analysis\b"),
         re.compile(r"\bto="),
         ("<|constrain|>",),
+        "<|channel|>analysis<|message|>",
+        ("<|end|><|start|>assistant", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ),
     Channels(
         "muse",
@@ -274,6 +293,8 @@ CHANNELS = (
         re.compile(r"\bto=self\b"),
         re.compile(r"\bto=(?!(?:self|user)\b)"),
         ("<atem:function_calls>", "to=self<|message|>"),
+        "to=self<|message|>",
+        ("<|eom|><|start|>assistant", "<|eom|><|start|>assistant to=user<|message|>"),
     ),
 )
 """The families that write messages with headers: gpt-oss and Muse Glimmer."""

@@ -24,6 +24,7 @@ class Parameters(TypedDict, total=False):
     logits_processors: Sequence[Mapping[str, Any]] | None
     logprobs: bool | None
     max_completion_tokens: int | None
+    max_reasoning_tokens: int | None
     max_tokens: int | None
     min_completion_tokens: int | None
     min_p: float | None

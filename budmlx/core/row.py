@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from budmlx.protocol import GenerateRequest, RowErrorCode, with_image_keys
+from budmlx.protocol import GenerateRequest, ReasoningMeter, RowErrorCode, with_image_keys
 
 RowFault = tuple[RowErrorCode, str]
 """Why a row must end: the code of the error and its message."""
@@ -75,6 +75,7 @@ class Row:
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: its position in its grammar, if it has one.
     drafts: what it may draw next; None if nothing is drafted for it.
+    meter: its position in its budget of reasoning, if it has one.
     """
 
     request: GenerateRequest
@@ -93,12 +94,15 @@ class Row:
     states: dict[int, Any] = field(default_factory=dict)
     grammar: GrammarState | None = None
     drafts: DraftState | None = None
+    meter: ReasoningMeter | None = None
 
     @classmethod
     def of(cls, request: GenerateRequest) -> Row:
         """A row that continues after `request.emitted_ids`."""
         ids = [*request.prompt_ids, *request.emitted_ids]
-        return cls(request, ids, with_image_keys(ids, request.images) if request.images else ids)
+        keys = with_image_keys(ids, request.images) if request.images else ids
+        budget = request.reasoning
+        return cls(request, ids, keys, meter=None if budget is None else ReasoningMeter(budget))
 
     @property
     def id(self) -> int:
@@ -189,8 +193,9 @@ class Row:
         if self.unread or doubtful:
             self.states.clear()
         self.rewind(self.unread)
-        if self.grammar is not None:
-            self.grammar.reset()
+        for state in (self.grammar, self.meter):
+            if state is not None:
+                state.reset()
 
     def suspect(self) -> None:
         """Let the row run alone for a while, after a fault of a batch that it was in."""

@@ -156,6 +156,24 @@ class ToolParserSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningMarkup:
+    """The texts around blocks of reasoning, for ending one that takes too long.
+
+    begins, ends: texts, any of which begins or ends a block. anywhere: a block may begin after
+    other text; otherwise only at the start of a reply.
+    closings: texts that end a block so that the answer follows: the first block's, the second's
+    and so on; the last one is for all further blocks. closings_with_tools: the same where the
+    model may call tools; empty if it makes no difference.
+    """
+
+    begins: tuple[str, ...]
+    ends: tuple[str, ...]
+    closings: tuple[str, ...]
+    anywhere: bool = False
+    closings_with_tools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReasoningParserSpec:
     """A reasoning parser for one model family.
 
@@ -163,6 +181,7 @@ class ReasoningParserSpec:
     prompts may end inside a block of reasoning.
     visible: as in `ToolParserSpec`. begin, end: the text around a block of reasoning, for
     constraining only what comes after it; empty where there is no such text.
+    markup: None where `begin` and `end` say all of it.
     """
 
     name: str
@@ -170,3 +189,4 @@ class ReasoningParserSpec:
     visible: tuple[str, ...] = ()
     begin: str = ""
     end: str = ""
+    markup: ReasoningMarkup | None = None

@@ -30,6 +30,7 @@ from budmlx.protocol.frames import (
     WarmingUp,
 )
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
+from budmlx.protocol.reasoning import ReasoningBudget, ReasoningMeter
 from budmlx.protocol.rows import (
     GenerateRequest,
     Grammar,
@@ -66,6 +67,8 @@ __all__ = [
     "PluginCall",
     "PluginTarget",
     "PrefixAnswer",
+    "ReasoningBudget",
+    "ReasoningMeter",
     "RemoveAdapter",
     "RowErrorCode",
     "RowFailed",

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from budmlx.protocol.reasoning import ReasoningBudget
 from budmlx.types import SamplingParams
 
 
@@ -76,6 +77,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: no stop id may come before this many tokens.
     sampler: a plugin's, which draws tokens. processors: change the logits before, in this order.
     grammar: of the row's text; it is compiled before the row is queued.
+    reasoning: the budget of the row's reasoning; None for as much as it likes.
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     namespace: rows reuse KV of rows with the same one only.
     owner: an opaque name of the client; waiting rows are started fairly among owners.
@@ -99,6 +101,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampler: PluginCall | None = None
     processors: list[PluginCall] = []
     grammar: Grammar | None = None
+    reasoning: ReasoningBudget | None = None
     fork: int = 0
     namespace: str = ""
     owner: str = ""

@@ -164,7 +164,8 @@ class Finished:
     """The terminal event of a request that went well. reasons: one for each choice.
 
     cached: the reply is that of an equal request, from the response cache or while both ran.
-    cache_explanation: if the request asked for it.
+    cache_explanation: if the request asked for it. warnings: what became of the reply that its
+    caller may not expect.
     """
 
     reasons: tuple[FinishReason, ...]
@@ -172,6 +173,7 @@ class Finished:
     timing: Timing
     cached: bool = False
     cache_explanation: CacheExplanation | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def reason(self) -> FinishReason:

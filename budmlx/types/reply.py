@@ -86,7 +86,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole reply. `warnings` name parameters, or parts of them, without effect.
+    """A whole reply. `warnings` name parameters, or parts of them, without effect, and tell what
+    became of the reply that its caller may not expect.
 
     cached, cache_explanation: see `Finished`.
     """

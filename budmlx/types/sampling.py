@@ -115,6 +115,15 @@ class SamplingParams:
             2**63 - 1,
         ),
     ] = 0
+    max_reasoning_tokens: Annotated[
+        int | None,
+        Param(
+            "Most tokens of reasoning; the model's own closing tokens end it then, and the answer "
+            "follows. 0: none.",
+            0,
+            2**63 - 1,
+        ),
+    ] = None
     stop: Annotated[
         tuple[str, ...],
         Param("Texts that end a reply and are not part of it."),

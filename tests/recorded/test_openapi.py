@@ -38,8 +38,9 @@ CORRECTED = (
     ".tool_choice.anyOf[2].",
     # What was chosen for the device came later.
     "/ready.get.responses.200.content.application/json.schema.properties.numbers.",
-    # So did adapters.
+    # So did adapters, and budgets of reasoning.
     ".schema.properties.adapter.",
+    ".schema.properties.max_reasoning_tokens.",
     # So did several models, and what may be done with them.
     ".paths./v1/estimate.",
     ".paths./v1/models/load.",

@@ -38,7 +38,7 @@ def test_the_wire_says_what_the_declaration_says(
         # What a type with a validator of its own calls its bounds.
         bounds = (schema.get("minimum", schema.get("ge")), schema.get("maximum", schema.get("le")))
         assert bounds == RANGES[name]
-        assert properties[name]["default"] == getattr(DEFAULTS, name)
+        assert properties[name].get("default") == getattr(DEFAULTS, name)
 
 
 def test_every_parameter_of_the_wire_reaches_the_sampling_parameters() -> None:

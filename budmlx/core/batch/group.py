@@ -163,8 +163,8 @@ class Group:
             return self._verify(drafted)
         logits = self._forward(self._feed)
         unread: dict[Row, list[int]] = {}
-        if self._sampling.constrained:
-            # The device works while the tokens before are read and masks are made of them.
+        if self._sampling.waits:
+            # The device works while the tokens before are read, and masks are made of them.
             mx.async_eval(logits)
             unread = self._unread()
         begin = time.perf_counter()
@@ -199,7 +199,7 @@ class Group:
         assert self._sampling is not None
         fed = mx.array(drafted.fed)
         logits = self._forward(fed)
-        unread = self._unread() if self._sampling.constrained else {}
+        unread = self._unread() if self._sampling.waits else {}
         drawn = self._sampling.sample(logits, fed, unread)
         mx.async_eval(*drawn.arrays, *self._kept)
         outcomes = drafted.taken(drawn.read())

@@ -72,6 +72,7 @@ def _features(row: Row) -> Hashable:
         params.logprobs,
         request.min_tokens > 0,
         row.grammar is not None,
+        request.reasoning is not None,
         tuple(call.core for call in request.processors),
         request.sampler and request.sampler.core,
     )

@@ -22,6 +22,7 @@ from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.penalties import Penalties
 from budmlx.core.sample.plugins import PluginSampling, plugin_sampling
+from budmlx.core.sample.reasoning import Closings
 from budmlx.protocol import GenerateRequest
 
 NOTHING_DRAWN = (
@@ -138,8 +139,15 @@ class RowSampling:
         self._prepared = False
         self.constrained = any(row.grammar is not None for row in rows)
         self._constraints = Constraints(rows, vocab) if self.constrained else None
+        budgets = any(row.meter is not None for row in rows)
+        self._closings = Closings(rows) if budgets else None
         changes = (self._adjustments, self._processors, self._samplers, self._constraints)
         self._changes = any(changes)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next tokens depend on those that were drawn and not read."""
+        return self.constrained or (self._closings is not None and self._closings.waiting)
 
     def release(self) -> None:
         """Give the rows back what is kept for them, before rows come or go."""
@@ -155,7 +163,7 @@ class RowSampling:
         """Draw a token for every row at each of k places, without waiting.
 
         raw: logits [rows, k, vocab]. fed: the token ids [rows, k] that led to them.
-        unread: tokens that were drawn and are not in the rows' ids yet; needed if `constrained`.
+        unread: tokens that were drawn and are not in the rows' ids yet; needed if `waits`.
         What is drawn at the first place is right for every row; at the others it is so only for
         rows of which `follows` is false.
         """
@@ -195,6 +203,8 @@ class RowSampling:
                 allowed = self._shown.allowed(logits)
                 tokens, finite = self._plugged_samples(allowed, feed, keys, tokens, finite, faults)
         assert tokens is not None
+        if self._closings is not None:
+            tokens, finite = self._closings.apply(tokens, finite, unread)
         return [tokens, finite, *self._logprobs(raw, tokens)]
 
     def _adjusted(
@@ -299,7 +309,7 @@ def _is_penalised(request: GenerateRequest) -> bool:
 
 def follows(request: GenerateRequest) -> bool:
     """Whether what a row draws depends on the tokens before it by more than the model's logits."""
-    others = request.grammar or request.sampler or request.processors
+    others = request.grammar or request.reasoning or request.sampler or request.processors
     return _is_penalised(request) or bool(others)
 
 

@@ -35,7 +35,7 @@ def completion(model: str, warnings: Sequence[str], events: Sequence[Event]) -> 
         finished.usage,
         finished.timing,
         model=model,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *finished.warnings),
         cached=finished.cached,
         cache_explanation=finished.cache_explanation,
     )

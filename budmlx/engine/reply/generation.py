@@ -24,7 +24,7 @@ from budmlx.errors import (
     RequestFailedError,
 )
 from budmlx.plugins.parsing import Content, Piece, Thought
-from budmlx.protocol import RowFailed, Token
+from budmlx.protocol import ReasoningMeter, RowFailed, Token
 from budmlx.types import (
     ChoiceFinished,
     Event,
@@ -54,13 +54,17 @@ ERRORS: dict[str, type[BudmlxError]] = {
     "model_not_found": ModelNotFoundError,
 }
 
+REASONING_CUT = (
+    "The reasoning was ended after as many tokens as max_reasoning_tokens, or the effort, allows."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RowText:
     """The parts that make the text of one row. reader: None if no logprobs are wanted.
 
     output: takes reasoning and calls out of the text. answer: the part of it that takes out the
-    reasoning and knows the stops. hide: reasoning is not reported.
+    reasoning and knows the stops. hide: reasoning is not reported. meter: its budget.
     """
 
     text: TextStream
@@ -69,6 +73,7 @@ class RowText:
     output: OutputReader | None = None
     answer: Answer | None = None
     hide: bool = False
+    meter: ReasoningMeter | None = None
 
 
 class _ChoiceText:
@@ -83,10 +88,20 @@ class _ChoiceText:
         self._output = row.output
         self._answer = row.answer
         self._hide = row.hide
+        self._meter = row.meter
         self._shown = 0
         self._ends: deque[int] = deque()
+        self._without_text = 0
         self.reasoning_tokens = 0
         self.ids: list[int] = []
+
+    @property
+    def reasoning_was_cut(self) -> bool:
+        """Whether the reasoning has used its budget up."""
+        meter = self._meter
+        if meter is not None:
+            meter.follow(self.ids[meter.consumed :])
+        return meter is not None and meter.cut
 
     def take(self, updates: Sequence[Token]) -> list[Event]:
         """Events of the row's new tokens."""
@@ -102,9 +117,11 @@ class _ChoiceText:
                 if self._reader is not None:
                     self._reader.push(update, self._text.decoded)
                 if self._output is not None:
-                    self._ends.append(self._text.decoded)
+                    self._note_end(begin)
             if update.reason is not None and not self._text.stopped:
+                begin = self._text.decoded
                 shown += self._text.finish()
+                self._note_end(begin, tokens=0)
             self.reason = "stop" if self._text.stopped else update.reason
             if self.reason is not None:
                 break
@@ -124,6 +141,16 @@ class _ChoiceText:
         if self.reason != "stop":
             return ""
         return self._text.stop if self._answer is None else self._answer.stop
+
+    def _note_end(self, begin: int, tokens: int = 1) -> None:
+        """Note where the text of a token ends, which begins at `begin`, and of those before it
+        that had no text, since they are parts of its first character."""
+        end = self._text.decoded
+        if end == begin:
+            self._without_text += tokens
+            return
+        self._ends.extend([begin + 1] * self._without_text + [end] * tokens)
+        self._without_text = 0
 
     def _parsed(self, output: OutputReader, text: str, *, last: bool) -> list[Event]:
         """The events of new text that may hold reasoning and calls."""
@@ -251,7 +278,12 @@ class Generation:
         reasons = [choice.reason for choice in self._choices.values()]
         if tokens and None not in reasons:
             self.over = True
-            yield Finished(tuple(r for r in reasons if r), self._usage(), self._timing())
+            yield Finished(
+                tuple(r for r in reasons if r),
+                self._usage(),
+                self._timing(),
+                warnings=self._warnings(),
+            )
 
     def ended(self) -> list[int]:
         """Rows that need no more tokens, because their text ended before the core knew."""
@@ -264,6 +296,11 @@ class Generation:
             error.param = "messages" if self.submission.is_chat else "prompt"
             error.tokens, error.limit = len(self.submission.prompt.ids), failed.limit
         return error
+
+    def _warnings(self) -> tuple[str, ...]:
+        if not any(choice.reasoning_was_cut for choice in self._choices.values()):
+            return ()
+        return (REASONING_CUT,)
 
     def _usage(self) -> Usage:
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())

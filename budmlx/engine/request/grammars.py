@@ -25,10 +25,12 @@ ANY_TEXT = r"/(.|\n)*/"
 ROOM = 512
 
 
-def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
+def grammar_of(
+    request: Request, parsers: Parsers, tail: str, *, budget: bool = False
+) -> Grammar | None:
     """The grammar of the reply; None if any text is allowed.
 
-    tail: the end of the prompt.
+    tail: the end of the prompt. budget: the reasoning is ended elsewhere, see `most_reasoning`.
 
     Raises:
         InvalidRequestError: the model's calls cannot be forced, or a pattern is wrong.
@@ -61,9 +63,8 @@ def grammar_of(request: Request, parsers: Parsers, tail: str) -> Grammar | None:
     if thinking is None:
         writer.start(" | ".join(body))
     else:
-        writer.start_after(
-            thinking, " | ".join(body), _begins_with_line_break(form), _most_reasoning(request)
-        )
+        most = None if budget else most_reasoning(request)
+        writer.start_after(thinking, " | ".join(body), _begins_with_line_break(form), most)
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
 
@@ -80,7 +81,7 @@ def _begins_with_line_break(form: ResponseFormat | None) -> bool:
     return form.kind != "choice" or any(text.startswith("\n") for text in form.value)
 
 
-def _most_reasoning(request: Request) -> int | None:
+def most_reasoning(request: Request) -> int | None:
     """The tokens that reasoning before a form may take; None if the reply has no limit."""
     most = request.sampling.max_tokens
     return None if most is None else most - min(most // 2, ROOM)

@@ -14,6 +14,7 @@ from typing import Any
 from budmlx.engine.images.images import Images, KeyedImage
 from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
+from budmlx.engine.reply.budgets import with_budget
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.request.defaults import INSTRUCTIONS, RequestDefaults
 from budmlx.engine.request.render import check_prefix, check_results, render
@@ -110,6 +111,8 @@ class Preparation:
         if self._transforms:
             request = transformed(request, self._transforms, self._calls)
         self._parsers.check(request)
+        if request.chat_template_kwargs:
+            request = with_budget(request, self._parsers)
         if request.messages is None:
             raw: str | Sequence[int] = request.prompt or ()
             if isinstance(raw, str):

@@ -70,6 +70,7 @@ class StoredReply(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int
+    warnings: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """The bytes of the reply, as msgpack."""
@@ -111,6 +112,7 @@ def stored(key: str, events: Sequence[Event]) -> StoredReply | None:
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.reasoning_tokens,
+        finished.warnings,
     )
 
 
@@ -132,7 +134,7 @@ def replay(reply: StoredReply) -> Iterator[Event]:
         reply.reasoning_tokens,
     )
     reasons = tuple(choice.reason for choice in reply.choices)
-    yield Finished(reasons, usage, Timing(0.0, 0.0, 0.0), cached=True)
+    yield Finished(reasons, usage, Timing(0.0, 0.0, 0.0), cached=True, warnings=reply.warnings)
 
 
 def reply_key(request: Request, ids: Sequence[int], salt: str) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.answer import AnswerStops
+from budmlx.engine.reply.budgets import Budgets, implied_budget, markup_of
 from budmlx.engine.reply.generation import RowText
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
@@ -21,6 +22,7 @@ from budmlx.engine.request.grammars import (
     can_be_strict,
     grammar_of,
     is_forced,
+    most_reasoning,
     unenforced_formats,
 )
 from budmlx.engine.request.history import changes
@@ -32,11 +34,18 @@ from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.options import Vocabulary
 from budmlx.plugins.specs import OutputFilterFactory
-from budmlx.protocol import GenerateRequest, Grammar, SessionFile
+from budmlx.protocol import (
+    GenerateRequest,
+    Grammar,
+    ReasoningBudget,
+    ReasoningMeter,
+    SessionFile,
+)
 from budmlx.types import ModelInfo, Request, SamplingParams
 
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
+NO_MARKUP = "how this model marks its reasoning, if there is any, is not known."
 # Values that a warning lists; more would help nobody.
 MOST_NAMED = 16
 
@@ -72,6 +81,7 @@ class RowBuilder:
         encode = partial(self._tokenizer.encode, add_special=False)
         self._choices = PluginChoices(plugins, Vocabulary(info.vocab_size, encode))
         self._eos_ids = sorted({*info.eos_token_ids, *self._tokenizer.eos_token_ids})
+        self._budgets = Budgets(parsers, self._eos_ids)
 
     def foreign_plugins(self, request: Request) -> list[str]:
         """The plugins that the text of a reply goes through, without those that budmlx ships."""
@@ -103,9 +113,14 @@ class RowBuilder:
         chooses = sampling.sampler is not None or sampling.logits_processors
         sampler, processors = self._choices.calls(sampling) if chooses else (None, [])
         tail = self._parsers.tail(request, submission.prompt.ids)
+        budget = None
+        if sampling.max_reasoning_tokens is not None:
+            budget = self._budgets.of(request, tail, sampling.max_reasoning_tokens)
         grammar = None
         if request.response_format is not None or active_tools(request):
-            grammar = grammar_of(request, self._parsers, tail)
+            grammar = grammar_of(request, self._parsers, tail, budget=budget is not None)
+            if budget is not None and grammar is not None:
+                budget = _with_room(budget, request)
         room = self._info.context_length - len(submission.prompt.ids)
         rows = [
             msgspec.structs.replace(
@@ -113,6 +128,7 @@ class RowBuilder:
                 max_tokens=min(row.max_tokens, room),
                 sampler=sampler,
                 processors=processors,
+                reasoning=budget,
                 session=session,
                 owner=owner,
             )
@@ -120,7 +136,7 @@ class RowBuilder:
                 row_ids, submission.prompt, self._for_core(request), self._eos_ids, grammar
             )
         ]
-        texts = {row.id: self._row_text(request, tail, row.min_tokens) for row in rows}
+        texts = {row.id: self._row_text(request, tail, row) for row in rows}
         return BuiltRows(submission, rows, texts)
 
     def _for_core(self, request: Request) -> Request:
@@ -129,7 +145,8 @@ class RowBuilder:
             return request
         return replace(request, sampling=replace(request.sampling, stop_token_ids=()))
 
-    def _row_text(self, request: Request, tail: str, min_tokens: int) -> RowText:
+    def _row_text(self, request: Request, tail: str, row: GenerateRequest) -> RowText:
+        min_tokens = row.min_tokens
         sampling, stop, stops = request.sampling, request.sampling.stop, None
         if (stop or sampling.stop_token_ids) and self._parsers.takes_reasoning(request):
             stops = AnswerStops(stop, sampling.stop_token_ids, min_tokens)
@@ -146,7 +163,17 @@ class RowBuilder:
             self._parsers.reader(request, answer),
             answer,
             hide=request.reasoning == "hidden",
+            meter=None if row.reasoning is None else ReasoningMeter(row.reasoning),
         )
+
+
+def _with_room(budget: ReasoningBudget, request: Request) -> ReasoningBudget:
+    """The budget, or a smaller one where the form of the answer would have no room otherwise."""
+    most = most_reasoning(request)
+    if most is None:
+        return budget
+    tokens = min(budget.tokens, max(most - len(budget.closings[0]), 0))
+    return msgspec.structs.replace(budget, tokens=tokens)
 
 
 def core_requests(
@@ -204,6 +231,7 @@ def _without_resolved(sampling: SamplingParams) -> SamplingParams:
         ignore_eos=False,
         sampler=None,
         logits_processors=(),
+        max_reasoning_tokens=None,
     )
 
 
@@ -244,12 +272,19 @@ class RequestWarnings:
         template = self.parsers.tokenizer.template(tools=bool(active_tools(request)))
         if request.messages is None:
             unread = [*(["tools"] if request.tools else []), *request.chat_template_kwargs]
+            if request.sampling.max_reasoning_tokens is not None:
+                unread.append("max_reasoning_tokens")
             warnings += [f"{name} has no effect on raw text." for name in unread]
         else:
             unread = [*template.unused_kwargs(request.chat_template_kwargs)]
+            limits = implied_budget(request, self.parsers)[1] if unread else ()
             warnings += [
-                f"{name} has no effect: the chat template does not use it." for name in unread
+                f"{name} has no effect: the chat template does not use it."
+                for name in unread
+                if name not in limits
             ]
+            if request.sampling.max_reasoning_tokens is not None and not markup_of(self.parsers):
+                warnings.append("max_reasoning_tokens has no effect: " + NO_MARKUP)
             if request.messages and not template.takes(request.messages):
                 warnings += changes(template, request.messages)
             _, effort = template.with_known_effort(request.chat_template_kwargs)

@@ -162,6 +162,20 @@ class Prober:
             answer_after_result=not calls or writes(*answered, said("user", 4), words=5),
         )
 
+    def reasoning_end(self, key: str) -> str:
+        """The text between the reasoning of a reply and its content; empty if it is not written.
+
+        key: where the template reads reasoning.
+        """
+        if key == THINKING_PART:
+            parts = [{"type": "thinking", "thinking": word(1)}, {"type": "text", "text": word(2)}]
+            reply = self.said("assistant", parts)
+        else:
+            reply = self.said("assistant", 2, **{key: word(1)})
+        text = self.text([self.said("user", 0), reply], **_THINKING) or ""
+        between, found, _ = text.partition(word(1))[2].partition(word(2))
+        return between if found else ""
+
     def wants_descriptions(self) -> bool:
         """Whether tools must have a description."""
         asked = [self.said("user", 0)]

@@ -227,6 +227,14 @@ class ChatTemplate:
         )
         return {**kwargs, _EFFORT: nearest}, warning
 
+    def reasoning_end(self) -> str:
+        """The text that it writes between a reply's reasoning and content; empty if it does not."""
+        if not self.calls.reasoning:
+            return ""
+        with suppress(LimitError):
+            return self._prober.reasoning_end(self.calls.reasoning)
+        return ""
+
     def new_call_id(self) -> str:
         """An id for a call that the template takes back."""
         if self.calls.short_ids:

@@ -20,6 +20,7 @@ EOS = [2, 9]
 RESOLVED = {"seed", "max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos"} | {
     "sampler",
     "logits_processors",
+    "max_reasoning_tokens",
 }
 
 

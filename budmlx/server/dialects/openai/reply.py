@@ -125,7 +125,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
             **self._common,
             usage=_usage(done.usage),
             time_info=_time_info(done.timing),
-            warnings=self._warnings or UNSET,
+            warnings=done.warnings or UNSET,
             cached=self._cached(done.cached),
             cache_explanation=done.cache_explanation or UNSET,
         )
@@ -166,7 +166,7 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         assert self._ended is not None
         last, usage, times = self._end(self._ended), _usage(event.usage), _time_info(event.timing)
         notes = {
-            "warnings": self._warnings or UNSET,
+            "warnings": [*self._warnings, *event.warnings] or UNSET,
             "cached": self._cached(event.cached),
             "cache_explanation": event.cache_explanation or UNSET,
         }
