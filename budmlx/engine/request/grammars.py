@@ -11,13 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.thinking import Thinking
 from budmlx.engine.request.schemas import SPACE, check_pattern, constrainable, unknown_formats
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.boundary import calling
 from budmlx.plugins.parsing import CallSyntax, ToolParserSpec
-from budmlx.protocol import Grammar
+from budmlx.protocol import Grammar, ReasoningBudget
 from budmlx.types import Request, ResponseFormat, Tool
 
 ANY_TEXT = r"/(.|\n)*/"
@@ -30,7 +32,7 @@ def grammar_of(
 ) -> Grammar | None:
     """The grammar of the reply; None if any text is allowed.
 
-    tail: the end of the prompt. budget: the reasoning is ended elsewhere, see `most_reasoning`.
+    tail: the end of the prompt. budget: the reasoning is ended elsewhere, see `leaving_room`.
 
     Raises:
         InvalidRequestError: the model's calls cannot be forced, or a pattern is wrong.
@@ -63,7 +65,7 @@ def grammar_of(
     if thinking is None:
         writer.start(" | ".join(body))
     else:
-        most = None if budget else most_reasoning(request)
+        most = None if budget else _most_reasoning(request)
         writer.start_after(thinking, " | ".join(body), _begins_with_line_break(form), most)
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
@@ -81,10 +83,19 @@ def _begins_with_line_break(form: ResponseFormat | None) -> bool:
     return form.kind != "choice" or any(text.startswith("\n") for text in form.value)
 
 
-def most_reasoning(request: Request) -> int | None:
+def _most_reasoning(request: Request) -> int | None:
     """The tokens that reasoning before a form may take; None if the reply has no limit."""
     most = request.sampling.max_tokens
     return None if most is None else most - min(most // 2, ROOM)
+
+
+def leaving_room(budget: ReasoningBudget, request: Request) -> ReasoningBudget:
+    """The budget, or a smaller one where the form of the answer would have no room otherwise."""
+    most = _most_reasoning(request)
+    if most is None:
+        return budget
+    tokens = min(budget.tokens, max(most - len(budget.closings[0]), 0))
+    return msgspec.structs.replace(budget, tokens=tokens)
 
 
 def can_be_strict(parsers: Parsers) -> bool:

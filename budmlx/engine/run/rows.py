@@ -22,7 +22,7 @@ from budmlx.engine.request.grammars import (
     can_be_strict,
     grammar_of,
     is_forced,
-    most_reasoning,
+    leaving_room,
     unenforced_formats,
 )
 from budmlx.engine.request.history import changes
@@ -34,13 +34,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.options import Vocabulary
 from budmlx.plugins.specs import OutputFilterFactory
-from budmlx.protocol import (
-    GenerateRequest,
-    Grammar,
-    ReasoningBudget,
-    ReasoningMeter,
-    SessionFile,
-)
+from budmlx.protocol import GenerateRequest, Grammar, ReasoningMeter, SessionFile
 from budmlx.types import ModelInfo, Request, SamplingParams
 
 # Larger than any context; the core clamps it.
@@ -120,7 +114,7 @@ class RowBuilder:
         if request.response_format is not None or active_tools(request):
             grammar = grammar_of(request, self._parsers, tail, budget=budget is not None)
             if budget is not None and grammar is not None:
-                budget = _with_room(budget, request)
+                budget = leaving_room(budget, request)
         room = self._info.context_length - len(submission.prompt.ids)
         rows = [
             msgspec.structs.replace(
@@ -165,15 +159,6 @@ class RowBuilder:
             hide=request.reasoning == "hidden",
             meter=None if row.reasoning is None else ReasoningMeter(row.reasoning),
         )
-
-
-def _with_room(budget: ReasoningBudget, request: Request) -> ReasoningBudget:
-    """The budget, or a smaller one where the form of the answer would have no room otherwise."""
-    most = most_reasoning(request)
-    if most is None:
-        return budget
-    tokens = min(budget.tokens, max(most - len(budget.closings[0]), 0))
-    return msgspec.structs.replace(budget, tokens=tokens)
 
 
 def core_requests(
