@@ -94,6 +94,7 @@ ROOMS = {
     "budmlx.engine.hosts": (),
     "budmlx.engine.load": ("budmlx.engine.images",),
     "budmlx.engine.run": ("budmlx.engine.request", "budmlx.engine.reuse", "budmlx.engine.hosts"),
+    "budmlx.engine.embed": ("budmlx.engine.load", "budmlx.engine.run"),
     "budmlx.engine.models": ("budmlx.engine.load", "budmlx.engine.run"),
     "budmlx.server.dialects": (),
     "budmlx.server.routes": (),

@@ -15,6 +15,7 @@ from budmlx.config.values import (
     Size,
     SizeOrShare,
 )
+from budmlx.protocol import PoolingMode
 
 OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session", "adapter"})
 """Settings that say which model it is, or are of use to no other."""
@@ -134,6 +135,16 @@ class ModelConfig(BaseModel):
         "auto",
         description="How pictures get into prompts: a preprocessor's name, auto (the model "
         "decides), or none.",
+    )
+    pooling: PoolingMode | None = Field(
+        None,
+        description="The model makes vectors of texts, in this way; for embedding models whose "
+        "files do not say it.",
+    )
+    embed_any: bool = Field(
+        False,
+        description="Let a chat model make vectors of texts, too: by the last token, which few of "
+        "them were trained for.",
     )
     image_host: Names = Field(
         (),

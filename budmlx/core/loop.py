@@ -132,7 +132,7 @@ class CoreLoop:
             message = self._inbox.get(block=not busy, timeout=HEARTBEAT)
         except Empty:
             if not busy:
-                executor.rest()
+                mx.clear_cache()  # nobody needs it while there is nothing to do
             return True
         try:
             while True:

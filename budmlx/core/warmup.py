@@ -24,7 +24,9 @@ from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.protocol import (
+    CoreRequest,
     CoreSettings,
+    EmbedRequest,
     FromCore,
     GenerateRequest,
     Grammar,
@@ -67,8 +69,8 @@ FILTERS: Sequence[Mapping[str, Any]] = (
 class Part:
     """Requests that begin together, and those that join them later."""
 
-    rows: list[GenerateRequest]
-    late: list[GenerateRequest] = field(default_factory=list)
+    rows: Sequence[CoreRequest]
+    late: Sequence[CoreRequest] = field(default_factory=list)
 
 
 class WarmUp:
@@ -95,7 +97,11 @@ class WarmUp:
         # A CPU has no kernels to build but those that the model's own code compiles, which are
         # the same for all requests.
         builds = mx.default_device() != mx.cpu if thorough is None else thorough
-        self._parts = requests.many() if builds else requests.few()
+        self._parts = list[Part]()
+        if model.info.generates:
+            self._parts += requests.many() if builds else requests.few()
+        if model.embedder is not None:
+            self._parts += requests.texts(many=builds)
 
     def run(self, emit: Callable[[FromCore], None], seconds: float = WARMUP_SECONDS) -> None:
         """Run all parts, each of which is announced; after `seconds` the rest is left out.
@@ -198,15 +204,27 @@ class Requests:
             parts += [Part(own[:1]), Part([*own, self._row(30)])]
         return parts
 
+    def texts(self, *, many: bool) -> list[Part]:
+        """Texts to make vectors of, alone and together; with `many`, of several lengths."""
+        sizes = [(3,), (3, 4), *([(40,) * 8, (self._longest + 1,), (400,)] if many else [])]
+        return [
+            Part([EmbedRequest(id=next(self._ids), texts=[self._ids_of(n, n) for n in lengths])])
+            for lengths in sizes
+        ]
+
+    def _ids_of(self, number: int, tokens: int) -> list[int]:
+        """Ids that share no beginning with those of other numbers, as many as fit."""
+        length = max(min(tokens, self._room), 2)
+        return [(7 * number + place) % self._model.info.vocab_size for place in range(length)]
+
     def _row(
         self, tokens: int, params: Mapping[str, Any] = GREEDY, **fields: Any
     ) -> GenerateRequest:
         """A short row that shares no beginning with others. tokens: of its prompt, if they fit."""
-        number, vocab = next(self._ids), self._model.info.vocab_size
-        length = max(min(tokens, self._room), 2)
+        number = next(self._ids)
         request = GenerateRequest(
             id=number,
-            prompt_ids=[(7 * number + place) % vocab for place in range(length)],
+            prompt_ids=self._ids_of(number, tokens),
             sampling=SamplingParams(**{**GREEDY, **params}),
             seed=number,
             max_tokens=4,

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from budmlx.config import Config, size_or_share
+from budmlx.engine.embed.embeddings import EmbeddingPipeline
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.core_settings import core_settings
 from budmlx.engine.load.directory import model_files
 from budmlx.engine.load.generation_config import changed, sampling_defaults
+from budmlx.engine.load.sentence_transformers import EmbeddingFiles
 from budmlx.engine.reply.parsers import Parsers
 from budmlx.engine.request.defaults import RequestDefaults
 from budmlx.engine.request.prepare import Preparation
@@ -35,6 +37,7 @@ class Assembly:
     tokenizer: Tokenizer
     parsers: Parsers
     pipeline: RequestPipeline
+    embeddings: EmbeddingPipeline
     warnings: RequestWarnings
     defaults: Mapping[str, SamplingDefault]
 
@@ -56,7 +59,10 @@ def assemble(
         log.warning("%s: %s", name, problem)
     files = model_files(path)
     images = Images(plugins, tokenizer, files, config)
-    settings = core_settings(files, name, config, plugins, images, tokenizer.mended_decoder)
+    embedding = EmbeddingFiles.read(path, config)
+    settings = core_settings(
+        files, name, config, plugins, images, tokenizer.mended_decoder, embedding
+    )
     store = None if config.cache == "off" else plugins.response_cache(config)
     parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
     dispatcher = RowDispatcher(settings, config, notice)
@@ -76,6 +82,7 @@ def assemble(
         tokenizer,
         parsers,
         RequestPipeline(preparation, cache, rows, dispatcher, tracker, plugins),
+        EmbeddingPipeline(embedding, tokenizer, dispatcher, plugins),
         RequestWarnings(
             parsers,
             info.vocab_size,

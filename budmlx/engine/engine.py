@@ -12,6 +12,7 @@ from typing import Any, Self
 from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.assembly import assemble
+from budmlx.engine.embed.methods import EmbeddingMethods
 from budmlx.engine.hosts.host import HostStatus
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
@@ -34,7 +35,7 @@ from budmlx.types import Completion, Estimate, Event, ModelInfo, PrefixCacheStat
 DEMO_NAME = "budmlx-tiny"
 
 
-class Engine(TextMethods, SessionMethods, AdapterMethods):
+class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods):
     """A loaded model that answers chats. Thread-safe; one engine serves many callers.
 
     defaults: sampling parameters of requests that do not say them, and where each was set.
@@ -62,6 +63,7 @@ class Engine(TextMethods, SessionMethods, AdapterMethods):
         self._closed = False
         self._parts = assemble(path, name, config, self.plugins, notice)
         self._pipeline = self._parts.pipeline
+        self._embeddings = self._parts.embeddings
         self._tokenizer = self._parts.tokenizer
         self._counts = TokenCounts(self._pipeline.preparation)
         self._adapters = self._pipeline.dispatcher.adapters

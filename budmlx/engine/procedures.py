@@ -181,12 +181,24 @@ def off_loop(call: Callable[[], T]) -> Procedure[T]:
 
 def drive(procedure: Procedure[T]) -> T:
     """Run a procedure on a thread that may block."""
-    try:
-        while True:
-            next(procedure).block()
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+    with closing(procedure):
+        try:
+            while True:
+                next(procedure).block()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+async def adrive(procedure: Procedure[T]) -> T:
+    """Run a procedure on an event loop. A cancelled one is closed."""
+    with closing(procedure):
+        try:
+            while True:
+                await next(procedure).suspend()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 def drive_stream(stream: Stream[T]) -> Generator[T, None, None]:

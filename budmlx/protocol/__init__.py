@@ -9,10 +9,12 @@ errors and types.
 from __future__ import annotations
 
 from budmlx.protocol.adapters import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
+from budmlx.protocol.embedding import EmbeddingSettings, EmbedRequest, PoolingMode, Vector
 from budmlx.protocol.frames import (
     PROTOCOL_VERSION,
     AskPrefix,
     Cancel,
+    CoreRequest,
     FromCore,
     Hello,
     Loaded,
@@ -52,7 +54,10 @@ __all__ = [
     "AddAdapter",
     "AskPrefix",
     "Cancel",
+    "CoreRequest",
     "CoreSettings",
+    "EmbedRequest",
+    "EmbeddingSettings",
     "FromCore",
     "GenerateRequest",
     "Grammar",
@@ -66,6 +71,7 @@ __all__ = [
     "MemoryUse",
     "PluginCall",
     "PluginTarget",
+    "PoolingMode",
     "PrefixAnswer",
     "ReasoningBudget",
     "ReasoningMeter",
@@ -80,6 +86,7 @@ __all__ = [
     "Tensor",
     "ToCore",
     "Token",
+    "Vector",
     "WarmingUp",
     "with_image_keys",
 ]

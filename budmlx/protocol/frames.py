@@ -7,12 +7,16 @@ from typing import Literal
 import msgspec
 
 from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
+from budmlx.protocol.embedding import EmbedRequest, Vector
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
+
+CoreRequest = GenerateRequest | EmbedRequest
+"""What a core is asked to compute."""
 
 # Engine to core.
 
@@ -25,13 +29,13 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """Queue a row."""
+    """Queue a row, or texts."""
 
-    request: GenerateRequest
+    request: CoreRequest
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Drop a row wherever it is; unknown ids are ignored. It gets no further message."""
+    """Drop a row, or texts, wherever it is; unknown ids are ignored. It gets no further message."""
 
     id: int
 
@@ -148,13 +152,14 @@ class RowFailed(msgspec.Struct, frozen=True, array_like=True):
 class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     """The results of one step of the scheduler. An empty frame is the heartbeat of an idle core.
 
-    started: rows whose prefill began (end of their queue time). waiting, running: numbers of
-    rows. memory: what MLX has.
+    started: rows whose prefill began (end of their queue time), and requests for vectors.
+    vectors: those of texts. waiting, running: numbers of rows. memory: what MLX has.
     """
 
     tokens: list[Token] = []
     failed: list[RowFailed] = []
     started: list[int] = []
+    vectors: list[Vector] = []
     waiting: int = 0
     running: int = 0
     memory: MemoryUse = MemoryUse()

@@ -62,7 +62,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     arrays: dict[str, Tensor]
 
 
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """One row to run. Ids are already checked against the vocabulary.
 
     emitted_ids: tokens of this row that a former core already delivered; generation

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from budmlx.protocol.adapters import AdapterSource
+from budmlx.protocol.embedding import EmbeddingSettings
 
 
 class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     adapters: what rows may choose. One that must have a digest may be missing: the rows that
     chose it fail then.
     token_decoder: what stands for the decoder in tokenizer.json, as JSON; empty leaves it.
+    embedding: how the model makes vectors of texts, if it does. generates: it makes tokens, too.
+    bare: its weights are those of the body alone.
     warmup: before it serves, the core runs what requests will run.
     speculation: tokens that a row drafts in a step at most; 0 for none, auto for as many as pay.
     """
@@ -65,5 +68,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     sessions: list[str] = []
     adapters: list[AdapterSource] = []
     token_decoder: str = ""
+    embedding: EmbeddingSettings | None = None
+    generates: bool = True
+    bare: bool = False
     warmup: bool = True
     speculation: Literal["auto"] | int = 0

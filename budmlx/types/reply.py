@@ -17,6 +17,7 @@ class ModelInfo:
     context_length: most tokens a sequence may have, prompt and completion together.
     vocab_size: width of the logits; a token id outside it must never reach the core.
     batchable: False when the model's cache cannot be merged, so that it runs row by row.
+    generates: False where it makes vectors of texts alone.
     needs_checkpoints: prompts can continue only from places where a whole state was kept.
     speculates: its caches can take tokens back, so that rows may draft.
     numbers: what was chosen for the device, such as its `prefill_chunk`.
@@ -31,6 +32,7 @@ class ModelInfo:
     batchable: bool
     fingerprint: str
     created: int
+    generates: bool = True
     needs_checkpoints: bool = False
     speculates: bool = False
     numbers: Mapping[str, str | int | float] = field(default_factory=dict)

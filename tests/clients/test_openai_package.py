@@ -102,5 +102,5 @@ def test_errors(sdk: Any, fields: dict[str, Any], error: str) -> None:
         with pytest.raises(getattr(openai, error)) as caught:
             sdk.chat.completions.create(**CHAT | fields, stream=stream)
         assert caught.value.body["message"] and caught.value.request_id
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError):
         sdk.embeddings.create(model="demo", input="x")

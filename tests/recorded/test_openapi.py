@@ -41,6 +41,8 @@ CORRECTED = (
     # So did adapters, and budgets of reasoning.
     ".schema.properties.adapter.",
     ".schema.properties.max_reasoning_tokens.",
+    # So did vectors of texts.
+    ".paths./v1/embeddings.",
     # So did several models, and what may be done with them.
     ".paths./v1/estimate.",
     ".paths./v1/models/load.",

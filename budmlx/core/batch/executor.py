@@ -15,6 +15,7 @@ from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
 from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
+from budmlx.core.batch.texts import Texts
 from budmlx.core.batch.verify import drafts_of
 from budmlx.core.model.device_faults import DeviceLostError, ends_the_process, is_device_fault
 from budmlx.core.model.memory import MemoryModel, memory_use
@@ -23,7 +24,7 @@ from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import NO_ADAPTER, Row, RowError, RowFault
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
-from budmlx.protocol import MemoryBudget, RowFailed, Token
+from budmlx.protocol import MemoryBudget, RowFailed, Token, Vector
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Executor:
     activity: hears what runs. replaceable: another process continues if this one ends, so that it
     ends when the device fails. worth_clearing: bytes of unused buffers that are given back after
     caches have grown.
-    prompts, groups: the oldest first; for others to read.
+    prompts, groups: the oldest first; for others to read. texts: those to make vectors of.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Executor:
         self.paddable = model.paddable
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []
+        self.texts = Texts(model)
         self._model = model
-        self._reuse = reuse or BlockReuse(model, 0)
+        self.reuse = reuse or BlockReuse(model, 0)
         self._activity = activity or Activity()
         self._replaceable = replaceable
         self._rows: dict[int, Row] = {}
@@ -76,30 +78,10 @@ class Executor:
         return self._model.memory_now
 
     @property
-    def reuses(self) -> bool:
-        """Whether anything is ever stored for reuse."""
-        return self._reuse.enabled
-
-    @property
-    def reads_disk(self) -> bool:
-        """Whether a plan that says `restore` may read anything."""
-        return self._reuse.reads_disk
-
-    @property
-    def reserved(self) -> int:
-        """Bytes that stay in use for reuse, however much rows need."""
-        return self._reuse.reserved
-
-    @property
-    def pending(self) -> bool:
-        """Whether a plan that says `save` would have something to do."""
-        return self._reuse.pending
-
-    @property
     def budget(self) -> MemoryBudget:
         """The bounds of memory, but for `longest_row`, which is the scheduler's."""
         memory, policy = self.memory, self._model.policy
-        return MemoryBudget(memory.limit, memory.weights, self._reuse.limit, policy.device)
+        return MemoryBudget(memory.limit, memory.weights, self.reuse.limit, policy.device)
 
     def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
         """Keep within another limit in bytes, and drop the stored states that are beyond it.
@@ -107,8 +89,8 @@ class Executor:
         prefix_cache: its size, see `MemoryPolicy.prefix_cache`.
         """
         self._model = self._model.limited(limit)
-        self._reuse.limit = self._model.policy.prefix_cache(prefix_cache, self.memory.weights)
-        self._reuse.resize(self._reuse.limit)
+        self.reuse.limit = self._model.policy.prefix_cache(prefix_cache, self.memory.weights)
+        self.reuse.resize(self.reuse.limit)
 
     def add(self, row: Row) -> RowFailed | None:
         """Register a row that plans will name; its grammar, if any, is compiled.
@@ -121,7 +103,7 @@ class Executor:
         if row.request.session is not None:
             self._activity.run(("session", row.id))
         try:
-            problem = self._reuse.open_session(row.request.session, [adapter])
+            problem = self.reuse.open_session(row.request.session, [adapter])
         except Exception as error:
             if not is_device_fault(error):
                 raise
@@ -171,6 +153,7 @@ class Executor:
             faults=self._progress.faults,
             condemned=self._progress.condemned,
             masking=self._progress.masking,
+            vectors=self._progress.vectors,
             prompts=[prompt.state for prompt in self.prompts],
             groups=[group.state for group in self.groups],
             seconds=seconds,
@@ -183,15 +166,19 @@ class Executor:
         if self._device_fault is not None:
             raise self._device_fault
         self._rearrange(plan)
-        find_stored(self.prompts, self._reuse, allowed)
+        find_stored(self.prompts, self.reuse, allowed)
         if plan.room is not None:
-            self._reuse.resize(plan.room)
+            self.reuse.resize(plan.room)
         if plan.save:
-            self._reuse.save()
+            self.reuse.save()
+        if plan.embed is not None:
+            vectors, faults = self.texts.run(plan.embed, self._activity)
+            self._progress.vectors += vectors
+            self._progress.faults += faults
         if plan.prefill is not None:
             self._prefill(plan.prefill)
             # What was stored may serve other prompts.
-            find_stored(self.prompts, self._reuse, Allowance(None))
+            find_stored(self.prompts, self.reuse, Allowance(None))
         if plan.decode or plan.pause:
             self._decode(plan)
 
@@ -205,7 +192,8 @@ class Executor:
         """
         log.error("the device failed: %s", error)
         self._device_fault = None
-        self._reuse.clear()
+        self.reuse.clear()
+        self.texts.forget()
         self.prompts, self.groups = [], []
         self._progress = _Progress(condemned=True)
         if self._replaceable or ends_the_process(error):
@@ -216,21 +204,19 @@ class Executor:
             row.reset(doubtful=True)
         mx.clear_cache()
 
-    def rest(self) -> None:
-        """Give back what nobody needs while there is nothing to do."""
-        mx.clear_cache()
-
     def close(self, seconds: float) -> None:
         """Write to disk what can be written within `seconds`."""
-        self._reuse.close(seconds)
+        self.reuse.close(seconds)
 
     # Rows that come and go
 
     def _rearrange(self, plan: Plan) -> None:
         if plan.forget:
-            self._reuse.clear()
+            self.reuse.clear()
         for row_id in plan.keep:
             self._keep(self._rows[row_id])
+        if self.texts.requests:
+            self.texts.drop(plan.leave)
         left = [self._rows.pop(row_id) for row_id in plan.leave if row_id in self._rows]
         requeued = [self._rows[row_id] for row_id in plan.requeue if row_id in self._rows]
         self._withdraw([*left, *requeued])
@@ -242,7 +228,7 @@ class Executor:
             self._merge(self._group(first), self._group(second))
         for ids in plan.admit:
             rows = [self._rows[row_id] for row_id in ids]
-            places = self._reuse.places(rows[0].request.checkpoints, self.memory.row)
+            places = self.reuse.places(rows[0].request.checkpoints, self.memory.row)
             self.prompts.append(Prompt(rows, self._model.new_cache(), places))
 
     def _keep(self, row: Row) -> None:
@@ -257,7 +243,7 @@ class Executor:
             held, cache = prompt.computed, partial(list, prompt.cache)
         else:
             return
-        self._guard((), self._reuse.keep, row.request.namespace, row.keys, held, cache)
+        self._guard((), self.reuse.keep, row.request.namespace, row.keys, held, cache)
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""
@@ -303,19 +289,19 @@ class Executor:
             mx.clear_cache()
 
     def _prefill_together(self, batch: Sequence[Prompt]) -> None:
-        group = Group.together(self._model, self._reuse, batch)
+        group = Group.together(self._model, self.reuse, batch)
         self.prompts = [prompt for prompt in self.prompts if prompt not in batch]
         self.groups.append(group)
 
     def _prefill_one(self, prompt: Prompt, count: int) -> None:
         try:
-            prompt.compute(self._model, self._reuse, count)
+            prompt.compute(self._model, self.reuse, count)
         except RowError as error:
             self._progress.fail(prompt.rows, (error.code, str(error)))
             return
         if not prompt.remaining:
             self.prompts.remove(prompt)
-            self.groups += Group.of(self._model, self._reuse, prompt)
+            self.groups += Group.of(self._model, self.reuse, prompt)
 
     def _decode(self, plan: Plan) -> None:
         for row_id in plan.pause:
@@ -380,6 +366,7 @@ class _Progress:
         self.condemned = condemned
         self.masking = 0.0
         self.tokens: list[Token] = []
+        self.vectors: list[Vector] = []
         self.failed: list[RowFailed] = []
         self.faults: list[list[int]] = []
         self.out: set[Row] = set()

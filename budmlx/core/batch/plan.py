@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from budmlx.protocol import MemoryUse, RowFailed, Token
+from budmlx.protocol import MemoryUse, RowFailed, Token, Vector
 
 
 class Prefill(msgspec.Struct, frozen=True, array_like=True):
@@ -18,6 +18,16 @@ class Prefill(msgspec.Struct, frozen=True, array_like=True):
     """
 
     prompts: list[int]
+    tokens: int = 0
+
+
+class Embed(msgspec.Struct, frozen=True, array_like=True):
+    """One forward pass over texts, each named by its request and its number there.
+
+    tokens: how many further ones are computed of the only text; 0: all texts whole, padded.
+    """
+
+    texts: list[tuple[int, int]]
     tokens: int = 0
 
 
@@ -34,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     does not pay. None: nothing is read.
     room: bytes that may be kept for reuse from now on; None for as many as before.
     save: one block is written to disk.
+    embed: a forward pass over texts, of which nothing is kept but their vectors.
     prefill: the forward pass over prompts, if there is one; those that it completes become a
     group, the last one. Its counts follow the last result, so nothing that changes what is stored
     or adds a prompt is in the same plan. decode: groups that take a step. draft: how many tokens
@@ -51,6 +62,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     restore: int | None = None
     room: int | None = None
     save: bool = False
+    embed: Embed | None = None
     prefill: Prefill | None = None
     decode: list[int] = []
     draft: list[int] = []
@@ -101,10 +113,10 @@ class DiskRead(msgspec.Struct, frozen=True, array_like=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The outcome of a plan.
 
-    tokens: those that were read, each row's in their order.
+    tokens: those that were read, each row's in their order. vectors: those of texts.
     failed: rows that ended through a fault of their own; a later plan must let them leave.
-    faults: rows of each action that raised. They took no further part, and a later plan must
-    requeue them or let them leave, and forget what is stored.
+    faults: rows of each action that raised, or requests of texts. They took no further part, and
+    a later plan must requeue them or let them leave, and, for rows, forget what is stored.
     condemned: the device failed. All prompts and groups and all that was stored are gone, and none
     of what was read is delivered; a later plan must requeue all rows, and forget what is stored.
     prompts, groups: all there are now, the oldest first.
@@ -123,3 +135,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     first_use: bool = False
     condemned: bool = False
     masking: float = 0.0
+    vectors: list[Vector] = []

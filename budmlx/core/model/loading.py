@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,22 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from budmlx.core.adapters.loaded import Adapters
+from budmlx.core.model.bare import bare_classes
 from budmlx.core.model.batchable import can_batch
 from budmlx.core.model.device_numbers import DeviceNumbers, this_device
+from budmlx.core.model.embedder import Embedder, bidirectional, is_encoder
 from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.model import Model
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
-from budmlx.core.model.scores import stored_scores
+from budmlx.core.model.scores import ALL_SCORES, stored_scores
 from budmlx.core.model.shape import Shape
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
-from budmlx.protocol import CoreSettings, PluginTarget
+from budmlx.protocol import CoreSettings
 from budmlx.types import ModelInfo
 from budmlx.weight_digests import WeightDigests
 
@@ -69,22 +71,25 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         raise _too_large(settings, policy, weights)
     vision = None if settings.vision is None else Vision.open(settings.vision, path, module)
     weights += vision.nbytes if vision else 0
-    new_cache = cache_maker(module, settings.kv_bits)
+    encoder = is_encoder(module)
+    new_cache = list if encoder else cache_maker(module, settings.kv_bits)
     cache = new_cache()
-    # Lazy: gives shapes and dtypes without computing anything.
-    logits = module(mx.zeros((1, 1), dtype=mx.int32), cache=cache)
     text = config.get("text_config") or config
-    shape = Shape.of(text, vocab=logits.shape[-1], itemsize=logits.dtype.size)
+    shape = _shape(module, cache, text)
+    embedder = _embedder(settings, module, shape)
+    weights += sum(x.nbytes for x in embedder.pooler.arrays) if embedder else 0
     memory = MemoryModel(
         limit=policy.limit,
         weights=weights,
         layers=(),
         shape=shape,
-        scores=stored_scores(device, module, cache, shape),
+        scores=ALL_SCORES if encoder else stored_scores(device, module, cache, shape),
         arrays=len(state_arrays(cache)),
         unpacked=unpacked_bytes(cache),
     )
-    context = next((int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT)
+    context = getattr(module, "context_length", None) or next(
+        (int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT
+    )
     numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
     if memory.longest_row(context, numbers.prefill_chunk) < 1:
         raise _too_large(settings, policy, weights)
@@ -94,26 +99,46 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         path=str(path),
         model_type=str(config["model_type"]),
         context_length=context,
-        vocab_size=logits.shape[-1],
+        vocab_size=shape.vocab,
         eos_token_ids=_ids(config.get("eos_token_id")),
-        batchable=can_batch(module, new_cache),
+        batchable=not encoder and can_batch(module, new_cache),
         fingerprint=ModelIdentity.read(path).fingerprint(WeightDigests(path), settings.kv_bits),
         created=int(time.time()),
+        generates=settings.generates and not encoder,
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
         speculates=all(type(entry) in CAN_BE_CUT for entry in cache),
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    adapters = Adapters(module, new_cache)
-    return Model(module, info, memory, policy, new_cache, paddable, numbers, adapters, vision)
+    own = Adapters(module, new_cache), vision, embedder
+    return Model(module, info, memory, policy, new_cache, paddable, numbers, *own)
 
 
 def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model and its configuration; of the weights only the headers are read."""
     try:
-        return load_with_mlx_lm(path, lazy=True, **_classes(settings.loader))  # type: ignore[no-any-return]
+        module, config = load_with_mlx_lm(path, lazy=True, **_classes(settings))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _unusable(settings, error) from error
+    if not is_encoder(module) and (said := bidirectional(config)):
+        raise ModelLoadError(
+            f"{settings.model_name} lets tokens see those that follow them (config.json says "
+            f"{said}), which mlx-lm does not compute: all that it gives would be wrong. A plugin "
+            "such as budmlx-encoders may have its architecture."
+        )
+    return module, config
+
+
+def _shape(module: nn.Module, cache: list[Any], text: Mapping[str, Any]) -> Shape:
+    """The sizes of a model. text: its configuration. cache: empty; it holds a token afterwards.
+
+    Lazy: it gives shapes and dtypes without computing anything.
+    """
+    tokens = mx.zeros((1, 1), dtype=mx.int32)
+    encoder = is_encoder(module)
+    out = module.encode(tokens, tokens == 0) if encoder else module(tokens, cache=cache)
+    vocab = int(text["vocab_size"]) if encoder else out.shape[-1]
+    return Shape.of(text, vocab=vocab, itemsize=out.dtype.size)
 
 
 def _read_weights(settings: CoreSettings, policy: MemoryPolicy, module: nn.Module) -> None:
@@ -123,6 +148,15 @@ def _read_weights(settings: CoreSettings, policy: MemoryPolicy, module: nn.Modul
     except (OSError, ValueError, RuntimeError) as error:
         raise _unusable(settings, error) from error
     policy.wire()
+
+
+def _embedder(settings: CoreSettings, module: nn.Module, shape: Shape) -> Embedder | None:
+    if settings.embedding is None:
+        return None
+    try:
+        return Embedder.of(module, settings.embedding, shape.hidden)
+    except ModelLoadError as error:
+        raise _unusable(settings, error) from error
 
 
 def _unusable(settings: CoreSettings, error: Exception) -> ModelLoadError:
@@ -159,10 +193,11 @@ def _fitted(
     return numbers, with_layers(numbers.prefill_chunk)
 
 
-def _classes(loader: PluginTarget | None) -> dict[str, Any]:
-    """Arguments that make mlx-lm use a plugin's classes for the model. Raises ModelLoadError."""
+def _classes(settings: CoreSettings) -> dict[str, Any]:
+    """Arguments that make mlx-lm use other classes for the model. Raises ModelLoadError."""
+    loader = settings.loader
     if loader is None:
-        return {}
+        return {"get_model_classes": bare_classes} if settings.bare else {}
     try:
         return {"get_model_classes": resolve(loader.core)}
     except FAULTS as error:

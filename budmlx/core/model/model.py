@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from budmlx.core.adapters.loaded import Adapters
 from budmlx.core.model.device_numbers import DeviceNumbers
+from budmlx.core.model.embedder import Embedder
 from budmlx.core.model.memory import MemoryModel
 from budmlx.core.model.memory_policy import MemoryPolicy
 from budmlx.core.model.vision import Vision
@@ -24,7 +25,8 @@ class Model:
     new_cache: makes an empty cache for one row, a list with one entry per layer.
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
     would treat the padding as tokens. numbers: those of the device. adapters: what rows may choose.
-    vision: the image encoder, if the model has one.
+    vision: the image encoder, if the model has one. embedder: what makes vectors of texts, if it
+    is to.
     """
 
     module: nn.Module
@@ -36,6 +38,7 @@ class Model:
     numbers: DeviceNumbers
     adapters: Adapters
     vision: Vision | None = None
+    embedder: Embedder | None = None
 
     @property
     def memory_now(self) -> MemoryModel:

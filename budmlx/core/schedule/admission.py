@@ -14,7 +14,8 @@ import msgspec
 from budmlx.core.batch.plan import Plan
 from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.row import Row
-from budmlx.core.schedule.view import GroupView, Placement
+from budmlx.core.schedule.texts import TextQueue
+from budmlx.core.schedule.view import GroupView, Placement, View
 from budmlx.protocol import GenerateRequest
 from budmlx.types import ModelInfo
 
@@ -180,6 +181,39 @@ class Admission:
     def spare(self, groups: Lengths) -> int:
         """Bytes of the limit that these rows leave, even if their caches grow now."""
         return self._memory.limit - self._memory.total(_grown(groups), self._chunk)
+
+
+class Room:
+    """Compares rows and texts with the memory limit; see `Admission`."""
+
+    def __init__(self, admission: Admission, view: View, texts: TextQueue):
+        self._admission = admission
+        self._view = view
+        self._texts = texts
+
+    @property
+    def spare(self) -> int:
+        """Bytes of the limit that are left, even if caches grow now."""
+        return self._admission.spare(self._lengths)
+
+    @property
+    def short(self) -> bool:
+        """Whether what is there has outgrown the limit."""
+        return not self._admission.fits(self._lengths)
+
+    def takes(self, newcomers: Sequence[Row]) -> bool:
+        """Whether rows fit in that begin now."""
+        groups = [group.occupied for group in self._view.groups]
+        rows = [*self._view.prefilling, *newcomers]
+        return self._admission.fits(self._admission.joined([*groups, *self._texts.lengths], rows))
+
+    def takes_text(self, tokens: int) -> bool:
+        """Whether a text of so many tokens can be computed."""
+        return self._admission.fits([*self._lengths, [tokens]])
+
+    @property
+    def _lengths(self) -> list[list[int]]:
+        return [*self._view.lengths, *self._texts.lengths]
 
 
 def _grown(groups: Lengths) -> list[list[int]]:

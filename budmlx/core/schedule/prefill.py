@@ -32,6 +32,9 @@ CERTAIN = 32
 # What is left of a prompt is computed at once if it is no longer than this: every pass reads
 # the weights, and a newcomer with a short prompt should join in one step.
 WHOLE = 64
+# What a step has left of its budget begins a further pass only from this part of it on: every
+# pass reads the weights.
+LEAST_REST = 4
 # Prompts that differ by this few tokens are alike even if one is many times longer.
 SLACK = 16
 

@@ -17,22 +17,19 @@ from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
-from budmlx.core.schedule.admission import Admission, FairQueue, PlanDraft
+from budmlx.core.schedule.admission import Admission, FairQueue, PlanDraft, Room
 from budmlx.core.schedule.claims import Claims, begin_turn
 from budmlx.core.schedule.disk_read import DiskReadBudget
-from budmlx.core.schedule.prefill import PrefillBudget
+from budmlx.core.schedule.prefill import LEAST_REST, PrefillBudget
 from budmlx.core.schedule.speculation import Setting, Speculation
 from budmlx.core.schedule.step_report import StepReport
+from budmlx.core.schedule.texts import TextQueue
 from budmlx.core.schedule.trials import Trials, may_start
 from budmlx.core.schedule.view import View
-from budmlx.protocol import GenerateRequest, MemoryBudget, StepFrame
+from budmlx.protocol import CoreRequest, EmbedRequest, MemoryBudget, StepFrame
 
 # The oldest prompt goes first in one of this many steps, so that short ones cannot starve it.
 OLDEST_EVERY = 4
-
-# What a step has left of its budget begins a further prompt only from this part of it on: every
-# pass reads the weights.
-LEAST_REST = 4
 
 Merges = list[tuple[int, int]]
 
@@ -77,8 +74,10 @@ class Scheduler:
         grammars = Grammars(executor.info, token_decoder)
         self._compiling = CompilingRows(grammars, compile_seconds)
         self._speculation = Speculation(speculation) if speculation else None
-        self._trials = Trials()
         self._report = StepReport()
+        self._texts = TextQueue(self._report, executor.texts.whole, numbers.least_chunk)
+        self._space = Room(self._admission, self._view, self._texts)
+        self._trials = Trials()
         self._draft = PlanDraft()
         self._steps = 0
         self._seconds = 0.0
@@ -90,8 +89,8 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        at_work = bool(self._rows) or bool(self._compiling.rows) or self._report.urgent
-        return at_work or self._executor.pending
+        at_work = bool(self._rows or self._compiling.rows or self._texts.requests)
+        return at_work or self._report.urgent or self._executor.reuse.pending
 
     def set_memory_limit(self, limit: int, prefix_cache: float) -> None:
         """See `Executor.set_memory_limit`; young rows wait again if it is less than they need."""
@@ -104,13 +103,17 @@ class Scheduler:
         self._admission.update(self._executor.memory)
         return msgspec.structs.replace(self._executor.budget, longest_row=self._admission.longest)
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Queue a row; one that can never fit into memory fails with the next frame."""
-        if (fitting := self._admission.fitting(request)) is None:
-            self._report.too_long(request, self._admission.longest)
-            return
-        add = self._enqueue if request.grammar is None else self._compiling.add
-        add(Row.of(fitting))
+    def submit(self, request: CoreRequest) -> None:
+        """Queue a row, or texts; what can never fit into memory fails with the next frame."""
+        longest = self._admission.longest
+        if isinstance(request, EmbedRequest):
+            if self._texts.add(request, longest):
+                self._executor.texts.add(request)
+        elif (fitting := self._admission.fitting(request)) is None:
+            self._report.too_long(request.id, len(request.prompt_ids), longest)
+        else:
+            add = self._enqueue if request.grammar is None else self._compiling.add
+            add(Row.of(fitting))
 
     def _enqueue(self, row: Row) -> None:
         if (failed := self._executor.add(row)) is not None:
@@ -120,9 +123,10 @@ class Scheduler:
         self._waiting.add(row)
 
     def cancel(self, row_id: int) -> None:
-        """Drop a row wherever it is; unknown ids are ignored."""
+        """Drop a row, or texts, wherever it is; unknown ids are ignored."""
         if (row := self._rows.get(row_id)) is None:
             self._compiling.cancel(row_id)
+            self._draft.leave += self._texts.remove(row_id)
             return
         if row in self._waiting:
             self._waiting.remove(row)
@@ -149,7 +153,7 @@ class Scheduler:
             self.take(self._executor.run(plan))
 
     def _frame(self) -> StepFrame:
-        waiting, running = len(self._waiting), self._running
+        waiting, running = len(self._waiting), self._running + len(self._texts.requests)
         return self._report.frame(waiting=waiting, running=running, memory=self._memory)
 
     # Plans and results
@@ -164,8 +168,12 @@ class Scheduler:
         self._seconds = self._masking = 0.0
         self._first_use = False
         decoding, stepping = self._view.decoding, self._view.stepping
-        budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding)
-        prefilled, merges = yield from self._prefill(budget)
+        texts = bool(self._texts.requests)
+        budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding + texts)
+        share = budget // 2 if texts and self._view.prompts else budget
+        prefilled, merges = yield from self._prefill(share)
+        if texts:
+            prefilled += yield from self._texts.plans(budget - prefilled, self._space.takes_text)
         if self._view.groups:
             yield self._decode(merges)
         if not self._first_use:
@@ -182,10 +190,12 @@ class Scheduler:
             self._claims.computed(result.seconds)
         self._first_use |= result.first_use
         self._masking += result.masking
-        if self._executor.reads_disk:
+        if self._executor.reuse.reads_disk:
             self._disk.learn(result.disk)
         self._view.update(result.prompts, result.groups, self._rows)
-        self._report.add(result.tokens, result.failed)
+        self._report.add(result)
+        if self._texts.requests:
+            self._draft.leave += self._texts.take(result)
         ended = [token.id for token in result.tokens if token.reason is not None]
         if ended or result.failed:
             self._draft.keep += ended
@@ -234,7 +244,7 @@ class Scheduler:
     def _readable(self) -> int | None:
         """Tokens that may be read from disk, if a prompt is new or waits for more."""
         new = self._draft.admit or any(prompt.restoring for prompt in self._view.prompts)
-        if not (new and self._executor.reads_disk):
+        if not (new and self._executor.reuse.reads_disk):
             return None
         return self._disk.allowance(
             alone=not self._view.groups, per_token=self._prefill_budget.per_token
@@ -242,7 +252,7 @@ class Scheduler:
 
     @property
     def _saves(self) -> bool:
-        return not self._rows and self._executor.pending
+        return not self._rows and self._executor.reuse.pending
 
     # Rows that come and go
 
@@ -251,7 +261,7 @@ class Scheduler:
         self._steps += 1
         if self._compiling.rows:
             self._take_compiled()
-        self._admission.reserved = self._executor.reserved
+        self._admission.reserved = self._executor.reuse.reserved
         self._admission.update(self._executor.memory)
         self._make_room()
         if self._waiting and self._running:
@@ -259,16 +269,12 @@ class Scheduler:
         else:
             self._claims.waited.clear()
         self._admit()
-        if self._executor.reuses and self._room != (room := self._spare):
+        if self._executor.reuse.enabled and self._room != (room := self._space.spare):
             self._room = self._draft.room = room
 
     def _take_compiled(self) -> None:
         for row, problem in self._compiling.done(idle=not self._rows):
             self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
-
-    @property
-    def _spare(self) -> int:
-        return self._admission.spare(self._view.lengths)
 
     @property
     def _running(self) -> int:
@@ -283,9 +289,9 @@ class Scheduler:
         while self._waiting and self._running < self._max_rows:
             family = self._waiting.next(self._rows.values())
             rows = family[: self._max_rows - self._running]
-            if not self._fits(rows):
+            if not self._space.takes(rows):
                 rows = family[:1]
-                if len(family) == 1 or not self._fits(rows):
+                if len(family) == 1 or not self._space.takes(rows):
                     if self._compact():
                         continue
                     return
@@ -308,7 +314,7 @@ class Scheduler:
         row = self._claims.claimant()
         if row is None:
             return
-        while self._running >= self._max_rows or not self._fits([row]):
+        while self._running >= self._max_rows or not self._space.takes([row]):
             if self._running < self._max_rows and self._compact():
                 continue
             displaced = self._claims.to_displace(self._at_work)
@@ -336,14 +342,9 @@ class Scheduler:
             self._run(iter([Plan(pause=[group.id])]))
         return row in self._at_work
 
-    def _fits(self, newcomers: Sequence[Row]) -> bool:
-        groups = [group.occupied for group in self._view.groups]
-        rows = [*self._view.prefilling, *newcomers]
-        return self._admission.fits(self._admission.joined(groups, rows))
-
     def _make_room(self) -> None:
         """Preempt young rows while running ones outgrow the memory."""
-        while self._running > 1 and not self._admission.fits(self._view.lengths):
+        while self._running > 1 and self._space.short:
             if self._compact():
                 continue
             row = self._waiting.to_preempt(self._rows.values())
@@ -375,8 +376,8 @@ class Scheduler:
 
     def _suspect(self, rows: Sequence[Row]) -> None:
         """Send rows of a fault back: those that were alone fail, others run alone next."""
-        # What was left half computed must not come back from where it is stored.
-        self._draft.forget = True
+        # What was left half computed must not come back; of texts nothing is stored.
+        self._draft.forget |= bool(rows)
         self._requeue(rows)
         for row in rows:
             if row.solo:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
-from budmlx.protocol import GenerateRequest, MemoryUse, RowErrorCode, RowFailed, StepFrame, Token
+from budmlx.protocol import MemoryUse, RowErrorCode, RowFailed, StepFrame, Token, Vector
 
 FAILED = "The model failed on this request. Other requests are not affected."
 
@@ -17,6 +16,7 @@ class StepReport:
         self._tokens: list[Token] = []
         self._failed: list[RowFailed] = []
         self._started: list[int] = []
+        self._vectors: list[Vector] = []
 
     @property
     def urgent(self) -> bool:
@@ -28,10 +28,11 @@ class StepReport:
         """Whether a row has left the queue since the last frame."""
         return bool(self._started)
 
-    def add(self, tokens: Sequence[Token], failed: Sequence[RowFailed]) -> None:
-        """Add tokens and failures of a result."""
-        self._tokens += tokens
-        self._failed += failed
+    def add(self, result: Result) -> None:
+        """Add tokens, vectors and failures of a result."""
+        self._tokens += result.tokens
+        self._vectors += result.vectors
+        self._failed += result.failed
 
     def fail(self, row_id: int, code: RowErrorCode, message: str, param: str | None = None) -> None:
         """Record that a row ends without a further token."""
@@ -45,13 +46,13 @@ class StepReport:
         """Record that a row ends because the model raised an error while it ran alone."""
         self.fail(row_id, "request_failed", FAILED)
 
-    def too_long(self, request: GenerateRequest, longest: int) -> None:
+    def too_long(self, row_id: int, tokens: int, longest: int) -> None:
         """Record that a row can never fit into memory, which holds `longest` tokens of one row."""
         message = (
-            f"The prompt has {len(request.prompt_ids)} tokens, but memory holds only {longest} of "
+            f"The prompt has {tokens} tokens, but memory holds only {longest} of "
             "one request, together with the completion. Shorten it, or raise the memory limit."
         )
-        self.failed(RowFailed(request.id, "context_length_exceeded", message, limit=longest))
+        self.failed(RowFailed(row_id, "context_length_exceeded", message, limit=longest))
 
     def bad_grammar(self, row: Row, problem: str) -> None:
         """Record that a row cannot begin, since its grammar cannot be used."""
@@ -66,15 +67,20 @@ class StepReport:
             row.started = True
             self._started.append(row.id)
 
+    def began(self, request_id: int) -> None:
+        """Record that a request for vectors left the queue."""
+        self._started.append(request_id)
+
     def frame(self, *, waiting: int, running: int, memory: MemoryUse) -> StepFrame:
         """The frame; the next draft is empty."""
         frame = StepFrame(
             tokens=self._tokens,
             failed=self._failed,
             started=self._started,
+            vectors=self._vectors,
             waiting=waiting,
             running=running,
             memory=memory,
         )
-        self._tokens, self._failed, self._started = [], [], []
+        self._tokens, self._failed, self._started, self._vectors = [], [], [], []
         return frame

@@ -144,7 +144,7 @@ class View:
         memory, numbers = executor.memory, executor.numbers
         self._placement = Placement(memory.weights, memory.rectangle, numbers.step_overhead)
         self._passes = PassChoice(
-            paddable=executor.paddable, reuses=executor.reuses, multiple=numbers.multiple
+            paddable=executor.paddable, reuses=executor.reuse.enabled, multiple=numbers.multiple
         )
         self._batchable = executor.info.batchable
         self._masks: float | None = None

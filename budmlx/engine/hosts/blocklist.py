@@ -6,7 +6,7 @@ import math
 
 from budmlx.engine.hosts.plugin_faults import PluginFaults, PluginPolicy, fingerprint
 from budmlx.errors import RequestFailedError
-from budmlx.protocol import GenerateRequest
+from budmlx.protocol import CoreRequest
 
 
 class Blocklist:
@@ -20,7 +20,7 @@ class Blocklist:
         self.plugins = PluginFaults(policy)
         self._requests: dict[bytes, float] = {}  # fingerprint -> until
 
-    def check(self, request: GenerateRequest, now: float) -> None:
+    def check(self, request: CoreRequest, now: float) -> None:
         """Raise PluginError or RequestFailedError if the request is refused."""
         self.plugins.check(request, now)
         self._requests = {key: until for key, until in self._requests.items() if until > now}
@@ -30,15 +30,15 @@ class Blocklist:
                 f"{math.ceil(until - now)} s. Change the request, or report the crash."
             )
 
-    def __contains__(self, request: GenerateRequest) -> bool:
+    def __contains__(self, request: CoreRequest) -> bool:
         return fingerprint(request) in self._requests
 
-    def add(self, request: GenerateRequest, until: float) -> None:
+    def add(self, request: CoreRequest, until: float) -> None:
         """Refuse a request for all API keys, until this time of the clock of `check`."""
         self.used = True
         self._requests[fingerprint(request)] = until
 
-    def add_plugin(self, plugin: str, how: str, request: GenerateRequest, now: float) -> None:
+    def add_plugin(self, plugin: str, how: str, request: CoreRequest, now: float) -> None:
         """Refuse what a plugin ended the core on. how: the core ended."""
         self.used = True
         self.plugins.add(plugin, how, request, now)

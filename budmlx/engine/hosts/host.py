@@ -15,12 +15,14 @@ from budmlx.engine.hosts.adapters import HostAdapters
 from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.progress import Notice
 from budmlx.protocol import (
+    CoreRequest,
     CoreSettings,
-    GenerateRequest,
     MemoryBudget,
     MemoryUse,
     RowFailed,
     StepFrame,
+    Token,
+    Vector,
 )
 from budmlx.types import ModelInfo
 
@@ -59,15 +61,19 @@ class HostStatus:
 class Host(Protocol):
     """A core and the place where it runs. The constructor blocks until the model is loaded.
 
-    Every submitted row ends in exactly one of: a `Token` with a reason, a `RowFailed`, or a
-    `cancel` by the caller. That holds when the core dies, hangs or is closed, too.
+    Every submitted row, or request for vectors, ends in exactly one of: a `Token` with a reason,
+    the last `Vector`, a `RowFailed`, or a `cancel` by the caller. That holds when the core dies,
+    hangs or is closed, too.
     """
 
     info: ModelInfo
     adapters: HostAdapters
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Queue a row. Thread-safe. Raises EngineUnavailableError or EngineClosedError."""
+    def submit(self, request: CoreRequest) -> None:
+        """Queue a row, or texts. Thread-safe.
+
+        Raises EngineUnavailableError or EngineClosedError.
+        """
 
     def cancel(self, row_id: int) -> None:
         """Drop a row; it gets no further message. Thread-safe; unknown ids are ignored."""
@@ -126,8 +132,8 @@ def deliver(sink: FrameSink, frame: StepFrame, cancel: Callable[[int], object]) 
         sink(frame)
     except Exception:  # the boundary of the host's thread
         log.exception("A frame of the engine could not be delivered")
-        ids = [token.id for token in frame.tokens] + [failed.id for failed in frame.failed]
-        for row_id in dict.fromkeys(ids):
+        updates: list[Token | RowFailed | Vector] = [*frame.tokens, *frame.failed, *frame.vectors]
+        for row_id in dict.fromkeys(each.id for each in updates):
             cancel(row_id)
             _fail(sink, row_id)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from budmlx.errors import PluginError
-from budmlx.protocol import GenerateRequest
+from budmlx.protocol import CoreRequest, EmbedRequest
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class PluginFaults:
         self._failures: dict[tuple[str, bytes], dict[bytes, float]] = {}  # until, by request
         self._unchosen: set[str] = set()
 
-    def check(self, request: GenerateRequest, now: float) -> None:
+    def check(self, request: CoreRequest, now: float) -> None:
         """Raise PluginError if the request is refused."""
         for plugin in sorted(chosen_plugins(request)):
             for options in (ALL, options_digest(request, plugin)):
@@ -67,7 +67,7 @@ class PluginFaults:
         if self._requests:
             _refuse(self._requests.get(fingerprint(request)), now)
 
-    def add(self, plugin: str, how: str, request: GenerateRequest, now: float) -> str:
+    def add(self, plugin: str, how: str, request: CoreRequest, now: float) -> str:
         """Note that a plugin ended the core on a request; returns a sentence. how: in words."""
         self._forget(now)
         options, digest = options_digest(request, plugin), fingerprint(request)
@@ -111,14 +111,17 @@ class PluginFaults:
         self._options = {key: each for key, each in self._options.items() if each.until > oldest}
 
 
-def chosen_plugins(request: GenerateRequest) -> set[str]:
+def chosen_plugins(request: CoreRequest) -> set[str]:
     """The plugins whose sampler, logits processors or vision encoder a request needs."""
+    if isinstance(request, EmbedRequest):
+        return set()
     calls = (request.sampler, *request.processors, *request.images)
     return {call.plugin for call in calls if call is not None}
 
 
-def options_digest(request: GenerateRequest, plugin: str) -> bytes:
+def options_digest(request: CoreRequest, plugin: str) -> bytes:
     """Digest of all that a request gives a plugin: names, options, pictures."""
+    assert not isinstance(request, EmbedRequest)  # it chooses none
     calls = [
         call
         for call in (request.sampler, *request.processors)
@@ -128,11 +131,15 @@ def options_digest(request: GenerateRequest, plugin: str) -> bytes:
     return hashlib.sha256(msgspec.msgpack.encode([calls, images], order="sorted")).digest()
 
 
-def fingerprint(request: GenerateRequest) -> bytes:
+def fingerprint(request: CoreRequest) -> bytes:
     """Digest of a request, the same for all of its choices and whenever it is repeated."""
-    anonymous = msgspec.structs.replace(
-        request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace="", owner=""
-    )
+    anonymous: CoreRequest
+    if isinstance(request, EmbedRequest):
+        anonymous = msgspec.structs.replace(request, id=0, owner="")
+    else:
+        anonymous = msgspec.structs.replace(
+            request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace="", owner=""
+        )
     return hashlib.sha256(msgspec.msgpack.encode(anonymous)).digest()
 
 

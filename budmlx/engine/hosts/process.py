@@ -26,9 +26,9 @@ from budmlx.progress import Notice
 from budmlx.protocol import (
     AdapterAnswer,
     AskPrefix,
+    CoreRequest,
     CoreSettings,
     FromCore,
-    GenerateRequest,
     Loaded,
     LoadFailed,
     MemoryBudget,
@@ -114,7 +114,7 @@ class ProcessHost:
         self._supervisor.start()
         atexit.register(self.close)
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: CoreRequest) -> None:
         """Queue a row; while the core restarts it waits here.
 
         Raises EngineUnavailableError, EngineClosedError, RequestFailedError for a request

@@ -25,13 +25,15 @@ from budmlx.engine.hosts.plugin_faults import PluginPolicy, chosen_plugins, fing
 from budmlx.errors import EngineUnavailableError, PluginError
 from budmlx.protocol import (
     Cancel,
-    GenerateRequest,
+    CoreRequest,
+    EmbedRequest,
     RowErrorCode,
     RowFailed,
     StepFrame,
     Submit,
     ToCore,
     Token,
+    Vector,
 )
 
 
@@ -74,7 +76,7 @@ class _LiveRow:
     """A live row. The core knows each of its stays there by a new id, so that frames of an
     earlier stay are never taken for the present one."""
 
-    request: GenerateRequest
+    request: CoreRequest
     emitted: list[int]
     announced: bool = False  # the caller has seen it start
     core_id: int | None = None  # None while it is held back here
@@ -98,7 +100,7 @@ class Recovery:
         self._parked: list[_LiveRow] = []  # just now: the core may not have heard of it yet
         self._core_ids = itertools.count()
         self._blocklist = Blocklist(policy.plugins)
-        self._departed: list[GenerateRequest] = []  # cancelled since the core's last frame
+        self._departed: list[CoreRequest] = []  # cancelled since the core's last frame
         self._up = False
         self._deaths = 0  # since the core was last known to be healthy
         self._cold_deaths = 0  # of them, those in a row of cores that warmed up
@@ -125,14 +127,15 @@ class Recovery:
             f"it is tried again in {wait} s." if wait else "it is being tried again."
         )
 
-    def submit(self, request: GenerateRequest, now: float) -> list[ToCore]:
+    def submit(self, request: CoreRequest, now: float) -> list[ToCore]:
         """Take a row. Raises EngineUnavailableError and the errors of `Blocklist.check`."""
         if reason := self.breaker_reason(now):
             wait = min(60, max(1, math.ceil(self._retry_at - now)))
             raise EngineUnavailableError(reason, retry_after=wait)
         if self._blocklist.used:
             self._blocklist.check(request, now)
-        self._rows[request.id] = _LiveRow(request, list(request.emitted_ids))
+        emitted = [] if isinstance(request, EmbedRequest) else list(request.emitted_ids)
+        self._rows[request.id] = _LiveRow(request, emitted)
         return self._feed()
 
     def cancel(self, row_id: int) -> list[ToCore]:
@@ -156,6 +159,7 @@ class Recovery:
                     started.append(row.request.id)
                 row.started = row.announced = True
         tokens = [token for raw in frame.tokens if (token := self._token(raw)) is not None]
+        vectors = [vector for raw in frame.vectors if (vector := self._vector(raw)) is not None]
         failed: list[RowFailed] = []
         for failure in frame.failed:
             if (row := self._in_core.get(failure.id)) is not None:
@@ -166,7 +170,12 @@ class Recovery:
         commands = self._advance()
         self._note_idle(now)
         seen = msgspec.structs.replace(
-            frame, tokens=tokens, failed=failed, started=started, waiting=frame.waiting + self.held
+            frame,
+            tokens=tokens,
+            failed=failed,
+            started=started,
+            vectors=vectors,
+            waiting=frame.waiting + self.held,
         )
         return seen, commands
 
@@ -207,15 +216,26 @@ class Recovery:
         row = self._in_core.get(raw.id)
         if row is None:
             return None
-        row.started = True
         row.emitted.append(raw.token)
+        self._progressed(row, ended=raw.reason is not None)
+        return msgspec.structs.replace(raw, id=row.request.id)
+
+    def _vector(self, raw: Vector) -> Vector | None:
+        """Record a vector; None if it belongs to no live request."""
+        row = self._in_core.get(raw.id)
+        if row is None:
+            return None
+        self._progressed(row, ended=raw.last)
+        return msgspec.structs.replace(raw, id=row.request.id)
+
+    def _progressed(self, row: _LiveRow, *, ended: bool) -> None:
+        row.started = True
         row.progress += 1
-        if raw.reason is not None:
+        if ended:
             self._end(row)
             self._healthy()
         elif row.progress >= self._policy.probation_tokens:
             row.deaths = 0
-        return msgspec.structs.replace(raw, id=row.request.id)
 
     def _advance(self) -> list[ToCore]:
         """Go on to the next suspects if those on probation are through."""
@@ -245,6 +265,8 @@ class Recovery:
     def _enter_core(self, row: _LiveRow) -> ToCore:
         row.core_id, row.started, row.progress = next(self._core_ids), False, 0
         self._in_core[row.core_id] = row
+        if isinstance(row.request, EmbedRequest):
+            return Submit(msgspec.structs.replace(row.request, id=row.core_id))
         changes = {"id": row.core_id, "emitted_ids": list(row.emitted)}
         return Submit(msgspec.structs.replace(row.request, **changes))
 

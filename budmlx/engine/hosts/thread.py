@@ -20,9 +20,9 @@ from budmlx.progress import Notice
 from budmlx.protocol import (
     AdapterAnswer,
     Cancel,
+    CoreRequest,
     CoreSettings,
     FromCore,
-    GenerateRequest,
     Loaded,
     LoadFailed,
     MemoryBudget,
@@ -76,7 +76,7 @@ class ThreadHost:
         # A thread that the end of the program stops within MLX would abort the process.
         atexit.register(self.close)
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: CoreRequest) -> None:
         """Queue a row; see `Host.submit`."""
         with self._lock:
             self._check()
@@ -176,6 +176,7 @@ class ThreadHost:
         self._last_frame, self._last_frame_at = message, time.monotonic()
         ended = {token.id for token in message.tokens if token.reason is not None}
         ended.update(failed.id for failed in message.failed)
+        ended.update(vector.id for vector in message.vectors if vector.last)
         if ended:
             with self._lock:
                 self._live -= ended

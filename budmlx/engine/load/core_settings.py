@@ -6,6 +6,8 @@ from pathlib import Path
 
 from budmlx.config import Config, adapter_paths, size_or_share
 from budmlx.engine.images.images import Images
+from budmlx.engine.load.directory import is_bare
+from budmlx.engine.load.sentence_transformers import EmbeddingFiles
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.vision import ModelFiles
 from budmlx.protocol import AdapterSource, CoreSettings, KVStoreSettings, PluginTarget
@@ -18,10 +20,12 @@ def core_settings(
     plugins: Plugins,
     images: Images,
     token_decoder: str,
+    embedding: EmbeddingFiles | None = None,
 ) -> CoreSettings:
     """Settings for the model in `files`, which is called `name`.
 
     token_decoder: the decoder that replaces the one of tokenizer.json, as JSON, or empty.
+    embedding: how the model makes vectors, if it does.
     """
     loader = plugins.loader(files.model_type)
     return CoreSettings(
@@ -41,6 +45,9 @@ def core_settings(
         sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
         adapters=[AdapterSource(path) for path in adapter_paths(config.adapter).values()],
         token_decoder=token_decoder,
+        embedding=None if embedding is None else embedding.settings,
+        generates=embedding is None or embedding.chats,
+        bare=embedding is not None and is_bare(Path(files.path)),
     )
 
 

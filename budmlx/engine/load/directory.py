@@ -56,6 +56,16 @@ def check_model_dir(path: Path, name: str) -> dict[str, Tensor]:
     return tensors
 
 
+def is_bare(path: Path) -> bool:
+    """Whether the weights of a model that was checked are those of its body, without prefix."""
+    shards = (path / shard for shard in _listed_shards(path, path.name))
+    return any(
+        name.startswith("embed_tokens.")
+        for shard in shards
+        for name in check_safetensors(shard, path.name)
+    )
+
+
 def check_links(path: Path, name: str, advice: str = "Download the model again.") -> None:
     """Refuse links to files that are gone, such as blobs of the hub's cache that were deleted.
 

@@ -59,6 +59,13 @@ REASONING_CUT = (
 )
 
 
+def error_of(failed: RowFailed) -> BudmlxError:
+    """The error by which a request ends whose row failed."""
+    error = ERRORS[failed.code](failed.message, code=failed.code)
+    error.param = failed.param
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class RowText:
     """The parts that make the text of one row. reader: None if no logprobs are wanted.
@@ -239,6 +246,11 @@ class Generation:
         return [choice.ids for choice in self._choices.values()]
 
     @property
+    def adapter(self) -> str:
+        """The digest of the adapter that the rows use; empty for none."""
+        return self.submission.adapter
+
+    @property
     def row_ids(self) -> list[int]:
         """The rows of the choices, in their order."""
         return list(self._choices)
@@ -290,8 +302,7 @@ class Generation:
         return sorted([i for i in self.running if self._choices[i].reason is not None])
 
     def _error(self, failed: RowFailed) -> BudmlxError:
-        error = ERRORS[failed.code](failed.message, code=failed.code)
-        error.param = failed.param
+        error = error_of(failed)
         if isinstance(error, ContextLengthError):  # The core does not know what the ids were.
             error.param = "messages" if self.submission.is_chat else "prompt"
             error.tokens, error.limit = len(self.submission.prompt.ids), failed.limit

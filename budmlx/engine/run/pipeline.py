@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self
 
 from budmlx.config import ModelConfig, adapter_paths
 from budmlx.engine.hosts.host import open_host
@@ -29,7 +29,15 @@ from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.specs import RequestRecord
 from budmlx.progress import Notice
-from budmlx.protocol import CoreSettings, GenerateRequest, SessionFile, StepFrame
+from budmlx.protocol import (
+    CoreRequest,
+    CoreSettings,
+    RowFailed,
+    SessionFile,
+    StepFrame,
+    Token,
+    Vector,
+)
 from budmlx.types import Event, Finished, Request
 
 STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
@@ -81,6 +89,13 @@ class RequestPipeline:
 
     def prepared(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """The request as it runs, and its prompt. Raises the errors of `Engine.events`."""
+        if not self.dispatcher.info.generates:
+            raise InvalidRequestError(
+                f"The model {self.dispatcher.info.name} is an embedding model, which does not "
+                "chat. Send it to /v1/embeddings, or choose another model.",
+                param="model",
+                code="unsupported_model",
+            )
         if request.adapter:
             request = self.dispatcher.adapters.resolved(request)
         return (yield from self.preparation.run(request))
@@ -236,12 +251,35 @@ class RequestOutcome:
         return self._origin.record(model=self._model, outcome="failed", error=code)
 
 
+class Job(Protocol):
+    """What the core computes for one request: rows, or texts to make vectors of.
+
+    running: those of its requests that the core still works on.
+    """
+
+    running: set[int]
+
+    @property
+    def adapter(self) -> str:
+        """The digest of the adapter that it uses; empty for none."""
+
+    @property
+    def row_ids(self) -> list[int]:
+        """The ids of its requests to the core."""
+
+    def stamp_start(self, now: float) -> None:
+        """The core began it at `now`. Called on the host's thread, as `deliver` is."""
+
+    def deliver(self, updates: Sequence[Any], now: float) -> None:
+        """Take what the core says of it."""
+
+
 class RowDispatcher:
-    """Submits rows to a host and delivers its frames to their generations. Thread-safe."""
+    """Submits rows to a host and delivers its frames to their jobs. Thread-safe."""
 
     def __init__(self, settings: CoreSettings, config: ModelConfig, notice: Notice | None = None):
         """Open the host that the configuration names; see `open_host`. Raises ModelLoadError."""
-        self._generations: dict[int, Generation] = {}
+        self._jobs: dict[int, Job] = {}
         self._ids = itertools.count(1)
         self.host = open_host(settings, self._receive, config, notice)
         self.info = self.host.info
@@ -254,21 +292,21 @@ class RowDispatcher:
         """Ids for this many rows."""
         return [next(self._ids) for _ in range(count)]
 
-    def submit(self, generation: Generation, rows: Sequence[GenerateRequest]) -> None:
-        """Queue the rows of a generation. Their updates arrive in its mailbox.
+    def submit(self, job: Job, requests: Sequence[CoreRequest]) -> None:
+        """Queue all that a job consists of. What the core says of it is delivered to the job.
 
         Raises:
             EngineUnavailableError, EngineClosedError: the host takes nothing.
             ModelNotFoundError: the adapter was removed meanwhile.
         """
-        if adapter := generation.submission.adapter:
-            self.adapters.take(adapter)
-        self._generations.update(dict.fromkeys(generation.row_ids, generation))
+        if job.adapter:
+            self.adapters.take(job.adapter)
+        self._jobs.update(dict.fromkeys(job.row_ids, job))
         try:
-            for row in rows:
-                self.host.submit(row)
+            for request in requests:
+                self.host.submit(request)
         except BudmlxError:
-            self.release(generation)
+            self.release(job)
             raise
 
     def drop_ended(self, generation: Generation) -> None:
@@ -276,26 +314,26 @@ class RowDispatcher:
         for row_id in generation.ended():
             self._drop(generation, row_id)
 
-    def release(self, generation: Generation) -> bool:
-        """Forget a generation, and drop its rows; returns whether it was known."""
-        for row_id in sorted(generation.running):
-            self._drop(generation, row_id)
-        known = [self._generations.pop(row_id, None) for row_id in generation.row_ids]
-        if any(known) and generation.submission.adapter:
-            self.adapters.give_back(generation.submission.adapter)
+    def release(self, job: Job) -> bool:
+        """Forget a job, and drop what is left of it; returns whether it was known."""
+        for row_id in sorted(job.running):
+            self._drop(job, row_id)
+        known = [self._jobs.pop(row_id, None) for row_id in job.row_ids]
+        if any(known) and job.adapter:
+            self.adapters.give_back(job.adapter)
         return any(known)
 
-    def _drop(self, generation: Generation, row_id: int) -> None:
-        generation.running.discard(row_id)
+    def _drop(self, job: Job, row_id: int) -> None:
+        job.running.discard(row_id)
         self.host.cancel(row_id)
 
     def _receive(self, frame: StepFrame) -> None:
-        """Hand a frame to its generations. Runs on the host's thread."""
+        """Hand a frame to its jobs. Runs on the host's thread."""
         now = time.monotonic()
         for row_id in frame.started:
-            if generation := self._generations.get(row_id):
-                generation.stamp_start(now)
-        updates: list[Update] = [*frame.tokens, *frame.failed]
+            if job := self._jobs.get(row_id):
+                job.stamp_start(now)
+        updates: list[Token | RowFailed | Vector] = [*frame.tokens, *frame.failed, *frame.vectors]
         for update in updates:
-            if generation := self._generations.get(update.id):
-                generation.deliver((update,), now)
+            if job := self._jobs.get(update.id):
+                job.deliver((update,), now)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -25,8 +26,9 @@ class Tokenizer:
     backend: the tokenizers library's object. special_tokens: `bos_token` -> `<s>` and so on.
     eos_token_ids: ids that end a reply, those of generation_config.json first.
     hidden_ids: ids that are never shown as text. prefix_ids: ids that the model expects before
-    text that no template wrote. control: tokens that only templates write. token_bytes: what each
-    token stands for. mended_decoder: the decoder that replaces the file's, as JSON, or empty.
+    text that no template wrote; suffix_ids: after it, where a whole text ends. control: tokens
+    that only templates write. token_bytes: what each token stands for. mended_decoder: the decoder
+    that replaces the file's, as JSON, or empty.
     """
 
     def __init__(
@@ -61,10 +63,10 @@ class Tokenizer:
             unknown_id=backend.token_to_id(self.special_tokens.get("unk_token", "<unk>")),
         )
         probe = backend.encode("a")
-        masked = takewhile(
-            lambda pair: pair[1], zip(probe.ids, probe.special_tokens_mask, strict=True)
-        )
-        self.prefix_ids = [token_id for token_id, _ in masked]
+        masked = list(zip(probe.ids, probe.special_tokens_mask, strict=True))
+        self.prefix_ids = [token_id for token_id, _ in takewhile(itemgetter(1), masked)]
+        suffix = [token_id for token_id, _ in takewhile(itemgetter(1), reversed(masked))]
+        self.suffix_ids = suffix[::-1] if len(suffix) < len(masked) else []
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

@@ -55,7 +55,7 @@ def test_a_device_with_few_buffers_bounds_what_is_stored(name: str) -> None:
     for number in range(6):
         driver.submit(request(number, words(number, 300), max_tokens=2))
         driver.run()
-    hits = [number for number in range(6) if driver.executor._reuse.find("", words(number, 299), 0)]
+    hits = [number for number in range(6) if driver.executor.reuse.find("", words(number, 299), 0)]
     assert 1 <= len(hits) <= 3 and hits[-1] == 5
 
 

@@ -324,5 +324,5 @@ def test_without_a_tree_there_is_no_disk(
             driver = Driver(plain(name), reuse=open_reuse(plain(name), size, store))
             driver.submit(request(1, words(1, 300), max_tokens=1))
             driver.run()
-            assert not driver.executor.pending
+            assert not driver.executor.reuse.pending
     assert caplog.text.count("no KV is kept on disk") == 2 and not files(tmp_path)

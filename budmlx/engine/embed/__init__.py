@@ -1,0 +1,3 @@
+"""Vectors of texts: how a model makes them, and the requests for them."""
+
+from __future__ import annotations
