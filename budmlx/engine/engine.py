@@ -184,6 +184,9 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods):
     def complete(self, prompt: str | Sequence[int], **sampling: Any) -> Completion:
         """Continue raw text or token ids, without a chat template.
 
+        suffix, among the options: text that is to follow, so that the reply stands between; see
+        `Request`.
+
         >>> engine.complete([5, 6, 7], temperature=0, max_tokens=2).usage.prompt_tokens
         3
         """

@@ -38,11 +38,15 @@ Decorator = Callable[[Handler], Handler]
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A reply as a stream. event: the type of its events; description: their framing."""
+    """A reply as a stream. event: the type of its events; description: their framing.
+
+    generated: it is what a model writes.
+    """
 
     content_type: str
     description: str
     event: type[Struct]
+    generated: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,11 +164,13 @@ class EndpointTable:
         summary: str,
         reply: type[Struct],
         *,
+        body: type[BaseModel] | None = None,
         errors: tuple[int, ...] = (),
         parameters: Mapping[str, str] | None = None,
     ) -> Decorator:
         """Serve `DELETE path`. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
-        return self._simple("DELETE", path, summary, reply, errors, parameters)
+        errors = (*errors, *(WITH_BODY if body else ()))
+        return self._simple("DELETE", path, summary, reply, errors, parameters, body)
 
     def _simple(
         self,
@@ -174,11 +180,13 @@ class EndpointTable:
         reply: type[Struct],
         errors: tuple[int, ...],
         parameters: Mapping[str, str] | None,
+        body: type[BaseModel] | None = None,
     ) -> Decorator:
         return self._adding(
             method,
             path,
             summary=summary,
+            body=body,
             reply=reply,
             content_type="application/json",
             errors={status: ERRORS[status] for status in (*ALWAYS, *errors)},

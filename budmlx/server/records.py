@@ -27,7 +27,9 @@ def generating(dialects: Dialects) -> Mapping[str, str]:
     return {
         re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path): endpoint.path
         for endpoint in endpoints
-        if endpoint.streamed is not None and endpoint.method == "POST"
+        if endpoint.streamed is not None
+        and endpoint.streamed.generated
+        and endpoint.method == "POST"
         for path in endpoint.spellings
     }
 

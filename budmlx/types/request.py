@@ -120,6 +120,8 @@ class Request:
     """One generation. Exactly one of `messages` and `prompt` is given.
 
     prompt: raw text, or token ids, used as they are without a chat template.
+    suffix: text that follows the reply to raw text, which then is what stands between; None where
+    the reply just goes on. Some models only were trained for that.
     given: the sampling parameters that the caller said. A model's defaults replace none of these,
     and none whose value is not the built-in one.
     n: how many choices to generate; they share one prefill.
@@ -136,6 +138,7 @@ class Request:
 
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
+    suffix: str | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     given: frozenset[str] = frozenset()
     n: int = 1

@@ -25,6 +25,7 @@ import pytest
 from budmlx import Engine
 from budmlx.cli.app import load
 from budmlx.config.sources import load_config
+from budmlx.server.dialects.ollama.chat import OllamaChat
 from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.docs.conftest import here
 from tests.docs.pages import DOCS, Block, blocks, guides, name
@@ -123,7 +124,8 @@ SENT = [(block, body) for block in CURL for body in bodies(block.text) if '"mess
 
 @pytest.mark.parametrize(("block", "body"), SENT, ids=[str(block) for block, _ in SENT])
 def test_bodies_of_curl(block: Block, body: str) -> None:
-    assert ChatRequest.parse(json.loads(body)).review(strict=True, streaming=True) == []
+    kind = OllamaChat if "/api/chat" in block.text else ChatRequest
+    assert kind.parse(json.loads(body)).review(strict=True, streaming=True) == []
 
 
 def check(body: dict[str, Any], url: str) -> None:

@@ -53,6 +53,7 @@ CORRECTED = (
     # So did other protocols.
     ".paths./.",
     ".paths./api/",
+    ".paths./v1/fim/",
     ".paths./v1/messages",
     ".paths./v1/responses",
     ".securitySchemes.x-api-key.",

@@ -68,7 +68,6 @@ async def test_tcp_warming_answers_while_the_model_is_busy(server: HttpServer) -
         ("POST", "/v1/classify"),
         ("POST", "/classify"),
         ("POST", "/v1/v1/classify"),
-        ("POST", "/v1/fim/completions"),
         ("POST", "/v1/images/generations"),
         ("POST", "/v1/audio/speech"),
         ("POST", "/v1/confidential/chat/completions"),

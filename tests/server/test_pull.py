@@ -8,6 +8,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +38,32 @@ def pulled(url: str, **fields: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in data.decode().splitlines() if line]
 
 
+@contextmanager
+def served(hub: Hub, home: Path) -> Iterator[str]:
+    """The address of a server that has nothing but what it fetches from a hub."""
+    options = ["--port", "0", "--warmup", "off", "--pull-on-demand"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "budmlx", "serve", *options],
+        env=hub.environment(home) | {"HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found is not None
+        yield found[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_model_comes_and_goes(tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
     cut = {**files, "config.json": b"{}"}
-    with Hub({"org/tiny": {"main": files, "old": cut}}) as hub:
-        options = ["--port", "0", "--warmup", "off", "--pull-on-demand"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "budmlx", "serve", *options],
-            env=hub.environment(tmp_path) | {"HOME": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-            assert found is not None
-            _comes_and_goes(found[0], hub)
-        finally:
-            process.kill()
-            process.communicate()
+    with Hub({"org/tiny": {"main": files, "old": cut}}) as hub, served(hub, tmp_path) as url:
+        _comes_and_goes(url, hub)
 
 
 def _comes_and_goes(url: str, hub: Hub) -> None:
@@ -77,3 +85,28 @@ def _comes_and_goes(url: str, hub: Hub) -> None:
     status, data = call(model, "DELETE")
     assert status == 200 and json.loads(data)["freed"] > 400_000
     assert "org/tiny" not in names(url) and call(model, "DELETE")[0] == 404
+
+
+def test_a_model_comes_and_goes_in_the_words_of_ollama(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
+    with Hub({"org/tiny": {"main": files}}) as hub, served(hub, tmp_path) as url:
+        api = f"{url}/api"
+        status, data = call(f"{api}/pull", "POST", model="org/absent")
+        assert status == 400 and json.loads(data).keys() == {"error"}
+        status, data = call(f"{api}/pull", "POST", model="org/tiny:latest")
+        lines = [json.loads(line) for line in data.splitlines()]
+        first, *pieces, last = lines
+        assert status == 200 and first == {"status": "pulling manifest"}
+        assert last == {"status": "success"} and pieces
+        for piece in pieces:
+            assert piece["status"] == f"pulling {piece['digest'][7:19]}"
+            assert 0 <= piece["completed"] <= piece["total"] > 400_000
+        # What is here is not fetched again, so that clients may always ask for it.
+        status, data = call(f"{api}/pull", "POST", name="org/tiny", stream=False)
+        assert status == 200 and json.loads(data) == {"status": "success"}
+        listed = json.loads(call(f"{api}/tags")[1])["models"]
+        assert "org/tiny:latest" in {model["name"] for model in listed}
+        status, data = call(f"{api}/delete", "DELETE", model="org/tiny:latest")
+        assert status == 200
+        assert "org/tiny" not in names(url)
+        assert call(f"{api}/delete", "DELETE", model="org/tiny")[0] == 404

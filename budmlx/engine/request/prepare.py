@@ -21,6 +21,7 @@ from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
 from budmlx.engine.request.turns import turn_ends
 from budmlx.engine.text.control_tokens import LONG_TEXT
+from budmlx.engine.text.infill import Infill
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError, ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
@@ -49,6 +50,7 @@ class Preparation:
         self._transforms = plugins.added("add_message_transforms")
         self._calls = plugins.hanging
         self._tokenizer = tokenizer
+        self._infill = Infill.of(tokenizer)
         self._parsers = parsers
         self._images = images
         self._info = info
@@ -114,6 +116,8 @@ class Preparation:
         if request.chat_template_kwargs:
             request = with_budget(request, self._parsers)
         if request.messages is None:
+            if request.suffix is not None:
+                request = self._infilling(request)
             raw: str | Sequence[int] = request.prompt or ()
             if isinstance(raw, str):
                 raw = self._tokenizer.encode(raw, add_special=True)
@@ -134,6 +138,23 @@ class Preparation:
             ends = self._ends(replace(request, messages=messages), messages, ids)
             prompt = replace(prompt, ends=ends[len(messages) - len(request.messages or ()) :])
         return request, prompt
+
+    def _infilling(self, request: Request) -> Request:
+        """A request with a suffix as one for ids, with what ends the text between."""
+        if self._infill is None:
+            raise InvalidRequestError(
+                f"{self._info.name} cannot fill in text before a suffix: its tokenizer has no "
+                "tokens for that.",
+                param="suffix",
+            )
+        if not isinstance(request.prompt, str) or request.suffix is None:
+            raise InvalidRequestError("`suffix` needs a prompt of text.", param="suffix")
+        ids = self._infill.prompt(self._tokenizer, request.prompt, request.suffix)
+        sampling = request.sampling
+        if not sampling.ignore_eos:
+            stops = (*sampling.stop_token_ids, *self._infill.stop_ids)
+            sampling = replace(sampling, stop_token_ids=stops)
+        return replace(request, prompt=tuple(ids), suffix=None, sampling=sampling)
 
     def _render(self, request: Request, messages: Sequence[Message]) -> list[int]:
         return render(
@@ -230,7 +251,7 @@ def _exceeds(costs: Iterable[int], limit: int) -> bool:
 def _request_costs(request: Request) -> Iterator[int]:
     """The costs of the parts of a prompt, to be added up."""
     if request.messages is None:
-        yield len(request.prompt or ())
+        yield len(request.prompt or ()) + len(request.suffix or "")
         return
     yield from _frame_costs(request)
     for message in request.messages:

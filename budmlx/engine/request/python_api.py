@@ -17,7 +17,7 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 REQUEST_OPTIONS = frozenset(
     {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
     | {"incremental_calls", "response_format", "reasoning", "cache_salt", "explain_cache"}
-    | {"adapter"}
+    | {"adapter", "suffix"}
 )
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from budmlx.engine.text.tokenizer import Tokenizer
+from budmlx.engine.text.tokenizer import Tokenizer, check_text
 
 PREFIX_FIRST = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
@@ -56,7 +56,13 @@ class Infill:
         return None
 
     def prompt(self, tokenizer: Tokenizer, prefix: str, suffix: str) -> list[int]:
-        """Token ids of a prompt, in whose texts nothing is a control token."""
+        """Token ids of a prompt, in whose texts nothing is a control token.
+
+        Raises:
+            InvalidRequestError: a text holds a lone surrogate.
+        """
+        check_text(prefix, "prompt")
+        check_text(suffix, "suffix")
         texts = (suffix, prefix) if self.suffix_first else (prefix, suffix)
         one, other = map(tokenizer.control.encode_literal, texts)
         middle = [] if self.middle is None else [self.middle]

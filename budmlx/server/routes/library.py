@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import aclosing
 from typing import Any, Literal, Self
 
 import msgspec
@@ -14,14 +13,13 @@ from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from budmlx.config.explain import explain
-from budmlx.engine.load.library.pull import PullProgress, pull
-from budmlx.engine.load.library.removal import Removal
-from budmlx.errors import BudmlxError, InvalidRequestError, ModelNotFoundError
+from budmlx.errors import BudmlxError, InvalidRequestError
 from budmlx.server.admin import check_admin
 from budmlx.server.answer import HEADERS
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
+from budmlx.server.model_files import pulling, removed
 from budmlx.server.routes.models import Model, entry_of
 from budmlx.server.state import MODELS
 
@@ -111,48 +109,18 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
     """Fetch a model into the hub's cache; ends with the connection, and can be resumed."""
     check_admin(request)
     body, _ = await parsed(request, PullRequest.parse)
-    loop, news = asyncio.get_running_loop(), asyncio.Queue[PullProgress]()
-    cancelled = threading.Event()
-
-    def report(progress: PullProgress) -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(news.put_nowait, progress)
-
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
-    work = asyncio.create_task(
-        asyncio.to_thread(pull, body.model, body.revision, report, cancelled)
-    )
     try:
-        # What cannot be fetched is known after the check, and has its own status.
-        while (latest := await _next(news, work)) is not None and latest.stage == "checking":
-            pass
-        if latest is not None:
-            await response.prepare(request)
-        while latest is not None:
-            await response.write(_event(PullEvent(latest.stage, latest.done, latest.total)))
-            latest = await _next(news, work)
-        await work
+        async with aclosing(pulling(request.app[MODELS], body.model, body.revision)) as progress:
+            async for latest in progress:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(_event(PullEvent(latest.stage, latest.done, latest.total)))
     except BudmlxError as error:
         if not response.prepared:
-            raise InvalidRequestError(error.message, param="model") from error
+            raise
         await response.write(_event(PullEvent("failed", error=failure_of(error).message)))
-    finally:
-        cancelled.set()
-    await asyncio.to_thread(request.app[MODELS].refresh)
     return response
-
-
-async def _next(news: asyncio.Queue[PullProgress], work: asyncio.Task[Any]) -> PullProgress | None:
-    """The latest progress; None when the work has ended and nothing is left to be told."""
-    waiting = asyncio.create_task(news.get())
-    await asyncio.wait([waiting, work], return_when=asyncio.FIRST_COMPLETED)
-    if not waiting.done():
-        waiting.cancel()
-        return None
-    latest = waiting.result()
-    while not news.empty():
-        latest = news.get_nowait()
-    return latest
 
 
 @endpoints.delete(
@@ -165,24 +133,8 @@ async def _next(news: asyncio.Queue[PullProgress], work: asyncio.Task[Any]) -> P
 async def delete(request: web.Request) -> web.Response:
     """Delete a model that is not loaded from the hub's cache."""
     check_admin(request)
-    name, models = request.match_info["id"], request.app[MODELS]
-    with suppress(ModelNotFoundError):
-        if not models.resident(name).idle:
-            raise InvalidRequestError(f"{name} is loaded; unload it first.", param="model")
-    return _json(await asyncio.to_thread(_remove, request, name))
-
-
-def _remove(request: web.Request, name: str) -> Removed:
-    models = request.app[MODELS]
-    try:
-        removal = Removal.of(models.library, name)
-        removal.execute()
-    except ModelNotFoundError:
-        raise
-    except BudmlxError as error:
-        raise InvalidRequestError(error.message, param="model") from error
-    models.refresh()
-    return Removed(name, removal.freed)
+    name = request.match_info["id"]
+    return _json(Removed(name, await removed(request.app[MODELS], name)))
 
 
 def _event(event: PullEvent) -> bytes:

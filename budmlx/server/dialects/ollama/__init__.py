@@ -2,5 +2,5 @@
 
 `dialect` is what the server sees. `chat` and `generate` have a body and a handler each; what these
 share is in `generation`, `options` and `keep_alive`, and their replies are in `reply`. `listing`
-tells of models, `names` knows how clients write them.
+tells of models, `files` fetches and deletes them, `names` knows how clients write them.
 """

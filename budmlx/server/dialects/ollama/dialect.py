@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect, bearer_keys
-from budmlx.server.dialects.ollama import chat, generate, listing
+from budmlx.server.dialects.ollama import chat, files, generate, listing
 from budmlx.server.dialects.ollama.reply import OllamaError
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import HOPELESS, Failure
@@ -41,8 +41,9 @@ class Ollama(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Chats, texts, and what is told of models."""
-        return chain(chat.endpoints, generate.endpoints, listing.endpoints)
+        """Chats, texts, what is told of models, and what is done with their files."""
+        modules = (chat, generate, listing, files)
+        return chain.from_iterable(module.endpoints for module in modules)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """The bearer token, if there is exactly one Authorization header."""

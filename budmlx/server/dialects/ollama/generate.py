@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from aiohttp import web
 from pydantic import Field
 
@@ -23,16 +25,30 @@ class OllamaGenerate(GenerationBody):
     prompt: Text = Field("", description="What the user says; without any, the model is loaded.")
     system: Text = Field("", description="Instructions before it.")
     images: Images = Field([], description="Pictures before it, each a file in base64.")
+    suffix: Text = Field(
+        "", description="Text that follows: the reply is what stands between; not all models can."
+    )
     raw: bool = Field(False, description="Continue the prompt as it is, without a chat template.")
 
     @property
     def empty(self) -> bool:
         """Whether the model is only to be loaded, or unloaded."""
-        return not self.prompt and not self.images
+        return not (self.prompt or self.images or self.suffix)
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that has no effect."""
+        yield from super().overridden()
+        if self.system and self.is_raw:
+            yield "`system` has no effect on raw text."
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether no chat template is used."""
+        return self.raw or bool(self.suffix)
 
     def to_request(self) -> Request:
         """The same request as a plain value. Raises InvalidRequestError."""
-        if self.raw:
+        if self.is_raw:
             return self._raw()
         user = Message(role="user", content=content_of(self.prompt, self.images))
         system = [Message(role="system", content=self.system)] if self.system else []
@@ -45,9 +61,15 @@ class OllamaGenerate(GenerationBody):
     def _raw(self) -> Request:
         if self.images:
             raise InvalidRequestError(
-                "`images` cannot be shown with `raw`: no template says where.", param="images"
+                "`images` cannot be shown in raw text: no template says where.", param="images"
             )
-        return Request(prompt=self.prompt, reasoning="raw", **self.common())
+        return Request(
+            prompt=self.prompt,
+            suffix=self.suffix or None,
+            reasoning="raw",
+            chat_template_kwargs=self.template_kwargs,
+            **self.common(),
+        )
 
 
 @endpoints.post(

@@ -10,14 +10,14 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect, bearer_keys
-from budmlx.server.dialects.openai import chat, completions, embeddings, estimate, tokens
+from budmlx.server.dialects.openai import chat, completions, embeddings, estimate, fim, tokens
 from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
 from budmlx.server.openai_errors import Error, error_response
 
 ELSEWHERE = re.compile(
-    r"(/v1)*/(classify|fim|images|audio|confidential|nodes|files|fine_tuning"
+    r"(/v1)*/(classify|images|audio|confidential|nodes|files|fine_tuning"
     r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a"
     r"|events|event-triggers)(/.*)?"
 )
@@ -39,7 +39,7 @@ class OpenAI(Dialect):
     @property
     def endpoints(self) -> Iterable[Endpoint]:
         """Chats, raw texts, vectors, tokens, and what chats would take."""
-        modules = (chat, completions, embeddings, tokens, estimate)
+        modules = (chat, completions, fim, embeddings, tokens, estimate)
         return chain.from_iterable(module.endpoints for module in modules)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:

@@ -173,6 +173,12 @@ async def test_keys(start: Start) -> None:
     answer = await exchange(server, post(body, "/api/chat", Authorization="Bearer key"))
     assert answer.status == 200
     assert "admin" in answer.headers[WARNINGS]
+    for path, method in (("/api/delete", b"DELETE"), ("/api/pull", b"POST")):
+        raw = post(b'{"model": "org/absent"}', path, Authorization="Bearer key")
+        answer = await exchange(server, raw.replace(b"POST", method, 1))
+        assert answer.status == 403 and "admin" in answer.json["error"]
+    raw = post(b'{"model": "demo", "stream": false}', "/api/pull", Authorization="Bearer key")
+    assert (await exchange(server, raw)).json == {"status": "success"}
     for path in ("/", "/api/tags", "/api/version"):
         assert (await exchange(server, get(path))).status == 401
 

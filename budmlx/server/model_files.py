@@ -1,0 +1,87 @@
+"""Files of models over HTTP: fetched from the hub, with progress, and deleted from its cache."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+from budmlx.engine.load.library.pull import PullProgress, pull
+from budmlx.engine.load.library.removal import Removal
+from budmlx.engine.models.models import Models
+from budmlx.errors import BudmlxError, InvalidRequestError, ModelNotFoundError
+
+
+async def pulling(
+    models: Models, name: str, revision: str | None = None
+) -> AsyncGenerator[PullProgress, None]:
+    """Fetch a model; yields how far it is, once the hub has said that there is one.
+
+    Closing the generator ends it; it can be resumed by another. At the end the model is offered.
+
+    Raises:
+        InvalidRequestError: it cannot be fetched; before the first item.
+        BudmlxError: it could not be fetched to its end.
+    """
+    loop, news = asyncio.get_running_loop(), asyncio.Queue[PullProgress]()
+    cancelled = threading.Event()
+
+    def report(progress: PullProgress) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(news.put_nowait, progress)
+
+    work = asyncio.create_task(asyncio.to_thread(pull, name, revision, report, cancelled))
+    begun = False
+    try:
+        while (latest := await _next(news, work)) is not None:
+            if latest.stage != "checking":
+                begun = True
+                yield latest
+        await work
+    except BudmlxError as error:
+        if begun:
+            raise
+        raise InvalidRequestError(error.message, param="model") from error
+    finally:
+        cancelled.set()
+    await asyncio.to_thread(models.refresh)
+
+
+async def _next(news: asyncio.Queue[PullProgress], work: asyncio.Task[Any]) -> PullProgress | None:
+    """The latest progress; None when the work has ended and nothing is left to be told."""
+    waiting = asyncio.create_task(news.get())
+    await asyncio.wait([waiting, work], return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        return None
+    latest = waiting.result()
+    while not news.empty():
+        latest = news.get_nowait()
+    return latest
+
+
+async def removed(models: Models, name: str) -> int:
+    """Delete a model that is not loaded from the hub's cache; returns bytes that are free again.
+
+    Raises:
+        ModelNotFoundError: there is no such model on this machine.
+        InvalidRequestError: it is loaded, or elsewhere than in the hub's cache.
+    """
+    with suppress(ModelNotFoundError):
+        if not models.find(name).resident.idle:
+            raise InvalidRequestError(f"{name} is loaded; unload it first.", param="model")
+    return await asyncio.to_thread(_remove, models, name)
+
+
+def _remove(models: Models, name: str) -> int:
+    try:
+        removal = Removal.of(models.library, name)
+        removal.execute()
+    except ModelNotFoundError:
+        raise
+    except BudmlxError as error:
+        raise InvalidRequestError(error.message, param="model") from error
+    models.refresh()
+    return removal.freed
