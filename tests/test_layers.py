@@ -92,6 +92,7 @@ ROOMS = {
     "budmlx.engine.request": ("budmlx.engine.reply", "budmlx.engine.images"),
     "budmlx.engine.reuse": ("budmlx.engine.reply",),
     "budmlx.engine.hosts": (),
+    "budmlx.engine.store": (),
     "budmlx.engine.load": ("budmlx.engine.images",),
     "budmlx.engine.run": ("budmlx.engine.request", "budmlx.engine.reuse", "budmlx.engine.hosts"),
     "budmlx.engine.embed": ("budmlx.engine.load", "budmlx.engine.run"),

@@ -21,6 +21,7 @@ from budmlx.config.values import (
     Origins,
     Secrets,
     Size,
+    StoreFile,
 )
 from budmlx.errors import ConfigError
 
@@ -118,6 +119,13 @@ class ServerConfig(BaseModel):
     kv_store_size: Size = Field(
         ByteSize(10 * 2**30), gt=0, description="Most bytes in that directory, such as 10GiB."
     )
+    store: StoreFile | None = Field(
+        None,
+        description="File that keeps responses that clients store, over restarts, or auto, which "
+        "is ~/.local/state/budmlx/store.sqlite, on a Mac ~/Library/Application "
+        "Support/budmlx/store.sqlite. It holds what was said, so all is kept in memory if none is "
+        "named.",
+    )
     max_queue: int = Field(
         256, ge=0, description="Most requests of one API key that wait; more get 503."
     )
@@ -128,7 +136,7 @@ class ServerConfig(BaseModel):
         None, ge=1, description="Most requests at once of one API key; more get 429."
     )
     max_body: Size = Field(
-        ByteSize(8 * 2**20), gt=0, description="Largest request body in bytes, such as 8MiB."
+        ByteSize(64 * 2**20), gt=0, description="Largest request body in bytes, such as 64MiB."
     )
     drain_seconds: float = Field(
         10.0, ge=0, description="How long running replies may take to finish after SIGTERM."

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeA
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from budmlx.directories import cache_directory
+from budmlx.directories import cache_directory, state_directory
 from budmlx.errors import InvalidRequestError
 from budmlx.types import default_value
 
@@ -111,6 +111,13 @@ def kv_directory(text: str = "auto") -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def store_file(text: str) -> str:
+    """The file that `store` names; `auto` is one in the user's state directory."""
+    if text == "auto":
+        text = str(state_directory() / "store.sqlite")
+    return os.path.abspath(os.path.expanduser(text))
+
+
 def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(os.path.abspath(os.path.expanduser(path)) for path in paths)
 
@@ -185,6 +192,7 @@ Size = Annotated[ByteSize, BeforeValidator(_check_size_unit)]
 AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
+StoreFile = Annotated[str, AfterValidator(store_file)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Self
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
+from budmlx.engine.store.store import Store
 from budmlx.errors import EngineUnavailableError
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
@@ -29,7 +31,16 @@ from budmlx.server.routes import docs, health, library
 from budmlx.server.routes import models as model_routes
 from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
-from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS, IN_FLIGHT, LIMITS, MODELS, SEALER
+from budmlx.server.state import (
+    CONFIG,
+    DIALECTS,
+    ENDPOINTS,
+    IN_FLIGHT,
+    LIMITS,
+    MODELS,
+    SEALER,
+    STORE,
+)
 from budmlx.server.transport import Runner, answer_errors, prepare
 
 ROUTES = (library.endpoints, model_routes.endpoints, health.endpoints, docs.endpoints)
@@ -42,7 +53,9 @@ def create_app(
     *,
     limits: Limits = DEFAULTS,
 ) -> web.Application:
-    """The application with all routes and middlewares. Raises ConfigError for unusable keys."""
+    """The application with all routes and middlewares. Raises ConfigError for unusable keys
+    and an unusable store.
+    """
     observers = [recorded] if models.plugins.observed else []
     middlewares = [*observers, guard(config), *rate_limits(config)]
     app = _application(config, dialects, limits, middlewares)
@@ -52,12 +65,18 @@ def create_app(
         app[ENGINE] = engine
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
+    app[STORE] = Store(None if config.store is None else Path(config.store))
     for dialect in dialects:
         dialect.set_up(app)
+    app.on_cleanup.append(_close_store)
     for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)
     return app
+
+
+async def _close_store(app: web.Application) -> None:
+    app[STORE].close()
 
 
 def _rows(models: Models, config: Config) -> int:

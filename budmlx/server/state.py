@@ -8,6 +8,7 @@ from aiohttp import web
 
 from budmlx.config import ServerConfig
 from budmlx.engine.models.models import Models
+from budmlx.engine.store.store import Store
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
@@ -21,6 +22,7 @@ DIALECTS = web.AppKey("dialects", Dialects)
 ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")
 """The endpoints of no dialect; each dialect has its own."""
 SEALER = web.AppKey("sealer", Sealer)
+STORE = web.AppKey("store", Store)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
 NAMESPACE = web.RequestKey("namespace", str)

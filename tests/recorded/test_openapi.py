@@ -56,6 +56,7 @@ CORRECTED = (
     ".paths./v1/fim/",
     ".paths./v1/messages",
     ".paths./v1/responses",
+    ".paths./v1/chat/completions/input_tokens.",
     ".securitySchemes.x-api-key.",
     *(
         f".paths./v1/models{place}.{field}"

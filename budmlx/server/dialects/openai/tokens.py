@@ -1,10 +1,10 @@
-"""`POST /v1/tokenize`, `/v1/detokenize` and `/v1/apply_template`."""
+"""`POST /v1/tokenize`, `/v1/detokenize`, `/v1/apply_template` and the count of a chat's tokens."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
@@ -59,6 +59,14 @@ class Text(Struct, frozen=True):
     warnings: Sequence[str] | UnsetType = UNSET
 
 
+class ChatInputTokens(Struct, frozen=True):
+    """The number of tokens of a chat's prompt."""
+
+    input_tokens: int
+    object: Literal["chat.completion.input_tokens"] = "chat.completion.input_tokens"
+    warnings: Sequence[str] | UnsetType = UNSET
+
+
 @endpoints.post("/v1/tokenize", "Token ids of raw text", TokenizeRequest, Tokens)
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of raw text, and what each stands for."""
@@ -102,6 +110,26 @@ async def apply_template(request: web.Request) -> web.Response:
 
     async with request.app[MODELS].find(body.model).aengine() as engine:
         # Message transforms of plugins may take their time.
+        return await asyncio.to_thread(_answer, work, engine)
+
+
+@endpoints.post(
+    "/v1/chat/completions/input_tokens",
+    "Count the tokens that the body of a chat has",
+    ChatRequest,
+    ChatInputTokens,
+)
+async def input_tokens(request: web.Request) -> web.Response:
+    """Count the tokens of the prompt that the body of a chat becomes; nothing is generated."""
+    body, _ = await parsed(request, ChatRequest.parse)
+    warnings = body.review(strict=request.app[CONFIG].strict, streaming=True)
+
+    def work(engine: Engine) -> Struct:
+        chat = body.to_request()
+        notes = [*warnings, *engine.warnings(chat)]
+        return ChatInputTokens(engine.count_tokens(chat), warnings=notes or UNSET)
+
+    async with request.app[MODELS].find(body.model).aengine() as engine:
         return await asyncio.to_thread(_answer, work, engine)
 
 

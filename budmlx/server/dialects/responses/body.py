@@ -47,13 +47,8 @@ class ResponsesRequest(GenerationBody):
     """The body."""
 
     known: ClassVar = KnownFields(
-        neutral={
-            "conversation": (),
-            "prompt": (),
-            "background": (False,),
-            "previous_response_id": (),
-        },
-        without_effect=frozenset({"max_tool_calls", "context_management", "moderation", "store"}),
+        neutral={"conversation": (), "prompt": ()},
+        without_effect=frozenset({"max_tool_calls", "context_management", "moderation"}),
         silent=frozenset(
             {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
             | {"client_metadata", "safety_identifier", "service_tier", "truncation"}
@@ -92,7 +87,16 @@ class ResponsesRequest(GenerationBody):
     top_logprobs: Annotated[Int, within("logprobs")] | None = Field(
         None, description="So many of the most likely tokens at each place; implies logprobs."
     )
-    metadata: Annotated[dict[str, Any], Field(max_length=MAX_METADATA)] = Field(
+    store: bool = Field(
+        True, description="Keep the response, for `previous_response_id` and to be asked for."
+    )
+    previous_response_id: str | None = Field(
+        None, description="A stored response, whose input and output go before the input."
+    )
+    background: bool = Field(
+        False, description="Go on without a connection; ask for the response by its id."
+    )
+    metadata: Annotated[dict[str, str], Field(max_length=MAX_METADATA)] = Field(
         {}, description="Comes back with the response."
     )
     user: str | None = Field(None, description="Comes back with the response.")

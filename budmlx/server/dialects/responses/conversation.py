@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,71 +27,80 @@ from budmlx.server.sealed import Sealer
 from budmlx.types import ImagePart, Message, Part, TextPart, ToolCall
 
 INSTRUCTIONS = ("system", "developer")
-TEXT_TYPES = ("text/", "application/json", "application/xml", "application/x-")
 
 
 class Conversation:
     """Makes messages of items, one after the other.
 
-    messages: the result. places: of each message, the number of the item that it begins with;
-    None for the instructions. warnings: one for each item without effect.
+    messages: the result. places: of each message, where in the request it begins, such as
+    `input[2]`. warnings: one for each item without effect.
     """
 
     def __init__(self, instructions: str | None, toolbox: Toolbox, sealer: Sealer):
         self.messages: list[Message] = []
-        self.places: list[int | None] = []
+        self.places: list[str] = []
         self.warnings: list[str] = []
         self._toolbox = toolbox
         self._sealer = sealer
         self._reasoning: list[str] = []
-        self._index: int | None = None
+        self._place = "instructions"
         if instructions:
             self._add(Message(role="system", content=instructions))
 
-    def add(self, items: Iterable[Any]) -> None:
-        """Take items. Raises InvalidRequestError naming one that cannot be used."""
-        for self._index, item in enumerate(items):
-            if isinstance(item, MessageItem):
-                self._message(item)
-            elif isinstance(item, ReasoningInput):
-                self._reasoning.append(self._thought(item))
-            elif isinstance(item, FunctionCallInput):
-                name = self._toolbox.name_of(item.name, item.namespace)
-                self._call(ToolCall(item.call_id, name, item.arguments))
-            elif isinstance(item, CustomCallInput):
-                name = self._toolbox.name_of(item.name, item.namespace)
-                self._call(ToolCall(item.call_id, name, arguments_of(item.input)))
-            elif isinstance(item, CallOutput):
-                content = self._content(item.output, "output", said=False)
-                self._add(Message(role="tool", content=content, tool_call_id=item.call_id))
-            else:
-                kind = item.type or "none"
-                self._note(f"was left out: items of the type {kind} are not read here.")
+    def add(self, items: Iterable[Any], stored: Sequence[Any] = ()) -> None:
+        """Take items. Raises InvalidRequestError naming one that cannot be used.
+
+        stored: those of earlier responses, which go before them.
+        """
+        for item in stored:
+            self._place = "previous_response_id"
+            self._take(item)
+        for index, item in enumerate(items):
+            self._place = f"input[{index}]"
+            self._take(item)
         if self._reasoning:
             self._reasoning = []
             self._note("is reasoning without a reply, and was left out.")
+
+    def _take(self, item: Any) -> None:
+        if isinstance(item, MessageItem):
+            self._message(item)
+        elif isinstance(item, ReasoningInput):
+            self._reasoning.append(self._thought(item))
+        elif isinstance(item, FunctionCallInput):
+            name = self._toolbox.name_of(item.name, item.namespace)
+            self._call(ToolCall(item.call_id, name, item.arguments))
+        elif isinstance(item, CustomCallInput):
+            name = self._toolbox.name_of(item.name, item.namespace)
+            self._call(ToolCall(item.call_id, name, arguments_of(item.input)))
+        elif isinstance(item, CallOutput):
+            content = self._content(item.output, "output", said=False)
+            self._add(Message(role="tool", content=content, tool_call_id=item.call_id))
+        else:
+            kind = item.type or "none"
+            self._note(f"was left out: items of the type {kind} are not read here.")
 
     def place(self, param: str) -> str:
         """A place among the messages, such as `messages[2].content`, as the client knows it."""
         match = re.fullmatch(r"messages\[(\d+)\](.*)", param)
         if match is None or int(match[1]) >= len(self.messages):
             return "input" if param == "messages" else param
-        index, role = self.places[int(match[1])], self.messages[int(match[1])].role
-        if index is None:
-            return "instructions"
+        place, role = self.places[int(match[1])], self.messages[int(match[1])].role
+        if not place.startswith("input"):
+            return place
         inner = match[2] if match[2].startswith(".content[") else ""
         within = {"user": inner, "tool": inner.replace(".content", ".output")}.get(role, "")
-        return f"input[{index}]{within}"
+        return f"{place}{within}"
 
     def _note(self, problem: str) -> None:
-        self.warnings.append(f"`input[{self._index}]` {problem}")
+        self.warnings.append(f"`{self._place}` {problem}")
 
     def _add(self, message: Message) -> None:
         if self._reasoning and message.role != "assistant":
             self._reasoning = []
             self._note("follows reasoning without a reply, which was left out.")
         self.messages.append(message)
-        self.places.append(self._index)
+        self.places.append(self._place)
 
     def _message(self, item: MessageItem) -> None:
         content = self._content(item.content, "content", said=item.role == "user")
@@ -134,7 +143,7 @@ class Conversation:
             return content
         parts: list[Part] = []
         for number, part in enumerate(content):
-            place = f"input[{self._index}].{field}[{number}]"
+            place = f"{self._place}.{field}[{number}]"
             try:
                 found = _part(part, place)
                 if not said and isinstance(found, ImagePart):

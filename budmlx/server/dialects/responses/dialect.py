@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect, bearer_keys
-from budmlx.server.dialects.responses import create
+from budmlx.server.dialects.responses import count, create, stored
+from budmlx.server.dialects.responses.jobs import Jobs
+from budmlx.server.dialects.responses.kept import KeptResponses
+from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
 from budmlx.server.openai_errors import Error, error_response
+from budmlx.server.state import STORE
 
 
 class Responses(Dialect):
@@ -28,8 +33,14 @@ class Responses(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Responses."""
-        return create.endpoints
+        """To make responses, and those that are stored."""
+        return chain(create.endpoints, count.endpoints, stored.endpoints)
+
+    def set_up(self, app: web.Application) -> None:
+        """Keep responses in the server's store, and end those in the background with it."""
+        app[KEPT] = KeptResponses(app[STORE])
+        app[JOBS] = jobs = Jobs()
+        app.on_cleanup.append(jobs.close)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """The bearer token."""

@@ -86,13 +86,22 @@ class ReplyBuilder:
     def begin(self) -> Events:
         """The events with which a stream begins."""
         yield event("created", response=self.response)
+        if self.response.status == "queued":
+            yield event("queued", response=self.response)
+        else:
+            yield event("in_progress", response=self.response)
+
+    def start(self) -> Events:
+        """The event that says that a response does not wait any more."""
+        self._turn("in_progress")
         yield event("in_progress", response=self.response)
 
     def still_in_progress(self) -> ResponseEvent:
         """The event that says that nothing has ended."""
         output = tuple(self._output)
-        now = msgspec.structs.replace(self.response, status="in_progress", output=output)
-        return event("in_progress", response=now)
+        status = "queued" if self.response.status == "queued" else "in_progress"
+        now = msgspec.structs.replace(self.response, status=status, output=output)
+        return event(status, response=now)
 
     def add(self, news: Event) -> Events:
         """The events for one event of the engine."""
@@ -115,9 +124,10 @@ class ReplyBuilder:
         self._turn("failed", error=ResponseError(_code(failure), failure.message))
         return event("failed", response=self.response)
 
-    def cancel(self) -> None:
-        """Make the response a cancelled one."""
+    def cancel(self) -> ResponseEvent:
+        """The last event of a response that was cancelled; clients know no type for it alone."""
         self._turn("cancelled")
+        return event("incomplete", response=self.response)
 
     def _turn(self, status: Status, **fields: Any) -> None:
         output = tuple(self._output)
@@ -161,6 +171,7 @@ class ReplyBuilder:
             status,
             incomplete_details=IncompleteDetails(reason) if reason else None,
             usage=_usage(end.usage),
+            warnings=end.warnings or UNSET,
             cached=end.cached if end.cached or self._asks_cache else UNSET,
             cache_explanation=end.cache_explanation or UNSET,
         )

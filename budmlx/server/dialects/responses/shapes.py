@@ -131,7 +131,10 @@ class IncompleteDetails(Struct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """A response: what was asked for, and what came of it."""
+    """A response: what was asked for, and what came of it.
+
+    warnings: about what is known at its end alone; the others are in a header.
+    """
 
     id: str
     object: Literal["response"]
@@ -158,6 +161,7 @@ class Response(Struct, frozen=True):
     truncation: str
     usage: ResponseUsage | None
     user: str | None
+    warnings: Sequence[str] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
     cache_explanation: CacheExplanation | UnsetType = UNSET
 

@@ -1,0 +1,209 @@
+"""Store: records of clients, each with its owner, in memory or in a private SQLite file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from budmlx.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+BUSY_SECONDS = 5.0
+"""How long to wait while another process writes to the same file."""
+
+SCHEMA = """
+CREATE TABLE records (
+    kind TEXT, owner TEXT, id TEXT, used REAL, size INTEGER, data BLOB,
+    PRIMARY KEY (kind, owner, id)
+);
+CREATE TABLE names (
+    kind TEXT, owner TEXT, name TEXT, id TEXT,
+    PRIMARY KEY (kind, owner, name),
+    FOREIGN KEY (kind, owner, id) REFERENCES records (kind, owner, id) ON DELETE CASCADE
+);
+CREATE INDEX records_by_use ON records (kind, owner, used);
+CREATE INDEX names_by_record ON names (kind, owner, id);
+"""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one owner may keep: records, their bytes together, and seconds since their last use."""
+
+    count: int
+    size: int
+    seconds: float
+
+
+class Store:
+    """The database. Thread-safe.
+
+    path: of the file, which is made if need be, readable by its owner alone; None keeps all in
+    memory.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            if path is not None:
+                _make_private(path)
+            self._database = sqlite3.connect(
+                str(path or ":memory:"),
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"store: {path} cannot be used: {error}.", param="store") from error
+
+    def _open(self) -> None:
+        execute = self._database.execute
+        execute("PRAGMA foreign_keys = ON")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
+        execute("PRAGMA secure_delete = ON")
+        (version,) = execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise sqlite3.DatabaseError("a later version of budmlx wrote it")
+        if version == 0:
+            self._database.executescript(
+                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"
+            )
+
+    def close(self) -> None:
+        """Close the file; nothing can be kept afterwards."""
+        with self._lock:
+            self._database.close()
+
+    def attempt(self, work: Callable[[sqlite3.Connection], Result], failed: Result) -> Result:
+        """What a transaction returns; `failed`, and a line in the log, if the file fails."""
+        try:
+            with self._lock, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                return work(self._database)
+        except sqlite3.Error as error:
+            log.error("The store %s failed: %s", self._path or "in memory", error)
+            return failed
+
+
+class Shelf:
+    """The records of one kind. Thread-safe; every method may wait for the disk.
+
+    Of each owner those go first that were not used for the longest time.
+    """
+
+    def __init__(self, store: Store, kind: str, limits: Limits):
+        self._store = store
+        self._kind = kind
+        self._limits = limits
+
+    def put(self, owner: str, id: str, data: bytes, names: Sequence[str] = ()) -> bool:
+        """Keep a record, in place of the one with its id; returns whether it is kept.
+
+        names: further ones by which `find` knows it.
+        """
+
+        def work(database: sqlite3.Connection) -> bool:
+            key = (self._kind, owner, id)
+            database.execute("DELETE FROM records WHERE kind = ? AND owner = ? AND id = ?", key)
+            self._make_room(database, owner, len(data))
+            database.execute(
+                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)",
+                (*key, time.time(), len(data), data),
+            )
+            database.executemany(
+                "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)",
+                [(self._kind, owner, name, id) for name in names],
+            )
+            return True
+
+        return len(data) <= self._limits.size and self._store.attempt(work, failed=False)
+
+    def get(self, owner: str, id: str) -> bytes | None:
+        """The data of a record, which counts as a use; None if it is not kept."""
+
+        def work(database: sqlite3.Connection) -> bytes | None:
+            key = (self._kind, owner, id)
+            now = time.time()
+            row = database.execute(
+                "SELECT data FROM records WHERE kind = ? AND owner = ? AND id = ? AND used > ?",
+                (*key, now - self._limits.seconds),
+            ).fetchone()
+            if row is not None:
+                database.execute(
+                    "UPDATE records SET used = ? WHERE kind = ? AND owner = ? AND id = ?",
+                    (now, *key),
+                )
+            return None if row is None else bytes(row[0])
+
+        return self._store.attempt(work, failed=None)
+
+    def find(self, owner: str, name: str) -> str | None:
+        """The id of the record that has a name."""
+
+        def work(database: sqlite3.Connection) -> str | None:
+            row = database.execute(
+                "SELECT id FROM names WHERE kind = ? AND owner = ? AND name = ?",
+                (self._kind, owner, name),
+            ).fetchone()
+            return None if row is None else str(row[0])
+
+        return self._store.attempt(work, failed=None)
+
+    def delete(self, owner: str, id: str) -> bool:
+        """Forget a record; returns whether it was kept."""
+
+        def work(database: sqlite3.Connection) -> bool:
+            cursor = database.execute(
+                "DELETE FROM records WHERE kind = ? AND owner = ? AND id = ?",
+                (self._kind, owner, id),
+            )
+            return cursor.rowcount > 0
+
+        return self._store.attempt(work, failed=False)
+
+    def _make_room(self, database: sqlite3.Connection, owner: str, size: int) -> None:
+        """Delete what is too old, and what must go for a record of `size` bytes."""
+        database.execute(
+            "DELETE FROM records WHERE kind = ? AND used <= ?",
+            (self._kind, time.time() - self._limits.seconds),
+        )
+        count, total = database.execute(
+            "SELECT count(*), coalesce(sum(size), 0) FROM records WHERE kind = ? AND owner = ?",
+            (self._kind, owner),
+        ).fetchone()
+        oldest = database.execute(
+            "SELECT id, size FROM records WHERE kind = ? AND owner = ? ORDER BY used",
+            (self._kind, owner),
+        )
+        for id, less in oldest.fetchall():
+            if count < self._limits.count and total + size <= self._limits.size:
+                break
+            database.execute(
+                "DELETE FROM records WHERE kind = ? AND owner = ? AND id = ?",
+                (self._kind, owner, id),
+            )
+            count, total = count - 1, total - less
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, readable by its owner alone. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)

@@ -1,0 +1,159 @@
+"""Jobs: responses that are made in the background, and those who follow their streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+import msgspec
+from aiohttp import web
+
+from budmlx.engine.models.models import ServedModel
+from budmlx.server import answer
+from budmlx.server.dialects.responses.kept import KeptResponses, Record
+from budmlx.server.dialects.responses.reply import ReplyBuilder, framed
+from budmlx.server.dialects.responses.shapes import ResponseEvent
+from budmlx.server.errors import failure_of
+from budmlx.server.state import CONFIG, LIMITS
+from budmlx.types import Finished
+
+
+class Job:
+    """A response that is made without a connection. frames: the events of its stream so far."""
+
+    def __init__(self, builder: ReplyBuilder, kept: KeptResponses, owner: str, record: Record):
+        self.builder = builder
+        self.frames: list[bytes] = []
+        self.over = False
+        self._kept = kept
+        self._owner = owner
+        self._record = record
+        self._news = asyncio.Event()
+
+    async def run(self, app: web.Application, model: ServedModel, run: answer.Run) -> None:
+        """Make the response; whatever happens becomes its last event, and it is kept."""
+        await self._keep()
+        self._say(self.builder.begin())
+        try:
+            async with answer.running(app, model, run, key=self._owner) as events:
+                self._say(self.builder.start())
+                async for event in events:
+                    said = list(self.builder.add(event))
+                    if not isinstance(event, Finished):
+                        self._say(said)
+            last = said
+        except asyncio.CancelledError:
+            last = [self.builder.cancel()]
+        except Exception as error:  # A boundary: nobody waits for the task.
+            last = [self.builder.fail(failure_of(error))]
+        frames = [*self.frames, *self._framed(last)]
+        await self._keep(frames)
+        self.frames = frames
+        self.over = True
+        self._news.set()
+
+    async def follow(self, after: int) -> AsyncIterator[tuple[int, bytes]]:
+        """The events after a number, each with its own, as they come."""
+        number = after + 1
+        while True:
+            while number < len(self.frames):
+                yield number, self.frames[number]
+                number += 1
+            if self.over:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def _say(self, events: Iterable[ResponseEvent]) -> None:
+        self.frames += self._framed(events)
+        self._news.set()
+
+    def _framed(self, events: Iterable[ResponseEvent]) -> list[bytes]:
+        return [framed(event, number) for number, event in enumerate(events, len(self.frames))]
+
+    async def _keep(self, frames: Iterable[bytes] = ()) -> None:
+        changed = {"response": self.builder.response, "frames": tuple(frames)}
+        record = msgspec.structs.replace(self._record, **changed)
+        await asyncio.to_thread(self._kept.put, self._owner, record)
+
+
+class Jobs:
+    """The jobs of a server that are not over."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[tuple[str, str], tuple[Job, asyncio.Task[None]]] = {}
+
+    def start(
+        self, owner: str, job: Job, app: web.Application, model: ServedModel, run: answer.Run
+    ) -> None:
+        """Start a job."""
+        key = (owner, job.builder.response.id)
+        task = asyncio.create_task(job.run(app, model, run))
+        self._jobs[key] = (job, task)
+        task.add_done_callback(lambda _: self._jobs.pop(key, None))
+
+    def get(self, owner: str, id: str) -> Job | None:
+        """A job that is not over."""
+        job, _ = self._jobs.get((owner, id), (None, None))
+        return job
+
+    async def cancel(self, owner: str, id: str) -> None:
+        """End a job, if it is not over, and wait until its response is kept."""
+        _, task = self._jobs.get((owner, id), (None, None))
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self, app: web.Application) -> None:
+        """End all jobs."""
+        tasks = [task for _, task in self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class _Following:
+    """The `StreamEncoder` of one who follows a stream. number: of the last event that was sent."""
+
+    stream_type = "text/event-stream"
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, builder: ReplyBuilder | None, number: int):
+        self.number = number
+        self._builder = builder
+
+    def opening(self) -> bytes:
+        """Nothing: the stream has its own beginning."""
+        return b""
+
+    def keep_alive(self) -> bytes:
+        """The event that says that nothing has ended; it is no new one."""
+        if self._builder is None:
+            return b""
+        return framed(self._builder.still_in_progress(), max(self.number, 0))
+
+
+async def stream_job(request: web.Request, job: Job, after: int) -> web.StreamResponse:
+    """Send the events of a job after a number; it goes on when the client goes."""
+    following = _Following(job.builder, after)
+    sender = answer.EventStream(request, following, request.app[CONFIG], request.app[LIMITS])
+    async with sender:
+        await sender.start()
+        async for number, frame in job.follow(after):
+            following.number = number
+            await sender.send(frame)
+    assert sender.response is not None
+    return sender.response
+
+
+async def stream_frames(request: web.Request, frames: Iterable[bytes]) -> web.StreamResponse:
+    """Send the events of a stream that is over."""
+    encoder = _Following(None, 0)
+    sender = answer.EventStream(request, encoder, request.app[CONFIG], request.app[LIMITS])
+    async with sender:
+        await sender.start()
+        for frame in frames:
+            await sender.send(frame)
+    assert sender.response is not None
+    return sender.response

@@ -1,0 +1,147 @@
+"""Kept responses: what was asked and answered, for later requests of the same API key."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from pydantic import TypeAdapter
+
+from budmlx.engine.store.store import Limits, Shelf, Store
+from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.responses.items import Item
+from budmlx.server.dialects.responses.shapes import Response, ResponseError
+from budmlx.server.errors import HttpError
+
+LIMITS = Limits(count=1000, size=256 * 2**20, seconds=30 * 86_400)
+"""What one API key may keep."""
+
+PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "function_call_output": "fco",
+    "custom_tool_call_output": "ctco",
+}
+ITEMS = TypeAdapter(list[Item])
+RUNNING = ("queued", "in_progress")
+INTERRUPTED = ResponseError("server_error", "The server ended before the response was complete.")
+
+
+class Record(Struct, frozen=True):
+    """A response that is kept.
+
+    input: the items that came with its request. frames: the events of its stream, as they are
+    sent, if it was made in the background.
+    """
+
+    response: Response
+    input: Sequence[Mapping[str, Any]]
+    frames: Sequence[bytes] = ()
+
+    def items(self) -> list[Mapping[str, Any]]:
+        """Input and output as items of a later request."""
+        return [*self.input, *json.loads(msgspec.json.encode(self.response.output))]
+
+
+class KeptResponses:
+    """The responses that API keys keep. Its methods wait for the store, so call them in a thread.
+
+    owner: identifies the API key.
+    """
+
+    def __init__(self, store: Store):
+        self._shelf = Shelf(store, "response", LIMITS)
+
+    def put(self, owner: str, record: Record) -> None:
+        """Keep a response, in place of what it was before."""
+        names = [str(item["id"]) for item in record.items()]
+        data = msgspec.msgpack.encode(record)
+        self._shelf.put(owner, record.response.id, data, names)
+
+    def get(self, owner: str, id: str) -> Record:
+        """A response. Raises HttpError if it is not kept."""
+        data = self._shelf.get(owner, id)
+        if data is None:
+            raise no_response(id)
+        record = msgspec.msgpack.decode(data, type=Record)
+        if record.response.status in RUNNING:
+            # What runs is known elsewhere, so that this one ended with its server.
+            failed = {"status": "failed", "error": INTERRUPTED}
+            response = msgspec.structs.replace(record.response, **failed)
+            record = msgspec.structs.replace(record, response=response)
+        return record
+
+    def delete(self, owner: str, id: str) -> None:
+        """Forget a response. Raises HttpError if it is not kept."""
+        if not self._shelf.delete(owner, id):
+            raise no_response(id)
+
+    def conversation(self, owner: str, id: str) -> list[Any]:
+        """The items of a response and of all before it, as they go before a new input.
+
+        Raises InvalidRequestError if one of them is not kept.
+        """
+        records: list[Record] = []
+        before: str | None = id
+        while before is not None:
+            try:
+                records.append(self.get(owner, before))
+            except HttpError:
+                raise InvalidRequestError(
+                    f"Previous response with id {before[:128]!r} not found: it is not stored for "
+                    "this API key, or not any more.",
+                    param="previous_response_id",
+                    code="previous_response_not_found",
+                ) from None
+            before = records[-1].response.previous_response_id
+        raw = [item for record in reversed(records) for item in record.items()]
+        return ITEMS.validate_python(raw)
+
+    def item(self, owner: str, id: str, place: str) -> Any:
+        """The item of a response. Raises InvalidRequestError if there is none. place: of the id."""
+        holder = self._shelf.find(owner, id)
+        try:
+            found = self.get(owner, holder).items() if holder is not None else []
+        except HttpError:
+            found = []
+        item = next((each for each in found if each["id"] == id), None)
+        if item is None:
+            raise InvalidRequestError(
+                f"{place} is {id[:128]!r}, which is no item of a stored response.", param=place
+            )
+        return ITEMS.validate_python([item])[0]
+
+
+def no_response(id: str) -> HttpError:
+    """The error for a response that is not kept."""
+    return HttpError(
+        404, f"No response with id {id[:128]!r} is stored for this API key.", code="not_found"
+    )
+
+
+def listed(raw: Any) -> list[dict[str, Any]]:
+    """The input of a request as items with ids, as they are listed later."""
+    if isinstance(raw, str):
+        raw = [{"role": "user", "content": raw}]
+    return [_item(item) for item in raw or ()]
+
+
+def _item(item: Mapping[str, Any]) -> dict[str, Any]:
+    kind = item.get("type") or "message"
+    id = item.get("id") or f"{PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
+    whole = {"id": id, **{key: value for key, value in item.items() if key != "id"}}
+    whole["type"] = kind
+    if kind == "message":
+        content = item.get("content")
+        if isinstance(content, str):
+            said = {"type": "output_text", "text": content, "annotations": []}
+            asked = {"type": "input_text", "text": content}
+            whole["content"] = [said if item.get("role") == "assistant" else asked]
+        whole.setdefault("status", "completed")
+    return whole
