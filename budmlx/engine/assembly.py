@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from budmlx.config import Config, size_or_share
+from budmlx.config import Config, ModelConfig, size_or_share
 from budmlx.engine.embed.embeddings import EmbeddingPipeline
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.core_settings import core_settings
@@ -24,10 +25,50 @@ from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.manager import Plugins
+from budmlx.plugins.vision import ModelFiles
 from budmlx.progress import Notice
-from budmlx.types import SamplingDefault
+from budmlx.types import ModelInfo, SamplingDefault
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TextParts:
+    """The parts of a model that need its directory, but not its weights.
+
+    defaults: the value of each sampling parameter. problems: what is wrong with them.
+    """
+
+    files: ModelFiles
+    tokenizer: Tokenizer
+    images: Images
+    parsers: Parsers
+    defaults: Mapping[str, SamplingDefault]
+    problems: Sequence[str]
+
+    @classmethod
+    def of(cls, path: Path, config: ModelConfig, plugins: Plugins) -> Self:
+        """Those of the model in `path`. Raises ModelLoadError, ConfigError."""
+        tokenizer, files = Tokenizer.load(path), model_files(path)
+        images = Images(plugins, tokenizer, files, config)
+        parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
+        return cls(files, tokenizer, images, parsers, *sampling_defaults(path, config))
+
+    def preparation(self, info: ModelInfo, config: ModelConfig, plugins: Plugins) -> Preparation:
+        """What makes prompts of requests."""
+        added = RequestDefaults(changed(self.defaults), config.system_prompt or "")
+        return Preparation(plugins, self.tokenizer, self.parsers, self.images, info, added)
+
+    def warnings(self, info: ModelInfo, plugins: Plugins, *, cached: bool) -> RequestWarnings:
+        """What makes the warnings of requests. cached: there is a response cache."""
+        filtered = bool(plugins.added("add_output_filters"))
+        return RequestWarnings(
+            self.parsers,
+            info.vocab_size,
+            filtered=filtered,
+            cached=cached,
+            sees=self.images.taken,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +94,29 @@ def assemble(
         ModelLoadError: the model cannot be used.
         ConfigError: a plugin that the configuration names cannot be used with it.
     """
-    tokenizer = Tokenizer.load(path)
-    defaults, problems = sampling_defaults(path, config)
-    for problem in problems:
+    text = TextParts.of(path, config, plugins)
+    for problem in text.problems:
         log.warning("%s: %s", name, problem)
-    files = model_files(path)
-    images = Images(plugins, tokenizer, files, config)
-    embedding = EmbeddingFiles.read(path, config)
-    settings = core_settings(
-        files, name, config, plugins, images, tokenizer.mended_decoder, embedding
-    )
+    embedding, decoder = EmbeddingFiles.read(path, config), text.tokenizer.mended_decoder
+    settings = core_settings(text.files, name, config, plugins, text.images, decoder, embedding)
     store = None if config.cache == "off" else plugins.response_cache(config)
-    parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
     dispatcher = RowDispatcher(settings, config, notice)
     info = dispatcher.info
     tracker = ReuseTracker(
-        tokenizer,
+        text.tokenizer,
         info.context_length,
         enabled=size_or_share(config.prefix_cache) > 0,
         states=info.needs_checkpoints,
     )
     salt = f"{info.fingerprint} {ModelIdentity.read(path).listed()} {plugins.digest}"
     cache = ReplyCache(store, config, salt, plugins.limits.cache_seconds)
-    rows = RowBuilder(info, plugins, parsers, tracker, shared=config.prefix_cache_shared)
-    added = RequestDefaults(changed(defaults), config.system_prompt or "")
-    preparation = Preparation(plugins, tokenizer, parsers, images, info, added)
+    rows = RowBuilder(info, plugins, text.parsers, tracker, shared=config.prefix_cache_shared)
+    preparation = text.preparation(info, config, plugins)
     return Assembly(
-        tokenizer,
-        parsers,
+        text.tokenizer,
+        text.parsers,
         RequestPipeline(preparation, cache, rows, dispatcher, tracker, plugins),
-        EmbeddingPipeline(embedding, tokenizer, dispatcher, plugins),
-        RequestWarnings(
-            parsers,
-            info.vocab_size,
-            filtered=bool(plugins.added("add_output_filters")),
-            cached=cache.enabled,
-            sees=images.taken,
-        ),
-        defaults,
+        EmbeddingPipeline(embedding, text.tokenizer, dispatcher, plugins),
+        text.warnings(info, plugins, cached=cache.enabled),
+        text.defaults,
     )

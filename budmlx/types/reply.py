@@ -56,14 +56,15 @@ class Estimate:
     """What a request would take, if it were sent now. Numbers are tokens where nothing is said.
 
     cached_tokens: of the prompt, those whose KV is in memory. max_tokens: most of the reply that
-    there is room for. fits: memory holds the prompt and a reply. running, waiting: requests.
-    expected_wait: seconds to the first token, as those of late went; None if there were none.
+    there is room for. fits: memory holds the prompt and a reply; None if nobody knows. running,
+    waiting: requests. expected_wait: seconds to the first token, as those of late went; None if
+    there were none.
     """
 
     prompt_tokens: int
     cached_tokens: int
     max_tokens: int
-    fits: bool
+    fits: bool | None
     running: int
     waiting: int
     expected_wait: float | None

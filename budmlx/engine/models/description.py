@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from budmlx.config import ModelConfig
-from budmlx.engine.images.images import Images
-from budmlx.engine.load.directory import model_files, read_json
+from budmlx.engine.assembly import TextParts
+from budmlx.engine.load.directory import read_json
 from budmlx.engine.load.generation_config import sampling_defaults
 from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
 from budmlx.engine.load.library.local_model import LocalModel
-from budmlx.engine.reply.parsers import Parsers
 from budmlx.engine.text.infill import Infill
-from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import BudmlxError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import SamplingDefault
@@ -53,10 +51,10 @@ class TextFeatures:
     @classmethod
     def of(cls, path: Path, config: ModelConfig, plugins: Plugins) -> Self:
         """Those of the model in a directory. Raises ModelLoadError, ConfigError."""
-        tokenizer, files = Tokenizer.load(path), model_files(path)
-        parsers = Parsers.of(plugins, tokenizer, files.model_type, config)
+        parts = TextParts.of(path, config, plugins)
+        tokenizer = parts.tokenizer
         template = tokenizer.template()
-        calls, reasoning = parsers.calls, parsers.reasoning
+        calls, reasoning = parts.parsers.calls, parts.parsers.reasoning
         ends = tokenizer.eos_token_ids
         return cls(
             template=not template.plain,
@@ -65,7 +63,7 @@ class TextFeatures:
             guessed=calls is not None and calls.value.guessed,
             reasoning=reasoning.value.name if reasoning else "",
             system=template.order.head,
-            images=Images(plugins, tokenizer, files, config).taken,
+            images=parts.images.taken,
             infill=Infill.of(tokenizer) is not None,
             variables=tuple(sorted(template.names)),
             efforts=tuple(template.efforts),

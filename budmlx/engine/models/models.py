@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,9 +22,12 @@ from budmlx.engine.models.catalogue import Catalogue, offered
 from budmlx.engine.models.descriptions import Descriptions
 from budmlx.engine.models.residency import Residency, ResidencyPolicy
 from budmlx.engine.models.resident import ModelSpec, Resident
+from budmlx.engine.models.unloaded import UnloadedModels
+from budmlx.engine.run.adapters import unknown_adapter
 from budmlx.errors import EngineUnavailableError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
+from budmlx.types import Estimate, Request
 
 
 class ServedModel:
@@ -148,6 +153,7 @@ class Models:
         self._catalogue = catalogue
         self._residency = Residency(self._open, _policy(config))
         self.descriptions = Descriptions(self.library, self.plugins)
+        self._unloaded = UnloadedModels(self.plugins, self.library)
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +169,7 @@ class Models:
     def close(self) -> None:
         """Unload everything. Idempotent."""
         self._residency.close()
+        self._unloaded.close()
         self.plugins.close()
 
     @property
@@ -205,10 +212,29 @@ class Models:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
         return self.find(name).engine()
 
-    def in_the_way(self, name: str) -> list[str]:
-        """The models that would be unloaded if a request named this one. Raises as `find` does."""
-        leaving = self._residency.in_the_way(self.resident(name))
-        return [each.name for each in leaving]
+    def outlook(self, model: ServedModel) -> tuple[list[str], int | None]:
+        """The models that would be unloaded if a request came for this one now, and the bytes that
+        it would have: 0 if there is no room, None if nobody knows.
+        """
+        leaving, room = self._residency.outlook(model.resident)
+        return [each.name for each in leaving], room
+
+    def estimate(
+        self, model: ServedModel, request: Request, room: int | None
+    ) -> Future[tuple[Estimate, list[str]]]:
+        """What a request to a model that is not loaded would take, and the warnings about it.
+
+        room: see `outlook`. The future raises the errors of `Engine.estimate`, and ModelLoadError.
+
+        Raises:
+            ModelNotFoundError: the model has no such adapter.
+            OverloadedError: too many estimates wait.
+        """
+        if request.adapter and request.adapter not in model.resident.adapters:
+            raise unknown_adapter(request.adapter, model.resident.adapters)
+        return self._unloaded.estimate(
+            model.resident.spec, partial(_path, fetch=False), request, room
+        )
 
     def load(self, name: str, notice: Notice | None = None) -> None:
         """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.
@@ -240,12 +266,16 @@ class Models:
         config = spec.config
         if limit is not None:
             config = config.model_copy(update={"memory_limit": limit})
-        if config.model is None:
-            return Engine(SHIPPED_MODEL, DEMO_NAME, config, notice=notice)
-        path = resolve_model(
-            config.model, config.revision, models_dirs=config.models_dir, fetch=spec.fetch
-        )
-        return Engine(path, spec.name, config, notice=notice)
+        name = DEMO_NAME if config.model is None else spec.name
+        return Engine(_path(spec, fetch=spec.fetch), name, config, notice=notice)
+
+
+def _path(spec: ModelSpec, *, fetch: bool) -> Path:
+    """The directory of a model. fetch: it may be downloaded. Raises ModelLoadError."""
+    config = spec.config
+    if config.model is None:
+        return SHIPPED_MODEL
+    return resolve_model(config.model, config.revision, models_dirs=config.models_dir, fetch=fetch)
 
 
 def _policy(config: Config) -> ResidencyPolicy:

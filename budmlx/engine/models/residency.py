@@ -155,17 +155,25 @@ class Residency:
             if resident.idle_until() is not None:
                 self._wake()
 
-    def in_the_way(self, resident: Resident) -> list[Resident]:
-        """The models that would make way if `resident` were wanted now, the first to go first."""
+    def outlook(self, resident: Resident) -> tuple[list[Resident], int | None]:
+        """The models that would make way if `resident` were wanted now, the first to go first, and
+        the bytes that it would have then: 0 if there is no room, None if nobody knows.
+        """
         with self._changed:
-            if resident in self._present:
-                return []
+            stay = [each for each in self._present if each is not resident]
             leaving: list[Resident] = []
             for each in self._candidates():
-                if self._has_room(resident, [one for one in self._present if one not in leaving]):
+                if self._has_room(resident, stay):
                     break
-                leaving.append(each)
-            return leaving
+                if each is not resident:
+                    leaving.append(each)
+                    stay.remove(each)
+            if not self._has_room(resident, stay):
+                return [], 0
+            if self._total is None:
+                return leaving, None
+            claims = {each.name: each.claim for each in (*stay, resident)}
+            return leaving, shares(claims, self._total)[resident.name]
 
     def adopt(self, resident: Resident, engine: Engine) -> None:
         """Take a model that is loaded already."""

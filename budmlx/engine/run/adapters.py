@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,10 +96,15 @@ class AdapterSet:
         return any(adapter.digest == digest for adapter in self._named.values())
 
     def _unknown(self, name: str) -> ModelNotFoundError:
-        known = ", ".join(sorted(self._named)) or "none"
-        return ModelNotFoundError(
-            f"There is no adapter {name[:100]!r}. Loaded: {known}.", param="adapter"
-        )
+        return unknown_adapter(name, self._named)
+
+
+def unknown_adapter(name: str, known: Iterable[str]) -> ModelNotFoundError:
+    """The error about the name of an adapter. known: those that there are."""
+    there = ", ".join(sorted(known)) or "none"
+    return ModelNotFoundError(
+        f"There is no adapter {name[:100]!r}. Loaded: {there}.", param="adapter"
+    )
 
 
 def _adapter(name: str, answer: AdapterAnswer) -> Adapter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -22,24 +21,26 @@ endpoints = EndpointTable("/v1", ERRORS)
 
 
 class EstimateReply(Struct, frozen=True):
-    """What a chat would take now. Of a model that is not loaded, its prompt is not counted.
+    """What a chat would take now.
 
     cached_tokens: of the prompt, those whose KV is in memory. max_tokens: most of the reply that
-    there is room for. fits: memory holds the prompt and a reply. running, waiting: requests of
-    the model. to_unload: the models that would have to go first. expected_wait: seconds to the
-    first token, as those of late went; null if that is not known.
+    there is room for. fits: memory holds the prompt and a reply; null if that is not known. What is
+    told of the memory of a model that is not loaded is computed from its files. running, waiting:
+    requests of the model. to_unload: the models that would have to go first. expected_wait: seconds
+    to the first token, as those of late went; of a model that is not loaded, what its last load
+    took; null if that is not known.
     """
 
     model: str
     state: State
     to_unload: Sequence[str]
     expected_wait: float | None
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    max_tokens: int | None = None
-    fits: bool | None = None
-    running: int = 0
-    waiting: int = 0
+    prompt_tokens: int
+    cached_tokens: int
+    max_tokens: int
+    fits: bool | None
+    running: int
+    waiting: int
     warnings: Sequence[str] | UnsetType = UNSET
 
 
@@ -55,15 +56,21 @@ async def estimate(request: web.Request) -> web.Response:
         namespace=request.get(NAMESPACE, ""),
         adapter=body.adapter_of(model),
     )
-    fields: dict[str, Any] = {"to_unload": models.in_the_way(body.model)}
-    if (resident := models.resident(body.model)).state == "loaded":
+    resident = model.resident
+    to_unload, room = models.outlook(model)
+    if (state := resident.state) == "loaded":
         async with model.aengine() as engine:
             found = await asyncio.to_thread(engine.estimate, chat)
             warnings += await asyncio.to_thread(engine.warnings, chat)
-        fields |= asdict(found)
     else:
-        fields["expected_wait"] = resident.load_seconds
+        found, more = await asyncio.wrap_future(models.estimate(model, chat, room))
+        found = replace(found, waiting=len(resident.waiting), expected_wait=resident.load_seconds)
+        warnings += more
     reply = EstimateReply(
-        model=model.name, state=resident.state, warnings=warnings or UNSET, **fields
+        model=model.name,
+        state=state,
+        to_unload=to_unload,
+        warnings=warnings or UNSET,
+        **asdict(found),
     )
     return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
