@@ -61,11 +61,16 @@ class Catalogue:
         for name in (resident.name, *resident.spec.aliases):
             self.by_name.setdefault(name, resident)
 
-    def refresh(self) -> None:
-        """See what the library has by now. Models that are loaded stay, whatever it has."""
+    def refresh(self, seconds: float = 0.0) -> None:
+        """See what the library has by now, which reads the disk. Models that are loaded stay.
+
+        seconds: nothing is done if that was less long ago.
+        """
         if self._library is None:
             return
         with self._lock:
+            if time.monotonic() < self._read_at + seconds:
+                return
             found = {each.name: each for each in self._library.models() if each.servable}
             for name in self._from_library - found.keys():
                 if self.by_name[name].idle:
@@ -83,6 +88,11 @@ class Catalogue:
         adapted = (f"{each.name}:{adapter}" for each in self for adapter in each.adapters)
         return [*self.by_name, *(name for name in adapted if name not in self.by_name)]
 
+    def needs_refresh(self, name: str) -> bool:
+        """Whether nothing that is known answers to a name, and the library may have it by now."""
+        stale = self._library is not None and time.monotonic() >= self._read_at + FRESH_SECONDS
+        return stale and self._at_hand(name) is None
+
     def find(self, name: str) -> tuple[Resident, str]:
         """The model that answers to `name`, and the adapter that the name ends with, if any.
 
@@ -90,26 +100,30 @@ class Catalogue:
             ModelNotFoundError: nothing answers to it, or its model has no such adapter; the
                 message lists what there is.
         """
-        base, _, adapter = name.rpartition(":")
-        if not base or name in self.by_name:
-            return self._found(name), ""
-        found = self.by_name.get(base) or self._known_otherwise(base)
-        if found is not None and adapter in found.adapters:
-            return found, adapter
-        if found is not None and found.adapters and not self._any_name:
-            # A pattern, or the default for unknown names, would give the model without one.
+        if (found := self._at_hand(name)) is not None:
+            return found
+        other = self._to_pull(name) or self.by_name.get(self._config.default_model or "")
+        # Of a known model the default would not have the adapter that is asked for.
+        if other is None or self._base(name) is not None:
             raise ModelNotFoundError(self._not_found(name), param="model")
-        return self._found(name), ""
+        return other, ""
 
-    def _found(self, name: str) -> Resident:
-        found = self.by_name.get(name) or self._known_otherwise(name)
-        if found is None and time.monotonic() > self._read_at + FRESH_SECONDS:
-            self.refresh()
-            found = self.by_name.get(name) or self._known_otherwise(name)
-        found = found or self._to_pull(name) or self.by_name.get(self._config.default_model or "")
-        if found is None:
-            raise ModelNotFoundError(self._not_found(name), param="model")
-        return found
+    def _at_hand(self, name: str) -> tuple[Resident, str] | None:
+        """What answers to a name, and the adapter in it."""
+        if (found := self.by_name.get(name)) is not None:
+            return found, ""
+        base, adapter = self._base(name), name.rpartition(":")[2]
+        if base is not None and adapter in base.adapters:
+            return base, adapter
+        if base is not None and base.adapters and not self._any_name:
+            return None  # A pattern would give the model without one.
+        found = self._known_otherwise(name)
+        return None if found is None else (found, "")
+
+    def _base(self, name: str) -> Resident | None:
+        """The model in front of the colon of a name."""
+        base = name.rpartition(":")[0]
+        return (self.by_name.get(base) or self._known_otherwise(base)) if base else None
 
     def _remove(self, resident: Resident) -> None:
         for name in [name for name, each in self.by_name.items() if each is resident]:
@@ -132,9 +146,8 @@ class Catalogue:
             return self._on_demand.setdefault(name, Resident.of(spec))
 
     def _not_found(self, name: str) -> str:
-        base, _, adapter = name.rpartition(":")
-        model = (self.by_name.get(base) or self._known_otherwise(base)) if base else None
-        if model is not None:
+        if (model := self._base(name)) is not None:
+            base, _, adapter = name.rpartition(":")
             there = ", ".join(model.adapters) or "none"
             return f"{base} has no adapter {adapter[:100]!r}. Its adapters: {there}."
         names = self.names

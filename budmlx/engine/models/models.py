@@ -18,7 +18,7 @@ from budmlx.config import Config
 from budmlx.engine.engine import DEMO_NAME, Engine
 from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
 from budmlx.engine.load.library.library import Library
-from budmlx.engine.models.catalogue import Catalogue, offered
+from budmlx.engine.models.catalogue import FRESH_SECONDS, Catalogue, offered
 from budmlx.engine.models.descriptions import Descriptions
 from budmlx.engine.models.residency import Residency, ResidencyPolicy
 from budmlx.engine.models.resident import ModelSpec, Resident
@@ -199,13 +199,25 @@ class Models:
 
     def resident(self, name: str) -> Resident:
         """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""
-        return self._catalogue.find(name)[0]
+        return self.find(name).resident
 
     def find(self, name: str) -> ServedModel:
-        """The model that answers to `name`, to be used. Raises ModelNotFoundError."""
-        adapter = ""
-        if (resident := self._catalogue.by_name.get(name)) is None:
-            resident, adapter = self._catalogue.find(name)
+        """The model that answers to `name`, to be used. Raises ModelNotFoundError.
+
+        Reads the disk for a name that is not known: not for event loops.
+        """
+        if self._catalogue.needs_refresh(name):
+            self._catalogue.refresh(FRESH_SECONDS)
+        return self._known(name)
+
+    async def afind(self, name: str) -> ServedModel:
+        """`find` for event loops."""
+        if self._catalogue.needs_refresh(name):
+            await asyncio.to_thread(self._catalogue.refresh, FRESH_SECONDS)
+        return self._known(name)
+
+    def _known(self, name: str) -> ServedModel:
+        resident, adapter = self._catalogue.find(name)
         return ServedModel(resident, adapter, self._residency, self._config.load_wait)
 
     def engine(self, name: str) -> AbstractContextManager[Engine]:

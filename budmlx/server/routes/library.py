@@ -77,9 +77,10 @@ async def load(request: web.Request) -> web.Response:
     check_admin(request)
     body, _ = await parsed(request, ModelRequest.parse)
     models = request.app[MODELS]
-    async with models.find(body.model).aengine(patient=True):
+    model = await models.afind(body.model)
+    async with model.aengine(patient=True):
         pass
-    return _json(entry_of(body.model, models.find(body.model)))
+    return _json(entry_of(body.model, model))
 
 
 @endpoints.post("/v1/models/unload", "Unload a model; needs admin rights", ModelRequest, Model)
@@ -92,8 +93,9 @@ async def unload(request: web.Request) -> web.Response:
         raise InvalidRequestError(
             f"{body.model} is the only model, and stays loaded.", param="model"
         )
+    model = await models.afind(body.model)
     await asyncio.wrap_future(models.unload(body.model))
-    return _json(entry_of(body.model, models.find(body.model)))
+    return _json(entry_of(body.model, model))
 
 
 @endpoints.post(

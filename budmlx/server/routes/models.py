@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -11,6 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import ServedModel
 from budmlx.engine.models.resident import Resident, State
+from budmlx.errors import ModelNotFoundError
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import MODELS
 
@@ -64,7 +66,10 @@ async def list_models(request: web.Request) -> web.Response:
     """List every name that is served."""
     models = request.app[MODELS]
     await asyncio.to_thread(models.refresh)
-    entries = [entry_of(name, models.find(name)) for name in models.names]
+    entries = []
+    for name in models.names:
+        with suppress(ModelNotFoundError):  # another request found that it is gone
+            entries.append(entry_of(name, models.find(name)))
     return _json(ModelList("list", entries))
 
 
@@ -78,7 +83,7 @@ async def list_models(request: web.Request) -> web.Response:
 async def get_model(request: web.Request) -> web.Response:
     """Describe one name, which may hold slashes. Raises ModelNotFoundError."""
     name = request.match_info["id"]
-    return _json(entry_of(name, request.app[MODELS].find(name)))
+    return _json(entry_of(name, await request.app[MODELS].afind(name)))
 
 
 def entry_of(name: str, served: ServedModel) -> Model:

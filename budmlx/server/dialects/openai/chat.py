@@ -200,7 +200,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     chat, size = await parsed(request, ChatRequest.parse)
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
-    model = request.app[MODELS].find(chat.model)
+    model = await request.app[MODELS].afind(chat.model)
     generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),

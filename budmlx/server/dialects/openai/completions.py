@@ -148,7 +148,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body, size = await parsed(request, CompletionRequest.parse)
     streaming = body.wants_stream(request.headers)
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
-    model = request.app[MODELS].find(body.model)
+    model = await request.app[MODELS].afind(body.model)
     body.check(streaming=streaming)
     _check_places(body, request.app[IN_FLIGHT].limit)
     own = {"namespace": request.get(NAMESPACE, ""), "adapter": body.adapter_of(model)}

@@ -50,7 +50,7 @@ async def estimate(request: web.Request) -> web.Response:
     body, _ = await parsed(request, ChatRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict, streaming=True)
     models = request.app[MODELS]
-    model = models.find(body.model)
+    model = await models.afind(body.model)
     chat = replace(
         body.to_request(),
         namespace=request.get(NAMESPACE, ""),

@@ -77,7 +77,8 @@ async def tokenize(request: web.Request) -> web.Response:
         found = engine.tokenize(body.prompt, add_special=body.add_special_tokens)
         return _tokens(found, engine.info.context_length, warnings, with_text=False)
 
-    async with request.app[MODELS].find(body.model).aengine() as engine:
+    model = await request.app[MODELS].afind(body.model)
+    async with model.aengine() as engine:
         return await off_loop(size, _answer, work, engine)
 
 
@@ -90,7 +91,8 @@ async def detokenize(request: web.Request) -> web.Response:
     def work(engine: Engine) -> Struct:
         return Text(engine.detokenize(body.tokens), warnings or UNSET)
 
-    async with request.app[MODELS].find(body.model).aengine() as engine:
+    model = await request.app[MODELS].afind(body.model)
+    async with model.aengine() as engine:
         return await off_loop(size, _answer, work, engine)
 
 
@@ -108,7 +110,8 @@ async def apply_template(request: web.Request) -> web.Response:
         notes = [*warnings, *engine.warnings(chat)]
         return _tokens(found, engine.info.context_length, notes, with_text=True)
 
-    async with request.app[MODELS].find(body.model).aengine() as engine:
+    model = await request.app[MODELS].afind(body.model)
+    async with model.aengine() as engine:
         # Message transforms of plugins may take their time.
         return await asyncio.to_thread(_answer, work, engine)
 
