@@ -18,8 +18,8 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"backend", "directories", "errors", "lookup", "machine_memory", "model_identity", "open_files"}
-    | {"progress", "threads", "units", "weight_digests"},
+    {"backend", "directories", "errors", "lookup", "machine_memory", "model_context"}
+    | {"model_identity", "open_files", "progress", "threads", "units", "weight_digests"},
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},

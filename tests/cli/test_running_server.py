@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from typer.testing import CliRunner
 
 from budmlx.cli.app import app
 from tests.models import tiny_model_dir
+from tests.server_process import started
 
 ADMIN, USER = "admin-key", "user-key"
 CONFIG = """
@@ -51,19 +50,9 @@ def url(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     file.write_text(CONFIG.format(port=0, models=models))
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     keys = {"BUDMLX_ADMIN_KEY": ADMIN, "BUDMLX_API_KEYS": USER}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "budmlx", "serve", "--config", str(file)],
-        env={**kept, **keys, "HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-    assert match is not None
-    yield match[0]
-    process.terminate()
-    process.communicate()
+    environment = {**kept, **keys, "HOME": str(home)}
+    with started("--config", str(file), environment=environment) as (url, _):
+        yield url
 
 
 @pytest.fixture(autouse=True)

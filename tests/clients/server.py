@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests import server_process
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "clients"
@@ -25,20 +26,10 @@ def started(**settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     python = os.environ.get("BUDMLX_PYTHON", sys.executable)
     # Documented code asks for models of many names.
     demo = [] if "BUDMLX_MODEL" in settings else ["--demo"]
-    process = subprocess.Popen(
-        [python, "-m", "budmlx", "serve", *demo, "--port", "0"],
-        cwd=ROOT,
-        env={**os.environ, "BUDMLX_API_KEYS": KEY, **settings},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    match = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-    assert match is not None, "the server did not start"
-    yield match[0], process
-    process.terminate()
-    process.communicate()
+    environment = {**os.environ, "BUDMLX_API_KEYS": KEY, **settings}
+    options = [*demo, "--port", "0"]
+    with server_process.started(*options, environment=environment, python=python, cwd=ROOT) as it:
+        yield it
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +12,7 @@ from typing import Any
 
 from tests.hub_server import Hub
 from tests.models import tiny_model_dir
+from tests.server_process import started
 
 
 def call(url: str, method: str = "GET", **fields: Any) -> tuple[int, bytes]:
@@ -42,21 +40,9 @@ def pulled(url: str, **fields: str) -> list[dict[str, Any]]:
 def served(hub: Hub, home: Path) -> Iterator[str]:
     """The address of a server that has nothing but what it fetches from a hub."""
     options = ["--port", "0", "--warmup", "off", "--pull-on-demand"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "budmlx", "serve", *options],
-        env=hub.environment(home) | {"HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found is not None
-        yield found[0]
-    finally:
-        process.kill()
-        process.communicate()
+    environment = hub.environment(home) | {"HOME": str(home)}
+    with started(*options, environment=environment) as (url, _):
+        yield url
 
 
 def test_a_model_comes_and_goes(tmp_path: Path) -> None:

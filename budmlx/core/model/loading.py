@@ -29,6 +29,7 @@ from budmlx.core.model.shape import Shape
 from budmlx.core.model.vision import Vision
 from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
+from budmlx.model_context import UNBOUNDED_CONTEXT, context_of
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
 from budmlx.protocol import CoreSettings
@@ -37,20 +38,9 @@ from budmlx.weight_digests import WeightDigests
 
 log = logging.getLogger(__name__)
 
-CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "n_positions",
-    "n_ctx",
-    "model_max_length",
-)
 # Caches that hold the keys and values of every token, so that a part of them is a whole one.
 CAN_BE_CUT = (KVCache, QuantizedCache)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
-# Models that name no limit are recurrent, so their context is not bounded by memory.
-UNBOUNDED_CONTEXT = 2**20
 
 
 def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Model:
@@ -87,9 +77,8 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         arrays=len(state_arrays(cache)),
         unpacked=unpacked_bytes(cache),
     )
-    context = getattr(module, "context_length", None) or next(
-        (int(text[k]) for k in CONTEXT_KEYS if text.get(k)), UNBOUNDED_CONTEXT
-    )
+    named = getattr(module, "context_length", None) or context_of(config)
+    context = named or UNBOUNDED_CONTEXT
     numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
     if memory.longest_row(context, numbers.prefill_chunk) < 1:
         raise _too_large(settings, policy, weights)

@@ -15,13 +15,12 @@ from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
 from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.engine.text.infill import Infill
 from budmlx.errors import BudmlxError
+from budmlx.model_context import UNBOUNDED_CONTEXT
 from budmlx.plugins.manager import Plugins
 from budmlx.types import SamplingDefault
 
 FIRST_CONTEXT = 4096
 """The smallest context whose memory is told, and each that follows is four times as long."""
-UNBOUNDED = 2**20
-"""Tokens up to which memory is told where a model has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ class ModelDescription:
 
 def _contexts(longest: int | None) -> Iterator[int]:
     """Numbers of tokens, up to the model's own."""
-    tokens, last = FIRST_CONTEXT, longest or UNBOUNDED
+    tokens, last = FIRST_CONTEXT, longest or UNBOUNDED_CONTEXT
     while tokens < last:
         yield tokens
         tokens *= 4

@@ -24,6 +24,7 @@ from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.run.rows import RequestWarnings
 from budmlx.errors import OverloadedError
 from budmlx.lookup import Bounded
+from budmlx.model_context import UNBOUNDED_CONTEXT
 from budmlx.plugins.manager import Plugins
 from budmlx.threads import Worker
 from budmlx.types import Estimate, ModelInfo, Request
@@ -31,7 +32,6 @@ from budmlx.types import Estimate, ModelInfo, Request
 KEPT = 2
 """So many models have their tokenizers here: that of a large vocabulary takes 100 MB."""
 MOST_WAITING = 32
-UNBOUNDED_CONTEXT = 2**20
 
 Find = Callable[[ModelSpec], Path]
 """Gives the directory of a model. Raises ModelLoadError."""

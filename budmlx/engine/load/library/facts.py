@@ -19,17 +19,8 @@ from budmlx.engine.load.directory import (
 )
 from budmlx.engine.load.library.local_model import Facts, Kind, Quantization
 from budmlx.errors import ModelLoadError
+from budmlx.model_context import context_of
 
-CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-    "n_positions",
-    "n_ctx",
-    "model_max_length",
-)
-"""The core reads the same; a test compares them."""
 QUANTIZED = {"affine", "awq", "bitnet", "compressed-tensors", "fp8", "gptq", "modelopt"} | {
     "mxfp4",
     "mxfp8",
@@ -74,7 +65,6 @@ def read_facts(path: Path, name: str, seen: Signature, own: Collection[str] = ()
     except OSError as error:
         problem = f"{name} cannot be read: {error.strerror}."
     config = _config(path)
-    text = _object(config, "text_config") or config
     kind = _kind(path, config, names)
     quantization = _quantization(config)
     if not problem:
@@ -93,7 +83,7 @@ def read_facts(path: Path, name: str, seen: Signature, own: Collection[str] = ()
         dtype=_dtype(tensors),
         architecture=_architecture(config),
         quantization=quantization,
-        context=next((n for key in CONTEXT_KEYS if (n := _count(text.get(key)))), None),
+        context=context_of(config),
         kind=kind,
         complete=complete,
         problem=problem,

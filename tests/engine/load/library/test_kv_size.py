@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
-from budmlx.core.model import loading, memory, quantized_kv
+from budmlx.core.model import memory, quantized_kv
 from budmlx.core.model.memory import probe_layers
 from budmlx.core.model.quantized_kv import cache_maker
 from budmlx.engine.load.library import kv_size
-from budmlx.engine.load.library.facts import CONTEXT_KEYS
 from budmlx.engine.load.library.kv_size import CACHE_STEP, KVLayout
 from budmlx.errors import ModelLoadError
 from budmlx.testing.tiny_random import build
@@ -134,6 +133,5 @@ def test_any_config_gives_a_size_or_none(changes: dict[str, Any], tokens: int) -
 
 
 def test_the_core_has_the_same_numbers() -> None:
-    assert CONTEXT_KEYS == loading.CONTEXT_KEYS
     assert memory.CACHE_STEP == CACHE_STEP
     assert quantized_kv.GROUP_SIZES == kv_size.GROUP_SIZES
