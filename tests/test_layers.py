@@ -116,7 +116,7 @@ SHARED = {
 
 
 # A folder above the facade of its ring.
-UPSTAIRS = {"budmlx.engine.models": {"budmlx.engine.engine"}}
+UPSTAIRS = {"budmlx.engine.models": {"budmlx.engine.assembly", "budmlx.engine.engine"}}
 
 
 # What the server asks of dialects, and the only module that imports them all.

@@ -91,7 +91,8 @@ class SamplingParams:
     logit_bias: Annotated[
         tuple[tuple[int, float], ...],
         Param(
-            "Values that are added to the logits of token ids; -100 bans a token, 100 all others."
+            "Values that are added to the logits of token ids; -100 bans a token, unless a form "
+            "allows no other, 100 all others."
         ),
     ] = ()
     seed: Annotated[

@@ -11,6 +11,10 @@ import mlx.core as mx
 from budmlx.core.row import Row
 from budmlx.types import MAX_BIAS
 
+LAST_RESORT = -1e6
+"""A ban where a grammar holds, which may allow nothing else: these tokens are drawn then, and in no
+other case, since `exp` of it is 0 at any temperature."""
+
 
 class Adjustment(Protocol):
     """One kind of change, for the rows of a group that asked for it."""
@@ -29,11 +33,13 @@ class Bias:
     """Adds the given values to the logits of the given ids; the lowest value bans its id."""
 
     def __init__(self, rows: Sequence[Row]):
-        biases = [row.request.sampling.logit_bias for row in rows]
-        self._rows = mx.array([i for i, bias in enumerate(biases) for _ in bias])
-        self._ids = mx.array([token for bias in biases for token, _ in bias])
-        values = [value for bias in biases for _, value in bias]
-        self._values = mx.array([-math.inf if v <= -MAX_BIAS else v for v in values])
+        biases = [
+            (number, token, value if value > -MAX_BIAS else _ban(row))
+            for number, row in enumerate(rows)
+            for token, value in row.request.sampling.logit_bias
+        ]
+        numbers, ids, values = zip(*biases, strict=True)
+        self._rows, self._ids, self._values = mx.array(numbers), mx.array(ids), mx.array(values)
 
     def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
@@ -41,6 +47,10 @@ class Bias:
 
     def release(self) -> None:
         """Nothing is kept."""
+
+
+def _ban(row: Row) -> float:
+    return -math.inf if row.request.grammar is None else LAST_RESORT
 
 
 class EarlyStops:

@@ -206,12 +206,14 @@ class Models:
 
     async def afind(self, name: str) -> ServedModel:
         """`find` for event loops."""
-        if self._catalogue.needs_refresh(name):
+        if name not in self._catalogue.by_name and self._catalogue.needs_refresh(name):
             await asyncio.to_thread(self._catalogue.refresh, FRESH_SECONDS)
         return self._known(name)
 
     def _known(self, name: str) -> ServedModel:
-        resident, adapter = self._catalogue.find(name)
+        adapter = ""
+        if (resident := self._catalogue.by_name.get(name)) is None:
+            resident, adapter = self._catalogue.find(name)
         return ServedModel(resident, adapter, self._residency, self._config.load_wait)
 
     def engine(self, name: str) -> AbstractContextManager[Engine]:

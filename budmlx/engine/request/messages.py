@@ -60,13 +60,16 @@ def _message(item: Message | Mapping[str, Any], param: str) -> Message:
     if item.get("content") is None and item.get("role") not in MAY_BE_EMPTY:
         raise _error(f"{param}.content", "is missing")
     content, thought = _content(item.get("content"), f"{param}.content")
+    reasoning = given.get("reasoning_content", given.get("reasoning")) or thought or None
+    if thought not in ("", reasoning):
+        raise _error(f"{param}.content", "must not hold other reasoning than the message")
     message = Message(
         role=cast(Role, item.get("role")),
         content=content or given.get("refusal", ""),
         name=given.get("name"),
         tool_calls=calls,
         tool_call_id=given.get("tool_call_id"),
-        reasoning=given.get("reasoning_content", given.get("reasoning", thought or None)),
+        reasoning=reasoning,
         prefix=given.get("prefix", False),
     )
     return _checked(message, param)

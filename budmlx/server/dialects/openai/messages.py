@@ -222,12 +222,27 @@ class ChatMessage(WireModel):
         for index, part in enumerate(self._others):
             if part is not None and not part.text and not part.thought:
                 yield f"`{place}.content[{index}]` was left out: it is of the type {part.kind}."
+        if self._given_reasoning and self._thought not in ("", self._given_reasoning):
+            index = next(i for i, part in enumerate(self._others) if part and part.thought)
+            given = "reasoning" if self.reasoning_content is None else "reasoning_content"
+            yield ignored(f"{place}.content[{index}]", f"{place}.{given}")
 
     @property
     def _others(self) -> list[OtherContent | None]:
         """The parts of other types, in their places among all."""
         parts = self.content if isinstance(self.content, list) else []
         return [part if isinstance(part, OtherContent) else None for part in parts]
+
+    @property
+    def _thought(self) -> str:
+        """The reasoning in parts of the content."""
+        return "".join(part.thought for part in self._others if part is not None)
+
+    @property
+    def _given_reasoning(self) -> str | None:
+        """The reasoning in fields of its own, which takes precedence."""
+        given = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        return "".join(part.text for part in given) if isinstance(given, list) else given
 
     def to_message(self) -> Message:
         """The same message as a plain value."""
@@ -241,10 +256,7 @@ class ChatMessage(WireModel):
         calls = self.tool_calls
         if not calls and self.function_call is not None:
             calls = [CallOfTool(function=self.function_call)]
-        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
-        if isinstance(reasoning, list):
-            reasoning = "".join(part.text for part in reasoning)
-        thought = "".join(part.thought for part in self._others if part is not None)
+        reasoning = self._given_reasoning
         return Message(
             role=self.role,
             content=content,
@@ -252,7 +264,7 @@ class ChatMessage(WireModel):
             tool_calls=tuple(
                 ToolCall(call.id, call.function.name, call.function.arguments) for call in calls
             ),
-            reasoning=reasoning or thought or reasoning,
+            reasoning=reasoning or self._thought or reasoning,
             tool_call_id=self.tool_call_id,
             prefix=self.prefix,
         )

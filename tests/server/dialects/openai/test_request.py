@@ -231,6 +231,19 @@ def test_messages_as_other_servers_write_them(message: dict[str, Any], wanted: M
     assert chat.review(streaming=False, strict=True) == []
 
 
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_reasoning_in_two_places_is_reported_where_it_differs(field: str) -> None:
+    thought = {"type": "thinking", "thinking": "Thus."}
+    parts = [{"type": "text", "text": "a"}, thought]
+    for given, warns in (("Thus.", False), ("", False), ("Else.", True)):
+        chat = parse(messages=[{"role": "assistant", "content": parts, field: given}])
+        assert chat.to_request().messages is not None
+        assert chat.to_request().messages[0].reasoning == (given or "Thus.")
+        warnings = chat.review(streaming=False, strict=False)
+        words = f"`messages[0].content[1]` was ignored: `messages[0].{field}` goes before it."
+        assert warnings == [words] * warns
+
+
 def test_parts_of_the_history_without_text_are_left_out_and_reported() -> None:
     audio = {"type": "output_audio", "audio": {"id": "x"}}
     for role in ("assistant", "tool", "system"):
