@@ -42,7 +42,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
     config = request.app[CONFIG]
     body, size = await parsed(request, MessagesRequest.parse)
     warnings = body.review(strict=config.strict)
-    model = request.app[MODELS].find(body.model)
+    model = await request.app[MODELS].afind(body.model)
     sealer = request.app[SEALER]
     generation, history = await off_loop(size, body.to_request, sealer)
     generation = replace(
@@ -107,7 +107,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     """Count the tokens of the prompt that a conversation becomes; nothing is queued."""
     body, size = await parsed(request, CountTokensRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    model = request.app[MODELS].find(body.model)
+    model = await request.app[MODELS].afind(body.model)
     counted, history = await off_loop(size, body.read, request.app[SEALER])
     warnings += history.warnings
     async with model.aengine() as engine:

@@ -144,7 +144,7 @@ async def answered(
     """Answer a request. size: bytes of the body. kind: what encodes the reply."""
     warnings = body.review(strict=request.app[CONFIG].strict)
     models = request.app[MODELS]
-    model = models.find(meant(body.model, models))
+    model = await models.afind(meant(body.model, models))
     keep = body.keep_alive
     if keep is not None and not is_admin(request):
         warnings.append("`keep_alive` has no effect: it needs admin rights.")

@@ -142,7 +142,7 @@ async def show(request: web.Request) -> web.Response:
     body, _ = await read(request, OllamaShow.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
     models = request.app[MODELS]
-    resident = models.resident(meant(body.model, models))
+    resident = (await models.afind(meant(body.model, models))).resident
     shown = await asyncio.to_thread(_shown, body.model, resident, models)
     return _json(shown, warnings)
 

@@ -46,7 +46,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     await _remembered(asked, app, owner, size)
     streaming = body.wants_stream(request.headers)
     warnings = asked.warnings(strict=config.strict, streaming=streaming)
-    model = app[MODELS].find(body.model)
+    model = await app[MODELS].afind(body.model)
     generation = replace(
         asked.request,
         incremental_calls=config.incremental_tool_calls,
