@@ -72,8 +72,6 @@ def read_facts(path: Path, name: str, seen: Signature, own: Collection[str] = ()
             words = "is a draft model: it makes another one faster, and answers nothing by itself."
         else:
             words = _unfit(config, names, own)
-        if kind == "embedding" and not words:
-            words = "is an embedding model: it makes vectors of texts, and answers no chats."
         problem = f"{name} {words}" if words else ""
         complete = complete and any(map(_makes_a_tokenizer, names))
     return Facts(

@@ -102,7 +102,7 @@ async def embeddings(request: web.Request) -> web.Response:
     """The vectors of texts."""
     body, _ = await parsed(request, EmbeddingRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    model, key = request.app[MODELS].find(body.model), request.get(NAMESPACE, "")
+    model, key = await request.app[MODELS].afind(body.model), request.get(NAMESPACE, "")
     async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
         found = await engine.aembed(
             body.texts,

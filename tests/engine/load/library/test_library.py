@@ -297,9 +297,6 @@ def test_files_tell_what_kind_of_model_it_is(home: Path) -> None:
         "bert": "embedding",
         "draft": "draft",
     }
-    assert [name for name, model in found.items() if model.servable] == ["base", "chat", "template"]
-    assert "is an embedding model" in found["embedding"].problem
-    assert "is an encoder (xlm-roberta)" in found["bert"].problem
     assert "is a draft model" in found["draft"].problem
 
 
