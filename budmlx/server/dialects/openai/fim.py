@@ -60,7 +60,7 @@ async def fim(request: web.Request) -> web.StreamResponse:
     body, size = await parsed(request, FimRequest.parse)
     streaming = body.wants_stream(request.headers)
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
-    model = request.app[MODELS].find(body.model)
+    model = await request.app[MODELS].afind(body.model)
     generation = replace(
         body.to_request(), namespace=request.get(NAMESPACE, ""), adapter=body.adapter_of(model)
     )
