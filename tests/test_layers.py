@@ -41,6 +41,7 @@ COMMAND_MODULES = (
     *(
         "bench",
         "cache",
+        "cert",
         "chat",
         "doctor.command",
         "generate",

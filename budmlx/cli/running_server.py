@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -20,13 +21,14 @@ from budmlx.config import Config
 from budmlx.config.sources import API_KEY_VARIABLE, BASE_URL_VARIABLE
 from budmlx.errors import BudmlxError, ConfigError
 
+END_OF_CERTIFICATE = "-----END CERTIFICATE-----"
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 """Where a server is reached that listens on all addresses."""
 PAUSE = 0.2
 """Seconds before a server is asked again."""
 SECONDS = 10.0
 """How long an answer may take that needs no model."""
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+NO_PROXY = urllib.request.ProxyHandler({})
 
 Answer = dict[str, Any]
 
@@ -41,10 +43,15 @@ class ServerRefusal(BudmlxError):
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers HTTP. url: without `/v1`. key: its API key, or empty."""
+    """A server that answers HTTP.
+
+    url: without `/v1`. key: its API key, or empty. certificate: the file with that which it must
+    have with HTTPS; None for one that the system trusts.
+    """
 
     url: str
     key: str
+    certificate: Path | None = None
 
     @classmethod
     def find(cls, file: Path | None) -> Self:
@@ -63,7 +70,12 @@ class RunningServer:
             )
         own = os.environ.get(API_KEY_VARIABLE)
         keys = (*config.accepted_admin_keys(), *([own] if own else []), *config.accepted_keys())
-        return cls(url.rstrip("/").removesuffix("/v1"), next(iter(keys), ""))
+        own_server = BASE_URL_VARIABLE not in os.environ
+        return cls(
+            url.rstrip("/").removesuffix("/v1"),
+            next(iter(keys), ""),
+            config.tls_cert if own_server else None,
+        )
 
     def models(self) -> list[Answer]:
         """Every name that is served. Raises BudmlxError."""
@@ -105,7 +117,8 @@ class RunningServer:
             headers["Content-Type"] = "application/json"
         try:
             request = urllib.request.Request(self.url + path, data, headers)
-            with NO_PROXY.open(request, timeout=seconds) as response:
+            opener = urllib.request.build_opener(NO_PROXY, self._https())
+            with opener.open(request, timeout=seconds) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             raise ServerRefusal(self._reason(error), error.code) from error
@@ -120,6 +133,17 @@ class RunningServer:
         if not isinstance(answer, dict):
             raise self._foreign()
         return answer
+
+    def _https(self) -> urllib.request.HTTPSHandler:
+        if self.certificate is None:
+            return urllib.request.HTTPSHandler()
+        # It is known as it is, whatever names it has and whoever signed it.
+        own = self.certificate.expanduser().read_text("ascii", errors="replace")
+        first = own[: own.find(END_OF_CERTIFICATE) + len(END_OF_CERTIFICATE)]
+        context = ssl.create_default_context(cadata=first)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.check_hostname = False
+        return urllib.request.HTTPSHandler(context=context)
 
     def _reason(self, error: urllib.error.HTTPError) -> str:
         """What the server says is wrong."""
@@ -143,4 +167,5 @@ def _configured(config: Config) -> str:
             f"{BASE_URL_VARIABLE} to the address that it said."
         )
     host = ANY_ADDRESS.get(config.host, config.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+    scheme = "http" if config.tls_cert is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}"

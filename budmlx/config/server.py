@@ -52,6 +52,12 @@ class ServerConfig(BaseModel):
     api_key_file: Path | None = Field(
         None, description="File with one accepted bearer key per line."
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file with the certificate chain for HTTPS, read again when it changes. "
+        "`budmlx cert` makes one.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the key of `tls_cert`.")
     allow_host: Names = Field(
         (), description="Further host name that clients may use in the Host header."
     )

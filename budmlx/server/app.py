@@ -123,9 +123,9 @@ def _application(
 class HttpServer:
     """A bound server. Use `start` to make one and `drain` to end it."""
 
-    def __init__(self, app: web.Application, runner: Runner, url: str, port: int):
-        self.url = url
-        self.port = port
+    def __init__(self, app: web.Application, runner: Runner, listening: Listening):
+        self.url = listening.url
+        self.port = listening.port
         self.models = app[MODELS]
         self.in_flight = app[IN_FLIGHT]
         self._app = app
@@ -149,8 +149,9 @@ class HttpServer:
         runner = Runner(app)
         await runner.setup()
         for each in listening.sockets:
-            await web.SockSite(runner, each, backlog=BACKLOG).start()
-        return cls(app, runner, listening.url, listening.port)
+            site = web.SockSite(runner, each, backlog=BACKLOG, ssl_context=listening.ssl)
+            await site.start()
+        return cls(app, runner, listening)
 
     @property
     def connections(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Self
 from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.security import bracketed, check_bind
+from budmlx.server.tls import Certificate
 
 BACKLOG = 1024
 # There, one program may bind an address beside another that has the same port on all addresses.
@@ -24,11 +26,18 @@ class Listening:
     """The sockets of a server; the system accepts connections on them. A context manager.
 
     url: an address that works on this machine, for a wildcard too. port: the real one.
+    certificate: for HTTPS; None for HTTP.
     """
 
     sockets: tuple[socket.socket, ...]
     url: str
     port: int
+    certificate: Certificate | None = None
+
+    @property
+    def ssl(self) -> ssl.SSLContext | None:
+        """What connections need for HTTPS; None for HTTP."""
+        return None if self.certificate is None else self.certificate.context
 
     def __enter__(self) -> Self:
         return self
@@ -43,8 +52,12 @@ class Listening:
 
 
 def listen(config: ServerConfig) -> Listening:
-    """Take the address. Raises ConfigError when it is taken, unknown or unsafe."""
+    """Take the address.
+
+    Raises ConfigError when it is taken, unknown or unsafe, or the certificate cannot be used.
+    """
     check_bind(config)
+    certificate = Certificate.of(config)
     if SHARES_PORTS and _is_answered(config):
         raise _in_use(config)
     try:
@@ -52,8 +65,9 @@ def listen(config: ServerConfig) -> Listening:
     except OSError as exc:
         raise _cannot_bind(config, exc) from exc
     port = sockets[0].getsockname()[1]
-    url = f"http://{bracketed(_reachable(config.host))}:{port}"
-    return Listening(tuple(sockets), url, port)
+    scheme = "http" if certificate is None else "https"
+    url = f"{scheme}://{bracketed(_reachable(config.host))}:{port}"
+    return Listening(tuple(sockets), url, port, certificate)
 
 
 def _bound(config: ServerConfig) -> Sequence[socket.socket]:

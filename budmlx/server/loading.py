@@ -44,7 +44,10 @@ class LoadingServer:
             await runner.setup()
             for each in self._listening.sockets:
                 # A copy, since the end of a site closes its socket.
-                await web.SockSite(runner, each.dup(), backlog=BACKLOG).start()
+                site = web.SockSite(
+                    runner, each.dup(), backlog=BACKLOG, ssl_context=self._listening.ssl
+                )
+                await site.start()
         except Exception as error:  # It is raised where the server was requested.
             self._started.set_exception(error)
             return

@@ -88,7 +88,9 @@ def port(config: Config) -> Finding:
     except OSError:
         return good("Port", f"{place} is free")
     try:
-        count = len(RunningServer(f"http://{place}", _key(config)).models())
+        scheme = "http" if config.tls_cert is None else "https"
+        server = RunningServer(f"{scheme}://{place}", _key(config), config.tls_cert)
+        count = len(server.models())
     except BudmlxError:
         text = f"{place} is taken by another program"
         return Finding("Port", "fault", text, "Choose one with --port.")

@@ -16,6 +16,7 @@ from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer, create_app
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.openai.dialect import OpenAI
+from budmlx.server.listening import Listening
 from budmlx.server.transport import Runner
 from tests.server.dialects.whisper import WhisperDialect
 from tests.server.tools import Answer, body, check_error, exchange, get, post
@@ -38,7 +39,7 @@ async def serve(engine: Engine) -> AsyncIterator[Serve]:
         runners.append(runner)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        return HttpServer(app, runner, "", site.port)
+        return HttpServer(app, runner, Listening((), "", site.port))
 
     yield start
     for runner in runners:
