@@ -153,13 +153,16 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     """The results of one step of the scheduler. An empty frame is the heartbeat of an idle core.
 
     started: rows whose prefill began (end of their queue time), and requests for vectors.
-    vectors: those of texts. waiting, running: numbers of rows. memory: what MLX has.
+    prefilling: rows whose prefill takes several steps, each with the tokens of its prompt that are
+    left to compute, if they became fewer. vectors: those of texts. waiting, running: numbers of
+    rows. memory: what MLX has.
     """
 
     tokens: list[Token] = []
     failed: list[RowFailed] = []
     started: list[int] = []
     vectors: list[Vector] = []
+    prefilling: list[tuple[int, int]] = []
     waiting: int = 0
     running: int = 0
     memory: MemoryUse = MemoryUse()

@@ -15,7 +15,8 @@ from aiohttp import web
 from budmlx.config import ServerConfig
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import ServedModel
-from budmlx.server.dialects.base import ReplyEncoder, StreamEncoder
+from budmlx.engine.run.origin import RequestOrigin
+from budmlx.server.dialects.base import ReplyEncoder, ShowsPrefill, StreamEncoder
 from budmlx.server.errors import failure_of
 from budmlx.server.limits import Limits
 from budmlx.server.records import ORIGIN
@@ -115,8 +116,9 @@ class EventStream:
     """Writes the bytes of an encoder, and its keep-alive while the engine is silent.
 
     The headers are held back until `start`, so that an early error can still have its own
-    status; after `hold_seconds` the stream starts anyway. Use it as an async context manager
-    around the work that produces the events.
+    status; after `hold_seconds` the stream starts anyway. While a long prompt is computed, the
+    keep-alive of an encoder that `ShowsPrefill` says how far it is. Use it as an async context
+    manager around the work that produces the events.
     """
 
     def __init__(
@@ -127,6 +129,9 @@ class EventStream:
         self._pause = config.keepalive_seconds
         self._stalled = limits.stalled_seconds
         self._encoder = encoder
+        if ORIGIN not in request:
+            request[ORIGIN] = RequestOrigin()
+        self._origin = request[ORIGIN]
         self._lock = asyncio.Lock()
         self._last_write = 0.0
         self.response: web.StreamResponse | None = None
@@ -181,6 +186,12 @@ class EventStream:
                 self._request.transport.abort()
             raise ConnectionResetError("the client does not read") from None
 
+    def _still_there(self) -> bytes:
+        prefilled, encoder = self._origin.prefilled, self._encoder
+        if prefilled is None or not isinstance(encoder, ShowsPrefill):
+            return encoder.keep_alive()
+        return encoder.prefilled(*prefilled)
+
     async def _keep_alive(self) -> None:
         await asyncio.sleep(self._hold)
         await self.start()
@@ -188,6 +199,6 @@ class EventStream:
         while True:
             silence = loop.time() - self._last_write
             if silence >= self._pause:
-                await self._write(self._encoder.keep_alive())
+                await self._write(self._still_there())
             else:
                 await asyncio.sleep(self._pause - silence)

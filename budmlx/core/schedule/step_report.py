@@ -17,6 +17,8 @@ class StepReport:
         self._failed: list[RowFailed] = []
         self._started: list[int] = []
         self._vectors: list[Vector] = []
+        self._left: dict[int, int] = {}  # tokens to prefill, by row
+        self._told: dict[int, int] = {}  # the same in the last frame
 
     @property
     def urgent(self) -> bool:
@@ -29,10 +31,11 @@ class StepReport:
         return bool(self._started)
 
     def add(self, result: Result) -> None:
-        """Add tokens, vectors and failures of a result."""
+        """Add what a result says of rows and texts."""
         self._tokens += result.tokens
         self._vectors += result.vectors
         self._failed += result.failed
+        self._left = {row: prompt.remaining for prompt in result.prompts for row in prompt.rows}
 
     def fail(self, row_id: int, code: RowErrorCode, message: str, param: str | None = None) -> None:
         """Record that a row ends without a further token."""
@@ -78,9 +81,11 @@ class StepReport:
             failed=self._failed,
             started=self._started,
             vectors=self._vectors,
+            prefilling=sorted(self._left.items() - self._told.items()),
             waiting=waiting,
             running=running,
             memory=memory,
         )
         self._tokens, self._failed, self._started, self._vectors = [], [], [], []
+        self._told = self._left
         return frame

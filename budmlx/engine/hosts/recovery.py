@@ -158,6 +158,11 @@ class Recovery:
                 if not row.announced:
                     started.append(row.request.id)
                 row.started = row.announced = True
+        prefilling = [
+            (row.request.id, left)
+            for core_id, left in frame.prefilling
+            if (row := self._in_core.get(core_id)) is not None
+        ]
         tokens = [token for raw in frame.tokens if (token := self._token(raw)) is not None]
         vectors = [vector for raw in frame.vectors if (vector := self._vector(raw)) is not None]
         failed: list[RowFailed] = []
@@ -175,6 +180,7 @@ class Recovery:
             failed=failed,
             started=started,
             vectors=vectors,
+            prefilling=prefilling,
             waiting=frame.waiting + self.held,
         )
         return seen, commands

@@ -213,6 +213,7 @@ class Generation:
     """The state of one request between the core and the caller: one row for each choice.
 
     submission: the prompt as the core got it. from_disk: tokens of it that were read there.
+    left: tokens of a long prompt that were not computed yet, as far as is known.
     over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
     events are consumed, so that a slow reader delays no other request.
@@ -225,6 +226,7 @@ class Generation:
         mailbox: Mailbox[Sequence[Update]],
     ):
         self.over = False
+        self.left: int | None = None
         self.running = set(rows)
         self._choices = {
             row_id: _ChoiceText(number, row) for number, (row_id, row) in enumerate(rows.items())
@@ -261,7 +263,7 @@ class Generation:
 
     def deliver(self, updates: Sequence[Update], now: float) -> None:
         """Take the updates of a frame for these rows. Called on the host's thread."""
-        self._first = self._first or now
+        self._first, self.left = self._first or now, None
         self._last = now
         for update in updates:
             if isinstance(update, RowFailed) or update.reason is not None:

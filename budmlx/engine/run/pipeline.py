@@ -75,7 +75,8 @@ class RequestPipeline:
         wait for another, and plugins are called on that thread.
         """
         model = self.dispatcher.info.name
-        with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
+        origin = origin or RequestOrigin()
+        with RequestOutcome(self._plugins, model, origin) as outcome:
             request, prompt = yield from self.prepared(request)
             reply = None
             if self.cache.enabled:
@@ -85,7 +86,8 @@ class RequestPipeline:
             if reply is not None:
                 yield from outcome.replayed(reply)
             else:
-                yield from self.computed(request, prompt, note=outcome.note, together=together)
+                note = outcome.note
+                yield from self.computed(request, prompt, origin, note=note, together=together)
 
     def prepared(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """The request as it runs, and its prompt. Raises the errors of `Engine.events`."""
@@ -104,19 +106,22 @@ class RequestPipeline:
         self,
         request: Request,
         prompt: TokenizedPrompt,
-        session: SessionFile | None = None,
+        origin: RequestOrigin | None = None,
         *,
+        session: SessionFile | None = None,
         note: Callable[[Event], None] | None = None,
         together: bool = False,
     ) -> Stream[Event]:
         """The events of a prepared request that the core computes. session: to save or load.
 
-        note: called with each event before the caller gets it. together: see `run`.
+        origin: learns how far the prompt is. note: called with each event before the caller gets
+        it. together: see `run`.
         """
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self.rows.foreign_plugins(request)
         with PluginCalls(self._plugins.hanging, foreign) as calls:
-            submit = partial(self._submitted, request, prompt, mailbox, session)
+            origin = origin or RequestOrigin()
+            submit = partial(self._submitted, request, prompt, mailbox, session, origin)
             generation = yield from calls.run(submit, self._release)
             try:
                 while not generation.over:
@@ -135,9 +140,10 @@ class RequestPipeline:
         prompt: TokenizedPrompt,
         mailbox: Mailbox[Sequence[Update]],
         session: SessionFile | None,
+        origin: RequestOrigin,
     ) -> Generation:
         built = self.rows.build(request, prompt, self.dispatcher.new_ids(request.n), session)
-        generation = Generation(built.submission, built.texts, mailbox)
+        generation = origin.generation = Generation(built.submission, built.texts, mailbox)
         self.dispatcher.submit(generation, built.rows)
         return generation
 
@@ -333,6 +339,9 @@ class RowDispatcher:
         for row_id in frame.started:
             if job := self._jobs.get(row_id):
                 job.stamp_start(now)
+        for row_id, left in frame.prefilling:
+            if isinstance(job := self._jobs.get(row_id), Generation):
+                job.left = left
         updates: list[Token | RowFailed | Vector] = [*frame.tokens, *frame.failed, *frame.vectors]
         for update in updates:
             if job := self._jobs.get(update.id):

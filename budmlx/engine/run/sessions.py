@@ -65,6 +65,6 @@ def _run(pipeline: RequestPipeline, request: Request, path: str | Path, *, save:
     """
     request, prompt = drive(pipeline.prepared(request))
     file = SessionFile(path=str(Path(path).expanduser().absolute()), save=save)
-    for _ in drive_stream(pipeline.computed(request, prompt, file)):
+    for _ in drive_stream(pipeline.computed(request, prompt, session=file)):
         pass
     return len(prompt.ids)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from aiohttp import web
 from msgspec import Struct
@@ -41,6 +41,14 @@ class StreamEncoder(Protocol):
 
     def keep_alive(self) -> bytes:
         """Bytes that are sent, never before the opening, while the engine is silent."""
+
+
+@runtime_checkable
+class ShowsPrefill(Protocol):
+    """A `StreamEncoder` that can say how far a long prompt is, in place of a keep-alive."""
+
+    def prefilled(self, done: int, total: int) -> bytes:
+        """The bytes for so many computed tokens of a prompt; as `StreamEncoder.keep_alive`."""
 
 
 class ReplyEncoder(StreamEncoder, Protocol):

@@ -139,6 +139,10 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
         """A comment."""
         return b": ping\n\n"
 
+    def prefilled(self, done: int, total: int) -> bytes:
+        """A comment with the tokens of the prompt that are computed."""
+        return f": prefilled {done}/{total} tokens\n\n".encode()
+
     def end(self) -> bytes:
         """The mark of a complete stream."""
         return b"data: [DONE]\n\n"
