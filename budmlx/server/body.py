@@ -26,8 +26,6 @@ MAX_DEPTH = 64
 MAX_DIGITS = 64
 ENCODINGS = frozenset({"identity", "gzip", "deflate"})
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
-AGENTS_BODY = 64 * 2**20
-"""Bytes of the largest body in protocols of agents, which send whole sessions with pictures."""
 OFF_LOOP_BYTES = 2**14
 """Work on bodies larger than this is done in a thread, so that other streams go on."""
 
@@ -39,19 +37,15 @@ async def parsed(
     request: web.Request,
     parse: Callable[[dict[str, Any]], Result],
     *,
-    max_bytes: int = 0,
     untyped: bool = False,
 ) -> tuple[Result, int]:
     """The body as `parse` understands it, and its length in bytes.
 
-    max_bytes: the largest body, where the configuration does not say; 0 for its default.
     untyped: whatever its media type is. Pages of others are kept out by their origin alone then.
     Raises HttpError and InvalidRequestError, see `read_body` and `parse_json`.
     """
-    config = request.app[CONFIG]
-    said = not max_bytes or "max_body" in config.model_fields_set
-    most = config.max_body if said else max_bytes
-    raw = await read_body(request, most, request.app[LIMITS], untyped=untyped)
+    most, limits = request.app[CONFIG].max_body, request.app[LIMITS]
+    raw = await read_body(request, most, limits, untyped=untyped)
     return await off_loop(len(raw), lambda: parse(parse_json(raw))), len(raw)
 
 

@@ -11,14 +11,12 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect, bearer_keys
-from budmlx.server.dialects.ollama import chat, files, generate, listing
+from budmlx.server.dialects.ollama import chat, embed, files, generate, listing
 from budmlx.server.dialects.ollama.reply import OllamaError
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import HOPELESS, Failure
 
 ELSEWHERE = {
-    "embed": "no embeddings are offered",
-    "embeddings": "no embeddings are offered",
     "copy": "models have no copies; give one another name with --alias",
     "create": "models are not made here",
     "push": "models are not published from here",
@@ -41,8 +39,8 @@ class Ollama(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Chats, texts, what is told of models, and what is done with their files."""
-        modules = (chat, generate, listing, files)
+        """Chats, texts, vectors, what is told of models, and what is done with their files."""
+        modules = (chat, generate, embed, listing, files)
         return chain.from_iterable(module.endpoints for module in modules)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from aiohttp import web
 from pydantic import Field
 
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.ollama.context import ContinuedLines
 from budmlx.server.dialects.ollama.generation import GenerationBody, answered
 from budmlx.server.dialects.ollama.messages import Images, content_of
 from budmlx.server.dialects.ollama.reply import GENERATE_LINES, GenerateLine, GenerateLines
 from budmlx.server.dialects.ollama.request_body import read
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.generation_body import TokenId
 from budmlx.server.wire import Text
 from budmlx.types import Message, Request
 
@@ -27,6 +30,11 @@ class OllamaGenerate(GenerationBody):
     images: Images = Field([], description="Pictures before it, each a file in base64.")
     suffix: Text = Field(
         "", description="Text that follows: the reply is what stands between; not all models can."
+    )
+    context: list[TokenId] | None = Field(
+        None,
+        description="Token ids of what was said before, from the last line of its reply; a list, "
+        "which may be empty, asks for such ids.",
     )
     raw: bool = Field(False, description="Continue the prompt as it is, without a chat template.")
 
@@ -82,4 +90,7 @@ class OllamaGenerate(GenerationBody):
 async def generate(request: web.Request) -> web.StreamResponse:
     """Answer a text or continue it, as JSON or as lines of it."""
     body, size = await read(request, OllamaGenerate.parse)
-    return await answered(request, body, size, GenerateLines)
+    kind: Callable[..., GenerateLines] = GenerateLines
+    if body.context is not None:
+        kind = partial(ContinuedLines, context=body.context)
+    return await answered(request, body, size, kind)

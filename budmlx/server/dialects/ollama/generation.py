@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,10 +16,9 @@ from budmlx.engine.models.models import ServedModel
 from budmlx.engine.reply.completion import completion
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer, generation_body
-from budmlx.server.admin import is_admin
 from budmlx.server.body import off_loop
 from budmlx.server.declared import within
-from budmlx.server.dialects.ollama.keep_alive import KeepAlive
+from budmlx.server.dialects.ollama.keep_alive import KeepAlive, granted
 from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.options import NAMES, WITHOUT_EFFECT, Options
 from budmlx.server.dialects.ollama.reply import ReplyBuilder
@@ -139,16 +138,13 @@ def _place(name: str) -> str:
 
 
 async def answered(
-    request: web.Request, body: GenerationBody, size: int, kind: type[ReplyBuilder]
+    request: web.Request, body: GenerationBody, size: int, kind: Callable[..., ReplyBuilder]
 ) -> web.StreamResponse:
-    """Answer a request. size: bytes of the body. kind: what encodes the reply."""
+    """Answer a request. size: bytes of the body. kind: makes what encodes the reply."""
     warnings = body.review(strict=request.app[CONFIG].strict)
     models = request.app[MODELS]
     model = await models.afind(meant(body.model, models))
-    keep = body.keep_alive
-    if keep is not None and not is_admin(request):
-        warnings.append("`keep_alive` has no effect: it needs admin rights.")
-        keep = None
+    keep = granted(request, body.keep_alive, warnings)
     reply = kind(body.model, warnings, logprobs=body.wants_logprobs)
     if body.empty:
         await _reside(model, keep)
@@ -166,8 +162,8 @@ async def answered(
     async def run(engine: Engine) -> answer.Events:
         if keep is not None:
             model.keep(keep)
-        await off_loop(size, reply.loaded, engine, generation)
-        return engine.aevents(generation, request.get(ORIGIN))
+        ready = await off_loop(size, reply.loaded, engine, generation)
+        return engine.aevents(ready, request.get(ORIGIN))
 
     if body.streams:
         return await answer.streamed(request, model, reply, run)

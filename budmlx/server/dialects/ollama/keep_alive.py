@@ -6,9 +6,12 @@ import math
 import re
 from typing import Annotated, Any
 
+from aiohttp import web
 from pydantic import PlainValidator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+from budmlx.server.admin import is_admin
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"(?:[0-9]{1,12}(?:\.[0-9]{0,9})?)(?:ns|us|\u00b5s|ms|s|m|h)"
@@ -35,3 +38,11 @@ KeepAlive = Annotated[
     ),
 ]
 """Seconds; infinite where a client gives a negative number."""
+
+
+def granted(request: web.Request, seconds: float | None, warnings: list[str]) -> float | None:
+    """The time that a request may set; None if it sets none. warnings: gets why it may not."""
+    if seconds is None or is_admin(request):
+        return seconds
+    warnings.append("`keep_alive` has no effect: it needs admin rights.")
+    return None

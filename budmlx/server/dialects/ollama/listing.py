@@ -192,7 +192,7 @@ def _shown(name: str, resident: Resident, models: Models) -> Shown:
     files = found.model if found else None
     details = _details(resident, files)
     lines = {"num_ctx": details.context_length, **_defaults(found)}
-    capabilities = tuple(_capabilities(found))
+    capabilities = tuple(_capabilities(found, resident.spec.config.embed_any))
     return Shown(
         license="",
         modelfile=f"FROM {name}",
@@ -216,7 +216,11 @@ def _defaults(found: ModelDescription | None) -> dict[str, float]:
     }
 
 
-def _capabilities(found: ModelDescription | None) -> Iterator[Capability]:
+def _capabilities(found: ModelDescription | None, embed_any: bool) -> Iterator[Capability]:
+    if found is not None and (found.model.kind == "embedding" or embed_any):
+        yield "embedding"
+    if found is not None and found.model.kind == "embedding":
+        return
     yield "completion"
     text = found.text if found else None
     if text is None:

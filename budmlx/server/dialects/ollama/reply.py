@@ -113,10 +113,14 @@ class ChatLine(Line, frozen=True, kw_only=True):
 
 
 class GenerateLine(Line, frozen=True, kw_only=True):
-    """A whole reply to a text, or one line of a stream."""
+    """A whole reply to a text, or one line of a stream.
+
+    context: token ids of all that was said, if the request had some; in the last line.
+    """
 
     response: str
     thinking: str | UnsetType = UNSET
+    context: tuple[int, ...] | UnsetType = UNSET
 
 
 LINES = (
@@ -141,9 +145,10 @@ class ReplyBuilder(ABC):
         self._warnings = warnings
         self._logprobs = logprobs
 
-    def loaded(self, engine: Engine, request: Request) -> None:
-        """Learn what the loaded model says of the request."""
+    def loaded(self, engine: Engine, request: Request) -> Request:
+        """Learn what the loaded model says of the request; returns the one to run."""
         self._warnings += engine.warnings(request)
+        return request
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -179,7 +184,7 @@ class ReplyBuilder(ABC):
             case ChoiceFinished():
                 return b""
             case Finished():
-                return self._line(**_outcome(event.reason, event))
+                return self._line(**_outcome(event.reason, event), **self._closing())
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""
@@ -190,11 +195,16 @@ class ReplyBuilder(ABC):
             calls=tuple(_call(index, call) for index, call in enumerate(choice.tool_calls)),
             logprobs=self._entries(choice.logprobs),
             **_outcome(choice.finish_reason, done),
+            **self._closing(),
         )
 
     def resident(self, reason: Literal["load", "unload"]) -> bytes:
         """The JSON of a reply to a request without anything to be answered."""
         return self._line(done=True, done_reason=reason)
+
+    def _closing(self) -> dict[str, Any]:
+        """Further fields of the last line."""
+        return {}
 
     def _line(
         self,
@@ -251,18 +261,19 @@ def _outcome(reason: FinishReason, done: Finished | Completion) -> dict[str, Any
     return {
         "done": True,
         "done_reason": "length" if reason == "length" else "stop",
-        "total_duration": _nanoseconds(timing.total),
-        "load_duration": _nanoseconds(timing.queue),
+        "total_duration": nanoseconds(timing.total),
+        "load_duration": nanoseconds(timing.queue),
         "prompt_eval_count": usage.prompt_tokens,
-        "prompt_eval_duration": _nanoseconds(timing.prompt),
+        "prompt_eval_duration": nanoseconds(timing.prompt),
         "eval_count": usage.completion_tokens,
-        "eval_duration": _nanoseconds(timing.completion),
+        "eval_duration": nanoseconds(timing.completion),
         "cached": done.cached or UNSET,
         "cache_explanation": done.cache_explanation or UNSET,
     }
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """A duration as clients take it: whole nanoseconds."""
     return round(seconds * NANOSECONDS)
 
 

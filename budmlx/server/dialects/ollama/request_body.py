@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import Field, model_validator
 
-from budmlx.server.body import AGENTS_BODY, parsed
+from budmlx.server.body import parsed
 from budmlx.server.wire import Body
 
 Parsed = TypeVar("Parsed")
@@ -18,7 +18,7 @@ async def read(
     request: web.Request, parse: Callable[[dict[str, Any]], Parsed]
 ) -> tuple[Parsed, int]:
     """The body, whatever its media type says, since many clients send none; and its length."""
-    return await parsed(request, parse, max_bytes=AGENTS_BODY, untyped=True)
+    return await parsed(request, parse, untyped=True)
 
 
 class NamedModel(Body):

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
+from budmlx import Engine
 from budmlx.server.app import HttpServer
 from budmlx.server.dialects.ollama.chat import OllamaChat
 from budmlx.server.dialects.ollama.options import Options
@@ -92,6 +93,27 @@ async def test_raw_text_is_continued(client: aiohttp.ClientSession) -> None:
     assert status == 400 and "images" in error
 
 
+async def test_a_text_goes_on_from_the_ids_of_others(
+    client: aiohttp.ClientSession, engine: Engine
+) -> None:
+    path = "/api/generate"
+    first, _ = await ask(client, path, context=[])
+    expected = engine.apply_template("Hello").ids
+    ids = first[-1]["context"]
+    assert tuple(ids[: len(expected)]) == expected
+    assert engine.detokenize(ids[len(expected) :]) == said(first)
+    for stream in (True, False):
+        again, _ = await ask(client, path, prompt="More", context=ids, stream=stream)
+        assert again[-1]["context"][: len(ids)] == ids
+        assert again[-1]["prompt_eval_count"] == len(ids) + len(engine.apply_template("More").ids)
+    raw, _ = await ask(client, path, prompt="x", context=[5, 6], raw=True)
+    assert raw[-1]["prompt_eval_count"] == 3
+    plain, _ = await ask(client, path)
+    assert "context" not in plain[-1]
+    body = {"model": "demo", "prompt": "a", "context": [5, 10**6]}
+    assert "context[1]" in (await refusal(client, path, body))[1]
+
+
 async def test_names_with_a_tag_or_a_host(client: aiohttp.ClientSession) -> None:
     for name in ("demo:latest", "org/name:latest", "hf.co/org/name", "org/name"):
         (*_, last), _ = await ask(client, model=name)
@@ -162,7 +184,9 @@ async def test_errors_name_what_is_wrong(client: aiohttp.ClientSession) -> None:
     assert (await refusal(client, "/api/chat", {"model": "nope", "messages": HI}))[0] == 404
     assert (await refusal(client, "/api/nope", {}))[0] == 404
     status, error = await refusal(client, "/api/embed", {"model": "demo", "input": "a"})
-    assert status == 501 and "embeddings" in error
+    assert status == 400 and "does not support embeddings" in error
+    for path in ("/api/copy", "/api/create", "/api/push", "/api/blobs/sha256:00"):
+        assert (await refusal(client, path, {}))[0] == 501
 
 
 async def test_keys(start: Start) -> None:
@@ -181,15 +205,6 @@ async def test_keys(start: Start) -> None:
     assert (await exchange(server, raw)).json == {"status": "success"}
     for path in ("/", "/api/tags", "/api/version"):
         assert (await exchange(server, get(path))).status == 401
-
-
-async def test_larger_bodies_than_elsewhere(start: Start) -> None:
-    server = await start()
-    text = json.dumps({"model": "demo", "foo": "a" * 9 * 2**20}).encode()
-    assert (await exchange(server, post(text, "/v1/chat/completions"))).status == 413
-    assert (await exchange(server, post(text, "/api/chat"))).status == 200
-    server = await start(max_body=1000)
-    assert (await exchange(server, post(text, "/api/chat"))).status == 413
 
 
 def test_options_by_our_names() -> None:

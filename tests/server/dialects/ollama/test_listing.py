@@ -87,7 +87,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def test_models_that_come_and_go(library: Path) -> None:
     config = Config(
-        models_dir=(str(library),), port=0, drain_seconds=0, warmup="off", engine_host="thread"
+        models_dir=(str(library),),
+        port=0,
+        drain_seconds=0,
+        warmup="off",
+        engine_host="thread",
+        embed_any=True,
     )
     with Models(config) as models:
         server = await HttpServer.start(models, config)
@@ -97,7 +102,9 @@ async def test_models_that_come_and_go(library: Path) -> None:
             assert {"org/one:latest", "org/two:latest"} <= names
             assert (await read(client, "/api/ps"))["models"] == []
             async with client.post("/api/show", json={"model": "org/one"}) as response:
-                assert (await response.json())["details"] == DETAILS
+                shown = await response.json()
+            assert shown["details"] == DETAILS
+            assert shown["capabilities"] == ["embedding", "completion", "tools"]
             one = models.resident("org/one")
             assert one.state == "unloaded"
 
