@@ -186,3 +186,19 @@ $(VENV)-vlm/installed: pyproject.toml $(VLM)/pyproject.toml $(VLM)/tests/vlm/req
 	@touch $@
 
 .PHONY: test-vlm
+
+# budmlx-encoders, and what the core itself embeds, beside transformers with PyTorch.
+ENCODERS := plugins/budmlx-encoders
+
+test-encoders: $(VENV)-encoders/installed
+	cd $(ENCODERS) && $(abspath $(VENV))-encoders/bin/python -m pytest -p no:cacheprovider \
+	  tests/reference -o norecursedirs=
+
+$(VENV)-encoders/installed: pyproject.toml $(ENCODERS)/pyproject.toml \
+  $(ENCODERS)/tests/reference/requirements.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-encoders
+	$(VENV)-encoders/bin/python -m pip install --quiet -r $(ENCODERS)/tests/reference/requirements.txt \
+	  --editable . --editable $(ENCODERS)
+	@touch $@
+
+.PHONY: test-encoders

@@ -17,7 +17,7 @@ from budmlx.config import Config
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
 from budmlx.engine.engine import Engine
-from budmlx.engine.load.hub import resolve_model
+from budmlx.engine.load.hub import find_model
 from budmlx.engine.load.library.library import Library
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
@@ -66,7 +66,7 @@ def progress(settings: Config) -> Iterator[Notice]:
     if model is None:
         console.print("No model named: this is the small demo model that comes with budmlx.")
     else:
-        resolve_model(model, settings.revision, models_dirs=settings.models_dir)
+        find_model(model, settings.revision, models_dirs=settings.models_dir)
     start = time.monotonic()
     title = f"Loading {escape(model or 'the demo model')}"
     with console.status(title) as status:

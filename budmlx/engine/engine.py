@@ -106,7 +106,12 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods):
         loaded = Plugins.load(config, plugins)
         if config.model is None:
             return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded, notice)
-        path = resolve_model(config.model, config.revision, models_dirs=config.models_dir)
+        path = resolve_model(
+            config.model,
+            config.revision,
+            models_dirs=config.models_dir,
+            own=loaded.loaded_types,
+        )
         return cls(path, model_name(config.model), config, loaded, notice)
 
     def __enter__(self) -> Self:

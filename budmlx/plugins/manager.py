@@ -317,6 +317,12 @@ class Plugins:
         loaders = self.added("add_model_loaders")
         return next((each for each in loaders if model_type in each.value.model_types), None)
 
+    @property
+    def loaded_types(self) -> frozenset[str]:
+        """The types of models that plugins load."""
+        loaders = self.added("add_model_loaders")
+        return frozenset(kind for each in loaders for kind in each.value.model_types)
+
     def _first(self, hook: str, wanted: type, **arguments: Any) -> Owned[Any] | None:
         """The result of the first plugin that provides anything. Raises ConfigError."""
         what = hook.removeprefix("provide_").replace("_", " ")

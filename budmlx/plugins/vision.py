@@ -108,7 +108,11 @@ class ModelLoaderSpec:
     model_types: what config.json names. core: `package.module:classes`, called with
     config.json as a dict; it returns the pair (Model, ModelArgs) that
     `mlx_lm.utils.load_model(get_model_classes=...)` takes. A model that takes pictures has
-    `embed_tokens(ids [rows, tokens])`, and its `__call__` takes `input_embeddings`.
+    `embed_tokens(ids [rows, tokens])`, and its `__call__` takes `input_embeddings`. One whose
+    tokens see each other in both directions has no `__call__`, but `encode(tokens, mask, second)`,
+    all [texts, tokens], which returns states [texts, tokens, hidden], and, with a classifier,
+    `classify` of the same arguments, which returns scores [texts, labels]; mask is False for
+    padding on the right, second (or None) True for the second text of a pair.
     """
 
     name: str

@@ -17,22 +17,26 @@ class EmbeddingSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     pooling: modes, whose results are joined in this order. dense: directories of layers that
     follow, in order. normalize: the vector gets length 1 at last.
+    scores: instead of all that, the vector has the scores of the model's own classifier.
     """
 
     pooling: list[PoolingMode]
     dense: list[str] = []
     normalize: bool = True
+    scores: bool = False
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     """Texts to compute the vectors of. Ids are already checked against the vocabulary.
 
-    skip: so many tokens at the beginning of every text are not pooled. owner: as of a row.
+    skip: so many tokens at the beginning of every text are not pooled. seconds: where the second
+    text of each pair begins; empty if the texts are no pairs. owner: as of a row.
     """
 
     id: int
     texts: list[list[int]]
     skip: int = 0
+    seconds: list[int] = []
     owner: str = ""
 
 

@@ -108,10 +108,9 @@ class Texts:
         tokens = np.zeros((len(ids), max(lengths)), dtype=np.int32)
         for row, each in zip(tokens, ids, strict=True):
             row[: len(each)] = each
-        skip = self._skip(texts)
-        states = embedder.states(mx.array(tokens), lengths)
-        pooled = embedder.pooler.add(None, states, lengths, 0, skip)
-        vectors = np.array(embedder.pooler.finish(pooled, skip), dtype="<f4")
+        seconds = self._seconds(texts)
+        found = embedder.vectors(mx.array(tokens), lengths, self._skip(texts), seconds)
+        vectors = np.array(found, dtype="<f4")
         pairs = zip(texts, vectors, strict=True)
         return [self._vector(*text, vector.tobytes()) for text, vector in pairs]
 
@@ -123,7 +122,7 @@ class Texts:
             assert embedder.new_cache is not None
             this.cache = embedder.new_cache()
         part, skip = ids[begin : begin + count], self._skip([(request_id, number)])
-        states = embedder.states(mx.array([part]), [len(part)], this.cache)
+        states = embedder.part(mx.array([part]), this.cache)
         this.pooled = embedder.pooler.add(this.pooled, states, [len(ids)], begin, skip)
         this.computed += len(part)
         if this.computed < len(ids):
@@ -136,6 +135,14 @@ class Texts:
     def _skip(self, texts: Sequence[tuple[int, int]]) -> mx.array:
         """For each text, how many of its first tokens are not pooled: [texts, 1]."""
         return mx.array([[self.requests[request_id].request.skip] for request_id, _ in texts])
+
+    def _seconds(self, texts: Sequence[tuple[int, int]]) -> list[int]:
+        """Where the second text of each pair begins, behind the end for what is none."""
+        requests = [self.requests[request_id].request for request_id, _ in texts]
+        if not any(request.seconds for request in requests):
+            return []
+        pairs = zip(requests, texts, strict=True)
+        return [r.seconds[n] if r.seconds else len(r.texts[n]) for r, (_, n) in pairs]
 
     def _vector(self, request_id: int, number: int, values: bytes) -> Vector:
         this = self.requests[request_id]

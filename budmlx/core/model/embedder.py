@@ -24,17 +24,19 @@ NewCache = Callable[[], list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """Gives hidden states, and pools them.
+    """Gives hidden states, and makes vectors of them.
 
-    body: called with tokens [texts, tokens], and `cache` or `mask`. new_cache: makes an empty
-    cache for a text that is computed in several passes; None: every text is computed whole, since
+    body: called with tokens [texts, tokens], and perhaps a cache. new_cache: makes an empty cache
+    for a text that is computed in several passes; None: every text is computed whole, since
     its tokens see those that follow. stateful: the body never goes without a cache.
+    scores: the body gives the vectors themselves.
     """
 
     body: Callable[..., mx.array]
     new_cache: NewCache | None
     stateful: bool
     pooler: Pooler
+    scores: bool = False
 
     @classmethod
     def of(cls, module: nn.Module, settings: EmbeddingSettings, hidden: int) -> Embedder:
@@ -45,7 +47,10 @@ class Embedder:
         """
         pooler = Pooler(settings)
         if is_encoder(module):
-            return cls(module.encode, None, stateful=False, pooler=pooler)
+            body = module.classify if settings.scores else module.encode
+            return cls(body, None, stateful=False, pooler=pooler, scores=settings.scores)
+        if settings.scores:
+            raise ModelLoadError("its classifier is not known here.")
 
         def new_cache() -> list[Any]:
             caches: list[Any] = make_prompt_cache(module)
@@ -57,23 +62,32 @@ class Embedder:
         body, stateful = found
         return cls(body, new_cache, stateful, pooler)
 
-    def states(
-        self, tokens: mx.array, lengths: Sequence[int], cache: list[Any] | None = None
-    ) -> mx.array:
-        """Hidden states [texts, tokens, hidden] of tokens [texts, tokens].
+    def part(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        """Hidden states [1, tokens, hidden] of further tokens [1, tokens] of one text."""
+        return self.body(tokens, cache=cache)
 
-        lengths: tokens of each text; what follows them is padding. cache: of the only text, with
-        the tokens in front of these.
+    def vectors(
+        self, tokens: mx.array, lengths: Sequence[int], skip: mx.array, seconds: Sequence[int]
+    ) -> mx.array:
+        """Vectors [texts, dimensions] of whole texts, by their tokens [texts, tokens].
+
+        lengths: tokens of each text; what follows them is padding. skip: see `Pooler.add`.
+        seconds: where the second text of each pair begins; empty for texts that are no pairs.
         """
-        if self.new_cache is None:
-            return self.body(tokens, mx.arange(tokens.shape[1]) < mx.array(lengths)[:, None])
-        if cache is None and self.stateful:
-            cache = self.new_cache()
-        return self.body(tokens) if cache is None else self.body(tokens, cache=cache)
+        if self.new_cache is not None:
+            more = {"cache": self.new_cache()} if self.stateful else {}
+            states = self.body(tokens, **more)
+        else:
+            places = mx.arange(tokens.shape[1])[None, :]
+            second = places >= mx.array(seconds)[:, None] if seconds else None
+            states = self.body(tokens, places < mx.array(lengths)[:, None], second)
+        if self.scores:
+            return states.astype(mx.float32)
+        return self.pooler.finish(self.pooler.add(None, states, lengths, 0, skip), skip)
 
 
 def is_encoder(module: nn.Module) -> bool:
-    """Whether a model gives hidden states alone, by a method `encode(tokens, mask)`."""
+    """Whether a model gives hidden states alone, by a method `encode(tokens, mask, second)`."""
     return callable(getattr(module, "encode", None))
 
 

@@ -178,6 +178,9 @@ def _fitted(
         if numbers.warning:
             log.warning(numbers.warning)
     else:
+        if not cache:
+            # An encoder's: no text is cut, so that a pass may be as long as the longest.
+            numbers = replace(numbers, prefill_chunk=max(numbers.prefill_chunk, context))
         numbers = numbers.fitted(lambda chunk: with_layers(chunk).longest_row(context, chunk))
     return numbers, with_layers(numbers.prefill_chunk)
 

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,11 @@ BITS = {
 }  # fmt: skip
 
 
-def check_model_dir(path: Path, name: str) -> dict[str, Tensor]:
+def check_model_dir(path: Path, name: str, own: Collection[str] = ()) -> dict[str, Tensor]:
     """Refuse what could not run, would need code from the repository, or is damaged.
 
-    name: what messages call the model. Returns what the headers say of its tensors, by name.
+    name: what messages call the model. own: architectures that plugins load. Returns what the
+    headers say of its tensors, by name.
 
     Raises:
         ModelLoadError: names the file at fault and what to do about it; its code is `INCOMPLETE`
@@ -49,7 +50,7 @@ def check_model_dir(path: Path, name: str) -> dict[str, Tensor]:
     if not (path / "config.json").exists():
         raise ModelLoadError(f"{name} {_instead_of_a_model(path)}")
     config = read_json(path / "config.json", name)
-    _check_code(config, name)
+    _check_code(config, name, own)
     tensors: dict[str, Tensor] = {}
     for shard in _listed_shards(path, name):
         tensors |= check_safetensors(path / shard, name)
@@ -222,7 +223,7 @@ def no_weights(files: Iterable[str]) -> str:
     return "has no weights: there is no model*.safetensors file."
 
 
-def _check_code(config: dict[str, Any], name: str) -> None:
+def _check_code(config: dict[str, Any], name: str, own: Collection[str]) -> None:
     kind = config.get("model_type")
     if not isinstance(kind, str) or not re.fullmatch(r"[\w.-]+", kind):
         raise ModelLoadError(f"{name}: config.json has no usable model_type.")
@@ -231,7 +232,7 @@ def _check_code(config: dict[str, Any], name: str) -> None:
             f"{name} wants to run its own code ({str(config['model_file'])[:80]!r}), which "
             "budmlx never does. Look for a version that mlx-lm supports without it."
         )
-    if config.get("auto_map") and kind not in known_architectures():
+    if config.get("auto_map") and kind not in own and kind not in known_architectures():
         raise ModelLoadError(
             f"{name} needs code from its repository: mlx-lm has no architecture {kind!r}. "
             "budmlx never runs such code; an update of mlx-lm may bring the architecture."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -25,8 +25,28 @@ def resolve_model(
     *,
     models_dirs: Iterable[str | Path] = (),
     fetch: bool = True,
+    own: Collection[str] = (),
 ) -> Path:
-    """Find the model `name`, download it if needed, and check its files.
+    """Find a model as `find_model` does, and check its files.
+
+    own: architectures that plugins load.
+
+    Raises:
+        ModelLoadError: there is no such model, or it cannot be used; says what to do next.
+    """
+    path = find_model(name, revision, models_dirs=models_dirs, fetch=fetch)
+    check_model_dir(path, name, own)
+    return path
+
+
+def find_model(
+    name: str,
+    revision: str | None = None,
+    *,
+    models_dirs: Iterable[str | Path] = (),
+    fetch: bool = True,
+) -> Path:
+    """Find the model `name`, and download it if needed.
 
     name: a directory, used as it is; a model in `models_dirs` or in LM Studio's folders; or a hub
     repository `org/name`, see `pull`, with a bar on stderr where something is to be fetched.
@@ -34,18 +54,16 @@ def resolve_model(
     fetch: it may be downloaded.
 
     Raises:
-        ModelLoadError: there is no such model, or it cannot be used; says what to do next.
+        ModelLoadError: there is no such model; says what to do next.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
             raise ModelLoadError(f"{name} is a directory; a revision needs a hub repository.")
-    elif path.exists():
+        return path
+    if path.exists():
         raise ModelLoadError(f"{name} is a file; name the directory that holds config.json.")
-    else:
-        path = _named(name, revision, models_dirs, fetch=fetch)
-    check_model_dir(path, name)
-    return path
+    return _named(name, revision, models_dirs, fetch=fetch)
 
 
 def _named(

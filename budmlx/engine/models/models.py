@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -275,15 +275,17 @@ class Models:
         if limit is not None:
             config = config.model_copy(update={"memory_limit": limit})
         name = DEMO_NAME if config.model is None else spec.name
-        return Engine(_path(spec, fetch=spec.fetch), name, config, notice=notice)
+        path = _path(spec, fetch=spec.fetch, own=self.plugins.loaded_types)
+        return Engine(path, name, config, notice=notice)
 
 
-def _path(spec: ModelSpec, *, fetch: bool) -> Path:
-    """The directory of a model. fetch: it may be downloaded. Raises ModelLoadError."""
+def _path(spec: ModelSpec, *, fetch: bool, own: Collection[str] = ()) -> Path:
+    """The directory of a model. fetch, own: see `resolve_model`. Raises ModelLoadError."""
     config = spec.config
     if config.model is None:
         return SHIPPED_MODEL
-    return resolve_model(config.model, config.revision, models_dirs=config.models_dir, fetch=fetch)
+    dirs = config.models_dir
+    return resolve_model(config.model, config.revision, models_dirs=dirs, fetch=fetch, own=own)
 
 
 def _policy(config: Config) -> ResidencyPolicy:

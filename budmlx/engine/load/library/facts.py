@@ -59,7 +59,7 @@ def read_facts(path: Path, name: str, seen: Signature, own: Collection[str] = ()
     names = {file.partition("/")[0] for file, _, _ in seen}
     problem, complete, tensors = "", True, dict[str, Tensor]()
     try:
-        tensors = check_model_dir(path, name)
+        tensors = check_model_dir(path, name, own)
     except ModelLoadError as error:
         problem, complete = error.message, error.code != INCOMPLETE
     except OSError as error:
@@ -163,7 +163,10 @@ def _unfit(config: Mapping[str, Any], names: Collection[str], own: Collection[st
     architecture = _architecture(config)
     if architecture not in own and architecture not in known_architectures():
         if ENCODER.search(architecture):
-            return f"is an encoder ({architecture}), which budmlx cannot run."
+            return (
+                f"is an encoder ({architecture}), which mlx-lm cannot run; the plugin "
+                "budmlx-encoders may."
+            )
         return (
             f"has an architecture that mlx-lm lacks: {architecture!r}. An update of mlx-lm may "
             "bring it, or a plugin may load it."

@@ -63,9 +63,7 @@ class Library:
     @classmethod
     def of(cls, config: ServerConfig, plugins: Plugins) -> Self:
         """The models that a configuration can serve. plugins: they may load further types."""
-        loaders = plugins.added("add_model_loaders")
-        types = (kind for each in loaders for kind in each.value.model_types)
-        return cls(config.models_dir, architectures=frozenset(types))
+        return cls(config.models_dir, architectures=plugins.loaded_types)
 
     def models(self) -> list[LocalModel]:
         """All of them, by name, also those that cannot be served."""
