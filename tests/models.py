@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -39,3 +40,16 @@ def tiny_model_dir(
         {"config": dict(config), "bits": bits, "seed": seed, "scale": scale}, sort_keys=True
     )
     return _model_dir(key)
+
+
+ALWAYS_THINKING = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:<think>\n"
+)
+"""A template that opens the reasoning, and reads neither a switch nor an effort."""
+
+
+def thinking_model_dir(path: Path) -> Path:
+    """Write a model whose prompts end inside of reasoning, which it never ends itself."""
+    shutil.copytree(tiny_model_dir(scale=4.0), path)
+    (path / "chat_template.jinja").write_text(ALWAYS_THINKING)
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
+from tests.models import thinking_model_dir
 from tests.server.tools import CHAT, body
 
 SAID = "max_reasoning_tokens"
@@ -65,3 +67,28 @@ async def test_what_is_no_number_of_tokens_is_refused(
     async with session.post(CHAT, json=asking(max_reasoning_tokens=value)) as response:
         assert response.status == 400
         assert (await response.json())["error"]["param"] == SAID
+
+
+OTHERS = {
+    "/v1/messages": {"thinking": {"type": "disabled"}, "max_tokens": 8},
+    "/v1/responses": {"input": "Hi", "reasoning": {"effort": "none"}, "max_output_tokens": 8},
+    "/api/chat": {"think": False, "stream": False, "options": {"num_predict": 8}},
+}
+
+
+@pytest.mark.parametrize("path", OTHERS)
+async def test_other_protocols_say_it_in_a_header(path: str, tmp_path: Path) -> None:
+    """The template has no switch, so that no reasoning is a budget of none."""
+    asked = {"model": "demo", **OTHERS[path]}
+    if "input" not in asked:
+        asked["messages"] = [{"role": "user", "content": "Hi"}]
+    with Engine.load(thinking_model_dir(tmp_path / "m"), engine_host="thread") as engine:
+        server = await HttpServer.start(Models.of(engine, ["demo"]), Config(port=0))
+        async with (
+            aiohttp.ClientSession(server.url) as client,
+            client.post(path, json=asked) as response,
+        ):
+            said = json.loads(response.headers["X-Budmlx-Warnings"])
+            assert response.status == 200
+        await server.drain()
+    assert [warning for warning in said if SAID in warning]

@@ -13,23 +13,14 @@ from budmlx import Engine
 from budmlx.engine.request.python_api import chat_request
 from budmlx.errors import InvalidRequestError
 from budmlx.types import Completion, Finished, ReasoningDelta
-from tests.models import tiny_model_dir
+from tests.models import thinking_model_dir
 
 SAID = "max_reasoning_tokens"
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose template always opens the reasoning, and reads neither switch nor effort."""
-    path = tmp_path_factory.mktemp("model") / "m"
-    path.mkdir()
-    for file in tiny_model_dir(scale=4.0).iterdir():
-        (path / file.name).write_bytes(file.read_bytes())
-    template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:<think>\n"
-    )
-    (path / "chat_template.jinja").write_text(template)
-    return path
+    return thinking_model_dir(tmp_path_factory.mktemp("models") / "m")
 
 
 @pytest.fixture(scope="module")

@@ -228,6 +228,7 @@ class MessageReply:
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""
+        self.warnings = [*done.warnings]
         [choice] = done.choices
         blocks: list[BlockOut] = []
         if choice.reasoning:

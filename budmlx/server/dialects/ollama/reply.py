@@ -188,6 +188,7 @@ class ReplyBuilder(ABC):
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""
+        self._warnings = [*done.warnings]
         choice = done.choices[0]
         return self._line(
             choice.text,

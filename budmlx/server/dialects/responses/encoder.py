@@ -80,4 +80,5 @@ class Reply:
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a response that is not streamed."""
+        self._warnings = [*done.warnings]
         return msgspec.json.encode(self._builder.response)
