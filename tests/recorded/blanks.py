@@ -17,10 +17,13 @@ BLANKS = (
     (r'(?<="numbers":) ?\{"[^{}]*\{[^{}]*\}\}', " {}"),
     # Fields that lists of models and readiness got later.
     (
-        r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "residence": \{[^{}]*\}',
+        r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "residence": \{[^{}]*\}'
+        r', "type": "model", "display_name": "[^"]*", "created_at": "[^"]*", '
+        r'"max_input_tokens": \d+, "max_tokens": \d+',
         "",
     ),
     (r', "problems": \{\}', ""),
+    (r', "has_more": false, "first_id": "[^"]*", "last_id": "[^"]*"', ""),
     (r'"system_fingerprint":"[^"]*"', '"system_fingerprint":"*"'),
     (r"(?<=retry in )\d+(?= s)", "0"),
 )

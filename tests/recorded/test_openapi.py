@@ -28,6 +28,7 @@ def lines(document: dict[str, Any]) -> set[str]:
 
 
 NEW_FIELDS = ("root", "parent", "state", "max_model_len", "error", "residence")
+NEW_FIELDS += ("type", "display_name", "created_at", "max_input_tokens", "max_tokens")
 CORRECTED = (
     # Lists and token ids were never taken there.
     "/v1/tokenize.post.requestBody.content.application/json.schema.properties.prompt.",
@@ -57,6 +58,16 @@ CORRECTED = (
     ".paths./v1/messages",
     ".paths./v1/responses",
     ".paths./v1/chat/completions/input_tokens.",
+    ".paths./v1/models.get.parameters",
+    *(
+        f".paths./v1/models.get.responses.200.content.application/json.schema.{field}"
+        for field in (
+            "required",
+            "properties.has_more",
+            "properties.first_id",
+            "properties.last_id",
+        )
+    ),
     ".securitySchemes.x-api-key.",
     *(
         f".paths./v1/models{place}.{field}"

@@ -1,9 +1,13 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`."""
+"""`GET /v1/models` and `GET /v1/models/{id}`, in a shape that clients of all dialects read."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -12,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import ServedModel
 from budmlx.engine.models.resident import Resident, State
-from budmlx.errors import ModelNotFoundError
+from budmlx.errors import InvalidRequestError, ModelNotFoundError
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.state import MODELS
 
@@ -39,7 +43,7 @@ class Model(Struct, frozen=True):
     itself, where this is another name of it. parent: the same, of an adapter. state: whether it
     is loaded. max_model_len: tokens of a prompt and its reply together; of a loaded model those
     that its memory holds. error: why it could not be loaded. residence: what it takes, if it is
-    loaded.
+    loaded. The fields after it say some of this in the words of Anthropic.
     """
 
     id: str
@@ -52,25 +56,60 @@ class Model(Struct, frozen=True):
     parent: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
     residence: Residence | UnsetType = UNSET
+    type: Literal["model"] = "model"
+    display_name: str = ""
+    created_at: str = ""
+    max_input_tokens: int | None = None
+    max_tokens: int | None = None
 
 
 class ModelList(Struct, frozen=True):
-    """Every name that is served."""
+    """The names that are served. has_more: there are others than these."""
 
     object: str
-    data: list[Model] = []
+    data: list[Model]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
-@endpoints.get("/v1/models", "List every name that is served", ModelList)
+@endpoints.get(
+    "/v1/models",
+    "List every name that is served",
+    ModelList,
+    query={
+        "limit": {"type": "integer", "minimum": 1, "description": "Most of them; else all."},
+        "after_id": {"type": "string", "description": "Only those after this one."},
+        "before_id": {"type": "string", "description": "Only those before this one."},
+    },
+)
 async def list_models(request: web.Request) -> web.Response:
-    """List every name that is served."""
+    """List every name that is served, or a page of them. Raises InvalidRequestError."""
     models = request.app[MODELS]
     await asyncio.to_thread(models.refresh)
+    names, has_more = _page(models.names, request.query)
     entries = []
-    for name in models.names:
+    for name in names:
         with suppress(ModelNotFoundError):  # another request found that it is gone
             entries.append(entry_of(name, models.find(name)))
-    return _json(ModelList("list", entries))
+    ids = [entry.id for entry in entries]
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return _json(ModelList("list", entries, has_more, first, last))
+
+
+def _page(names: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str], bool]:
+    """The names that are asked for, and whether there are more in that direction."""
+    limit, after, before = (query.get(name) for name in ("limit", "after_id", "before_id"))
+    if limit is not None and not re.fullmatch("0*[1-9][0-9]{0,8}", limit):
+        raise InvalidRequestError("`limit` must be a number of names, from 1.", param="limit")
+    if after in names:
+        names = names[names.index(after) + 1 :]
+    if before in names:
+        names = names[: names.index(before)]
+    count = len(names) if limit is None else int(limit)
+    backwards = before is not None and after is None
+    page = names[-count:] if backwards and count else names[:count]
+    return page, len(page) < len(names)
 
 
 @endpoints.get(
@@ -101,6 +140,10 @@ def entry_of(name: str, served: ServedModel) -> Model:
         parent=model.name if served.adapter else UNSET,
         error=error,
         residence=UNSET if model.engine is None else _residence(model, model.engine),
+        display_name=name,
+        created_at=datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        max_input_tokens=model.longest,
+        max_tokens=model.longest,
     )
 
 

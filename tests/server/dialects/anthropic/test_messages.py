@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -311,3 +312,22 @@ def _shows_picture(given: dict[str, Any]) -> bool:
 
 def _beta(request: dict[str, Any]) -> dict[str, str]:
     return {k: v for k, v in request["headers"].items() if k.startswith(("anthropic-", "x-stain"))}
+
+
+async def test_lists_of_models_have_pages(client: aiohttp.ClientSession) -> None:
+    async def listed(query: str) -> tuple[list[str], bool, str | None, str | None]:
+        async with client.get(f"/v1/models?{query}") as response:
+            assert response.status == 200
+            found = await response.json()
+        ids = [model["id"] for model in found["data"]]
+        return ids, found["has_more"], found["first_id"], found["last_id"]
+
+    names, *_ = await listed("")
+    first, second, third = names
+    assert await listed("limit=1000") == (names, False, first, third)
+    assert await listed("limit=2") == ([first, second], True, first, second)
+    assert await listed(f"limit=2&after_id={second}") == ([third], False, third, third)
+    assert await listed(f"limit=1&before_id={quote(third)}") == ([second], True, second, second)
+    assert await listed(f"after_id={quote(third)}") == ([], False, None, None)
+    async with client.get("/v1/models?limit=none") as response:
+        assert response.status == 400 and (await response.json())["error"]["param"] == "limit"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import aiohttp
 import openai
@@ -127,6 +128,11 @@ async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenA
             "root": engine.info.name,
             "state": "loaded",
             "max_model_len": engine.info.context_length,
+            "type": "model",
+            "display_name": "org/name",
+            "created_at": f"{datetime.fromtimestamp(engine.info.created, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "max_input_tokens": engine.info.context_length,
+            "max_tokens": engine.info.context_length,
         }
     for path in ("/v1/models/nope", "/v1/models/org", "/v1/models/../../etc/passwd"):
         check_error(await exchange(server, get(path)), 404, code="model_not_found")
