@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from budmlx.engine.request import tools as checks
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.anthropic.content import MarkedBlock
+from budmlx.server.unknown_fields import Extra, Loc
 from budmlx.server.wire import AnyOf, UnreadFlag, WireModel
 from budmlx.types import Tool, ToolChoice
 
@@ -50,6 +51,10 @@ class ServerTool(MarkedBlock):
 
     type: str
     name: str = ""
+
+    def extras(self, loc: Loc = ()) -> Iterator[Extra]:
+        """None: all of it is left out."""
+        return iter(())
 
 
 def _tag(tool: Any) -> str:
