@@ -21,7 +21,8 @@ class Bounded(Generic[K, V]):
     """A bounded LRU mapping: the least recently used entries are evicted. Not thread-safe.
 
     count: entries at most. limit: most that the costs of all entries may add up to; `cost` is
-    their sum. removed: called with each key that leaves, for whatever reason.
+    their sum. removed: called with each key that leaves, for whatever reason. spared: values that
+    are evicted only where there are no others.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Bounded(Generic[K, V]):
         count: float = math.inf,
         limit: float = math.inf,
         removed: Callable[[K], None] | None = None,
+        spared: Callable[[V], bool] | None = None,
     ):
+        self._spared = spared
         self.count = count
         self.limit = limit
         self.cost = 0
@@ -90,7 +93,14 @@ class Bounded(Generic[K, V]):
 
     def _evict(self) -> None:
         while len(self._entries) > self.count or self.cost > self.limit:
-            self.pop(next(iter(self._entries)))
+            self.pop(self._victim())
+
+    def _victim(self) -> K:
+        if self._spared is not None:
+            for key, (value, _) in self._entries.items():
+                if not self._spared(value):
+                    return key
+        return next(iter(self._entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +120,18 @@ class Prefix:
 class PrefixIndex(Generic[V]):
     """An index of values by token ids, found by any ids that begin with those. Not thread-safe.
 
-    Only digests of the ids are kept. count, limit: as of `Bounded`.
+    Only digests of the ids are kept. count, limit, spared: as of `Bounded`.
     """
 
-    def __init__(self, *, count: float = math.inf, limit: float = math.inf):
+    def __init__(
+        self,
+        *,
+        count: float = math.inf,
+        limit: float = math.inf,
+        spared: Callable[[V], bool] | None = None,
+    ):
         self.entries: Bounded[Prefix, V] = Bounded(
-            count=count, limit=limit, removed=self._note_removed
+            count=count, limit=limit, removed=self._note_removed, spared=spared
         )
         self._lengths: Counter[int] = Counter()
 

@@ -84,6 +84,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     images: what the prompt shows, in order.
     checkpoints: places in the prompt up to which others may be the same, ascending; those between
     the first and the last matter less.
+    retained: places in the prompt up to which it is kept for so many seconds, before others.
     session: a file to read before the prompt is computed, or to write afterwards.
     adapter: the digest of the adapter that computes it beside the model; empty for none.
     speculation: it may draft. Its tokens are the same either way.
@@ -107,6 +108,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     owner: str = ""
     images: list[Image] = []
     checkpoints: list[int] = []
+    retained: list[tuple[int, float]] = []
     session: SessionFile | None = None
     adapter: str = ""
     speculation: bool = False

@@ -24,6 +24,7 @@ from budmlx.types.events import (
 )
 from budmlx.types.reply import Adapter, Choice, Completion, Estimate, ModelInfo
 from budmlx.types.request import (
+    Breakpoint,
     ImagePart,
     Message,
     Part,
@@ -56,6 +57,7 @@ __all__ = [
     "PARAMETERS",
     "RANGES",
     "Adapter",
+    "Breakpoint",
     "CacheExplanation",
     "CachePolicy",
     "Choice",

@@ -115,6 +115,19 @@ class ResponseFormat:
     param: str = "response_format"
 
 
+@dataclass(frozen=True, slots=True)
+class Breakpoint:
+    """A place up to which prompts to come are expected to be the same.
+
+    messages: so many of the first ones; of the last of them only the first `parts` of its
+    content, if that is not 0. seconds: how long its KV is to be kept before that of others.
+    """
+
+    messages: int
+    parts: int = 0
+    seconds: float = 300.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One generation. Exactly one of `messages` and `prompt` is given.
@@ -134,6 +147,7 @@ class Request:
     cache_salt: nothing is reused between requests with other salts.
     explain_cache: say how much of the prompt's KV was reused, and why not more.
     adapter: the name of the adapter to use, empty for none; inside the engine, its files' digest.
+    breakpoints: places up to which its messages are expected to come again.
     """
 
     messages: tuple[Message, ...] | None = None
@@ -154,6 +168,7 @@ class Request:
     cache_salt: str = ""
     explain_cache: bool = False
     adapter: str = ""
+    breakpoints: tuple[Breakpoint, ...] = ()
 
     @property
     def shows_images(self) -> bool:

@@ -228,7 +228,9 @@ class Executor:
             self._merge(self._group(first), self._group(second))
         for ids in plan.admit:
             rows = [self._rows[row_id] for row_id in ids]
-            places = self.reuse.places(rows[0].request.checkpoints, self.memory.row)
+            asked = rows[0].request
+            marked = [place for place, _ in asked.retained]
+            places = self.reuse.places(asked.checkpoints, self.memory.row, marked)
             self.prompts.append(Prompt(rows, self._model.new_cache(), places))
 
     def _keep(self, row: Row) -> None:

@@ -147,6 +147,8 @@ class Prompt:
         """Record in rows that begin how much of their prompt was reused, and stored."""
         fresh = [row for row in self.rows if row.fresh]
         kept = stored(reuse, self.namespace, self.keys[:-1]) if fresh and reuse.enabled else 0
+        for place, seconds in self.rows[0].request.retained if kept else ():
+            reuse.retain(self.namespace, self.keys[: min(place, len(self.keys) - 1)], seconds)
         for row in fresh:
             row.cached = self.reused
             row.written = max(kept - self.reused, 0)

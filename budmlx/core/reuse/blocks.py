@@ -209,9 +209,15 @@ class BlockReuse:
         self.tree.insert(namespace, ids[:length], 0, shared)
         return self.tree.match(namespace, ids)
 
-    def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:
+    def places(
+        self, wanted: Sequence[int], nbytes: Callable[[int], int], marked: Collection[int] = ()
+    ) -> list[int]:
         """None: blocks are stored wherever a pass ends, and can be cut anywhere."""
         return []
+
+    def retain(self, namespace: str, ids: Sequence[int], seconds: float) -> None:
+        """See `Reusing`."""
+        self.tree.retain(namespace, ids, seconds)
 
     def dense(self, match: Match, capacity: int) -> list[Any]:
         """A contiguous cache for one row, one entry per layer, that holds a copy of the match.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import mlx.core as mx
 
 from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
+from budmlx.core.reuse.tree import RETAINED_SHARE
 from budmlx.lookup import Prefix, PrefixIndex
 from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, SessionFile
 
@@ -75,7 +77,10 @@ class Checkpoints:
 
     def __init__(self, limit: int, count: float = math.inf):
         self.version = 0
-        self._kept: PrefixIndex[Checkpoint] = PrefixIndex(count=count, limit=limit)
+        self._retained: dict[Prefix, float] = {}
+        self._kept: PrefixIndex[Checkpoint] = PrefixIndex(
+            count=count, limit=limit, spared=self._is_retained
+        )
 
     @property
     def count(self) -> float:
@@ -121,6 +126,21 @@ class Checkpoints:
         kept = self._kept.put(checkpoint.key, checkpoint, checkpoint.nbytes)
         self.version += kept
         return kept
+
+    def retain(self, namespace: str, ids: Sequence[int], seconds: float) -> None:
+        """Evict the longest checkpoint for a beginning of `ids` after others for so long."""
+        found, now = self._longest(namespace, ids), time.monotonic()
+        if found is None:
+            return
+        entries = self._kept.entries
+        alive = {key: until for key, until in self._retained.items() if until > now}
+        others = [each for key in alive if key != found.key and (each := entries.peek(key))]
+        if found.nbytes + sum(each.nbytes for each in others) <= RETAINED_SHARE * self.limit:
+            alive[found.key] = max(alive.get(found.key, 0.0), now + seconds)
+        self._retained = alive
+
+    def _is_retained(self, checkpoint: Checkpoint) -> bool:
+        return self._retained.get(checkpoint.key, 0.0) > time.monotonic()
 
     def resize(self, limit: int) -> None:
         """Set the limit, and drop what is beyond it."""
@@ -196,7 +216,9 @@ class CheckpointReuse:
             return None
         return found
 
-    def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:
+    def places(
+        self, wanted: Sequence[int], nbytes: Callable[[int], int], marked: Collection[int] = ()
+    ) -> list[int]:
         """See `Reusing`.
 
         The first and the last place are where other prompts are most likely to part. Those
@@ -205,6 +227,8 @@ class CheckpointReuse:
         """
         if len(wanted) < 3:
             return list(wanted)
+        # The request says of these that they come again.
+        marked = [place for place in wanted if place in marked]
         first, *between, last = wanted
         room, count = TURNS_SHARE * self._kept.limit, TURNS_SHARE * self._kept.count
         kept = [last]
@@ -215,7 +239,11 @@ class CheckpointReuse:
             if room < 0 or len(kept) > count:
                 break
             kept.append(place)
-        return [first, *reversed(kept)]
+        return sorted({first, *kept, *marked})
+
+    def retain(self, namespace: str, ids: Sequence[int], seconds: float) -> None:
+        """See `Reusing`."""
+        self._kept.retain(namespace, ids, seconds)
 
     def dense(self, match: Checkpoint, capacity: int) -> list[Any]:
         """A copy of a state for one row to continue, one entry per layer."""

@@ -116,11 +116,16 @@ class Reusing(Protocol):
         computed: tokens of `ids` that need no computing anyway. adapter: whose sessions it may be.
         """
 
-    def places(self, wanted: Sequence[int], nbytes: Callable[[int], int]) -> list[int]:
+    def places(
+        self, wanted: Sequence[int], nbytes: Callable[[int], int], marked: Collection[int] = ()
+    ) -> list[int]:
         """Those of the wanted places in a prompt, ascending, at which its state is to be kept.
 
-        nbytes: bytes of a state after so many tokens.
+        nbytes: bytes of a state after so many tokens. marked: those that the request names.
         """
+
+    def retain(self, namespace: str, ids: Sequence[int], seconds: float) -> None:
+        """Evict what is stored of `ids` after all others for so long, within a share of all."""
 
     def dense(self, match: Any, capacity: int) -> list[Any]:
         """A contiguous cache for one row, one entry per layer, with a copy of a stored prefix.

@@ -6,6 +6,7 @@ The tree knows neither models nor arrays: the values it holds are opaque.
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 # Tokens of a block.
 BLOCK = 256
+# The share of all bytes that may be retained.
+RETAINED_SHARE = 0.5
 
 
 @dataclass(eq=False, slots=True)
@@ -22,6 +25,7 @@ class Block:
 
     tokens: `PrefixTree.block` of them; fewer only where no children follow.
     value: opaque; a root's is its namespace. pins: how many hold this block or one below it.
+    retained: until when, on the monotonic clock, it is evicted after all others.
     children: sorted by their tokens; none begins with all tokens of another.
     key: the block's name in another store (see `tier`); empty again when the tokens change.
     """
@@ -31,6 +35,7 @@ class Block:
     value: Any = None
     nbytes: int = 0
     pins: int = 0
+    retained: float = 0.0
     children: list[Block] = field(default_factory=list)
     key: bytes = b""
 
@@ -139,10 +144,26 @@ class PrefixTree:
             del self._roots[namespace]
         return new
 
+    def retain(self, namespace: str, ids: Sequence[int], seconds: float) -> None:
+        """Evict the blocks that hold `ids` after all others for so long.
+
+        Those at the end are left out if all that are retained would take more than
+        `RETAINED_SHARE` of the limit.
+        """
+        now = time.monotonic()
+        room = self.limit * RETAINED_SHARE
+        room -= sum(block.nbytes for block in self._order if block.retained > now)
+        # Those above come first, so that a block is never retained longer than its parent.
+        for block in self.match(namespace, ids).blocks:
+            room -= 0 if block.retained > now else block.nbytes
+            if room < 0:
+                break
+            block.retained = max(block.retained, now + seconds)
+
     def resize(self, limit: int) -> None:
         """Set the limit, and evict down to it as far as pins allow."""
         self.limit = limit
-        self._evict(limit, self.count)
+        self._evict(limit, self.count, retained=True)
 
     def hold(self, blocks: Iterable[Block]) -> None:
         """Protect blocks from eviction; a holder of a block must hold those above it, too."""
@@ -203,16 +224,30 @@ class PrefixTree:
         self.let_go([block])
         return block if room else None
 
-    def _evict(self, nbytes: int, count: float) -> bool:
-        """Drop blocks until `count` of `nbytes` at most are left; False if pins forbid it."""
+    def _evict(self, nbytes: int, count: float, *, retained: bool = False) -> bool:
+        """Drop blocks until `count` of `nbytes` at most are left; False if pins forbid it.
+
+        retained: drop those that are retained, too, after all others.
+        """
         while self.nbytes > nbytes or len(self._order) > count:
-            victim = next((block for block in self._order if not block.pins), None)
-            if victim is None:
+            victim = self._victim()
+            if victim is None or (victim.retained > time.monotonic() and not retained):
                 return False
             if self._leaving is not None:
                 self._leaving(victim)
             self._remove(victim)
         return True
+
+    def _victim(self) -> Block | None:
+        now = time.monotonic()
+        last = None
+        for block in self._order:
+            if block.pins:
+                continue
+            if block.retained <= now:
+                return block
+            last = last or block
+        return last
 
     def _remove(self, block: Block) -> None:
         parent = block.parent

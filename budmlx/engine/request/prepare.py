@@ -16,6 +16,8 @@ from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.budgets import with_budget
 from budmlx.engine.reply.parsers import Parsers, active_tools
+from budmlx.engine.request.breakpoints import farthest
+from budmlx.engine.request.breakpoints import places as places_of
 from budmlx.engine.request.defaults import INSTRUCTIONS, RequestDefaults
 from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
@@ -62,6 +64,7 @@ class Preparation:
             return False
         messages = len(request.messages or ())
         times = 1 + 3 * self._info.needs_checkpoints + messages * request.explain_cache
+        times += len(request.breakpoints)
         room = LONG_TEXT // times - len(self._defaults.system_prompt)
         return not _exceeds(_request_costs(request), room)
 
@@ -134,6 +137,8 @@ class Preparation:
         prompt = self._images.placed(ids, shown) if shown else TokenizedPrompt(ids)
         if places and not shown and self._info.needs_checkpoints:
             prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
+        if places and not shown and request.breakpoints:
+            prompt = self._marked(request, messages, prompt)
         if not shown and request.explain_cache:
             ends = self._ends(replace(request, messages=messages), messages, ids)
             prompt = replace(prompt, ends=ends[len(messages) - len(request.messages or ()) :])
@@ -181,6 +186,25 @@ class Preparation:
         if last:
             places |= turn_ends(ids, last, self._tokenizer.control)
         return tuple(sorted(places))
+
+    def _marked(
+        self, request: Request, messages: Sequence[Message], prompt: TokenizedPrompt
+    ) -> TokenizedPrompt:
+        """The prompt with the places of its breakpoints."""
+        added = len(messages) - len(request.messages or ())  # before what the request counts
+        marks = [replace(each, messages=each.messages + added) for each in request.breakpoints]
+        states = self._info.needs_checkpoints
+        ids = prompt.ids
+        retained = places_of(
+            marks if states else farthest(marks),
+            messages,
+            len(ids),
+            lambda beginning: self._common_with(request, beginning, ids),
+        )
+        if not states:
+            return replace(prompt, retained=retained)
+        checkpoints = {*prompt.checkpoints, *(place for place, _ in retained)} - {len(ids)}
+        return replace(prompt, retained=retained, checkpoints=tuple(sorted(checkpoints)))
 
     def _ends(
         self, request: Request, messages: Sequence[Message], ids: Sequence[int]

@@ -221,8 +221,15 @@ def _replaced(
     def along(places: Sequence[int]) -> tuple[int, ...]:
         return tuple(place if place <= begin else place + moved for place in places)
 
-    new = [*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]]
-    return TokenizedPrompt(new, images, along(prompt.checkpoints), along(prompt.ends))
+    places = along([place for place, _ in prompt.retained])
+    seconds = (each for _, each in prompt.retained)
+    return TokenizedPrompt(
+        [*prompt.ids[:begin], *ids, *prompt.ids[begin + count :]],
+        images,
+        along(prompt.checkpoints),
+        along(prompt.ends),
+        tuple(zip(places, seconds, strict=True)),
+    )
 
 
 def _namespace(owner: str, salt: str, adapter: str) -> str:

@@ -185,6 +185,7 @@ def core_requests(
         prompt_ids=prompt.ids,
         images=list(prompt.images),
         checkpoints=list(prompt.checkpoints),
+        retained=list(prompt.retained),
         sampling=_without_resolved(sampling),
         seed=secrets.randbits(63) if sampling.seed is None else sampling.seed,
         max_tokens=sampling.max_tokens or UNLIMITED,

@@ -117,7 +117,11 @@ class ConversationBody(Body):
         if self.thread is not None:
             raise InvalidRequestError("Threads are not kept here.", code=THREAD_CODE)
         known = KnownTools(self.tools)
-        history = conversation(self.system, self.messages, known.by_name, sealer)
+        tools_marked = max((tool.marked for tool in self.tools), default=0.0)
+        history = conversation(
+            self.system, self.messages, known.by_name, sealer, marked=tools_marked
+        )
+        history.mark(0.0 if self.cache_control is None else self.cache_control.seconds)
         history.warnings += known.warnings
         tools = known.callable(history.shown, self.tool_choice)
         disabled = self.thinking is not None and self.thinking.type == "disabled"
@@ -129,6 +133,7 @@ class ConversationBody(Body):
             response_format=self._format,
             reasoning="hidden" if disabled else "parsed",
             chat_template_kwargs=self._variables,
+            breakpoints=tuple(history.breakpoints),
         )
         return request, history
 

@@ -20,11 +20,21 @@ class CacheControl(WireModel):
     type: Literal["ephemeral"] = "ephemeral"
     ttl: Literal["5m", "1h"] = "5m"
 
+    @property
+    def seconds(self) -> float:
+        """How long what it ends is to be kept."""
+        return 3600.0 if self.ttl == "1h" else 300.0
+
 
 class MarkedBlock(WireModel):
     """A block that may be marked."""
 
     cache_control: CacheControl | None = None
+
+    @property
+    def marked(self) -> float:
+        """How long what it ends is to be kept; 0 without a mark."""
+        return 0.0 if self.cache_control is None else self.cache_control.seconds
 
 
 class TextBlock(MarkedBlock):

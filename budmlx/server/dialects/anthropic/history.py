@@ -14,6 +14,7 @@ from budmlx.server.dialects.anthropic.content import (
     ConversationMessage,
     DocumentBlock,
     ImageBlock,
+    MarkedBlock,
     ResultBlock,
     SearchResultBlock,
     Source,
@@ -25,7 +26,7 @@ from budmlx.server.dialects.anthropic.content import (
 )
 from budmlx.server.dialects.anthropic.tools import definition_text
 from budmlx.server.sealed import Sealer
-from budmlx.types import ImagePart, Message, Part, TextPart, Tool, ToolCall
+from budmlx.types import Breakpoint, ImagePart, Message, Part, TextPart, Tool, ToolCall
 
 UNPARSED = "__unparsedToolInput"
 """The key under which Claude Code sends back an input that was cut off."""
@@ -33,6 +34,8 @@ NO_PICTURE = "[image omitted]"
 NO_PDF = "[PDF omitted]"
 NO_DOCUMENT = "[document omitted]"
 PDF = "application/pdf"
+MOST_MARKS = 4
+"""Marks of one request that count, the last ones."""
 
 # Whole lines at the very beginning, so that prompts which talk of such lines keep them.
 _HEADERS = re.compile(r"\A(?:[ \t]*x-anthropic-[a-z-]+:[^\n]*(?:\n|\Z))+\n*", re.IGNORECASE)
@@ -61,18 +64,25 @@ class Origin:
 class History:
     """A conversation. origins: of each message. warnings: on what was left out.
 
-    shown: names of the deferred tools whose definitions stand in it.
+    shown: names of the deferred tools whose definitions stand in it. breakpoints: its marks.
     """
 
     messages: list[Message] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     shown: set[str] = field(default_factory=set)
+    breakpoints: list[Breakpoint] = field(default_factory=list)
 
     def add(self, message: Message, origin: Origin) -> None:
         """Add a message."""
         self.messages.append(message)
         self.origins.append(origin)
+
+    def mark(self, seconds: float, parts: int = 0) -> None:
+        """Mark the end of the last message, or of its first parts; 0 seconds do nothing."""
+        if seconds and self.messages:
+            mark = Breakpoint(len(self.messages), parts, seconds)
+            self.breakpoints = [*self.breakpoints[1 - MOST_MARKS :], mark]
 
     def in_request(self, text: str) -> str:
         """A text in which places in `messages` are those of the request."""
@@ -95,11 +105,16 @@ def conversation(
     messages: Sequence[ConversationMessage],
     tools: Mapping[str, Tool],
     sealer: Sealer,
+    marked: float = 0.0,
 ) -> History:
-    """The conversation of a request. Raises InvalidRequestError naming what cannot be used."""
+    """The conversation of a request. marked: how long its instructions are to be kept.
+
+    Raises InvalidRequestError naming what cannot be used.
+    """
     history = History()
     if text := instructions(system):
         history.add(Message(role="system", content=text), Origin("system"))
+        history.mark(max(0.0 if isinstance(system, str) else _marked(system), marked))
     reader = _Reader(history, tools, sealer)
     for index, message in enumerate(messages):
         reader.read(message, f"messages[{index}]")
@@ -127,6 +142,7 @@ class _Reader:
         if message.role == "system":
             blocks = content if isinstance(content, str) else list(_texts(content))
             self._history.add(Message(role="system", content=instructions(blocks)), Origin(place))
+            self._history.mark(0.0 if isinstance(content, str) else _marked(content))
         elif isinstance(content, str):
             self._history.add(Message(role=message.role, content=content), Origin(place))
         elif message.role == "assistant":
@@ -163,6 +179,7 @@ class _Reader:
             tool_calls=tuple(calls),
         )
         self._history.add(message, Origin(place, calls=places))
+        self._history.mark(_marked(blocks))
 
     def _thought(self, block: ThinkingBlock) -> str:
         """The reasoning: as this server wrote it, or else what can be seen of it."""
@@ -172,6 +189,7 @@ class _Reader:
     def _user(self, blocks: Sequence[Block], place: str) -> None:
         """Results first, since nothing may stand between a call and its result."""
         said: list[Placed] = []
+        marks: list[tuple[float, int]] = []
         results = 0
         for index, block in enumerate(blocks):
             at = f"{place}.content[{index}]"
@@ -180,10 +198,13 @@ class _Reader:
                 results += 1
             else:
                 said += [(part, at) for part in self._parts(block, at, in_result=False)]
+                marks.append((_marked([block]), len(said)))
         if said or not results:
             self._history.add(
                 Message(role="user", content=_content(said)), Origin(place, _places(said))
             )
+            for seconds, parts in marks:
+                self._history.mark(seconds, parts if parts < len(said) else 0)
 
     def _result(self, block: ToolResultBlock, place: str) -> None:
         found: list[Placed] = [(TextPart("Error: "), place)] if block.is_error else []
@@ -198,6 +219,7 @@ class _Reader:
             Message(role="tool", content=_content(found), tool_call_id=block.tool_use_id),
             Origin(place, _places(found)),
         )
+        self._history.mark(block.marked)
 
     def _parts(self, block: Block | ResultBlock, place: str, *, in_result: bool) -> Iterator[Part]:
         """What a block shows. in_result: nothing is refused, as it comes back with every turn."""
@@ -239,6 +261,11 @@ class _Reader:
 
     def _leave_out(self, block: Any, place: str) -> None:
         self._history.warnings.append(f"{place} was left out: it is of the type {block.type}.")
+
+
+def _marked(blocks: Sequence[Block] | Sequence[TextBlock]) -> float:
+    """The longest time for which one of the blocks is marked; 0 if none is."""
+    return max((each.marked for each in blocks if isinstance(each, MarkedBlock)), default=0.0)
 
 
 def _texts(blocks: Sequence[Block]) -> Iterator[TextBlock]:

@@ -249,3 +249,22 @@ def test_captured_conversations_are_understood(sealer: Sealer, number: int) -> N
         assert request.messages
         assert not any("billing" in message.text for message in request.messages)
         assert all("PDF" in w or "source" in w or "tools" in w for w in history.warnings)
+
+
+def test_marks(sealer: Sealer) -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    request, _ = read(
+        sealer,
+        user(text("a", **mark), text("b")),
+        assistant(text("c"), {**CALL, **mark}),
+        user({**RESULT, **hour}, text("d", **mark)),
+        system=[text("S", **mark), text("T", **hour)],
+    )
+    found = [(each.messages, each.parts, each.seconds) for each in request.breakpoints]
+    assert found == [(2, 1, 300.0), (3, 0, 300.0), (4, 0, 3600.0), (5, 0, 300.0)]
+    request, _ = read(sealer, user(text("a")), cache_control={"type": "ephemeral"}, system="S")
+    assert [(each.messages, each.parts) for each in request.breakpoints] == [(2, 0)]
+    tool = {"name": "f", "input_schema": {}, **mark}
+    request, _ = read(sealer, user(text("a")), tools=[tool], system="S")
+    assert [(each.messages, each.parts) for each in request.breakpoints] == [(1, 0)]
