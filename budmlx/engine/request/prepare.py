@@ -16,12 +16,10 @@ from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.budgets import with_budget
 from budmlx.engine.reply.parsers import Parsers, active_tools
-from budmlx.engine.request.breakpoints import farthest
-from budmlx.engine.request.breakpoints import places as places_of
-from budmlx.engine.request.defaults import INSTRUCTIONS, RequestDefaults
+from budmlx.engine.request.defaults import RequestDefaults
+from budmlx.engine.request.places import Places, farthest
 from budmlx.engine.request.render import check_prefix, check_results, render
 from budmlx.engine.request.transforms import transformed
-from budmlx.engine.request.turns import turn_ends
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.engine.text.infill import Infill
 from budmlx.engine.text.tokenizer import Tokenizer
@@ -135,12 +133,12 @@ class Preparation:
             messages = self._defaults.instructed(messages)
         ids = self._render(request, messages)
         prompt = self._images.placed(ids, shown) if shown else TokenizedPrompt(ids)
-        if places and not shown and self._info.needs_checkpoints:
-            prompt = replace(prompt, checkpoints=self._checkpoints(request, messages, ids))
-        if places and not shown and request.breakpoints:
-            prompt = self._marked(request, messages, prompt)
+        if places and not shown and (self._info.needs_checkpoints or request.breakpoints):
+            prompt = self._kept(request, messages, ids)
         if not shown and request.explain_cache:
-            ends = self._ends(replace(request, messages=messages), messages, ids)
+            costs = _beginnings(replace(request, messages=messages))
+            affordable = sum(cost <= MAX_EXPLAINED for cost in costs)
+            ends = self._places(request, messages, ids).of_ends(affordable)
             prompt = replace(prompt, ends=ends[len(messages) - len(request.messages or ()) :])
         return request, prompt
 
@@ -170,70 +168,21 @@ class Preparation:
             placeholder=self._images.placeholder,
         )
 
-    def _checkpoints(
-        self, request: Request, messages: Sequence[Message], ids: Sequence[int]
-    ) -> tuple[int, ...]:
-        """The places where the instructions end, where turns do, and where the last message begins.
+    def _places(self, request: Request, messages: Sequence[Message], ids: list[int]) -> Places:
+        return Places(messages, ids, partial(self._render, request))
 
-        Turns are found by what a user's message begins with, as rendering them all takes long.
-        """
-        first = next((i for i, m in enumerate(messages) if m.role not in INSTRUCTIONS), 0)
-        users = [i for i, m in enumerate(messages) if m.role == "user"]
-        counts = {first, len(messages) - 1, *users[-1:]} - {0, len(messages)}
-        found = {count: self._common_with(request, messages[:count], ids) for count in counts}
-        places = {place for place in found.values() if place}
-        last = found.get(users[-1]) if users else None
-        if last:
-            places |= turn_ends(ids, last, self._tokenizer.control)
-        return tuple(sorted(places))
-
-    def _marked(
-        self, request: Request, messages: Sequence[Message], prompt: TokenizedPrompt
+    def _kept(
+        self, request: Request, messages: Sequence[Message], ids: list[int]
     ) -> TokenizedPrompt:
-        """The prompt with the places of its breakpoints."""
+        """The prompt with the places up to which it is to be kept for others."""
+        found, states = self._places(request, messages, ids), self._info.needs_checkpoints
         added = len(messages) - len(request.messages or ())  # before what the request counts
         marks = [replace(each, messages=each.messages + added) for each in request.breakpoints]
-        states = self._info.needs_checkpoints
-        ids = prompt.ids
-        retained = places_of(
-            marks if states else farthest(marks),
-            messages,
-            len(ids),
-            lambda beginning: self._common_with(request, beginning, ids),
-        )
+        retained = found.of_marks(marks if states else farthest(marks))
         if not states:
-            return replace(prompt, retained=retained)
-        checkpoints = {*prompt.checkpoints, *(place for place, _ in retained)} - {len(ids)}
-        return replace(prompt, retained=retained, checkpoints=tuple(sorted(checkpoints)))
-
-    def _ends(
-        self, request: Request, messages: Sequence[Message], ids: Sequence[int]
-    ) -> tuple[int, ...]:
-        """The places where messages end, from the first one on. A message after which the
-        template refuses to end is taken together with the next.
-        """
-        affordable = sum(cost <= MAX_EXPLAINED for cost in _beginnings(request))
-        counts = range(1, min(affordable + 1, len(messages)))
-        places = [self._common_with(request, messages[:count], ids) for count in counts]
-        if affordable >= len(messages) - 1:
-            places.append(len(ids))
-        ends: list[int] = []
-        for place in reversed(places):
-            if place is not None:
-                ends.append(place)
-            elif ends:
-                ends.append(ends[-1])
-        return tuple(reversed(ends))
-
-    def _common_with(
-        self, request: Request, beginning: Sequence[Message], ids: Sequence[int]
-    ) -> int | None:
-        """The number of ids shared with the prompt of `beginning`; None if it has none."""
-        try:
-            return _common(self._render(request, beginning), ids)
-        except InvalidRequestError:
-            # Templates refuse some beginnings of conversations that they take as a whole.
-            return None
+            return TokenizedPrompt(ids, retained=retained)
+        places = {*found.of_turns(self._tokenizer.control), *(place for place, _ in retained)}
+        return TokenizedPrompt(ids, (), tuple(sorted(places - {len(ids)})), (), retained)
 
     def _check(self, ids: list[int], param: str) -> None:
         info = self._info
@@ -259,12 +208,6 @@ def _beginnings(request: Request) -> Iterator[int]:
     frame = sum(_frame_costs(request))
     lengths = accumulate(sum(_message_costs(message)) for message in request.messages or ())
     return accumulate(frame + length for length in lengths)
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """The number of ids that both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _exceeds(costs: Iterable[int], limit: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from budmlx import Engine
-from budmlx.engine.request.breakpoints import farthest
+from budmlx.engine.request.places import farthest
 from budmlx.types import Breakpoint, Message, Request, SamplingParams, TextPart
 from tests.core.architectures import ARCHITECTURES
 from tests.models import tiny_model_dir

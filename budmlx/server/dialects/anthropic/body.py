@@ -17,15 +17,14 @@ from budmlx.server.dialects.anthropic.content import (
 from budmlx.server.dialects.anthropic.errors import THREAD_CODE
 from budmlx.server.dialects.anthropic.history import History, conversation
 from budmlx.server.dialects.anthropic.tools import AnyTool, ChoiceOfTool, KnownTools
+from budmlx.server.generation_body import MAX_STOP_CHARS, MAX_STOPS, GenerationBody
 from budmlx.server.sealed import Sealer
 from budmlx.server.unknown_fields import KnownFields
-from budmlx.server.wire import Body, Int, UnreadText, WireModel
-from budmlx.types import Request, ResponseFormat, SamplingParams
+from budmlx.server.wire import Body, Int, UnreadFlag, UnreadText, WireModel
+from budmlx.types import Request, ResponseFormat
 
 MAX_MESSAGES = 4096
-MAX_STOPS = 16
-MAX_STOP_CHARS = 256
-MOST_TOKENS = 2**31 - 1
+MOST_TOKENS = 2**63 - 1
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
@@ -34,7 +33,9 @@ class Thinking(WireModel):
     """Whether the reply begins with reasoning. display: changes nothing; it is always sent."""
 
     type: Literal["adaptive", "enabled", "disabled", "between_tools"]
-    budget_tokens: Int | None = None
+    budget_tokens: Annotated[Int, Field(ge=0)] | None = Field(
+        None, description="Most tokens of reasoning; the answer follows then."
+    )
     display: UnreadText = None
 
 
@@ -102,9 +103,7 @@ class ConversationBody(Body):
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that has no effect."""
-        thinking = self.thinking
-        if thinking is not None and thinking.budget_tokens is not None:
-            yield "`thinking.budget_tokens` has no effect here."
+        yield from super().overridden()
         config = self.output_config
         if self.output_format is not None and config is not None and config.format is not None:
             yield "`output_format` was ignored: `output_config.format` goes before it."
@@ -160,48 +159,44 @@ class ConversationBody(Body):
         return variables
 
 
-class MessagesRequest(ConversationBody):
-    """The body. The last fields are this server's own."""
+class MessagesRequest(ConversationBody, GenerationBody):
+    """The body. Fields that are not of this protocol are this server's own."""
 
     max_tokens: Annotated[Int, Field(ge=1)] = Field(
         description="Most tokens of the reply; those that the context has room for at most."
     )
-    stream: bool = Field(False, description="Answer with server-sent events.")
     stop_sequences: Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(
-        [], description="Texts that end the reply."
+        [], description="Texts that end the reply; `stop` is another name of it."
     )
-    temperature: float | None = Field(None, ge=0, le=2, description="Randomness; 0 is greedy.")
-    top_p: float | None = Field(None, ge=0, le=1, description="Probability of the likeliest.")
-    top_k: Annotated[Int, Field(ge=0, lt=2**31)] | None = Field(
-        None, description="Number of the likeliest."
-    )
-    seed: Annotated[Int, Field(ge=-(2**63), lt=2**63)] | None = Field(
-        None, description="The same seed gives the same reply."
-    )
-    cache_salt: str = Field("", max_length=256, description="Nothing is shared with other salts.")
-    explain_cache: bool = Field(
-        False, description="Say how much of the prompt's KV was reused, and why not more."
-    )
+    logprobs: UnreadFlag = Field(None, description="No effect: this protocol has none.")
 
-    def sampling(self) -> SamplingParams:
-        """The sampling parameters. Raises InvalidRequestError."""
-        given = {
-            name: value
-            for name in ("temperature", "top_p", "top_k", "seed")
-            if (value := getattr(self, name)) is not None
-        }
-        return SamplingParams(
-            max_tokens=min(self.max_tokens, MOST_TOKENS), stop=tuple(self.stop_sequences), **given
-        )
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that has no effect."""
+        yield from super().overridden()
+        yield from self.other_name("stop", "stop_sequences")
+        if self.logprobs:
+            yield "`logprobs` has no effect here."
 
     def to_request(self, sealer: Sealer) -> tuple[Request, History]:
         """The request as a plain value, see `read`."""
         request, history = self.read(sealer)
-        given = {"stop" if name == "stop_sequences" else name for name in self.model_fields_set}
+        named: dict[str, Any] = {
+            "max_tokens": min(self.max_tokens, MOST_TOKENS),
+            "logprobs": None,
+        }
+        given = set(self.model_fields_set)
+        if self.stop_sequences:
+            named["stop"] = tuple(self.stop_sequences)
+            given.add("stop")
+        budget = self.thinking.budget_tokens if self.thinking is not None else None
+        if budget is not None and "max_reasoning_tokens" not in given:
+            named["max_reasoning_tokens"] = budget
+            given.add("max_reasoning_tokens")
         request = replace(
             request,
-            sampling=self.sampling(),
+            sampling=self.sampling(**named),
             given=frozenset(given),
+            cache=self.cache,
             cache_salt=self.cache_salt,
             explain_cache=self.explain_cache,
         )

@@ -49,7 +49,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         generation,
         incremental_calls=config.incremental_tool_calls,
         namespace=request.get(NAMESPACE, ""),
-        adapter=model.adapter,
+        adapter=body.adapter_of(model),
     )
     warnings += history.warnings
     reply = MessageReply(body.model, body.max_tokens, request_id(request), warnings, sealer.seal)
@@ -58,7 +58,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         warnings.extend(await off_loop(size, _warnings, engine, generation, history))
         return _in_request(engine.aevents(generation, request.get(ORIGIN)), history)
 
-    if body.stream:
+    if body.wants_stream(request.headers):
         return await answer.streamed(request, model, reply, run)
     collect = partial(completion, model.name, warnings)
     return await answer.whole(request, model, reply, run, collect)

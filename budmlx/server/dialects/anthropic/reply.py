@@ -230,6 +230,7 @@ class MessageReply:
         """The JSON of a whole reply."""
         self.warnings = [*done.warnings]
         [choice] = done.choices
+        self.warnings = list(done.warnings)
         blocks: list[BlockOut] = []
         if choice.reasoning:
             blocks.append(ThinkingOut(choice.reasoning, self._sealed(choice.reasoning)))
