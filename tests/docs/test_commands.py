@@ -31,11 +31,12 @@ GPU_TESTS = "BUDMLX_GPU_TESTS"
 
 FOREIGN = frozenset(
     {"cat", "cd", "curl", "export", "git", "hf", "kill", "mlx_lm.convert", "pytest"}
-    | {"caffeinate", "launchctl", "tmutil"}
+    | {"caffeinate", "claude", "launchctl", "tmutil"}
 )
 """Programs of others, whose arguments are not checked."""
 FOREIGN_OPTIONS = frozenset(
-    {"--hf-path", "--mlx-path", "--only", "--server", "--write-results"} | {"--last", "--predicate"}
+    {"--hf-path", "--mlx-path", "--only", "--server", "--write-results"}
+    | {"--last", "--permission-mode", "--predicate"}
 )
 """Options of others, and of `python -m bench`."""
 

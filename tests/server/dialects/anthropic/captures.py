@@ -44,6 +44,15 @@ def bodies(number: int) -> list[dict[str, Any]]:
     ]
 
 
+def shortened(value: Any, most: int = 240) -> Any:
+    """A value with the beginnings of its long texts, so that a model reads it quickly."""
+    if isinstance(value, dict):
+        return {k: v if k == "data" else shortened(v, most) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shortened(each, most) for each in value]
+    return value[:most] if isinstance(value, str) else value
+
+
 def reply() -> Any:
     """What all clients accept."""
     return json.loads(_text("reply-anthropic.json"))
