@@ -51,7 +51,7 @@ def calls_of(message: Body) -> list[Body]:
 
 
 def claude_code(question: str) -> Body:
-    """The first request of Claude Code, as it was captured, with less prose and another question."""
+    """The first request of Claude Code as it was captured, with less prose, another question."""
     [first] = deepcopy(shortened(bodies(1)))
     first["tools"] = [tool for tool in first["tools"] if tool["name"] in TOOLS]
     first["messages"][0]["content"][1]["text"] = question
