@@ -22,7 +22,7 @@ from budmlx.engine.models.description import ModelDescription, TextFeatures
 from budmlx.plugins.manager import Plugins
 from budmlx.units import size_text
 
-OPTIONS = config_options(("models_dir", "kv_bits"))
+OPTIONS = config_options(("models_dir", "kv_bits", "speculation"))
 Lines = Iterator[tuple[str, str]]
 
 
@@ -82,6 +82,7 @@ def _facts(found: ModelDescription) -> Lines:
     if found.context != model.context:
         limit = f"{found.context:,} tokens, of the model itself {limit}"
     yield "Context", limit
+    yield "Speculation", found.speculation or ""
 
 
 def _text(text: TextFeatures) -> Lines:

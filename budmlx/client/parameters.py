@@ -41,6 +41,7 @@ class Parameters(TypedDict, total=False):
     sampler: Mapping[str, Any] | None
     seed: int | None
     service_tier: str | None
+    speculation: bool | None
     stop: str | Sequence[str] | None
     stop_token_ids: Sequence[int] | None
     stream_options: Mapping[str, bool] | None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from budmlx.config.values import (
     Adapters,
     AutoTokens,
+    Drafts,
     Names,
     Prompt,
     SamplingValues,
@@ -94,6 +95,12 @@ class ModelConfig(BaseModel):
     )
     kv_bits: int | None = Field(
         None, ge=4, le=8, multiple_of=4, description="Quantize KV caches to 8 or 4 bits a number."
+    )
+    speculation: Drafts = Field(
+        "off",
+        description="Tokens that a reply drafts in a step, from what it or its prompt said before, "
+        "and that the step checks: as many as pay (auto), none (off), or always so many. What is "
+        "said stays the same.",
     )
     prefix_cache: SizeOrShare = Field(
         "50%",

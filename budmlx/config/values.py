@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 
 from budmlx.directories import cache_directory, state_directory
 from budmlx.errors import InvalidRequestError
+from budmlx.protocol import MOST_DRAFTED
 from budmlx.types import default_value
 
 # Browsers leave out the port that a scheme has anyway.
@@ -81,6 +82,22 @@ def _check_tokens(value: object) -> object:
         tokens = 0
     if tokens < 1:
         raise PydanticCustomError("tokens", "must be a number of tokens, at least 1, or auto")
+    return tokens
+
+
+def _check_drafts(value: object) -> object:
+    if value in ("auto", "off"):
+        return value
+    # TOML and YAML read `off` as a truth value.
+    if value is False or value == "0":
+        return "off"
+    try:
+        tokens = int(value) if isinstance(value, int | str) and value is not True else 0
+    except ValueError:
+        tokens = 0
+    if not 1 <= tokens <= MOST_DRAFTED:
+        message = "must be auto, off, or a number of tokens from 1 to {most}"
+        raise PydanticCustomError("drafts", message, {"most": MOST_DRAFTED})
     return tokens
 
 
@@ -191,6 +208,7 @@ SizeOrShare = Annotated[str, BeforeValidator(str), AfterValidator(_check_size)]
 Size = Annotated[ByteSize, BeforeValidator(_check_size_unit)]
 AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_size)]
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
+Drafts = Annotated[int | Literal["auto", "off"], BeforeValidator(_check_drafts)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
 StoreFile = Annotated[str, AfterValidator(store_file)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]

@@ -42,12 +42,18 @@ from budmlx.protocol.rows import (
     Tensor,
     with_image_keys,
 )
-from budmlx.protocol.settings import CoreSettings, KVStoreSettings, PluginTarget
+from budmlx.protocol.settings import (
+    MOST_DRAFTED,
+    CoreSettings,
+    KVStoreSettings,
+    PluginTarget,
+)
 from budmlx.protocol.thresholds import LEAST_REUSED, LEAST_STRETCH
 
 __all__ = [
     "LEAST_REUSED",
     "LEAST_STRETCH",
+    "MOST_DRAFTED",
     "PROTOCOL_VERSION",
     "AdapterAnswer",
     "AdapterSource",

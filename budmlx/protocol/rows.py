@@ -87,7 +87,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     retained: places in the prompt up to which it is kept for so many seconds, before others.
     session: a file to read before the prompt is computed, or to write afterwards.
     adapter: the digest of the adapter that computes it beside the model; empty for none.
-    speculation: it may draft. Its tokens are the same either way.
+    speculation: False keeps it from drafting. Its tokens are the same either way.
     """
 
     id: int
@@ -111,7 +111,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     retained: list[tuple[int, float]] = []
     session: SessionFile | None = None
     adapter: str = ""
-    speculation: bool = False
+    speculation: bool = True
 
 
 def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:

@@ -9,6 +9,9 @@ import msgspec
 from budmlx.protocol.adapters import AdapterSource
 from budmlx.protocol.embedding import EmbeddingSettings
 
+MOST_DRAFTED = 16
+"""Most tokens that a row drafts in a step."""
+
 
 class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
     """An object of a plugin for the core to import. core: `package.module:attribute`."""

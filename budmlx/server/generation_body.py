@@ -144,6 +144,9 @@ class GenerationBody(Scalars):
     explain_cache: bool = Field(
         False, description="Say how much of the prompt's KV was reused, and why not more."
     )
+    speculation: bool = Field(
+        True, description="False drafts no tokens for this reply; it says the same either way."
+    )
 
     @field_validator("logit_bias")
     @classmethod

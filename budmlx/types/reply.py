@@ -19,7 +19,7 @@ class ModelInfo:
     batchable: False when the model's cache cannot be merged, so that it runs row by row.
     generates: False where it makes vectors of texts alone.
     needs_checkpoints: prompts can continue only from places where a whole state was kept.
-    speculates: its caches can take tokens back, so that rows may draft.
+    speculation: what `--speculation` says; unsupported if its caches cannot take tokens back.
     numbers: what was chosen for the device, such as its `prefill_chunk`.
     """
 
@@ -34,7 +34,7 @@ class ModelInfo:
     created: int
     generates: bool = True
     needs_checkpoints: bool = False
-    speculates: bool = False
+    speculation: str = "off"
     numbers: Mapping[str, str | int | float] = field(default_factory=dict)
 
 

@@ -146,6 +146,7 @@ class Request:
     namespace: an opaque name of the client; cached responses are not shared between namespaces.
     cache_salt: nothing is reused between requests with other salts.
     explain_cache: say how much of the prompt's KV was reused, and why not more.
+    speculation: False keeps it from drafting tokens; what is said is the same.
     adapter: the name of the adapter to use, empty for none; inside the engine, its files' digest.
     breakpoints: places up to which its messages are expected to come again.
     """
@@ -167,6 +168,7 @@ class Request:
     namespace: str = ""
     cache_salt: str = ""
     explain_cache: bool = False
+    speculation: bool = True
     adapter: str = ""
     breakpoints: tuple[Breakpoint, ...] = ()
 

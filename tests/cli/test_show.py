@@ -71,6 +71,8 @@ def test_the_demo_model_is_described_as_it_is_loaded() -> None:
         assert found["context_limit"] == engine.info.context_length
         assert tuple(map(int, found["text"]["end_tokens"])) == engine.info.eos_token_ids
         assert found["sampling"].keys() == engine.defaults.keys()
+        assert found["speculation"] == engine.info.speculation
+    assert facts(str(SHIPPED_MODEL), "--speculation=4")["speculation"] == "4"
 
 
 def test_settings_of_the_model_count_and_where_they_come_from(cache: Path, tmp_path: Path) -> None:

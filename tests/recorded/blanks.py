@@ -17,8 +17,8 @@ BLANKS = (
     (r'(?<="numbers":) ?\{"[^{}]*\{[^{}]*\}\}', " {}"),
     # Fields that lists of models and readiness got later.
     (
-        r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "residence": \{[^{}]*\}'
-        r', "type": "model", "display_name": "[^"]*", "created_at": "[^"]*", '
+        r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "speculation": "\w+"'
+        r', "residence": \{[^{}]*\}, "type": "model", "display_name": "[^"]*", "created_at": "[^"]*", '
         r'"max_input_tokens": \d+, "max_tokens": \d+',
         "",
     ),

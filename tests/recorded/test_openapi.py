@@ -27,7 +27,7 @@ def lines(document: dict[str, Any]) -> set[str]:
     return set(flat(normal(document)))
 
 
-NEW_FIELDS = ("root", "parent", "state", "max_model_len", "error", "residence")
+NEW_FIELDS = ("root", "parent", "state", "max_model_len", "error", "residence", "speculation")
 NEW_FIELDS += ("type", "display_name", "created_at", "max_input_tokens", "max_tokens")
 CORRECTED = (
     # Lists and token ids were never taken there.
@@ -44,6 +44,7 @@ CORRECTED = (
     ".schema.properties.max_reasoning_tokens.",
     # So did vectors of texts.
     ".paths./v1/embeddings.",
+    ".schema.properties.speculation.",
     # So did several models, and what may be done with them.
     ".paths./v1/estimate.",
     ".paths./v1/models/load.",

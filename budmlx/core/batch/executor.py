@@ -69,6 +69,7 @@ class Executor:
         self._replaceable = replaceable
         self._rows: dict[int, Row] = {}
         self._worth_clearing = worth_clearing
+        self._speculates = model.info.speculation not in ("off", "unsupported")
         self._progress = _Progress()
         self._device_fault: Exception | None = None
 
@@ -112,7 +113,7 @@ class Executor:
         if problem:
             return RowFailed(row.id, "session_error", problem)
         self._rows[row.id] = row
-        if row.request.speculation and self.info.speculates:
+        if self._speculates and row.request.speculation:
             row.drafts = drafts_of(row)
         return None
 

@@ -95,7 +95,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         created=int(time.time()),
         generates=settings.generates and not encoder,
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
-        speculates=all(type(entry) in CAN_BE_CUT for entry in cache),
+        speculation=_speculation(settings, cache),
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
@@ -194,6 +194,13 @@ def _classes(settings: CoreSettings) -> dict[str, Any]:
         return {"get_model_classes": resolve(loader.core)}
     except FAULTS as error:
         raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
+
+
+def _speculation(settings: CoreSettings, cache: Sequence[Any]) -> str:
+    """See `ModelInfo.speculation`. cache: a row's."""
+    if not all(type(entry) in CAN_BE_CUT for entry in cache):
+        return "unsupported"
+    return str(settings.speculation or "off")
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:

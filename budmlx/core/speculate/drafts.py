@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from budmlx.core.speculate.ngram import Match, NgramIndex
+from budmlx.protocol import MOST_DRAFTED
 
-# Most tokens that are drafted at once.
-MOST_DRAFTED = 8
 # Weight of the newest token in how often drafted tokens came true.
 NEWEST = 0.12
 # What is assumed of that before anything is known.

@@ -36,6 +36,7 @@ def core_settings(
         max_rows=config.max_rows,
         prefill_chunk=None if config.prefill_chunk == "auto" else config.prefill_chunk,
         stream_slowdown=config.stream_slowdown,
+        speculation=0 if config.speculation == "off" else config.speculation,
         kv_bits=config.kv_bits,
         prefix_cache=size_or_share(config.prefix_cache),
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),

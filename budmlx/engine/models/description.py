@@ -84,7 +84,8 @@ class ModelDescription:
 
     model: what its files say. context: most tokens of a prompt and its reply; None without limit.
     text: None where the files cannot be used. sampling: the default of each parameter.
-    kv_bits: of stored keys and values; None for the model's own dtype. memory: for several
+    kv_bits: of stored keys and values; None for the model's own dtype. speculation: the setting;
+    unsupported where it has no effect, None where that is not known. memory: for several
     contexts, empty where it is not known. problems: sentences about what does not fit.
     """
 
@@ -93,6 +94,7 @@ class ModelDescription:
     text: TextFeatures | None
     sampling: Mapping[str, SamplingDefault]
     kv_bits: int | None
+    speculation: str | None
     memory: tuple[ContextMemory, ...]
     problems: tuple[str, ...] = ()
 
@@ -119,6 +121,7 @@ class ModelDescription:
             text=text,
             sampling=sampling,
             kv_bits=bits,
+            speculation=_speculation(layout, config),
             memory=tuple(
                 ContextMemory(tokens, layout.row_bytes(tokens, bits, chunk))
                 for tokens in _contexts(context)
@@ -135,11 +138,18 @@ class ModelDescription:
             "text": None if self.text is None else asdict(self.text),
             "sampling": {name: asdict(each) for name, each in self.sampling.items()},
             "kv_bits": self.kv_bits,
+            "speculation": self.speculation,
             "memory": [
                 {**asdict(each), "total": self.model.weights + each.kv} for each in self.memory
             ],
             "problems": list(self.problems),
         }
+
+
+def _speculation(layout: KVLayout | None, config: ModelConfig) -> str | None:
+    if layout is None:
+        return None
+    return str(config.speculation) if layout.plain else "unsupported"
 
 
 def _contexts(longest: int | None) -> Iterator[int]:

@@ -17,7 +17,7 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 REQUEST_OPTIONS = frozenset(
     {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
     | {"incremental_calls", "response_format", "reasoning", "cache_salt", "explain_cache"}
-    | {"adapter", "suffix"}
+    | {"adapter", "speculation", "suffix"}
 )
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
@@ -47,6 +47,8 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
         extras["tool_choice"] = parse_tool_choice(extras["tool_choice"], extras.get("tools", ()))
     if "response_format" in extras:
         extras["response_format"] = parse_response_format(extras["response_format"])
+    if not isinstance(extras.get("speculation", True), bool):
+        raise InvalidRequestError("speculation must be a bool.", param="speculation")
     if not isinstance(extras.get("adapter", ""), str):
         raise InvalidRequestError("adapter must be a name.", param="adapter")
     for name in given:

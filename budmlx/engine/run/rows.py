@@ -195,6 +195,7 @@ def core_requests(
         fork=row_ids[0] if len(row_ids) > 1 else 0,
         namespace=request.namespace,
         adapter=request.adapter,
+        speculation=request.speculation,
     )
     return [
         msgspec.structs.replace(first, id=row_id, choice=choice)

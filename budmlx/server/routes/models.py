@@ -42,8 +42,9 @@ class Model(Struct, frozen=True):
     created: when the model was made, in seconds of the Unix clock. root: the name of the model
     itself, where this is another name of it. parent: the same, of an adapter. state: whether it
     is loaded. max_model_len: tokens of a prompt and its reply together; of a loaded model those
-    that its memory holds. error: why it could not be loaded. residence: what it takes, if it is
-    loaded. The fields after it say some of this in the words of Anthropic.
+    that its memory holds. error: why it could not be loaded. speculation: of a loaded model, the
+    setting, or unsupported where what was computed cannot be taken back. residence: what it takes,
+    if it is loaded. The fields after it say some of this in the words of Anthropic.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Model(Struct, frozen=True):
     max_model_len: int | None = None
     parent: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    speculation: str | UnsetType = UNSET
     residence: Residence | UnsetType = UNSET
     type: Literal["model"] = "model"
     display_name: str = ""
@@ -139,6 +141,7 @@ def entry_of(name: str, served: ServedModel) -> Model:
         max_model_len=model.longest,
         parent=model.name if served.adapter else UNSET,
         error=error,
+        speculation=UNSET if model.engine is None else model.engine.info.speculation,
         residence=UNSET if model.engine is None else _residence(model, model.engine),
         display_name=name,
         created_at=datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

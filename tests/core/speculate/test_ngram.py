@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budmlx.core.speculate.drafts import FIRST_CHANCE, MOST_DRAFTED, Drafts
+from budmlx.core.speculate.drafts import FIRST_CHANCE, Drafts
 from budmlx.core.speculate.ngram import LONGEST, SHORTEST, Match, NgramIndex
+from budmlx.protocol import MOST_DRAFTED
 
 # Few different tokens, so that everything occurs often.
 TEXT = st.lists(st.integers(0, 2), max_size=60)

@@ -59,7 +59,7 @@ class Speculating(Driver):
         self._truth, self._right = truth, right
 
     def submit(self, *requests: GenerateRequest) -> None:
-        super().submit(*(replace(item, speculation=True) for item in requests))
+        super().submit(*requests)
         for item in requests:
             row = self.executor._rows[item.id]
             if row.drafts is not None:
@@ -129,7 +129,7 @@ def play(driver: Driver, rows: Sequence[GenerateRequest]) -> None:
         driver.submit(*([each for each in rows if each.fork == row.fork] if row.fork else [row]))
         driver.turns(position % 4)
         if position == 5:
-            driver.submit(request(CANCELLED, row.prompt_ids, max_tokens=TOKENS))
+            driver.submit(replace(row, id=CANCELLED, fork=0))
             driver.turns(2)
             driver.scheduler.cancel(CANCELLED)
             del driver.tokens[CANCELLED]
@@ -138,7 +138,7 @@ def play(driver: Driver, rows: Sequence[GenerateRequest]) -> None:
 
 def without_drafts(model: Model, rows: Sequence[GenerateRequest], **more: Any) -> Driver:
     driver = Driver(model, **more)
-    play(driver, rows)
+    play(driver, [replace(row, speculation=False) for row in rows])
     return driver
 
 
@@ -150,7 +150,9 @@ def without_drafts(model: Model, rows: Sequence[GenerateRequest], **more: Any) -
     ),
 )
 def test_tokens_are_the_same_with_and_without_drafts(name: str, right: float) -> None:
-    model = load(tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5))
+    model = load(
+        tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5), speculation=MOST
+    )
     rows = mixed(seed=3)
     without = without_drafts(model, rows, prefill_chunk=16)
     speculating = Speculating(model, without.tokens, right, prefill_chunk=16)

@@ -199,6 +199,7 @@ class MessagesRequest(ConversationBody, GenerationBody):
             cache=self.cache,
             cache_salt=self.cache_salt,
             explain_cache=self.explain_cache,
+            speculation=self.speculation,
         )
         return request, history
 

@@ -129,6 +129,7 @@ class GenerationBody(generation_body.GenerationBody):
             "cache": self.cache,
             "cache_salt": self.cache_salt,
             "explain_cache": self.explain_cache,
+            "speculation": self.speculation,
         }
 
 

@@ -184,6 +184,7 @@ class ChatRequest(GenerationRequest):
             cache=self.cache,
             cache_salt=self.cache_salt,
             explain_cache=self.explain_cache,
+            speculation=self.speculation,
         )
 
 

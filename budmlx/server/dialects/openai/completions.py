@@ -112,6 +112,7 @@ class CompletionRequest(GenerationRequest):
             cache=self.cache,
             cache_salt=self.cache_salt,
             explain_cache=self.explain_cache,
+            speculation=self.speculation,
         )
         return [
             replace(request, prompt=prompt if isinstance(prompt, str) else tuple(prompt))

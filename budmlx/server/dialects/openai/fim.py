@@ -45,6 +45,7 @@ class FimRequest(GenerationRequest):
             cache=self.cache,
             cache_salt=self.cache_salt,
             explain_cache=self.explain_cache,
+            speculation=self.speculation,
         )
 
 

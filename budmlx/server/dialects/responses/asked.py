@@ -47,6 +47,7 @@ class Asked:
             cache=body.cache,
             cache_salt=body.cache_salt,
             explain_cache=body.explain_cache,
+            speculation=body.speculation,
         )
 
     def remember(self, kept: KeptResponses, owner: str) -> None:

@@ -133,6 +133,7 @@ async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenA
             "created_at": f"{datetime.fromtimestamp(engine.info.created, UTC):%Y-%m-%dT%H:%M:%SZ}",
             "max_input_tokens": engine.info.context_length,
             "max_tokens": engine.info.context_length,
+            "speculation": engine.info.speculation,
         }
     for path in ("/v1/models/nope", "/v1/models/org", "/v1/models/../../etc/passwd"):
         check_error(await exchange(server, get(path)), 404, code="model_not_found")

@@ -1,0 +1,72 @@
+"""Replies with drafts and without them, through the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from budmlx.engine.engine import Engine
+from budmlx.errors import InvalidRequestError
+from budmlx.types import Completion, TextDelta
+from tests.models import tiny_model_dir
+
+# A random model repeats itself soon, so that it drafts.
+QUESTIONS = [f"{word} and {word} and {word} and" for word in ("one", "two", "three", "four")]
+PARAMETERS: Sequence[Mapping[str, Any]] = (
+    {"temperature": 0, "max_tokens": 48},
+    {"temperature": 0, "max_tokens": 48, "logprobs": 2},
+    {"temperature": 0.3, "seed": 3, "top_p": 0.5, "n": 3, "max_tokens": 20},
+    {"temperature": 0, "max_tokens": 40, "min_tokens": 9},
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine.load(tiny_model_dir(scale=4.0), engine_host="thread", speculation=4) as engine:
+        yield engine
+
+
+def said(replies: Sequence[Completion]) -> list[Any]:
+    """All choices but for their logprobs, and how many tokens they took."""
+    return [
+        ([replace(each, logprobs=()) for each in reply.choices], reply.usage.completion_tokens)
+        for reply in replies
+    ]
+
+
+def logprobs(replies: Sequence[Completion]) -> list[float]:
+    entries = (e for reply in replies for choice in reply.choices for e in choice.logprobs)
+    return [one.logprob for e in entries for one in (e, *e.top)]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_replies_are_the_same(engine: Engine, parameters: Mapping[str, Any]) -> None:
+    without = engine.chat_many(QUESTIONS, progress=False, speculation=False, **parameters)
+    drafting = engine.chat_many(QUESTIONS, progress=False, **parameters)
+    assert said(drafting) == said(without)
+    assert logprobs(drafting) == pytest.approx(logprobs(without), abs=1e-4)
+
+
+def test_several_tokens_come_at_once_and_stops_end_among_them(engine: Engine) -> None:
+    reply = engine.chat(QUESTIONS[0], temperature=0, max_tokens=60)
+    deltas = [
+        event.text
+        for event in engine.stream(QUESTIONS[0], temperature=0, max_tokens=60)
+        if isinstance(event, TextDelta)
+    ]
+    assert "".join(deltas) == reply.text
+    for begin in range(20, 32):
+        stop = reply.text[begin : begin + 2]
+        cut = engine.chat(QUESTIONS[0], temperature=0, max_tokens=60, stop=stop)
+        assert cut.text == reply.text[: reply.text.index(stop)]
+        assert cut.finish_reason == "stop"
+
+
+def test_who_may_draft_is_told(engine: Engine) -> None:
+    assert engine.info.speculation == "4"
+    with pytest.raises(InvalidRequestError, match="speculation") as wrong:
+        engine.chat("x", speculation="no")
+    assert wrong.value.param == "speculation"
