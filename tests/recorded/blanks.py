@@ -18,8 +18,8 @@ BLANKS = (
     # Fields that lists of models and readiness got later.
     (
         r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "speculation": "\w+"'
-        r', "residence": \{[^{}]*\}, "type": "model", "display_name": "[^"]*", "created_at": "[^"]*", '
-        r'"max_input_tokens": \d+, "max_tokens": \d+',
+        r', "residence": \{[^{}]*\}, "type": "model", "display_name": "[^"]*"'
+        r', "created_at": "[^"]*", "max_input_tokens": \d+, "max_tokens": \d+',
         "",
     ),
     (r', "problems": \{\}', ""),

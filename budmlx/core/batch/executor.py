@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from budmlx.core.activity import Activity
 from budmlx.core.batch.group import Group
-from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
+from budmlx.core.batch.plan import DiskRead, DraftPass, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
 from budmlx.core.batch.texts import Texts
 from budmlx.core.batch.verify import drafts_of
@@ -72,6 +72,7 @@ class Executor:
         self._speculates = model.info.speculation not in ("off", "unsupported")
         self._progress = _Progress()
         self._device_fault: Exception | None = None
+        self._decoded_at: float | None = None
 
     @property
     def memory(self) -> MemoryModel:
@@ -146,7 +147,9 @@ class Executor:
             if not is_device_fault(error):
                 raise
             self._condemn(plan, error)
-        seconds = time.perf_counter() - begin
+        end = time.perf_counter()
+        seconds, before = end - begin, self._decoded_at
+        self._decoded_at = end if plan.decode and plan.only_decodes else None
         failed = self._progress.condemned or bool(self._progress.faults)
         return Result(
             tokens=self._progress.tokens,
@@ -158,6 +161,8 @@ class Executor:
             prompts=[prompt.state for prompt in self.prompts],
             groups=[group.state for group in self.groups],
             seconds=seconds,
+            passes=self._progress.passes,
+            pace=end - before if before and self._decoded_at else None,
             disk=DiskRead(allowed.seconds, allowed.read, allowed.declined),
             memory=memory_use(),
             first_use=self._activity.end(seconds, failed=failed),
@@ -328,6 +333,7 @@ class Executor:
         for row, fault in group.dispatch(self._expected, most).items():
             self._progress.fail([row], fault)
         self._progress.masking += group.masking
+        self._progress.passes += group.passes
 
     def _commit(self, row: Row, outcomes: Sequence[Outcome]) -> None:
         for drawn in outcomes:
@@ -368,6 +374,7 @@ class _Progress:
     def __init__(self, *, condemned: bool = False) -> None:
         self.condemned = condemned
         self.masking = 0.0
+        self.passes: list[DraftPass] = []
         self.tokens: list[Token] = []
         self.vectors: list[Vector] = []
         self.failed: list[RowFailed] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from budmlx.core.batch.plan import GroupState
+from budmlx.core.batch.plan import DraftPass, GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.slots import Slots
 from budmlx.core.batch.verify import Drafted
@@ -36,7 +36,7 @@ class Group:
     for; None stands for rows that have left. Of a step with drafts nothing is in flight: what it
     drew says where the rows are.
     masking: seconds in the last step between tokens that were read and those that are drawn with
-    masks made of them; 0 without grammars.
+    masks made of them; 0 without grammars. passes: the last step, if it had drafts.
     """
 
     def __init__(self, model: Model, rows: list[Row], caches: list[Any]):
@@ -52,6 +52,7 @@ class Group:
         self._verified: list[tuple[Row, list[Outcome]]] = []
         self._steps = 0
         self.masking = 0.0
+        self.passes: list[DraftPass] = []
 
     @classmethod
     def of(cls, model: Model, reuse: Reusing, prompt: Prompt) -> list[Group]:
@@ -150,7 +151,7 @@ class Group:
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
         """
         self._due, self._in_flight = self._in_flight, []
-        self.masking = 0.0
+        self.masking, self.passes = 0.0, []
         if all(row.last_step for row in self.rows):
             return {}
         if self._sampling is None:
@@ -203,6 +204,7 @@ class Group:
         drawn = self._sampling.sample(logits, fed, unread)
         mx.async_eval(*drawn.arrays, *self._kept)
         outcomes = drafted.taken(drawn.read())
+        self.passes = [drafted.counted(outcomes)]
         self._slots.take([len(each) for each in outcomes], fed.shape[1])
         for row, taken in zip(self.rows, outcomes, strict=True):
             row.advance(len(taken))

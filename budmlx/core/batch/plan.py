@@ -68,6 +68,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draft: list[int] = []
     pause: list[int] = []
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether all that it does is to let groups decode."""
+        return self == Plan(decode=self.decode, draft=self.draft, pause=self.pause)
+
+
+class DraftPass(msgspec.Struct, frozen=True, array_like=True):
+    """A step of a group with drafts.
+
+    places: tokens that each row was fed, one of them not drafted. drafted, accepted: tokens of all
+    rows, and those of them that the rows drew.
+    """
+
+    places: int
+    drafted: int
+    accepted: int
+
 
 class PromptState(msgspec.Struct, frozen=True, array_like=True):
     """A prompt whose prefill is not finished.
@@ -120,7 +137,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     condemned: the device failed. All prompts and groups and all that was stored are gone, and none
     of what was read is delivered; a later plan must requeue all rows, and forget what is stored.
     prompts, groups: all there are now, the oldest first.
-    seconds: how long the plan took. first_use: the time for building kernels may be among them.
+    passes: steps with drafts.
+    seconds: how long the plan took. pace: seconds since the end of the plan before, where both did
+    nothing but let groups decode. first_use: the time for building kernels may be among them.
     memory: what MLX has. masking: seconds in which groups waited for the masks of grammars.
     """
 
@@ -134,5 +153,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: MemoryUse
     first_use: bool = False
     condemned: bool = False
+    passes: list[DraftPass] = []
+    pace: float | None = None
     masking: float = 0.0
     vectors: list[Vector] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from budmlx.core.batch.plan import DraftPass
 from budmlx.core.row import Row
 from budmlx.core.sample.sampling import Outcome, follows
 from budmlx.core.speculate.drafts import Drafts
@@ -51,6 +52,11 @@ class Drafted:
             outcomes[: 1 + _right(draft, outcomes)]
             for draft, outcomes in zip(self.drafts, drawn, strict=True)
         ]
+
+    def counted(self, taken: Sequence[list[Outcome]]) -> DraftPass:
+        """The numbers of the step. taken: what `taken` returned."""
+        drafted = sum(map(len, self.drafts))
+        return DraftPass(self.fed.shape[1], drafted, sum(map(len, taken)) - len(taken))
 
 
 def drafts_of(row: Row) -> Drafts | None:

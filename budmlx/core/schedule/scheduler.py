@@ -164,7 +164,8 @@ class Scheduler:
         First what came and what must leave, then passes over prompts, so that newcomers take
         part and no token waits for a prompt, at last all groups.
         """
-        yield from self._settle(restore=self._readable(), save=self._saves)
+        idle = not self._rows
+        yield from self._settle(self._readable(), save=idle and self._executor.reuse.pending)
         self._seconds = self._masking = 0.0
         self._first_use = False
         decoding, stepping = self._view.decoding, self._view.stepping
@@ -194,6 +195,8 @@ class Scheduler:
             self._disk.learn(result.disk)
         self._view.update(result.prompts, result.groups, self._rows)
         self._report.add(result)
+        if self._speculation is not None:
+            self._speculation.learn(result)
         if self._texts.requests:
             self._draft.leave += self._texts.take(result)
         ended = [token.id for token in result.tokens if token.reason is not None]
@@ -249,10 +252,6 @@ class Scheduler:
         return self._disk.allowance(
             alone=not self._view.groups, per_token=self._prefill_budget.per_token
         )
-
-    @property
-    def _saves(self) -> bool:
-        return not self._rows and self._executor.reuse.pending
 
     # Rows that come and go
 

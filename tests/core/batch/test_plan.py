@@ -74,7 +74,7 @@ def follow(model: Model, reuse: Reusing, told: list[Told]) -> Iterator[Result]:
 
 def same(result: Result) -> Result:
     """A result without what a clock or the process measured."""
-    return msgspec.structs.replace(result, seconds=0, memory=0, disk=None, masking=0)
+    return msgspec.structs.replace(result, seconds=0, pace=None, memory=0, disk=None, masking=0)
 
 
 def reuse_of(model: Model) -> Reusing:

@@ -1,0 +1,133 @@
+"""How many tokens are drafted, by what steps are said to take. No clock is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from budmlx.core.batch.plan import DiskRead, DraftPass, Plan, Result
+from budmlx.core.row import Row
+from budmlx.core.schedule.speculation import PROBE, PROBE_EVERY, Speculation
+from budmlx.core.schedule.view import GroupView
+from budmlx.protocol import MOST_DRAFTED, MemoryUse
+from tests.core.driver import request
+
+
+class Expecting:
+    """Drafts of a row that always has as many as are wanted."""
+
+    def __init__(self, chance: float, length: int = MOST_DRAFTED):
+        self.chance = chance
+        self._length = length
+
+    def draft(self, count: int, ahead: Sequence[int] = ()) -> list[int]:
+        return [7] * min(count, self._length)
+
+    def follow(self, token: int) -> None:
+        """It keeps its opinion."""
+
+
+def group(*drafts: Expecting | None) -> GroupView:
+    rows = [Row.of(request(i, [1, 2])) for i in range(len(drafts))]
+    for row, each in zip(rows, drafts, strict=True):
+        row.drafts = each
+    return GroupView(rows, len(rows), 2, empty=False)
+
+
+def result(seconds: float | None, places: int) -> Result:
+    """A step that took so long."""
+    return Result(
+        tokens=[],
+        failed=[],
+        faults=[],
+        prompts=[],
+        groups=[],
+        seconds=0.0,
+        disk=DiskRead(),
+        memory=MemoryUse(),
+        pace=seconds,
+        passes=[DraftPass(places, 4, 2)] if places > 1 else [],
+    )
+
+
+def play(
+    speculation: Speculation, rows: GroupView, steps: int, cost: Callable[[int], float]
+) -> list[int]:
+    """How many tokens were drafted in each of some steps, whose cost is that of their places."""
+    said = []
+    for _ in range(steps):
+        [count] = speculation.drafted([rows]) or [0]
+        speculation.learn(result(cost(count + 1), count + 1))
+        said.append(count)
+    return said
+
+
+def test_rows_draft_where_places_are_cheap_and_not_where_they_cost_a_step_each() -> None:
+    likely = group(Expecting(0.9))
+    assert set(play(Speculation("auto"), likely, 60, lambda places: 1 + 0.1 * places)[20:]) == {8}
+    dear = play(Speculation("auto"), likely, 60, lambda places: 1.0 * places)
+    assert 0 < sum(map(bool, dear)) <= 2
+    unlikely = play(Speculation("auto"), group(Expecting(0.05)), 60, lambda places: 1.0)
+    assert not any(unlikely)
+
+
+def test_long_drafts_need_good_chances() -> None:
+    counts = [
+        play(Speculation("auto"), group(Expecting(chance)), 30, lambda places: 1 + 0.08 * places)[
+            -1
+        ]
+        for chance in (0.3, 0.6, 0.8, 0.99)
+    ]
+    assert counts == sorted(counts) and counts[0] <= 2 and counts[-1] == MOST_DRAFTED
+
+
+def test_rows_without_drafts_count_too() -> None:
+    def steep(places: int) -> float:
+        return 1 + 0.3 * (places - 1)
+
+    alone = play(Speculation("auto"), group(Expecting(0.8)), 40, steep)
+    among = play(Speculation("auto"), group(Expecting(0.8), *[None] * 9), 40, steep)
+    assert alone[-1] > 0 and among[-1] == 0
+    assert not any(play(Speculation("auto"), group(None, None), 10, steep))
+
+
+def test_what_was_too_dear_is_measured_again() -> None:
+    speculation, likely = Speculation("auto"), group(Expecting(0.9))
+    play(speculation, likely, 50, lambda places: 1.0 * places)
+    later = play(speculation, likely, PROBE_EVERY + 50, lambda places: 1 + 0.01 * places)
+    first = next(place for place, count in enumerate(later) if count)
+    assert later[first] == PROBE and first > PROBE_EVERY - 60
+    assert later[-1] >= 8
+
+
+def test_a_number_is_always_drafted() -> None:
+    assert play(Speculation(3), group(Expecting(0.01)), 5, lambda places: 9.0 * places) == [3] * 5
+    assert play(Speculation(3), group(Expecting(0.01, 0)), 5, lambda places: 1.0) == [0] * 5
+
+
+def test_steps_that_say_nothing_teach_nothing() -> None:
+    speculation, likely = Speculation("auto"), group(Expecting(0.9))
+    for seconds, first_use in ((None, False), (1.0, True)):
+        for _ in range(9):
+            assert speculation.drafted([likely]) == []
+            told = msgspec.structs.replace(result(seconds, 1), first_use=first_use)
+            speculation.learn(told)
+    # Several groups share a plan, and what it takes.
+    for _ in range(9):
+        assert speculation.drafted([likely, group(None)]) == []
+        speculation.learn(result(1.0, 1))
+
+
+@pytest.mark.parametrize(
+    ("plan", "only"),
+    [
+        (Plan(decode=[1], draft=[4]), True),
+        (Plan(decode=[1], pause=[2]), True),
+        (Plan(decode=[1], keep=[2]), False),
+        (Plan(decode=[1], merge=[(1, 2)]), False),
+    ],
+)
+def test_plans_that_only_decode(plan: Plan, only: bool) -> None:
+    assert plan.only_decodes == only
