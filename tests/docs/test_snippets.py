@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import plistlib
+import re
 import subprocess
 import urllib.request
 from pathlib import Path
