@@ -44,6 +44,7 @@ COMMAND_MODULES = (
         "cert",
         "chat",
         "doctor.command",
+        "launch.command",
         "generate",
         "models",
         "plugin_commands",

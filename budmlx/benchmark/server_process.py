@@ -28,7 +28,8 @@ class ServerProcess:
     """A running chat-completions server on a free port; a context manager that stops it.
 
     command: the one that starts it, without the port, which is appended as `--port N`.
-    log: file that takes what the server prints. headers: sent with every request.
+    log: file that takes what the server prints. headers: sent with every request. apart: what is
+    typed in the terminal, such as Ctrl-C, does not reach it.
 
     Raises:
         SpawnError: it ended, or did not answer a request in time.
@@ -43,6 +44,7 @@ class ServerProcess:
         environment: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = 600.0,
+        apart: bool = False,
     ):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -55,6 +57,7 @@ class ServerProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
+                start_new_session=apart,
             )
         try:
             self.model = self._wait(model, time.monotonic() + timeout)

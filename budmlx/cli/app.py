@@ -37,6 +37,10 @@ COMMANDS = {
         "budmlx.cli.doctor.command:doctor",
         "Look for what keeps models from running well on this machine.",
     ),
+    "launch": (
+        "budmlx.cli.launch.command:launch",
+        "Start a coding agent that uses a model of this machine.",
+    ),
     "plugins": ("budmlx.cli.plugins:plugins", "List plugins, or write a new one."),
     "cache": ("budmlx.cli.cache:cache", "List or clear the KV of prompts on disk."),
     "bench": ("budmlx.cli.bench:bench", "Measure tokens per second and latencies."),

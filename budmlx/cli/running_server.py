@@ -41,6 +41,10 @@ class ServerRefusal(BudmlxError):
         self.status = status
 
 
+class NoServer(BudmlxError):
+    """Nothing answers where the server should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningServer:
     """A server that answers HTTP.
@@ -54,10 +58,10 @@ class RunningServer:
     certificate: Path | None = None
 
     @classmethod
-    def find(cls, file: Path | None) -> Self:
+    def find(cls, file: Path | None, *, admin: bool = True) -> Self:
         """The server of `BUDMLX_BASE_URL`, else the one that the configuration would start.
 
-        Of keys the admin key comes first, since it opens everything.
+        admin: of keys the admin key comes first, since it opens everything; else it is left out.
 
         Raises:
             ConfigError: the configuration is wrong, or its server is on a port of its choice.
@@ -69,7 +73,9 @@ class RunningServer:
                 f"{BASE_URL_VARIABLE} is {url!r}; it is an address such as http://127.0.0.1:8080."
             )
         own = os.environ.get(API_KEY_VARIABLE)
-        keys = (*config.accepted_admin_keys(), *([own] if own else []), *config.accepted_keys())
+        keys = [*([own] if own else []), *config.accepted_keys()]
+        if admin:
+            keys = [*config.accepted_admin_keys(), *keys]
         own_server = BASE_URL_VARIABLE not in os.environ
         return cls(
             url.rstrip("/").removesuffix("/v1"),
@@ -89,6 +95,10 @@ class RunningServer:
     def entry(self, name: str) -> Answer:
         """One of them. Raises BudmlxError."""
         return self._ask(f"/v1/models/{quote(name, safe='/')}")
+
+    def shown(self, name: str) -> Answer:
+        """What a model can do, as Ollama's clients are told. Raises BudmlxError."""
+        return self._ask("/api/show", {"model": name})
 
     def load(self, name: str) -> Answer:
         """Load a model, however long it takes. Raises BudmlxError."""
@@ -124,7 +134,7 @@ class RunningServer:
             raise ServerRefusal(self._reason(error), error.code) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise BudmlxError(
+            raise NoServer(
                 f"No server answers at {self.url} ({reason}). Start one with `budmlx serve`, or "
                 f"set {BASE_URL_VARIABLE} to the address of one."
             ) from error
