@@ -10,6 +10,7 @@ from typing import Self
 
 from budmlx.config import Config, ModelConfig, size_or_share
 from budmlx.engine.embed.embeddings import EmbeddingPipeline
+from budmlx.engine.embed.rerank import Ranker
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.core_settings import core_settings
 from budmlx.engine.load.directory import model_files
@@ -20,6 +21,7 @@ from budmlx.engine.request.defaults import RequestDefaults
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
+from budmlx.engine.run.decisions import Decider
 from budmlx.engine.run.pipeline import RequestPipeline, RowDispatcher
 from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
@@ -79,6 +81,8 @@ class Assembly:
     parsers: Parsers
     pipeline: RequestPipeline
     embeddings: EmbeddingPipeline
+    decider: Decider
+    ranker: Ranker
     warnings: RequestWarnings
     defaults: Mapping[str, SamplingDefault]
 
@@ -112,11 +116,16 @@ def assemble(
     cache = ReplyCache(store, config, salt, plugins.limits.cache_seconds)
     rows = RowBuilder(info, plugins, text.parsers, tracker, shared=config.prefix_cache_shared)
     preparation = text.preparation(info, config, plugins)
+    pipeline = RequestPipeline(preparation, cache, rows, dispatcher, tracker, plugins)
+    embeddings = EmbeddingPipeline(embedding, text.tokenizer, dispatcher, plugins)
+    decider = Decider(pipeline, text.tokenizer, plugins)
     return Assembly(
         text.tokenizer,
         text.parsers,
-        RequestPipeline(preparation, cache, rows, dispatcher, tracker, plugins),
-        EmbeddingPipeline(embedding, text.tokenizer, dispatcher, plugins),
+        pipeline,
+        embeddings,
+        decider,
+        Ranker(embeddings, decider, info),
         text.warnings(info, plugins, cached=cache.enabled),
         text.defaults,
     )

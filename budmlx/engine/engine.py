@@ -63,6 +63,7 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods):
         self._parts = assemble(path, name, config, self.plugins, notice)
         self._pipeline = self._parts.pipeline
         self._embeddings = self._parts.embeddings
+        self._decider, self._ranker = self._parts.decider, self._parts.ranker
         self._tokenizer = self._parts.tokenizer
         self._counts = TokenCounts(self._pipeline.preparation)
         self._adapters = self._pipeline.dispatcher.adapters

@@ -120,9 +120,10 @@ class WireModel(BaseModel):
         for name, value in self.__dict__.items():
             if isinstance(value, WireModel):
                 yield from value.extras((*loc, name))
-            elif isinstance(value, list) and value and isinstance(value[0], WireModel):
+            elif isinstance(value, list):
                 for index, item in enumerate(value):
-                    yield from item.extras((*loc, name, index))
+                    if isinstance(item, WireModel):
+                        yield from item.extras((*loc, name, index))
 
     @classmethod
     def __get_pydantic_json_schema__(

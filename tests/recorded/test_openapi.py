@@ -42,8 +42,11 @@ CORRECTED = (
     # So did adapters, and budgets of reasoning.
     ".schema.properties.adapter.",
     ".schema.properties.max_reasoning_tokens.",
-    # So did vectors of texts.
+    # So did vectors of texts, rankings and decisions.
     ".paths./v1/embeddings.",
+    ".paths./v1/rerank.",
+    ".paths./v2/rerank.",
+    ".paths./v1/decisions.",
     ".schema.properties.speculation.",
     # So did several models, and what may be done with them.
     ".paths./v1/estimate.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -93,9 +93,39 @@ class EmbeddingPipeline:
             InvalidRequestError, ContextLengthError: a text or an option cannot be used.
             EngineUnavailableError, RequestFailedError: the core could not compute them.
         """
+        work = self._encoded(texts, options)
+        return (yield from self._computed(work, options, origin, progress))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model scores pairs of texts, and makes no vectors."""
+        return self._files is not None and self._files.settings.scores
+
+    def classified(
+        self,
+        query: str,
+        documents: Sequence[str],
+        options: EmbedOptions,
+        origin: RequestOrigin | None = None,
+    ) -> Procedure[Embeddings]:
+        """The outputs of the model's classifier for a query with each document; see `run`."""
+
+        def encode() -> EncodedTexts:
+            return self._encoder.pairs(query, documents, cut=options.truncate)
+
+        return (yield from self._computed(_unless_wrong(encode), options, origin))
+
+    def _computed(
+        self,
+        work: Procedure[EncodedTexts],
+        options: EmbedOptions,
+        origin: RequestOrigin | None,
+        progress: Progress | None = None,
+    ) -> Procedure[Embeddings]:
+        """The vectors of what `work` encodes."""
         model = self._dispatcher.info.name
         with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
-            encoded = yield from self._encoded(texts, options)
+            encoded = yield from work
             job = self._submitted(encoded, options)
             try:
                 while not job.over:
@@ -111,7 +141,7 @@ class EmbeddingPipeline:
 
     def _encoded(self, texts: Sequence[Text], options: EmbedOptions) -> Procedure[EncodedTexts]:
         """The texts as ids. Raises the errors of `run`."""
-        if self._files is None:
+        if self._files is None or self.classifies:
             raise InvalidRequestError(
                 f"The model {self._dispatcher.info.name} does not support embeddings. Serve an "
                 "embedding model, or start with --embed-any to use this one.",
@@ -126,20 +156,9 @@ class EmbeddingPipeline:
                 f"`{name}` has {len(texts)} texts; at most {MOST_TEXTS} go into one request.",
                 param=name,
             )
-        found = yield from off_loop(partial(self._encoded_or_not, texts, options))
-        if isinstance(found, BudmlxError):
-            raise found
-        return found
-
-    def _encoded_or_not(
-        self, texts: Sequence[Text], options: EmbedOptions
-    ) -> EncodedTexts | BudmlxError:
-        try:
-            return self._encoder.encoded(
-                texts, options.prompt_name, cut=options.truncate, param=options.param
-            )
-        except BudmlxError as error:
-            return error
+        cut, param = options.truncate, options.param
+        encode = partial(self._encoder.encoded, texts, options.prompt_name, cut=cut, param=param)
+        return (yield from _unless_wrong(encode))
 
     def _submitted(self, encoded: EncodedTexts, options: EmbedOptions) -> EmbeddingJob:
         parts = list(_parts(encoded.ids))
@@ -151,6 +170,7 @@ class EmbeddingPipeline:
                 id=request_id,
                 texts=encoded.ids[begin:end],
                 skip=encoded.skip,
+                seconds=encoded.seconds[begin:end],
                 owner=options.owner,
             )
             for request_id, begin, end in zip(ids, parts, ends, strict=True)
@@ -171,6 +191,21 @@ class EmbeddingPipeline:
         vectors = vectors[:, :wanted]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(norms, LEAST_NORM), dtype=np.float32)
+
+
+def _unless_wrong(encode: Callable[[], EncodedTexts]) -> Procedure[EncodedTexts]:
+    """The texts as ids, made off an event loop. Raises what `encode` raises of ours."""
+
+    def encoded_or_not() -> EncodedTexts | BudmlxError:
+        try:
+            return encode()
+        except BudmlxError as error:
+            return error
+
+    found = yield from off_loop(encoded_or_not)
+    if isinstance(found, BudmlxError):
+        raise found
+    return found
 
 
 def _parts(ids: Sequence[Sequence[int]]) -> Iterator[int]:

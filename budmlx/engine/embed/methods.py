@@ -1,4 +1,4 @@
-"""The methods of an engine for vectors."""
+"""The methods of an engine for vectors, rankings and decisions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from budmlx.engine.embed.embeddings import EmbeddingPipeline, Embeddings, EmbedOptions
+from budmlx.engine.embed.rerank import Ranker, Ranking, RankOptions
 from budmlx.engine.embed.texts import Text
 from budmlx.engine.procedures import Procedure, adrive, drive
+from budmlx.engine.request.python_api import Messages, chat_request
+from budmlx.engine.run.decisions import Decider, Decision
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.progress import Progress
+from budmlx.types import Request
 
 
 class EmbeddingMethods:
-    """The methods of an engine for vectors of texts."""
+    """The methods of an engine for vectors of texts, rankings and decisions."""
 
     _embeddings: EmbeddingPipeline
+    _decider: Decider
+    _ranker: Ranker
 
     def embed(
         self, texts: str | Sequence[Text], *, progress: bool | Progress = False, **options: Any
@@ -47,6 +53,65 @@ class EmbeddingMethods:
     ) -> Embeddings:
         """`embed` for asyncio. origin: what `RequestRecord`s say of where it came from."""
         return await adrive(self._embed(texts, EmbedOptions(**options), origin, progress=progress))
+
+    def rerank(self, query: str, documents: Sequence[str], **options: Any) -> Ranking:
+        """Sort documents by how well they answer a query.
+
+        options: `top_n`, `instruction` and `truncate`, see `RankOptions`.
+
+        Raises:
+            InvalidRequestError: the model cannot rank, or `param` is wrong.
+            ContextLengthError: a document is longer than the model takes.
+
+        >>> engine.rerank("fox", ["a dog", "a fox"], top_n=1).results[0][0] in (0, 1)
+        True
+        """
+        self._check_open()
+        return drive(self._ranker.run(query, documents, RankOptions(**options)))
+
+    async def arerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        origin: RequestOrigin | None = None,
+        **options: Any,
+    ) -> Ranking:
+        """`rerank` for asyncio. origin: see `aembed`."""
+        self._check_open()
+        return await adrive(self._ranker.run(query, documents, RankOptions(**options), origin))
+
+    def decide(
+        self, messages: Messages | Request, choices: Sequence[str], **options: Any
+    ) -> Decision:
+        """How likely each of several answers to a conversation is.
+
+        messages, options: as of `chat`. choices: what the reply could be.
+
+        Raises:
+            InvalidRequestError: a message, an option or a choice is wrong; `param` names it.
+
+        >>> sum(engine.decide("Is it?", ["yes", "no"]).probabilities)
+        1.0
+        """
+        self._check_open()
+        request = messages if isinstance(messages, Request) else chat_request(messages, options)
+        [decision] = drive(self._decider.run([request], choices, None))
+        return decision
+
+    async def adecide(
+        self,
+        messages: Messages | Request,
+        choices: Sequence[str],
+        *,
+        origin: RequestOrigin | None = None,
+        **options: Any,
+    ) -> Decision:
+        """`decide` for asyncio. origin: see `aembed`."""
+        self._check_open()
+        request = messages if isinstance(messages, Request) else chat_request(messages, options)
+        [decision] = await adrive(self._decider.run([request], choices, origin))
+        return decision
 
     def _embed(
         self,

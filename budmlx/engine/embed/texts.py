@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budmlx.engine.load.sentence_transformers import EmbeddingFiles
 from budmlx.engine.text.encoding import check_ids
@@ -20,6 +20,7 @@ class EncodedTexts:
     """Different texts as token ids, and which of them each text of the request is.
 
     skip: so many of their first tokens are not pooled. tokens: of all texts of the request.
+    seconds: where the second text of each pair begins, if they are pairs.
     """
 
     ids: list[list[int]]
@@ -27,6 +28,7 @@ class EncodedTexts:
     skip: int
     tokens: int
     warnings: tuple[str, ...] = ()
+    seconds: list[int] = field(default_factory=list)
 
 
 class TextEncoder:
@@ -72,6 +74,35 @@ class TextEncoder:
         if prompt and not self._files.pools_prompt:
             skip = len(self._tokenizer.prefix_ids) + len(self._plain(prompt))
         return EncodedTexts(ids, places, skip, total, tuple(warnings))
+
+    def pairs(self, query: str, documents: Sequence[str], *, cut: bool) -> EncodedTexts:
+        """Ids of a query with each document; see `encoded`."""
+        tokenizer = self._tokenizer
+        first = [*tokenizer.prefix_ids, *self._plain(query), *tokenizer.middle_ids]
+        room = self.longest - len(first) - len(tokenizer.suffix_ids)
+        if room < 1:
+            raise ContextLengthError(
+                f"`query` leaves no room for a document; this model takes at most {self.longest} "
+                "tokens of both together.",
+                param="query",
+            )
+        ids, warnings = [], []
+        for number, document in enumerate(documents):
+            own = self._plain(document)
+            if len(own) > room:
+                name = f"documents[{number}]"
+                warnings.append(
+                    self._too_long([*first, *own, *tokenizer.suffix_ids], name, cut=cut)
+                )
+            ids.append([*first, *own[:room], *tokenizer.suffix_ids])
+        return EncodedTexts(
+            ids,
+            list(range(len(ids))),
+            0,
+            sum(map(len, ids)),
+            tuple(warnings),
+            seconds=[len(first)] * len(ids),
+        )
 
     def _prompt(self, name: str | None) -> str:
         prompts = self._files.prompts

@@ -35,6 +35,8 @@ MODES: Mapping[str, PoolingMode] = {
 }
 """The same modes, as newer configurations name them."""
 LENGTHS = ("sentence_bert_config.json", "sentence_roberta_config.json")
+CLASSIFIER = "ForSequenceClassification"
+"""How the classes of models end that score texts, or pairs of them."""
 EMBED_ANY = EmbeddingSettings(pooling=["last"])
 
 
@@ -64,6 +66,9 @@ class EmbeddingFiles:
         Raises:
             ModelLoadError: a file cannot be read, or asks for what is not known here.
         """
+        classes = _optional(path / "config.json").get("architectures") or []
+        if any(str(each).endswith(CLASSIFIER) for each in classes):
+            return cls(settings=EmbeddingSettings(pooling=[], scores=True), **_length(path))
         if not (path / MODULES).is_file():
             if config.pooling is not None:
                 own = EmbeddingSettings(pooling=[config.pooling])

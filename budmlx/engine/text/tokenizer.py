@@ -26,7 +26,8 @@ class Tokenizer:
     backend: the tokenizers library's object. special_tokens: `bos_token` -> `<s>` and so on.
     eos_token_ids: ids that end a reply, those of generation_config.json first.
     hidden_ids: ids that are never shown as text. prefix_ids: ids that the model expects before
-    text that no template wrote; suffix_ids: after it, where a whole text ends. control: tokens
+    text that no template wrote; suffix_ids: after it, where a whole text ends;
+    middle_ids: between the texts of a pair. control: tokens
     that only templates write. token_bytes: what each token stands for. mended_decoder: the decoder
     that replaces the file's, as JSON, or empty.
     """
@@ -67,6 +68,10 @@ class Tokenizer:
         self.prefix_ids = [token_id for token_id, _ in takewhile(itemgetter(1), masked)]
         suffix = [token_id for token_id, _ in takewhile(itemgetter(1), reversed(masked))]
         self.suffix_ids = suffix[::-1] if len(suffix) < len(masked) else []
+        pair = backend.encode("a", "a")
+        places = [place for place, text in enumerate(pair.sequence_ids) if text == 0]
+        seconds = [place for place, text in enumerate(pair.sequence_ids) if text == 1]
+        self.middle_ids = pair.ids[places[-1] + 1 : seconds[0]] if places and seconds else []
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

@@ -10,7 +10,16 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect, bearer_keys
-from budmlx.server.dialects.openai import chat, completions, embeddings, estimate, fim, tokens
+from budmlx.server.dialects.openai import (
+    chat,
+    completions,
+    decisions,
+    embeddings,
+    estimate,
+    fim,
+    rerank,
+    tokens,
+)
 from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
@@ -38,8 +47,8 @@ class OpenAI(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Chats, raw texts, vectors, tokens, and what chats would take."""
-        modules = (chat, completions, fim, embeddings, tokens, estimate)
+        """Chats, raw texts, vectors, rankings, tokens, and what chats would take."""
+        modules = (chat, completions, fim, embeddings, rerank, decisions, tokens, estimate)
         return chain.from_iterable(module.endpoints for module in modules)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
