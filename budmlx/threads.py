@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -46,9 +48,9 @@ class Worker:
         return self._queue.qsize()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Queue a call."""
+        """Queue a call; it runs in the caller's context, such as that of a request."""
         future: Future[T] = Future()
-        self._queue.put((future, call))
+        self._queue.put((future, partial(copy_context().run, call)))
         return future
 
     def end(self) -> None:

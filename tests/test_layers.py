@@ -18,7 +18,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"backend", "directories", "errors", "lookup", "machine_memory", "model_context"}
+    {"backend", "directories", "errors", "logs", "lookup", "machine_memory", "model_context"}
     | {"model_identity", "open_files", "progress", "threads", "units", "weight_digests"},
     {"types"},
     {""},  # budmlx/__init__.py
@@ -101,6 +101,7 @@ ROOMS = {
     "budmlx.engine.models": ("budmlx.engine.load", "budmlx.engine.run"),
     "budmlx.server.dialects": (),
     "budmlx.server.routes": (),
+    "budmlx.server.telemetry": (),
 }
 # The folder that says what runs next; what is computed and measured, it hears of.
 DECIDES = {"budmlx.core.schedule"}

@@ -15,6 +15,6 @@ DEBUG_OPTION = typer.Option(
     "--debug",
     envvar="BUDMLX_DEBUG",
     callback=_remember_debug,
-    help="Show where an error comes from.",
+    help="Show where an error comes from; serve logs that, too.",
 )
 """Before or after the command's name: `budmlx --debug serve` or `budmlx serve --debug`."""

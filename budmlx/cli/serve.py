@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from budmlx import logs
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
@@ -36,6 +37,7 @@ SPARE_FILES = 64
 
 @with_options(OPTIONS)
 def serve(
+    ctx: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -63,9 +65,7 @@ def serve(
     check_backend()
     settings = loaded.config
     warn_of_tables(settings)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up("debug" if ctx.meta.get("debug") else settings.log_level, settings.log_format)
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     _allow_connections()

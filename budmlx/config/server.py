@@ -24,6 +24,7 @@ from budmlx.config.values import (
     StoreFile,
 )
 from budmlx.errors import ConfigError
+from budmlx.logs import Format, Level
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -171,9 +172,12 @@ class ServerConfig(BaseModel):
         False, description="Stream the arguments of tool calls piece by piece."
     )
     strict: bool = Field(False, description="Refuse unknown request fields with 400.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe messages to log."
+    log_level: Level = Field(
+        "info",
+        description="Least severe messages to log; debug has tracebacks, which may quote prompts.",
     )
+    log_format: Format = Field("text", description="Log lines of text, or of JSON.")
+    log_prompts: bool = Field(False, description="Log what prompts and replies say.")
 
     def accepted_keys(self) -> tuple[str, ...]:
         """Every accepted bearer key: `api_keys`, then the lines of `api_key_file`.

@@ -18,11 +18,12 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
+from budmlx import logs
 from budmlx.backend import importing_mlx
 from budmlx.core.activity import Activity
 from budmlx.core.plugin_calls import NOTE
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, ToCore
+from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, SetLogLevel, ToCore
 from budmlx.protocol.channel import Channel, FrameError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def main() -> None:
         message = "The core speaks another protocol: budmlx was updated. Restart the server."
         channel.send(LoadFailed(message))
         return
+    if hello.settings.log_level is not None:
+        logs.set_up(hello.settings.log_level, hello.settings.log_format)
     try:
         with importing_mlx():
             loop_class: type[CoreLoop] = importlib.import_module("budmlx.core.loop").CoreLoop
@@ -95,7 +98,9 @@ def _receive(channel: Channel[ToCore], loop: CoreLoop) -> None:
         while os.getppid() == parent:
             NOTE.pulse()
             message = channel.receive(_PARENT_CHECK_SECONDS)
-            if message is not None:
+            if isinstance(message, SetLogLevel):
+                logs.set_level(message.level)
+            elif message is not None:
                 loop.post(message)
     except EOFError:
         pass

@@ -1,14 +1,23 @@
-"""Activity: what the core's thread does now and how long that may take, for those who watch it."""
+"""Activity: what the core's thread does now and how long that may take; a tally of its steps."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Hashable
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Sequence
+from copy import deepcopy
 
+import msgspec
+
+from budmlx.protocol import CoreCounts, CoreReport, StepFrame
+from budmlx.protocol.counts import GAPS, ROWS, Histogram
 from budmlx.protocol.note import BEAT, BEAT_AT, COMPUTES_AT, PLUGIN_AT, PULSE, PULSE_AT
 
+# Seconds between the empty frames of an idle core, and between reports of a busy one; readiness
+# needs a frame every few seconds.
+HEARTBEAT = 1.0
 # Seconds for what has not run before in this process: a back end builds kernels at their first
 # use, which took 43 s on the slowest occasion seen.
 FIRST_USE_SECONDS = 600.0
@@ -101,3 +110,39 @@ class Activity:
         self._beats += 1
         self.begun_at = time.monotonic()
         self._note.beat(self._beats, allowed, self.longest)
+
+
+class Tally:
+    """Counts what steps do, and reports it when nothing is left to do, and every second.
+
+    measure: called before a report; adds what others count, and returns the bytes of stored KV.
+    """
+
+    def __init__(self, measure: Callable[[CoreCounts], int]):
+        self._counts = CoreCounts()
+        self._measure = measure
+        self._reported = 0.0
+
+    def counted(self, frame: StepFrame, seconds: float, *, idle: bool) -> StepFrame:
+        """The frame of a step, perhaps with a report. seconds: how long it took."""
+        counts = self._counts
+        if rows := len({token.id for token in frame.tokens}):
+            count(counts.rows, ROWS, rows)
+            count(counts.gaps, GAPS, seconds, rows)
+        counts.preempted += frame.resumed
+        counts.busy += seconds
+        now = time.monotonic()
+        if not idle and now < self._reported + HEARTBEAT:
+            return frame
+        self._reported = now
+        stored = self._measure(counts)
+        # A copy, since the thread host passes it on as it is.
+        return msgspec.structs.replace(frame, report=CoreReport(deepcopy(counts), stored))
+
+
+def count(histogram: Histogram, bounds: Sequence[float], value: float, times: int = 1) -> None:
+    """Count a value in its class. bounds: of the classes, always the same ones."""
+    if not histogram.counts:
+        histogram.counts = [0] * (len(bounds) + 1)
+    histogram.counts[bisect_left(bounds, value)] += times
+    histogram.sum += times * value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
-from budmlx.core.activity import Activity
+from budmlx.core.activity import HEARTBEAT, Activity, Tally, count
 from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.prefill import stored
@@ -16,14 +17,18 @@ from budmlx.core.device import use_device
 from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
+from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
+from budmlx.core.sample.grammar import Grammars
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError
+from budmlx.plugins.boundary import FAULT_COUNTS
 from budmlx.protocol import (
     AddAdapter,
     AskPrefix,
     Cancel,
+    CoreCounts,
     CoreSettings,
     FromCore,
     Loaded,
@@ -38,9 +43,8 @@ from budmlx.protocol import (
     Submit,
     ToCore,
 )
+from budmlx.protocol.counts import COMPILING
 
-# Seconds between the empty frames of an idle core; readiness needs one every few seconds.
-HEARTBEAT = 1.0
 # Seconds at the end for KV that is not on disk yet; a host that waits longer kills the core.
 CLOSE_SECONDS = 1.0
 
@@ -107,21 +111,26 @@ class CoreLoop:
         if self._settings.warmup:
             WarmUp(model, self._settings, self.activity).run(self._emit, self._warmup_seconds)
         executor = Executor(model, reuse, self.activity, replaceable=self._replaceable)
+        grammars = Grammars(model.info, self._settings.token_decoder)
         scheduler = Scheduler(
             executor,
             max_rows=self._settings.max_rows,
             prefill_chunk=model.numbers.prefill_chunk,
             stream_slowdown=self._settings.stream_slowdown,
-            token_decoder=self._settings.token_decoder,
             speculation=self._settings.speculation,
+            grammars=grammars,
         )
+        tally = Tally(partial(self._measure, model, grammars))
         changes = AdapterChanges(executor, lambda: scheduler.budget, self._emit, self._inbox.put)
         self._emit(Loaded(model.info, scheduler.budget, adapters))
         while self._receive(scheduler, executor, changes):
             busy = scheduler.busy
             if changes.pending:
                 executor.between_steps(partial(changes.work, busy=busy))
-            self._emit(scheduler.step(self._emit) if busy else StepFrame(memory=memory_use()))
+            begin = time.perf_counter()
+            frame = scheduler.step(self._emit) if busy else StepFrame(memory=memory_use())
+            seconds = time.perf_counter() - begin
+            self._emit(tally.counted(frame, seconds, idle=not scheduler.busy))
             self._confirm_limit(scheduler)
         executor.close(CLOSE_SECONDS)
 
@@ -153,6 +162,17 @@ class CoreLoop:
                 message = self._inbox.get_nowait()
         except Empty:
             return True
+
+    def _measure(self, model: Model, grammars: Grammars, counts: CoreCounts) -> int:
+        """See `Tally`."""
+        while grammars.seconds:
+            count(counts.grammars, COMPILING, grammars.seconds.popleft())
+        counts.grammars_kept = grammars.kept
+        counts.disk = self._reuse.disk
+        counts.images = model.vision.encoded if model.vision is not None else 0
+        # Those of another model's plugins, where it is not a process of its own.
+        counts.faults = FAULT_COUNTS if self._replaceable else {}
+        return self._reuse.nbytes
 
     def _confirm_limit(self, scheduler: Scheduler) -> None:
         """Report that a limit is kept, once it is: rows that need more may have to end first."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from budmlx.core.activity import NoteWriter
 from budmlx.core.model.device_faults import is_device_fault
-from budmlx.core.row import RowError
+from budmlx.core.row import Row, RowError, requests_of
+from budmlx.logs import REQUEST
 from budmlx.plugins.boundary import FAULTS, broke, raised
 
 NOTE = NoteWriter()
@@ -31,8 +32,10 @@ def resolve(target: str) -> Any:
 
 
 @contextlib.contextmanager
-def calling(plugin: str, what: str) -> Iterator[None]:
+def calling(plugin: str, what: str, rows: Iterable[Row] = ()) -> Iterator[None]:
     """Context of a call of a plugin, which `NOTE` names. what: such as `vision encoder`.
+
+    rows: those that it is for.
 
     A fault of the device is raised as it is: whoever waits for the device hears of it, and it is
     not the plugin's.
@@ -46,9 +49,11 @@ def calling(plugin: str, what: str) -> Iterator[None]:
     except FAULTS as error:
         if is_device_fault(error):
             raise
+        REQUEST.set(requests_of(rows))
         raise PluginFault(raised(plugin, what, error)) from error
     finally:
         NOTE.plugin("")
+        REQUEST.set("")
 
 
 @contextlib.contextmanager

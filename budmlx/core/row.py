@@ -6,7 +6,7 @@ same way; the scheduler reads it, and decides when it runs alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -218,3 +218,8 @@ def adapters_of(rows: Sequence[Row]) -> list[str]:
     """The adapter of each row, empty for none; nothing at all if no row has one."""
     adapters = [row.request.adapter for row in rows]
     return adapters if any(adapters) else []
+
+
+def requests_of(rows: Iterable[Row]) -> str:
+    """The ids of the HTTP requests of rows, for the log."""
+    return ", ".join(sorted({row.request.request for row in rows} - {""}))

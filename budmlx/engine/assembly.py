@@ -23,6 +23,7 @@ from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.decisions import Decider
 from budmlx.engine.run.pipeline import RequestPipeline, RowDispatcher
+from budmlx.engine.run.prompt_log import PromptLog
 from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.model_identity import ModelIdentity
@@ -117,6 +118,8 @@ def assemble(
     rows = RowBuilder(info, plugins, text.parsers, tracker, shared=config.prefix_cache_shared)
     preparation = text.preparation(info, config, plugins)
     pipeline = RequestPipeline(preparation, cache, rows, dispatcher, tracker, plugins)
+    if config.log_prompts:
+        pipeline.prompt_log = PromptLog(text.tokenizer)
     embeddings = EmbeddingPipeline(embedding, text.tokenizer, dispatcher, plugins)
     decider = Decider(pipeline, text.tokenizer, plugins)
     return Assembly(

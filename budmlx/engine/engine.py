@@ -25,6 +25,7 @@ from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.sessions import SessionMethods
 from budmlx.engine.text.encoding import Encoding, TextMethods, encoding
 from budmlx.errors import EngineClosedError
+from budmlx.logs import Level
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice, Progress
 from budmlx.protocol import MemoryBudget
@@ -136,6 +137,10 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods):
     def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
         """Bound the memory of the model by `limit` bytes; see `Host.set_memory_limit`."""
         return self._pipeline.dispatcher.host.set_memory_limit(limit)
+
+    def set_log_level(self, level: Level) -> None:
+        """Change what the model's process logs, if it is one of its own."""
+        self._pipeline.dispatcher.host.set_log_level(level)
 
     def prefix_cache_stats(self) -> PrefixCacheStats:
         """Counts of the KV that prompts reused so far, and of the reasons why it was not more."""

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal, get_args
 
 from budmlx.errors import InvalidRequestError, PluginError
 
@@ -19,7 +20,20 @@ log = logging.getLogger(__name__)
 FAULTS = (Exception, SystemExit)
 """Exceptions of plugins that are caught; a library that calls sys.exit must not end the server."""
 
+FaultKind = Literal["raised", "broke", "hangs", "crashed"]
+"""A plugin raised, returned something wrong, does not return, or ended the core."""
+
 _running: dict[int, tuple[str, str]] = {}
+_counting = threading.Lock()
+FAULT_COUNTS: dict[str, dict[str, int]] = {}
+"""The faults of plugins in this process so far, by plugin and kind."""
+
+
+def count_fault(plugin: str, kind: FaultKind) -> None:
+    """Count a fault of a plugin."""
+    with _counting:
+        kinds = FAULT_COUNTS.setdefault(plugin, dict.fromkeys(get_args(FaultKind), 0))
+        kinds[kind] += 1
 
 
 @contextmanager
@@ -49,7 +63,9 @@ def running_on(thread: int) -> tuple[str, str] | None:
 
 def raised(plugin: str, what: str, error: BaseException) -> str:
     """Log what a plugin raised; returns the message for clients."""
+    count_fault(plugin, "raised")
     log.error("Plugin %s failed in its %s: %s", plugin, what, whereabouts(error))
+    log.debug("What it raised:", exc_info=error)
     return f"The plugin {plugin} failed in its {what}; the server's log says more."
 
 
@@ -58,6 +74,7 @@ def broke(plugin: str, what: str, problem: str) -> str:
 
     problem: such as `returned str, not a list`.
     """
+    count_fault(plugin, "broke")
     log.error("Plugin %s: its %s %s", plugin, what, problem)
     return f"The plugin {plugin} failed: its {what} {problem}."
 
@@ -69,6 +86,7 @@ def wrong_type(plugin: str, what: str, value: object, wanted: str) -> PluginErro
 
 def hangs(plugin: str, what: str, seconds: float) -> PluginError:
     """The error for a plugin that does not return in time; it is logged."""
+    count_fault(plugin, "hangs")
     log.error("Plugin %s hangs in its %s", plugin, what)
     return PluginError(f"The plugin {plugin} failed: its {what} took more than {seconds:g} s.")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
-from budmlx.types import FinishReason, Message, Timing, Usage
+from budmlx.types import FinishReason, Message, MissReason, Timing, Usage
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -188,6 +188,10 @@ OutputFilterFactory = Callable[[], OutputFilter]
 """Makes the filter of one choice; called once for each."""
 
 
+RequestEnd = Literal["completed", "failed", "cancelled", "refused"]
+"""How a request ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
     """The record of a request that ended. It holds no text of the request or of the reply.
@@ -199,14 +203,21 @@ class RequestRecord:
     reasons: finish reasons of the choices; empty unless completed.
     error: code of the error of a failed or refused request.
     request_id: the `X-Request-Id` of its HTTP response. response_id: `id` of the reply; empty
-    if there is none. key: the name of its API key; empty, since keys have no names yet.
+    if there is none. key: `key-1` for the first of the API keys and so on, `admin-1` for the
+    first admin key; empty without keys.
     route: path of the endpoint, in its documented spelling; `request_id`, `response_id` and
     `route` are empty for requests of the Python API.
     started, finished: seconds since 1970, on the wall clock; when it arrived and ended.
+    usage, timing: so far, where it did not complete; None if nothing was computed for it.
+    waited: seconds until the engine took it: its body was read, its model perhaps loaded.
+    prepared: seconds for its template, pictures and tokens.
+    disk_tokens: of `usage.cached_tokens`, those that were read from disk.
+    cache_reason: why no more of its prompt's KV was reused, see `CacheExplanation.reason`; None
+    if it did not complete, or was not computed. looked_up: the response cache was asked.
     """
 
     model: str
-    outcome: Literal["completed", "failed", "cancelled", "refused"]
+    outcome: RequestEnd
     reasons: tuple[FinishReason, ...] = ()
     error: str | None = None
     cached: bool = False
@@ -218,6 +229,11 @@ class RequestRecord:
     route: str = ""
     started: float = 0.0
     finished: float = 0.0
+    waited: float = 0.0
+    prepared: float = 0.0
+    disk_tokens: int = 0
+    cache_reason: MissReason | None = None
+    looked_up: bool = False
 
 
 # In the server and the command line

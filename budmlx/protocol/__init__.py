@@ -9,6 +9,7 @@ errors and types.
 from __future__ import annotations
 
 from budmlx.protocol.adapters import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
+from budmlx.protocol.counts import CoreCounts, CoreReport, DiskCounts
 from budmlx.protocol.embedding import EmbeddingSettings, EmbedRequest, PoolingMode, Vector
 from budmlx.protocol.frames import (
     PROTOCOL_VERSION,
@@ -23,6 +24,7 @@ from budmlx.protocol.frames import (
     PrefixAnswer,
     RowErrorCode,
     RowFailed,
+    SetLogLevel,
     SetMemoryLimit,
     Shutdown,
     StepFrame,
@@ -60,8 +62,11 @@ __all__ = [
     "AddAdapter",
     "AskPrefix",
     "Cancel",
+    "CoreCounts",
+    "CoreReport",
     "CoreRequest",
     "CoreSettings",
+    "DiskCounts",
     "EmbedRequest",
     "EmbeddingSettings",
     "FromCore",
@@ -85,6 +90,7 @@ __all__ = [
     "RowErrorCode",
     "RowFailed",
     "SessionFile",
+    "SetLogLevel",
     "SetMemoryLimit",
     "Shutdown",
     "StepFrame",

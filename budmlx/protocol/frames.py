@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from budmlx.logs import Level
 from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
+from budmlx.protocol.counts import CoreReport
 from budmlx.protocol.embedding import EmbedRequest, Vector
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
@@ -46,6 +48,12 @@ class SetMemoryLimit(msgspec.Struct, frozen=True, tag="set_memory_limit"):
     limit: int
 
 
+class SetLogLevel(msgspec.Struct, frozen=True, tag="set_log_level"):
+    """Log more or less from now on, in a process of the core's own."""
+
+    level: Level
+
+
 class AskPrefix(msgspec.Struct, frozen=True, tag="ask_prefix"):
     """Tell how much of a prompt is stored. keys: its ids, with those of images in their places."""
 
@@ -59,7 +67,15 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 
 
 ToCore = (
-    Hello | Submit | Cancel | SetMemoryLimit | AskPrefix | AddAdapter | RemoveAdapter | Shutdown
+    Hello
+    | Submit
+    | Cancel
+    | SetLogLevel
+    | SetMemoryLimit
+    | AskPrefix
+    | AddAdapter
+    | RemoveAdapter
+    | Shutdown
 )
 
 # Core to engine.
@@ -149,13 +165,14 @@ class RowFailed(msgspec.Struct, frozen=True, array_like=True):
     limit: int = 0
 
 
-class StepFrame(msgspec.Struct, frozen=True, tag="step"):
+class StepFrame(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
     """The results of one step of the scheduler. An empty frame is the heartbeat of an idle core.
 
     started: rows whose prefill began (end of their queue time), and requests for vectors.
     prefilling: rows whose prefill takes several steps, each with the tokens of its prompt that are
     left to compute, if they became fewer. vectors: those of texts. waiting, running: numbers of
-    rows. memory: what MLX has.
+    rows. memory: what MLX has. resumed: rows that began anew. report: when nothing is left to do,
+    and every second.
     """
 
     tokens: list[Token] = []
@@ -166,6 +183,8 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step"):
     waiting: int = 0
     running: int = 0
     memory: MemoryUse = MemoryUse()
+    resumed: int = 0
+    report: CoreReport | None = None
 
 
 FromCore = (

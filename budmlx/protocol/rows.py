@@ -88,6 +88,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     session: a file to read before the prompt is computed, or to write afterwards.
     adapter: the digest of the adapter that computes it beside the model; empty for none.
     speculation: False keeps it from drafting. Its tokens are the same either way.
+    request: the id of its HTTP request, for the log; empty if it has none.
     """
 
     id: int
@@ -112,6 +113,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     session: SessionFile | None = None
     adapter: str = ""
     speculation: bool = True
+    request: str = ""
 
 
 def with_image_keys(ids: Sequence[int], images: Sequence[Image]) -> list[int]:

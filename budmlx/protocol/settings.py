@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from budmlx.logs import Format, Level
 from budmlx.protocol.adapters import AdapterSource
 from budmlx.protocol.embedding import EmbeddingSettings
 
@@ -52,6 +53,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     token_decoder: what stands for the decoder in tokenizer.json, as JSON; empty leaves it.
     embedding: how the model makes vectors of texts, if it does. generates: it makes tokens, too.
     bare: its weights are those of the body alone.
+    log_level, log_format: as of `logs.set_up`, for a process of its own; None leaves its log alone.
     warmup: before it serves, the core runs what requests will run.
     speculation: tokens that a row drafts in a step at most; 0 for none, auto for as many as pay.
     """
@@ -75,4 +77,6 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     generates: bool = True
     bare: bool = False
     warmup: bool = True
+    log_level: Level | None = None
+    log_format: Format = "text"
     speculation: Literal["auto"] | int = 0

@@ -19,7 +19,7 @@ from budmlx.engine.run.origin import RequestOrigin
 from budmlx.server.dialects.base import ReplyEncoder, ShowsPrefill, StreamEncoder
 from budmlx.server.errors import failure_of
 from budmlx.server.limits import Limits
-from budmlx.server.records import ORIGIN
+from budmlx.server.records import EXCHANGE, ORIGIN
 from budmlx.server.state import CONFIG, IN_FLIGHT, LIMITS, NAMESPACE
 from budmlx.types import Completion, Event, Finished
 
@@ -66,7 +66,8 @@ async def streamed(
         if sender.response is None:
             raise
         sender.close()
-        await sender.send(encoder.failure(failure_of(exc)))
+        request[EXCHANGE].failure = failure = failure_of(exc)
+        await sender.send(encoder.failure(failure))
         return sender.response
     await sender.start()
     await sender.send(encoder.end())
@@ -79,8 +80,7 @@ async def _events(
     request: web.Request, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int
 ) -> AsyncIterator[Events]:
     """`running`, for a request."""
-    if (origin := request.get(ORIGIN)) is not None:
-        origin.response_id = encoder.id
+    request[ORIGIN].response_id = encoder.id
     key = request.get(NAMESPACE, "")
     async with running(request.app, model, run, places=places, key=key) as events:
         yield events

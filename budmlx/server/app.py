@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,8 +27,8 @@ from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
-from budmlx.server.records import GENERATING, generating, recorded
-from budmlx.server.routes import docs, health, library
+from budmlx.server.records import PATHS, WATCHERS, paths_of
+from budmlx.server.routes import docs, health, library, log_level
 from budmlx.server.routes import models as model_routes
 from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
@@ -41,9 +42,17 @@ from budmlx.server.state import (
     SEALER,
     STORE,
 )
-from budmlx.server.transport import Runner, answer_errors, prepare
+from budmlx.server.transport import Runner, exchanges, prepare
 
-ROUTES = (library.endpoints, model_routes.endpoints, health.endpoints, docs.endpoints)
+log = logging.getLogger(__name__)
+
+ROUTES = (
+    library.endpoints,
+    model_routes.endpoints,
+    health.endpoints,
+    log_level.endpoints,
+    docs.endpoints,
+)
 
 
 def create_app(
@@ -56,20 +65,19 @@ def create_app(
     """The application with all routes and middlewares. Raises ConfigError for unusable keys
     and an unusable store.
     """
-    observers = [recorded] if models.plugins.observed else []
-    middlewares = [*observers, guard(config), *rate_limits(config)]
-    app = _application(config, dialects, limits, middlewares)
-    app[GENERATING] = generating(dialects)
+    app = _application(config, dialects, limits, [guard(config), *rate_limits(config)])
     app[MODELS] = app[PLUGIN_MODELS] = models
     if (engine := models.only) is not None:
         app[ENGINE] = engine
-    app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
     app[STORE] = Store(None if config.store is None else Path(config.store))
     for dialect in dialects:
         dialect.set_up(app)
     app.on_cleanup.append(_close_store)
-    for endpoint in chain(others, *(dialect.endpoints for dialect in dialects)):
+    app[ENDPOINTS] = others = tuple(chain(*ROUTES))
+    endpoints = [*others, *chain.from_iterable(dialect.endpoints for dialect in dialects)]
+    app[PATHS] = paths_of(endpoints)
+    for endpoint in endpoints:
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)
     return app
@@ -109,13 +117,14 @@ def _application(
     config: Config, dialects: Dialects, limits: Limits, middlewares: Sequence[Middleware]
 ) -> web.Application:
     app = web.Application(
-        middlewares=[answer_errors, *middlewares],
+        middlewares=[exchanges, *middlewares],
         client_max_size=config.max_body,
     )
     app[CONFIG] = config
     app[LIMITS] = limits
     app[SEALER] = Sealer()
     app[DIALECTS] = dialects
+    app[PATHS], app[WATCHERS] = {}, ()
     app.on_response_prepare.append(prepare)
     return app
 
@@ -160,10 +169,13 @@ class HttpServer:
 
     async def drain(self) -> None:
         """Accept no more clients, let replies finish for `drain_seconds`, end the rest, unbind."""
+        seconds = self._app[CONFIG].drain_seconds
+        log.info("Shutting down; %d prompts in flight have %g s", self.in_flight.count, seconds)
         for site in self._runner.sites:
             await site.stop()
-        await self.in_flight.drain(self._app[CONFIG].drain_seconds)
+        await self.in_flight.drain(seconds)
         await self._runner.cleanup()
+        log.info("Shut down")
 
 
 async def serve(

@@ -76,7 +76,18 @@ class Endpoint:
     @property
     def path(self) -> str:
         """The documented path, its variables without patterns."""
-        return re.sub(r"\{(\w+):[^}]*\}", r"{\1}", self.spellings[0])
+        return self.plain(self.spellings[0])
+
+    @property
+    def generates(self) -> bool:
+        """Whether it generates text, as those of POST with streams of generated text do."""
+        streamed = self.streamed
+        return streamed is not None and streamed.generated and self.method == "POST"
+
+    @staticmethod
+    def plain(path: str) -> str:
+        """A path, its variables without patterns."""
+        return re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path)
 
     def routes(self) -> Iterator[web.RouteDef]:
         """A route for each spelling."""

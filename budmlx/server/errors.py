@@ -100,10 +100,11 @@ def failure_of(exc: BaseException) -> Failure:
 
 
 def log_unexpected(exc: BaseException) -> None:
-    """Log where an exception came from, without its message, which may quote a prompt."""
+    """Log where an exception came from. Its message, which may quote a prompt, is for debugging."""
     frames = traceback.extract_tb(exc.__traceback__)[-5:]
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
     log.error("Unexpected %s in %s", type(exc).__qualname__, where)
+    log.debug("What was raised:", exc_info=exc)
 
 
 def param_path(loc: Sequence[str | int]) -> str | None:

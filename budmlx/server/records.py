@@ -1,60 +1,87 @@
-"""Records of requests for plugins: where a request comes from, and those that no engine took."""
+"""Exchanges: HTTP requests with what became of them, for metrics, the log, and plugins."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from itertools import chain
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from budmlx.engine.run.origin import RequestOrigin
-from budmlx.plugins.manager import Plugins
-from budmlx.server.dialects.base import Dialects
-from budmlx.server.errors import failure_of
-from budmlx.server.security import request_id
-from budmlx.server.state import MODELS
-
-GENERATING: web.AppKey[Mapping[str, str]] = web.AppKey("generating")
-"""The documented path of every path whose requests are recorded."""
-ORIGIN = web.RequestKey("origin", RequestOrigin)
+from budmlx.plugins.specs import RequestEnd, RequestRecord
+from budmlx.server.endpoints import Endpoint
+from budmlx.server.errors import Failure
 
 
-def generating(dialects: Dialects) -> Mapping[str, str]:
-    """The paths of all endpoints that generate text, which are those of POST with streams."""
-    endpoints = chain.from_iterable(dialect.endpoints for dialect in dialects)
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One HTTP request and its answer.
+
+    origin: what its records say of it. method, path: as the client sent them. generates: it leads
+    to an endpoint that generates text. records: of what engines did for it. failure: why it
+    failed, also after its stream had begun. status: of the answer; 0 if there was none, because
+    the client left or the connection broke. ended: seconds since 1970. late: it was reported
+    before, and what went on in the background has ended now.
+    """
+
+    origin: RequestOrigin
+    method: str
+    path: str
+    generates: bool
+    records: list[RequestRecord] = field(default_factory=list)
+    failure: Failure | None = None
+    status: int = 0
+    ended: float = 0.0
+    late: bool = False
+
+
+class Route(NamedTuple):
+    """Where a request leads. path: the documented one. generates: it generates text."""
+
+    path: str
+    generates: bool
+
+
+Watcher = Callable[[Exchange], object]
+"""Gets every exchange when it is over, on the event loop."""
+
+ORIGIN = web.RequestKey("request_origin", RequestOrigin)
+EXCHANGE = web.RequestKey("exchange", Exchange)
+PATHS: web.AppKey[Mapping[tuple[str, str], Route]] = web.AppKey("paths")
+"""Where the paths of endpoints lead, by method and path, in every spelling."""
+WATCHERS: web.AppKey[Sequence[Watcher]] = web.AppKey("watchers")
+
+
+def paths_of(endpoints: Iterable[Endpoint]) -> Mapping[tuple[str, str], Route]:
+    """See `PATHS`."""
     return {
-        re.sub(r"\{(\w+):[^}]*\}", r"{\1}", path): endpoint.path
+        (endpoint.method, Endpoint.plain(path)): Route(endpoint.path, endpoint.generates)
         for endpoint in endpoints
-        if endpoint.streamed is not None
-        and endpoint.streamed.generated
-        and endpoint.method == "POST"
         for path in endpoint.spellings
     }
 
 
-@web.middleware
-async def recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Note where a request comes from, for the engine, and record one that it did not take."""
-    resource = request.match_info.route.resource
-    route = request.app[GENERATING].get(resource.canonical if resource else "")
-    if route is None:
-        return await handler(request)
-    request[ORIGIN] = origin = RequestOrigin(request_id(request), route=route)
-    try:
-        return await handler(request)
-    except ConnectionError:
-        raise
-    except Exception as exc:
-        if not origin.recorded:
-            _record_refusal(request.app[MODELS].plugins, origin, exc)
-        raise
-
-
-def _record_refusal(plugins: Plugins, origin: RequestOrigin, exc: Exception) -> None:
-    failure = failure_of(exc)
-    code = failure.code or ("invalid_request" if failure.status == 400 else f"{failure.status}")
-    outcome = "failed" if failure.status == 500 else "refused"
-    origin.response_id = ""
-    plugins.request_finished(origin.record(model="", outcome=outcome, error=code))
+def untaken(exchange: Exchange) -> RequestRecord | None:
+    """The record of a request for text that no engine took; None if it was answered without."""
+    failure, origin = exchange.failure, exchange.origin
+    outcome: RequestEnd = "cancelled"
+    code = None
+    if failure is not None:
+        code = failure.code or ("invalid_request" if failure.status == 400 else f"{failure.status}")
+        outcome = "failed" if failure.status == 500 else "refused"
+    elif exchange.status:
+        return None
+    now = time.time()
+    return RequestRecord(
+        model="",
+        outcome=outcome,
+        error=code,
+        request_id=origin.request_id,
+        key=origin.key,
+        route=origin.route,
+        started=origin.started,
+        finished=now,
+        waited=now - origin.started,
+    )

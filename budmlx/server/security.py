@@ -8,7 +8,7 @@ import ipaddress
 import re
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -16,7 +16,8 @@ from aiohttp.typedefs import Handler, Middleware
 from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
-from budmlx.server.state import DIALECTS, NAMESPACE, ORIGIN, REQUEST_ID
+from budmlx.server.records import ORIGIN
+from budmlx.server.state import DIALECTS, NAMESPACE, PAGE_ORIGIN, REQUEST_ID
 from budmlx.server.warnings_header import NAME as WARNINGS
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
@@ -72,7 +73,8 @@ def guard(config: ServerConfig) -> Middleware:
     origins = frozenset(config.allow_origin)
     keys, admin_keys = config.accepted_keys(), config.accepted_admin_keys()
     # Whoever may do more may do this, too.
-    digests = [_digest(key) for key in (*keys, *admin_keys)] if keys else []
+    names = {_digest(key): f"admin-{n}" for n, key in enumerate(admin_keys, 1)}
+    names |= {_digest(key): f"key-{n}" for n, key in enumerate(keys, 1)}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -80,8 +82,8 @@ def guard(config: ServerConfig) -> Middleware:
         _check_origin(request, host, origins)
         if _is_preflight(request):
             return _preflight_answer(request)
-        if digests and not _is_open(request):
-            _check_key(request, digests)
+        if keys and not _is_open(request):
+            _check_key(request, names)
         return await handler(request)
 
     return check
@@ -137,12 +139,12 @@ def _check_origin(request: web.Request, host: str, allowed: frozenset[str]) -> N
                 code="origin_not_allowed",
                 headers={"Vary": "Origin"},
             )
-        request[ORIGIN] = origin
+        request[PAGE_ORIGIN] = origin
 
 
 def _is_preflight(request: web.Request) -> bool:
     """Whether a browser asks on behalf of a page that was let in whether it may send a request."""
-    asked = request.method == hdrs.METH_OPTIONS and ORIGIN in request
+    asked = request.method == hdrs.METH_OPTIONS and PAGE_ORIGIN in request
     return asked and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
 
 
@@ -161,9 +163,9 @@ def _preflight_answer(request: web.Request) -> web.Response:
 
 def allow_reading(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Let a page that was let in read this response, whatever its status."""
-    if ORIGIN not in request:
+    if PAGE_ORIGIN not in request:
         return
-    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request[ORIGIN]
+    response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request[PAGE_ORIGIN]
     response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
     response.headers.add(hdrs.VARY, "Origin")
 
@@ -173,8 +175,9 @@ def _is_open(request: web.Request) -> bool:
     return resource is not None and resource.canonical in OPEN_ROUTES
 
 
-def _check_key(request: web.Request, digests: list[bytes]) -> None:
-    accepted = _matching(request, digests)
+def _check_key(request: web.Request, names: Mapping[bytes, str]) -> None:
+    """names: of the accepted keys, by their digests."""
+    accepted = _matching(request, names)
     if accepted is None:
         raise HttpError(
             401,
@@ -183,6 +186,7 @@ def _check_key(request: web.Request, digests: list[bytes]) -> None:
             headers={"WWW-Authenticate": "Bearer"},
         )
     request[NAMESPACE] = accepted.hex()
+    request[ORIGIN].key = names[accepted]
 
 
 def matching_key(request: web.Request, keys: Iterable[str]) -> bytes | None:
@@ -190,7 +194,7 @@ def matching_key(request: web.Request, keys: Iterable[str]) -> bytes | None:
     return _matching(request, [_digest(key) for key in keys])
 
 
-def _matching(request: web.Request, digests: list[bytes]) -> bytes | None:
+def _matching(request: web.Request, digests: Collection[bytes]) -> bytes | None:
     given = request.app[DIALECTS].keys(request.path, request.headers)
     candidates = [_digest(key) for key in given]
     # Every pair is compared, so that the time does not reveal which one came close.

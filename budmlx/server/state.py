@@ -27,5 +27,5 @@ IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
 NAMESPACE = web.RequestKey("namespace", str)
 """Digest of the API key that a request came with; absent where no keys are set."""
-ORIGIN = web.RequestKey("origin", str)
+PAGE_ORIGIN = web.RequestKey("page_origin", str)
 """Origin of the page that a request came from, where it is another's and was let in."""

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import _ErrInfo
 
-from budmlx.server.dialects.base import Dialects
+from budmlx.engine.run.origin import RequestOrigin
+from budmlx.logs import REQUEST
+from budmlx.plugins.specs import RequestRecord
 from budmlx.server.errors import Failure, failure_of
-from budmlx.server.limits import Limits
+from budmlx.server.records import (
+    EXCHANGE,
+    ORIGIN,
+    PATHS,
+    WATCHERS,
+    Exchange,
+    Route,
+    Watcher,
+    untaken,
+)
 from budmlx.server.security import allow_reading, request_id
-from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS
-
-log = logging.getLogger("budmlx.access")
+from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS, MODELS
+from budmlx.server.telemetry import access_log
 
 
 class Connection(web.RequestHandler):
@@ -29,12 +42,20 @@ class Connection(web.RequestHandler):
     that quotes the input; here both get an error in the dialect of the path.
     """
 
-    __slots__ = ("_body", "_body_failed", "_dialects", "_first_request_timer", "_limits")
+    __slots__ = (
+        "_body",
+        "_body_failed",
+        "_dialects",
+        "_first_request_timer",
+        "_limits",
+        "_watchers",
+    )
 
-    def __init__(self, manager: web.Server, dialects: Dialects, limits: Limits, **options: Any):
+    def __init__(self, manager: web.Server, app: web.Application, **options: Any):
         super().__init__(manager, **options)
-        self._dialects = dialects
-        self._limits = limits
+        self._dialects = app[DIALECTS]
+        self._limits = app[LIMITS]
+        self._watchers = app[WATCHERS]
         self._body: StreamReader | None = None
         self._body_failed = False
 
@@ -99,7 +120,15 @@ class Connection(web.RequestHandler):
         response = self._dialects.of(request.path).error(request, failure)
         sign(request, response)
         response.force_close()
+        if status < 500:  # It never reached the middlewares.
+            self._report(request, failure)
         return response
+
+    def _report(self, request: web.BaseRequest, failure: Failure) -> None:
+        exchange = Exchange(RequestOrigin(request_id(request)), "", "", generates=False)
+        exchange.failure, exchange.status = failure, failure.status
+        exchange.ended = time.time()
+        _tell(self._watchers, exchange)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -115,20 +144,19 @@ class Connection(web.RequestHandler):
 class Listener(web.Server):
     """Makes a `Connection` for every client."""
 
-    def __init__(self, app_server: web.Server, dialects: Dialects, limits: Limits, **options: Any):
+    def __init__(self, app_server: web.Server, app: web.Application, **options: Any):
         super().__init__(
             app_server.request_handler,
             request_factory=app_server.request_factory,
             handler_cancellation=True,
         )
-        self._dialects = dialects
-        self._limits = limits
+        self._app = app
         self._options = options
 
     def __call__(self) -> web.RequestHandler:
         """Make the protocol of one connection."""
         loop = asyncio.get_running_loop()
-        return Connection(self, self._dialects, self._limits, loop=loop, **self._options)
+        return Connection(self, self._app, loop=loop, **self._options)
 
 
 class Runner(web.AppRunner):
@@ -141,53 +169,86 @@ class Runner(web.AppRunner):
         limits = self.app[LIMITS]
         return Listener(
             await super()._make_server(),
-            self.app[DIALECTS],
-            limits,
-            access_log=log,
-            access_log_class=AccessLog,
+            self.app,
+            access_log=None,
             keepalive_timeout=limits.keepalive_seconds,
             lingering_time=limits.linger_seconds,
         )
 
 
-class AccessLog(AbstractAccessLogger):
-    """One bounded line per request, without query strings, headers or bodies."""
-
-    @property
-    def enabled(self) -> bool:
-        """Whether the lines are logged at all."""
-        return self.logger.isEnabledFor(logging.INFO)
-
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Write method, path, status, duration and request id."""
-        path = ascii(request.rel_url.raw_path[:200])[1:-1]
-        self.logger.info(
-            "%s %s %d %.3fs %s", request.method, path, response.status, time, request_id(request)
-        )
-
-
 @web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost middleware: turns every exception into an error response.
+async def exchanges(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware: turns every exception into an error response, and reports how
+    each request ended.
 
     Raises ConnectionError if the response has begun or the client is gone.
     """
+    exchange = _exchange(request)
+    try:
+        response = await _answered(request, handler, exchange)
+        exchange.status = response.status
+        return response
+    finally:
+        _report(request.app, exchange)
+
+
+def _exchange(request: web.Request) -> Exchange:
+    resource = request.match_info.route.resource
+    path = "" if resource is None else resource.canonical
+    route = request.app[PATHS].get((request.method, path)) or Route(path, generates=False)
+    origin = RequestOrigin(request_id(request), route=route.path)
+    exchange = Exchange(origin, request.method, request.rel_url.raw_path, route.generates)
+    origin.sink = exchange.records.append
+    request[ORIGIN], request[EXCHANGE] = origin, exchange
+    REQUEST.set(origin.request_id)
+    return exchange
+
+
+async def _answered(
+    request: web.Request, handler: Handler, exchange: Exchange
+) -> web.StreamResponse:
     try:
         return await handler(request)
     except ConnectionError:
         raise
     except Exception as exc:  # The outermost boundary of a request.
-        response = _error_response(request, exc)
+        exchange.failure, response = _error_response(request, exc)
         if request.writer.output_size > 0:
             raise ConnectionResetError("the response has begun") from exc
         return response
 
 
-def _error_response(request: web.Request, exc: Exception) -> web.Response:
-    """The error in the dialect of the path."""
+def _report(app: web.Application, exchange: Exchange) -> None:
+    exchange.ended = time.time()
+    # What goes on in the background is reported when that ends.
+    exchange.origin.sink = partial(_report_late, app, exchange)
+    if exchange.generates and not exchange.origin.recorded:
+        record = untaken(exchange)
+        if record is not None:
+            exchange.records.append(record)
+            if (models := app.get(MODELS)) is not None:
+                models.plugins.request_finished(record)
+    _tell(app[WATCHERS], exchange)
+
+
+def _report_late(app: web.Application, exchange: Exchange, record: RequestRecord) -> None:
+    late = replace(exchange, records=[record], ended=time.time(), late=True)
+    _tell(app[WATCHERS], late)
+
+
+def _tell(watchers: Sequence[Watcher], exchange: Exchange) -> None:
+    for watch in watchers:
+        watch(exchange)
+    if access_log.log.isEnabledFor(logging.INFO):
+        access_log.write(exchange)
+
+
+def _error_response(request: web.Request, exc: Exception) -> tuple[Failure, web.Response]:
+    """The failure, and the error in the dialect of the path."""
     dialect = request.app[DIALECTS].of(request.path)
     missing = dialect.not_found(request.path) if isinstance(exc, web.HTTPNotFound) else None
-    return dialect.error(request, missing or failure_of(exc))
+    failure = missing or failure_of(exc)
+    return failure, dialect.error(request, failure)
 
 
 async def prepare(request: web.Request, response: web.StreamResponse) -> None:

@@ -22,7 +22,7 @@ from budmlx.core.model.memory import MemoryModel, memory_use
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
-from budmlx.core.row import NO_ADAPTER, Row, RowError, RowFault
+from budmlx.core.row import NO_ADAPTER, Row, RowError, RowFault, requests_of
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
 from budmlx.protocol import MemoryBudget, RowFailed, Token, Vector
 
@@ -357,7 +357,7 @@ class Executor:
             action(*arguments)
         except Exception as error:
             rows = list(rows)
-            log.exception("a step of %d rows failed", len(rows))
+            log.exception("a step of %d rows failed: %s", len(rows), requests_of(rows))
             if is_device_fault(error):
                 raise
             mx.clear_cache()

@@ -20,7 +20,13 @@ from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.reuse.session import Session, SessionError, load_session
 from budmlx.core.reuse.tier import KVTier
 from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
-from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, KVStoreSettings, SessionFile
+from budmlx.protocol import (
+    LEAST_REUSED,
+    LEAST_STRETCH,
+    DiskCounts,
+    KVStoreSettings,
+    SessionFile,
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +90,16 @@ class BlockReuse:
     def enabled(self) -> bool:
         """Whether anything is ever stored."""
         return self.limit > 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks in memory."""
+        return self.tree.nbytes
+
+    @property
+    def disk(self) -> DiskCounts:
+        """See `Reusing`."""
+        return self.tier.counters if self.tier is not None else DiskCounts()
 
     @property
     def version(self) -> int:

@@ -21,7 +21,7 @@ from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
 from budmlx.core.reuse.tree import RETAINED_SHARE
 from budmlx.lookup import Prefix, PrefixIndex
-from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, SessionFile
+from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, DiskCounts, SessionFile
 
 # The share of all bytes, and of all checkpoints, that the ends of one conversation's turns may
 # take: other conversations are waiting for theirs.
@@ -172,6 +172,16 @@ class CheckpointReuse:
     def enabled(self) -> bool:
         """Whether anything is ever stored."""
         return self.limit > 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+        return self._kept.nbytes
+
+    @property
+    def disk(self) -> DiskCounts:
+        """Nothing: there is no disk tier."""
+        return DiskCounts()
 
     @property
     def version(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from budmlx.protocol import SessionFile
+from budmlx.protocol import DiskCounts, SessionFile
 
 
 class StoredPrefix(Protocol):
@@ -66,6 +66,14 @@ class Reusing(Protocol):
     @property
     def enabled(self) -> bool:
         """Whether anything is ever stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are stored in memory."""
+
+    @property
+    def disk(self) -> DiskCounts:
+        """What the disk tier did so far."""
 
     @property
     def pending(self) -> bool:

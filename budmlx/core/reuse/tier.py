@@ -17,10 +17,10 @@ from budmlx.core.model.device_faults import is_device_fault
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.disk.files import Layout
 from budmlx.core.reuse.disk.identity import NUMBERS, layout_of, model_digest, name_of
-from budmlx.core.reuse.disk.store import Counters, KVStore, chain, chains
+from budmlx.core.reuse.disk.store import KVStore, chain, chains
 from budmlx.core.reuse.interface import Allowance
 from budmlx.core.reuse.tree import Block, PrefixTree
-from budmlx.protocol import KVStoreSettings
+from budmlx.protocol import DiskCounts, KVStoreSettings
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class KVTier:
         return cls(store, layout)
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> DiskCounts:
         """Counts since the start."""
         return self._store.counters
 

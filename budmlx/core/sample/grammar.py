@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
@@ -60,6 +61,8 @@ class Grammars:
     """Compiles the grammars of one model and caches the last ones. Thread-safe.
 
     token_decoder: JSON that stands for the decoder in tokenizer.json; empty leaves it.
+    seconds: of each that was compiled, until somebody takes them. kept: rows that found theirs
+    compiled, or being compiled.
     """
 
     def __init__(self, info: ModelInfo, token_decoder: str = ""):
@@ -67,6 +70,8 @@ class Grammars:
         self._decoder = token_decoder
         self._vocab = info.vocab_size
         self._eos_ids = list(info.eos_token_ids)
+        self.seconds: deque[float] = deque()
+        self.kept = 0
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="budmlx-grammar")
         self._lock = threading.Lock()  # of the tokenizer
         self._tokenizer: LLTokenizer | None = None
@@ -76,10 +81,19 @@ class Grammars:
         """Begin to compile, or find what was compiled before."""
         compiled = self._kept.get(source)
         if compiled is None:
-            compiled = Compilation(self._pool, partial(self._compile, source))
+            compiled = Compilation(self._pool, partial(self._timed, source))
             # However long it is, the other choices of its request find it.
             self._kept.put(source, compiled, min(len(source), MAX_KEPT_CHARACTERS))
+        else:
+            self.kept += 1
         return compiled
+
+    def _timed(self, source: str, compilation: Compilation) -> LLMatcher:
+        begin = time.perf_counter()
+        try:
+            return self._compile(source, compilation)
+        finally:
+            self.seconds.append(time.perf_counter() - begin)
 
     def _compile(self, source: str, compilation: Compilation) -> LLMatcher:
         tokenizer = self._loaded_tokenizer()

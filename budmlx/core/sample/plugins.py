@@ -160,7 +160,7 @@ class PluginSampling:
             raise self._fault(str(error)) from error
 
     def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        with calling(self._call.plugin, self._what):
+        with calling(self._call.plugin, self._what, self.rows):
             return function(*arguments)
 
     @property

@@ -41,8 +41,7 @@ class Scheduler:
     every row that came or left.
 
     stream_slowdown: see `PrefillBudget`. disk: what a step may read from disk.
-    compile_seconds: a grammar that takes longer is refused. token_decoder: see `Grammars`.
-    speculation: see `Speculation`.
+    compile_seconds: a grammar that takes longer is refused. speculation: see `Speculation`.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Scheduler:
         stream_slowdown: float = 3.0,
         disk: DiskReadBudget | None = None,
         compile_seconds: float = COMPILE_SECONDS,
-        token_decoder: str = "",
+        grammars: Grammars | None = None,
         speculation: Setting = 0,
     ):
         self._executor = executor
@@ -71,8 +70,7 @@ class Scheduler:
         self._rows: dict[int, Row] = {}
         self._waiting = FairQueue()
         self._claims = Claims(self._waiting)
-        grammars = Grammars(executor.info, token_decoder)
-        self._compiling = CompilingRows(grammars, compile_seconds)
+        self._compiling = CompilingRows(grammars or Grammars(executor.info), compile_seconds)
         self._speculation = Speculation(speculation) if speculation else None
         self._report = StepReport()
         self._texts = TextQueue(self._report, executor.texts.whole, numbers.least_chunk)

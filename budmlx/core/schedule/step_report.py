@@ -19,6 +19,7 @@ class StepReport:
         self._vectors: list[Vector] = []
         self._left: dict[int, int] = {}  # tokens to prefill, by row
         self._told: dict[int, int] = {}  # the same in the last frame
+        self._resumed = 0
 
     @property
     def urgent(self) -> bool:
@@ -65,8 +66,10 @@ class StepReport:
         self.fail(row.id, "invalid_grammar", message, grammar.param)
 
     def start(self, row: Row) -> None:
-        """Record that a row left the queue for the first time."""
-        if not row.started:
+        """Record that a row left the queue; the engine hears of the first time."""
+        if row.started:
+            self._resumed += 1
+        else:
             row.started = True
             self._started.append(row.id)
 
@@ -85,7 +88,9 @@ class StepReport:
             waiting=waiting,
             running=running,
             memory=memory,
+            resumed=self._resumed,
         )
         self._tokens, self._failed, self._started, self._vectors = [], [], [], []
         self._told = self._left
+        self._resumed = 0
         return frame

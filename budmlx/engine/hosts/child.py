@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
+from typing import Literal
 
 from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
 from budmlx.protocol.channel import Channel, connected_sockets
@@ -37,6 +38,7 @@ class End:
 
     how: str
     plugin: str = ""
+    kind: Literal["crash", "hang", "load"] = "crash"
 
 
 class Child:
@@ -101,7 +103,7 @@ class Child:
         """End a process that sent nothing for that many seconds, and `reap` it."""
         self._process.kill()
         plugin = self._reaped()
-        return End(f"it made no step for {silence:.0f} s", plugin)
+        return End(f"it made no step for {silence:.0f} s", plugin, "hang")
 
     def reap(self) -> End:
         """Make sure that the process is gone and free its resources; returns how it ended."""

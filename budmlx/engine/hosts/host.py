@@ -13,8 +13,10 @@ from budmlx.backend import importing_mlx
 from budmlx.config import ModelConfig
 from budmlx.engine.hosts.adapters import HostAdapters
 from budmlx.engine.hosts.prefix_questions import PrefixQuestions
+from budmlx.logs import Level
 from budmlx.progress import Notice
 from budmlx.protocol import (
+    CoreCounts,
     CoreRequest,
     CoreSettings,
     MemoryBudget,
@@ -46,7 +48,8 @@ class HostStatus:
     ready: the core is loaded and has stepped or idled within the last seconds.
     reason: one sentence when it is not ready, else empty.
     waiting, running: rows in the core. memory: what the core has, budget: what it may have.
-    restarts: the number of times that the core was restarted.
+    counts: what it did, and cores before it, as of its last report. stored: bytes of KV of former
+    prompts and replies, as of then.
     """
 
     ready: bool
@@ -55,7 +58,13 @@ class HostStatus:
     running: int = 0
     memory: MemoryUse = field(default_factory=MemoryUse)
     budget: MemoryBudget = field(default_factory=MemoryBudget)
-    restarts: int = 0
+    counts: CoreCounts = field(default_factory=CoreCounts)
+    stored: int = 0
+
+    @property
+    def restarts(self) -> int:
+        """The number of times that the core was restarted."""
+        return sum(self.counts.restarts.values())
 
 
 class Host(Protocol):
@@ -87,6 +96,9 @@ class Host(Protocol):
         The future is done when what the core has in use is within it, which may take until a
         long reply ends; it is cancelled by the next change. Thread-safe, never blocks.
         """
+
+    def set_log_level(self, level: Level) -> None:
+        """Change what a process of the core's own logs, and those that come after it."""
 
     def status(self) -> HostStatus:
         """Look at the host now. Thread-safe, never blocks."""

@@ -138,7 +138,15 @@ def fingerprint(request: CoreRequest) -> bytes:
         anonymous = msgspec.structs.replace(request, id=0, owner="")
     else:
         anonymous = msgspec.structs.replace(
-            request, id=0, seed=0, choice=0, fork=0, emitted_ids=[], namespace="", owner=""
+            request,
+            id=0,
+            seed=0,
+            choice=0,
+            fork=0,
+            emitted_ids=[],
+            namespace="",
+            owner="",
+            request="",
         )
     return hashlib.sha256(msgspec.msgpack.encode(anonymous)).digest()
 

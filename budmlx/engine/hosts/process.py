@@ -22,10 +22,14 @@ from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
+from budmlx.logs import Level
+from budmlx.plugins.boundary import count_fault
 from budmlx.progress import Notice
 from budmlx.protocol import (
     AdapterAnswer,
     AskPrefix,
+    CoreCounts,
+    CoreReport,
     CoreRequest,
     CoreSettings,
     FromCore,
@@ -35,12 +39,14 @@ from budmlx.protocol import (
     MemoryLimitSet,
     PrefixAnswer,
     RowFailed,
+    SetLogLevel,
     SetMemoryLimit,
     Shutdown,
     StepFrame,
     WarmingUp,
 )
 from budmlx.protocol.channel import FrameError
+from budmlx.protocol.counts import plus
 from budmlx.protocol.note import Note
 from budmlx.types import ModelInfo
 
@@ -93,13 +99,14 @@ class ProcessHost:
         self._closing = threading.Event()
         self._recovery = Recovery(policy or RecoveryPolicy())
         self._latest = StepFrame()
+        self._report = CoreReport()
+        self._past = CoreCounts()  # of former cores
         self._last_sign = 0.0  # of life: a frame or a beat
         self._news = WarmUpNews(notice)
         self._limit_change = LimitChange()
         self.prefixes = PrefixQuestions(self._post)
         self._note = Note()  # of the last nap
-        self._restarts = 0
-        self._last_end = ""
+        self._last_end = End("")
         self.adapters = HostAdapters(self._change)
         begin = time.monotonic()
         self._child = self._spawn(settings)
@@ -150,6 +157,12 @@ class ProcessHost:
                 raise EngineUnavailableError("The engine is restarting; try again.")
             self._child.post([change])
 
+    def set_log_level(self, level: Level) -> None:
+        """See `Host.set_log_level`."""
+        with self._lock:
+            self._settings = msgspec.structs.replace(self._settings, log_level=level)
+            self._child.post([SetLogLevel(level)])
+
     def status(self) -> HostStatus:
         """Look at the host now."""
         with self._lock:
@@ -161,7 +174,8 @@ class ProcessHost:
                 running=self._latest.running,
                 memory=self._latest.memory,
                 budget=self._budget,
-                restarts=self._restarts,
+                counts=plus(self._past, self._report.counts),
+                stored=self._report.stored,
             )
 
     def close(self) -> None:
@@ -188,7 +202,7 @@ class ProcessHost:
             return reason
         if not self._recovery.up:
             words = f": {self._news.words}" if self._news.words else ""
-            return f"The engine is restarting because {self._last_end}{words}."
+            return f"The engine is restarting because {self._last_end.how}{words}."
         silence = now - self._last_sign
         if silence <= max(FRESH_SECONDS, 2 * self._note.longest):
             return ""
@@ -222,7 +236,8 @@ class ProcessHost:
         if not self._child.wait_gone(_GONE_SECONDS, self._closing):
             log.warning("The engine is started again although its old process has not ended.")
         with self._lock:
-            self._restarts += 1
+            restart = CoreCounts(restarts={self._last_end.kind: 1})
+            self._past = plus(self._past, restart)
         try:
             child = self._spawn(self.adapters.settings(self._settings))
             with self._lock:
@@ -232,10 +247,11 @@ class ProcessHost:
             loaded = self._load(child, self._load_patience)
             if loaded.info.fingerprint != self.info.fingerprint:
                 child.reap()
-                return End("the model directory was changed")
+                return End("the model directory was changed", kind="load")
         except ModelLoadError as error:
             log.error("The engine could not be loaded again: %s", error.message)
-            return End("the model could not be loaded again")  # no paths: clients get to read this
+            # No paths: clients get to read this.
+            return End("the model could not be loaded again", kind="load")
         self._take_budget(loaded.budget)
         self._went_up(loaded.adapters)
         return self._follow(child)
@@ -317,6 +333,7 @@ class ProcessHost:
         now = time.monotonic()
         with self._lock:
             self._latest, self._last_sign = frame, now
+            self._report = frame.report or self._report
             seen, messages = self._recovery.frame(frame, now)
             child.post(messages)
         deliver(self._sink, seen, self.cancel)
@@ -336,11 +353,14 @@ class ProcessHost:
     def _went_down(self, end: End) -> float:
         """Record the end of a core; returns the seconds to wait before the next."""
         with self._lock:
-            self._last_end = end.how
+            self._last_end = end
             self._latest = StepFrame()
+            self._past = plus(self._past, self._report.counts)
+            self._report = CoreReport()
             warming = bool(self._news.words)
             death = self._recovery.died(time.monotonic(), end.how, end.plugin, warming=warming)
         if end.plugin:
+            count_fault(end.plugin, "crashed")
             log.error("The engine failed in plugin %s.", end.plugin)
         log.warning("The engine process is restarted in %.1f s: %s.", death.delay, end.how)
         self._deliver_failed(death.failed)

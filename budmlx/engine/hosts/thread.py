@@ -16,10 +16,12 @@ from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
+from budmlx.logs import Level
 from budmlx.progress import Notice
 from budmlx.protocol import (
     AdapterAnswer,
     Cancel,
+    CoreReport,
     CoreRequest,
     CoreSettings,
     FromCore,
@@ -58,6 +60,7 @@ class ThreadHost:
         self._closed = False
         self._dead = ""
         self._last_frame = StepFrame()
+        self._report = CoreReport()
         self._last_frame_at = time.monotonic()
         self._news = WarmUpNews(notice)
         self._limit_change = LimitChange()
@@ -107,6 +110,9 @@ class ThreadHost:
         self._loop.post(SetMemoryLimit(limit))
         return kept
 
+    def set_log_level(self, level: Level) -> None:
+        """Nothing to do: the core logs where this process does."""
+
     def status(self) -> HostStatus:
         """Look at the host now; see `Host.status`."""
         reason = self._dead
@@ -126,6 +132,8 @@ class ThreadHost:
             running=frame.running,
             memory=frame.memory,
             budget=self._budget,
+            counts=self._report.counts,
+            stored=self._report.stored,
         )
 
     def close(self) -> None:
@@ -174,6 +182,7 @@ class ThreadHost:
             self._loading.put(message)
             return
         self._last_frame, self._last_frame_at = message, time.monotonic()
+        self._report = message.report or self._report
         ended = {token.id for token in message.tokens if token.reason is not None}
         ended.update(failed.id for failed in message.failed)
         ended.update(vector.id for vector in message.vectors if vector.last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from budmlx import logs
 from budmlx.config import Config, adapter_paths, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.directory import is_bare
@@ -43,6 +44,8 @@ def core_settings(
         loader=PluginTarget(plugin=loader.plugin, core=loader.value.core) if loader else None,
         vision=images.target,
         warmup=config.warmup != "off",
+        log_level=logs.chosen(),
+        log_format=config.log_format,
         sessions=[str(Path(path).expanduser().absolute()) for path in config.session],
         adapters=[AdapterSource(path) for path in adapter_paths(config.adapter).values()],
         token_decoder=token_decoder,

@@ -15,6 +15,8 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.models.shares import Claim
 from budmlx.errors import BudmlxError
 from budmlx.progress import Notice
+from budmlx.protocol import CoreCounts
+from budmlx.protocol.counts import plus
 
 State = Literal["unloaded", "loading", "loaded", "unloading", "failed"]
 
@@ -48,10 +50,11 @@ class Resident:
 
     users: those who hold the engine. waiting: those who want it. leaving: those who wait for its
     end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long;
-    infinite to stay. weights: in bytes, once it was loaded. limit: bytes that the loaded model was
-    told to keep within. loaded_at, used_at, failed_at: seconds of the monotonic clock.
-    load_seconds: how long the last load took. error: why it failed. progress: words about a load,
-    which `notice` gets, too.
+    infinite to stay. loads: how often it was loaded. past: what its core did in former loads.
+    weights: in bytes, once it was loaded. limit: bytes that the loaded model was told to keep
+    within. loaded_at, used_at, failed_at: seconds of the monotonic clock. load_seconds: how long
+    the last load took. error: why it failed. progress: words about a load, which `notice` gets,
+    too.
     """
 
     spec: ModelSpec
@@ -62,6 +65,8 @@ class Resident:
     leaving: list[Future[None]] = field(default_factory=list)
     pinned: bool = False
     idle_seconds: float = math.inf
+    loads: int = 0
+    past: CoreCounts = field(default_factory=CoreCounts)
     weights: int = 0
     limit: int = 0
     loaded_at: float = 0.0
@@ -117,6 +122,12 @@ class Resident:
         return min(longest, engine.info.context_length)
 
     @property
+    def counts(self) -> CoreCounts:
+        """What its core did, in former loads, too."""
+        engine = self.engine
+        return self.past if engine is None else plus(self.past, engine.status().counts)
+
+    @property
     def wanted(self) -> bool:
         """Whether anybody still waits for it."""
         while self.waiting and self.waiting[0].cancelled():
@@ -151,6 +162,7 @@ class Resident:
     def loaded(self, engine: Engine) -> None:
         """The load ended well; all who wait hold the engine now."""
         self.state, self.engine, self.error = "loaded", engine, None
+        self.loads += 1
         self.loaded_at = self.used_at = time.monotonic()
         budget = engine.status().budget
         self.weights, self.limit = budget.weights, budget.limit
@@ -162,6 +174,7 @@ class Resident:
 
     def gone(self) -> None:
         """The model is no longer loaded."""
+        self.past = self.counts
         self.state, self.engine, self.limit = "unloaded", None, 0
         self.idle_seconds = self.usual_idle_seconds
         leaving, self.leaving = self.leaving, []

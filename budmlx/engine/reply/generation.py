@@ -30,6 +30,7 @@ from budmlx.types import (
     Event,
     Finished,
     FinishReason,
+    MissReason,
     TextDelta,
     Timing,
     TokenLogprob,
@@ -213,7 +214,8 @@ class Generation:
     """The state of one request between the core and the caller: one row for each choice.
 
     submission: the prompt as the core got it. from_disk: tokens of it that were read there.
-    left: tokens of a long prompt that were not computed yet, as far as is known.
+    left: tokens of a long prompt that were not computed yet, as far as is known. reason: why no
+    more of it was reused, once that is known.
     over: the terminal event is out. running: rows that the core still works on.
     The host's thread only stamps times and fills the mailbox; text is made where the
     events are consumed, so that a slow reader delays no other request.
@@ -237,6 +239,7 @@ class Generation:
         self._cached_tokens: int | None = None
         self._written_tokens = 0
         self.from_disk = 0
+        self.reason: MissReason | None = None
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._first: float | None = None
@@ -294,8 +297,8 @@ class Generation:
             self.over = True
             yield Finished(
                 tuple(r for r in reasons if r),
-                self._usage(),
-                self._timing(),
+                self.usage,
+                self.timing,
                 warnings=self._warnings(),
             )
 
@@ -315,7 +318,9 @@ class Generation:
             return ()
         return (REASONING_CUT,)
 
-    def _usage(self) -> Usage:
+    @property
+    def usage(self) -> Usage:
+        """The tokens so far."""
         reasoning = sum(choice.reasoning_tokens for choice in self._choices.values())
         return Usage(
             len(self.submission.prompt.ids),
@@ -325,7 +330,9 @@ class Generation:
             written_tokens=self._written_tokens,
         )
 
-    def _timing(self) -> Timing:
+    @property
+    def timing(self) -> Timing:
+        """The times so far."""
         started = self._started or self._submitted
         first = self._first or started
         return Timing(

@@ -14,7 +14,7 @@ from typing import TypeVar
 from budmlx.config import ModelConfig
 from budmlx.engine.procedures import FutureWait, Procedure
 from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
-from budmlx.plugins.boundary import FAULTS, whereabouts
+from budmlx.plugins.boundary import FAULTS, FaultKind, count_fault, whereabouts
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import ResponseCache
 from budmlx.threads import Worker
@@ -132,7 +132,7 @@ class ReplyCache:
             return None
         reply = decode(key, raw) if isinstance(raw, bytes) else None
         if reply is None:
-            self._complain("returned something that is no reply")
+            self._complain("broke", "returned something that is no reply")
             self._call(lambda: store.delete(key))
         return reply
 
@@ -168,7 +168,7 @@ class ReplyCache:
             try:
                 return call()
             except FAULTS as error:
-                self._complain(f"failed: {whereabouts(error)}")
+                self._complain("raised", f"failed: {whereabouts(error)}")
                 return None
 
         assert self._worker is not None
@@ -176,10 +176,11 @@ class ReplyCache:
 
     def _rest(self) -> None:
         self._resting_until = time.monotonic() + REST_SECONDS
-        self._complain(f"does not answer and is left alone for {REST_SECONDS:.0f} s")
+        self._complain("hangs", f"does not answer and is left alone for {REST_SECONDS:.0f} s")
 
-    def _complain(self, problem: str) -> None:
+    def _complain(self, kind: FaultKind, problem: str) -> None:
         assert self._store is not None
+        count_fault(self._store.plugin, kind)
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + REST_SECONDS
@@ -196,6 +197,11 @@ class Ticket:
         self._share = share
         self._flight: _Flight | None = None
         self._events: list[Event] = []
+
+    @property
+    def reads(self) -> bool:
+        """Whether the request may get a stored reply."""
+        return self._policy.read
 
     def lookup(self) -> Procedure[StoredReply | None]:
         """The reply, if it is stored or an equal request in flight computes it."""

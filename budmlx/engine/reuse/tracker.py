@@ -19,7 +19,7 @@ from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reuse.explain import History
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.lookup import Prefix, PrefixIndex, PrefixWalk
-from budmlx.types import CacheExplanation, Finished, PrefixCacheStats, Request
+from budmlx.types import CacheExplanation, PrefixCacheStats, Request
 
 # Replies, and tokens of replies, that are remembered.
 MAX_REPLIES = 1024
@@ -101,15 +101,15 @@ class ReuseTracker:
         reply = written[0] if written else ()
         self._history.add(submission.owner, submission.namespace, submission.prompt, reply)
 
-    def explained(self, submission: Submission, end: Finished, from_disk: int) -> Finished:
-        """The end with the explanation of its reuse, if the request wants one; always counted.
+    def explained(self, submission: Submission, cached: int, from_disk: int) -> CacheExplanation:
+        """The explanation of what a request reused; it is counted, so each comes here once.
 
-        end: of a request; each must come here once.
+        cached: tokens that were reused. from_disk: those of them that were read there.
         """
-        explanation = self._explanation(submission, end.usage.cached_tokens, from_disk)
+        explanation = self._explanation(submission, cached, from_disk)
         with self._lock:
             self._stats = _plus(self._stats, explanation, from_disk)
-        return replace(end, cache_explanation=explanation) if submission.explain else end
+        return explanation
 
     def _explanation(self, submission: Submission, cached: int, from_disk: int) -> CacheExplanation:
         if not self._enabled:

@@ -1,10 +1,10 @@
-"""Origin of a request: what its record for plugins says beside how it ended, and how far it is."""
+"""Origin of a request: what its record says beside how it ended, who gets that, how far it is."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from budmlx.engine.reply.generation import Generation
 from budmlx.plugins.specs import RequestRecord
@@ -16,6 +16,7 @@ class RequestOrigin:
 
     recorded: an engine took the request, so its end is recorded there.
     generation: its tokens on their way, since it was given to the core.
+    sink: gets the record, on the thread on which the request ends.
     """
 
     request_id: str = ""
@@ -25,6 +26,7 @@ class RequestOrigin:
     started: float = field(default_factory=time.time)
     recorded: bool = False
     generation: Generation | None = None
+    sink: Callable[[RequestRecord], object] | None = None
 
     @property
     def prefilled(self) -> tuple[int, int] | None:
@@ -37,15 +39,3 @@ class RequestOrigin:
             return None
         total = len(generation.submission.prompt.ids)
         return max(total - left, 0), total
-
-    def record(self, **values: Any) -> RequestRecord:
-        """The record of a request that ends now. values: the other fields."""
-        return RequestRecord(
-            request_id=self.request_id,
-            response_id=self.response_id,
-            key=self.key,
-            route=self.route,
-            started=self.started,
-            finished=time.time(),
-            **values,
-        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -24,10 +24,11 @@ from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.adapters import AdapterSet
 from budmlx.engine.run.origin import RequestOrigin
+from budmlx.engine.run.prompt_log import PromptLog
 from budmlx.engine.run.rows import RowBuilder
 from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
-from budmlx.plugins.specs import RequestRecord
+from budmlx.plugins.specs import RequestEnd, RequestRecord
 from budmlx.progress import Notice
 from budmlx.protocol import (
     CoreRequest,
@@ -46,6 +47,7 @@ STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 class RequestPipeline:
     """Runs the requests of one engine, each as a stream of its events. Thread-safe.
 
+    prompt_log: gets every prompt that is computed, with its reply; None for none.
     The driver of a stream decides how to wait. A stream that is closed cancels its request.
     """
 
@@ -64,6 +66,7 @@ class RequestPipeline:
         self.tracker = tracker
         self.rows = rows
         self.pace = Pace()
+        self.prompt_log: PromptLog | None = None
         self._plugins = plugins
 
     def run(
@@ -78,16 +81,19 @@ class RequestPipeline:
         origin = origin or RequestOrigin()
         with RequestOutcome(self._plugins, model, origin) as outcome:
             request, prompt = yield from self.prepared(request)
+            outcome.prepared()
             reply = None
             if self.cache.enabled:
                 ticket = self.cache.ticket(request, prompt.ids, share=not together)
                 outcome.accepted(ticket)
                 reply = yield from ticket.lookup()
+                outcome.looked_up = ticket.reads
             if reply is not None:
                 yield from outcome.replayed(reply)
             else:
-                note = outcome.note
-                yield from self.computed(request, prompt, origin, note=note, together=together)
+                yield from self.computed(
+                    request, prompt, origin, outcome=outcome, together=together
+                )
 
     def prepared(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """The request as it runs, and its prompt. Raises the errors of `Engine.events`."""
@@ -109,13 +115,13 @@ class RequestPipeline:
         origin: RequestOrigin | None = None,
         *,
         session: SessionFile | None = None,
-        note: Callable[[Event], None] | None = None,
+        outcome: RequestOutcome | None = None,
         together: bool = False,
     ) -> Stream[Event]:
         """The events of a prepared request that the core computes. session: to save or load.
 
-        origin: learns how far the prompt is. note: called with each event before the caller gets
-        it. together: see `run`.
+        origin: learns how far the prompt is. outcome: gets each event before the caller does.
+        together: see `run`.
         """
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self.rows.foreign_plugins(request)
@@ -123,13 +129,15 @@ class RequestPipeline:
             origin = origin or RequestOrigin()
             submit = partial(self._submitted, request, prompt, mailbox, session, origin)
             generation = yield from calls.run(submit, self._release)
+            if outcome is not None:
+                outcome.generation = generation
             try:
                 while not generation.over:
                     updates = yield from mailbox.receive()
                     events = yield from calls.items(self._events(generation, updates))
                     for event in events:
-                        if note is not None:
-                            note(event)
+                        if outcome is not None:
+                            outcome.note(event)
                         yield event
             finally:
                 self._release(generation)
@@ -151,7 +159,12 @@ class RequestPipeline:
         for event in generation.events(updates):
             if isinstance(event, Finished):
                 self.pace.note(event)
-                event = self.tracker.explained(generation.submission, event, generation.from_disk)
+                explained = self.tracker.explained(
+                    generation.submission, event.usage.cached_tokens, generation.from_disk
+                )
+                generation.reason = explained.reason
+                if generation.submission.explain:
+                    event = replace(event, cache_explanation=explained)
             yield event
         self.dispatcher.drop_ended(generation)
 
@@ -159,6 +172,8 @@ class RequestPipeline:
         """Idempotent, since a call that was given up may return later."""
         if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
+            if self.prompt_log is not None:
+                self.prompt_log.write(generation)
 
 
 class Pace:
@@ -194,15 +209,26 @@ def _mean(mean: float | None, value: float) -> float:
 
 
 class RequestOutcome:
-    """A context manager around the events of a request; reports its end to plugins."""
+    """A context manager around the events of a request; reports its end to those who watch.
+
+    generation: once the core computes it. looked_up: the response cache was asked.
+    """
 
     def __init__(self, plugins: Plugins, model: str, origin: RequestOrigin):
         origin.recorded = True
+        self.generation: Generation | None = None
+        self.looked_up = False
         self._plugins = plugins
         self._model = model
         self._origin = origin
+        self._taken = time.time()
+        self._prepared = self._taken
         self._ticket: Ticket | None = None
         self._finished: Finished | None = None
+
+    def prepared(self) -> None:
+        """Note that the prompt is there."""
+        self._prepared = time.time()
 
     def accepted(self, ticket: Ticket) -> None:
         """Note that the request can be answered. ticket: closed at its end."""
@@ -233,28 +259,53 @@ class RequestOutcome:
     ) -> None:
         if self._ticket is not None:
             self._ticket.close()
-        if self._plugins.observed:
-            self._plugins.request_finished(self._record(error))
+        sink = self._origin.sink
+        if self._plugins.observed or sink is not None:
+            record = self._record(error)
+            if self._plugins.observed:
+                self._plugins.request_finished(record)
+            if sink is not None:
+                sink(record)
 
     def _record(self, error: BaseException | None) -> RequestRecord:
-        done = self._finished
+        done, generation = self._finished, self.generation
         if done is not None:
-            return self._origin.record(
-                model=self._model,
-                outcome="completed",
+            return self._of(
+                "completed",
                 reasons=done.reasons,
                 cached=done.cached,
                 usage=done.usage,
                 timing=done.timing,
+                disk_tokens=generation.from_disk if generation else 0,
+                cache_reason=generation.reason if generation else None,
             )
+        so_far: dict[str, Any] = {}
+        if generation is not None:
+            so_far = {"usage": generation.usage, "timing": generation.timing}
         if error is None or isinstance(error, STOPPED):
-            return self._origin.record(model=self._model, outcome="cancelled")
+            return self._of("cancelled", **so_far)
         code = error.code if isinstance(error, BudmlxError) else "internal_error"
         if isinstance(error, InvalidRequestError):
-            code = code or "invalid_request"
             self._origin.response_id = ""  # There is no reply.
-            return self._origin.record(model=self._model, outcome="refused", error=code)
-        return self._origin.record(model=self._model, outcome="failed", error=code)
+            return self._of("refused", error=code or "invalid_request", **so_far)
+        return self._of("failed", error=code, **so_far)
+
+    def _of(self, outcome: RequestEnd, **values: Any) -> RequestRecord:
+        origin = self._origin
+        return RequestRecord(
+            model=self._model,
+            outcome=outcome,
+            request_id=origin.request_id,
+            response_id=origin.response_id,
+            key=origin.key,
+            route=origin.route,
+            started=origin.started,
+            finished=time.time(),
+            waited=self._taken - origin.started,
+            prepared=self._prepared - self._taken,
+            looked_up=self.looked_up,
+            **values,
+        )
 
 
 class Job(Protocol):

@@ -31,6 +31,7 @@ from budmlx.engine.reuse.tracker import ReuseTracker, Submission
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
 from budmlx.errors import InvalidRequestError
+from budmlx.logs import REQUEST
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.options import Vocabulary
 from budmlx.plugins.specs import OutputFilterFactory
@@ -125,6 +126,7 @@ class RowBuilder:
                 reasoning=budget,
                 session=session,
                 owner=owner,
+                request=REQUEST.get(),
             )
             for row in core_requests(
                 row_ids, submission.prompt, self._for_core(request), self._eos_ids, grammar

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, Literal, Self
+from typing import Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from budmlx.config.explain import explain
 from budmlx.errors import BudmlxError, InvalidRequestError
 from budmlx.server.admin import check_admin
 from budmlx.server.answer import HEADERS
@@ -20,33 +18,20 @@ from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
 from budmlx.server.model_files import pulling, removed
+from budmlx.server.routes.bodies import StrictBody
 from budmlx.server.routes.models import Model, entry_of
 from budmlx.server.state import MODELS
 
 endpoints = EndpointTable("/v1")
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> Self:
-        """Validate a body. Raises InvalidRequestError naming the first wrong parameter."""
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            param = ".".join(map(str, error.errors()[0]["loc"])) or None
-            text = explain(error, names=cls.model_fields)
-            raise InvalidRequestError(f"{text}.", param=param) from None
-
-
-class ModelRequest(_Body):
+class ModelRequest(StrictBody):
     """A model that is served."""
 
     model: str = Field(description="A name that `GET /v1/models` lists.")
 
 
-class PullRequest(_Body):
+class PullRequest(StrictBody):
     """A repository of the hub."""
 
     model: str = Field(description="A repository of the hub, such as org/name.")

@@ -22,6 +22,7 @@ from pathlib import Path
 from budmlx.core.reuse.disk import files as kv_files
 from budmlx.core.reuse.disk.files import SUFFIX, BadFileError, Layout
 from budmlx.core.reuse.disk.sweep import BAD, files, sweep
+from budmlx.protocol import DiskCounts
 
 log = logging.getLogger(__name__)
 
@@ -42,27 +43,6 @@ class Bounds:
 
 
 BOUNDS = Bounds()
-
-
-@dataclass(slots=True)
-class Counters:
-    """Counts since the start.
-
-    hits: blocks that were read. misses: blocks that were there, but could not be used, and
-    prompts of which nothing was there. hit_bytes, written_bytes: of payloads.
-    quarantined: files that were not what their name says. dropped: blocks that were not written,
-    because the disk was slower than the model, or refused. slower: blocks that were computed
-    because that is faster than reading.
-    """
-
-    hits: int = 0
-    hit_bytes: int = 0
-    misses: int = 0
-    written: int = 0
-    written_bytes: int = 0
-    quarantined: int = 0
-    dropped: int = 0
-    slower: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +92,7 @@ class KVStore:
         bounds: Bounds = BOUNDS,
     ):
         self._bounds = bounds
-        self.counters = Counters()
+        self.counters = DiskCounts()
         self._directory = directory
         self._identity = hashlib.sha256(f"{kv_files.VERSION} {identity}".encode()).digest()
         name = re.sub(r"[^\w.-]+", "--", model, flags=re.ASCII)[:80]

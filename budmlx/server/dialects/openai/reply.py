@@ -213,11 +213,12 @@ def _usage(usage: Usage) -> WireUsage:
     return WireUsage(
         usage.prompt_tokens,
         usage.completion_tokens,
-        usage.total_tokens,
+        usage.prompt_tokens + usage.completion_tokens,
         PromptTokensDetails(usage.cached_tokens),
         CompletionTokensDetails(usage.reasoning_tokens),
     )
 
 
 def _time_info(timing: Timing) -> TimeInfo:
-    return TimeInfo(timing.queue, timing.prompt, timing.completion, timing.total, time.time())
+    phases = (timing.queue, timing.prompt, timing.completion)
+    return TimeInfo(*phases, sum(phases), time.time())

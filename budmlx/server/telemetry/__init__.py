@@ -1,0 +1,1 @@
+"""Telemetry: what the server did, for those who watch."""
