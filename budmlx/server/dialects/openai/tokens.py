@@ -132,7 +132,8 @@ async def input_tokens(request: web.Request) -> web.Response:
         notes = [*warnings, *engine.warnings(chat)]
         return ChatInputTokens(engine.count_tokens(chat), warnings=notes or UNSET)
 
-    async with request.app[MODELS].find(body.model).aengine() as engine:
+    model = await request.app[MODELS].afind(body.model)
+    async with model.aengine() as engine:
         return await asyncio.to_thread(_answer, work, engine)
 
 

@@ -41,7 +41,7 @@ async def input_tokens(request: web.Request) -> web.Response:
     asked, _ = await parsed(request, partial(Asked, sealer=app[SEALER]))
     await asyncio.to_thread(asked.remember, app[KEPT], request.get(NAMESPACE, ""))
     warnings = asked.warnings(strict=app[CONFIG].strict, streaming=True)
-    model = app[MODELS].find(asked.body.model)
+    model = await app[MODELS].afind(asked.body.model)
     generation = replace(asked.request, adapter=asked.body.adapter_of(model))
     async with model.aengine() as engine:
         with asked.in_its_terms():
