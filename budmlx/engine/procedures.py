@@ -156,27 +156,27 @@ class _LoopWaker:
 
 
 class _Work(Wait, Generic[T]):
-    """A call that takes long. What it raises reaches the driver, not the procedure."""
+    """A call that takes long. outcome: done when it is."""
 
     def __init__(self, call: Callable[[], T]):
         self._call = call
-        self.result: T
+        self.outcome: Future[T] = Future()
 
     def block(self) -> None:
-        self.result = self._call()
+        try:
+            self.outcome.set_result(self._call())
+        except Exception as error:  # the procedure raises it, as if it had made the call
+            self.outcome.set_exception(error)
 
     async def suspend(self) -> None:
-        self.result = await asyncio.to_thread(self._call)
+        await asyncio.to_thread(self.block)
 
 
 def off_loop(call: Callable[[], T]) -> Procedure[T]:
-    """The result of a call that must not run on an event loop.
-
-    What it raises reaches the driver of the procedure, which is closed then.
-    """
+    """The result of a call that must not run on an event loop; raises what it raises."""
     work = _Work(call)
     yield work
-    return work.result
+    return work.outcome.result()
 
 
 def drive(procedure: Procedure[T]) -> T:
@@ -236,19 +236,16 @@ class PluginCalls:
         self._hanging = hanging
         self._plugins = plugins
         self._worker = Worker("budmlx-plugins") if plugins else None
-        self._abandoned: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._abandoned is not None:
-            self._abandoned()
         if self._worker is not None:
             self._worker.end()
 
-    def run(self, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> Procedure[T]:
-        """Make one call. undo: takes back a result that arrives after the request has given up.
+    def run(self, call: Callable[[], T]) -> Procedure[T]:
+        """Make one call, whose result nobody gets if the request gives up.
 
         Raises:
             PluginError: a plugin does not return, or too many of its calls do not.
@@ -257,14 +254,11 @@ class PluginCalls:
             return call()
         self._hanging.check(self._plugins)
         future = self._worker.submit(call)
-        self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
         while True:
             yield FutureWait(future, self._hanging.seconds)
             if future.cancelled():  # the thread had no time to begin
                 future = self._worker.submit(call)
-                self._abandoned = partial(future.add_done_callback, partial(_take_back, undo))
             elif future.done():
-                self._abandoned = None
                 return future.result()
             elif (at := running_on(self._worker.thread)) is not None:
                 raise self._hanging.add(*at, future)
@@ -288,8 +282,3 @@ def _computed(items: Iterator[T]) -> Iterator[T]:
 def _then(items: list[T], error: BudmlxError) -> Iterator[T]:
     yield from items
     raise error
-
-
-def _take_back(undo: Callable[[T], None] | None, future: Future[T]) -> None:
-    if undo is not None and not future.cancelled() and future.exception() is None:
-        undo(future.result())

@@ -12,6 +12,8 @@ from typing import Any
 import budmlx.errors
 from budmlx.cli.app import COMMANDS
 from budmlx.engine.images import formats, images
+from budmlx.engine.request.grammars import MAX_FORM
+from budmlx.engine.request.schemas import MAX_PATTERN
 from budmlx.errors import BudmlxError, ConfigError, ModelLoadError
 from budmlx.plugins import hookspecs
 from budmlx.plugins.hookspecs import RINGS
@@ -90,6 +92,8 @@ def limits() -> str:
         ("`logits_processors`", _bound(chat, "logits_processors", "maxItems")),
         ("Tools", _bound(chat, "tools", "maxItems")),
         ("Texts in a `choice` format", _bound(chat, "response_format", "maxItems")),
+        ("Characters of a form, or of the schemas of tools that are enforced", MAX_FORM),
+        ("Characters of a pattern", MAX_PATTERN),
         ("Characters of `cache_salt`", _bound(chat, "cache_salt", "maxLength")),
         ("Images in a request", images.MAX_IMAGES),
         (

@@ -120,7 +120,7 @@ async def test_what_hangs_fails_its_request_and_the_loop_goes_on(
                 break
             except PluginError:
                 await asyncio.sleep(0.01)
-        assert not engine._pipeline.dispatcher._generations
+        assert not engine._pipeline.dispatcher._jobs
     assert threading.get_ident() not in gate.threads
 
 

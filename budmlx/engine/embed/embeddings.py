@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.pipeline import RequestOutcome, RowDispatcher
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.errors import BudmlxError, InvalidRequestError
+from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Progress
 from budmlx.protocol import EmbedRequest
@@ -113,7 +113,7 @@ class EmbeddingPipeline:
         def encode() -> EncodedTexts:
             return self._encoder.pairs(query, documents, cut=options.truncate)
 
-        return (yield from self._computed(_unless_wrong(encode), options, origin))
+        return (yield from self._computed(off_loop(encode), options, origin))
 
     def _computed(
         self,
@@ -158,7 +158,7 @@ class EmbeddingPipeline:
             )
         cut, param = options.truncate, options.param
         encode = partial(self._encoder.encoded, texts, options.prompt_name, cut=cut, param=param)
-        return (yield from _unless_wrong(encode))
+        return (yield from off_loop(encode))
 
     def _submitted(self, encoded: EncodedTexts, options: EmbedOptions) -> EmbeddingJob:
         parts = list(_parts(encoded.ids))
@@ -191,21 +191,6 @@ class EmbeddingPipeline:
         vectors = vectors[:, :wanted]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(norms, LEAST_NORM), dtype=np.float32)
-
-
-def _unless_wrong(encode: Callable[[], EncodedTexts]) -> Procedure[EncodedTexts]:
-    """The texts as ids, made off an event loop. Raises what `encode` raises of ours."""
-
-    def encoded_or_not() -> EncodedTexts | BudmlxError:
-        try:
-            return encode()
-        except BudmlxError as error:
-            return error
-
-    found = yield from off_loop(encoded_or_not)
-    if isinstance(found, BudmlxError):
-        raise found
-    return found
 
 
 def _parts(ids: Sequence[Sequence[int]]) -> Iterator[int]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.thinking import Thinking
+from budmlx.engine.request.prepare import PER_VALUE, costs, exceeds
 from budmlx.engine.request.schemas import SPACE, check_pattern, constrainable, unknown_formats
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.boundary import calling
@@ -23,6 +25,8 @@ from budmlx.protocol import Grammar, ReasoningBudget
 from budmlx.types import Request, ResponseFormat, Tool
 
 ANY_TEXT = r"/(.|\n)*/"
+MAX_FORM = 1_048_576
+"""Characters of a form, or of the schemas of all tools whose calls are constrained."""
 # Tokens of a reply that reasoning leaves to the form; of a short reply it leaves half.
 ROOM = 512
 
@@ -35,14 +39,14 @@ def grammar_of(
     tail: the end of the prompt. budget: the reasoning is ended elsewhere, see `leaving_room`.
 
     Raises:
-        InvalidRequestError: the model's calls cannot be forced, or a pattern is wrong.
+        InvalidRequestError: the model's calls cannot be forced, a pattern is wrong, or what is to
+            be followed is too large.
         PluginError: a parser's syntax failed.
     """
     tools, choice = active_tools(request), request.tool_choice
     if choice.name is not None:
         tools = tuple(tool for tool in tools if tool.name == choice.name)
-    forced = is_forced(request)
-    strict = bool(tools) and any(tool.strict for tool in tools)
+    forced, strict = is_forced(request), _is_strict(request)
     form = None if forced else request.response_format
     if form is None and not (forced or (strict and can_be_strict(parsers))):
         return None
@@ -50,6 +54,7 @@ def grammar_of(
         token.content: token_id
         for token_id, token in parsers.tokenizer.backend.get_added_tokens_decoder().items()
     }
+    _check_sizes(form, tools)
     writer = _Writer(tokens)
     body: list[str] = []
     if tools:
@@ -69,6 +74,35 @@ def grammar_of(
         writer.start_after(thinking, " | ".join(body), _begins_with_line_break(form), most)
     param = form.param if form is not None else "tools"
     return Grammar(source=writer.source(), param=param)
+
+
+def enforced_costs(request: Request) -> Iterator[int]:
+    """The costs of what a grammar may be made of, to be added up."""
+    if request.response_format is not None:
+        yield from costs(request.response_format.value)
+    if request.response_format is not None or is_forced(request) or _is_strict(request):
+        for tool in active_tools(request):
+            yield from costs(tool.parameters)
+
+
+def _check_sizes(form: ResponseFormat | None, tools: Sequence[Tool]) -> None:
+    """Refuse what is too large to be followed. Raises InvalidRequestError."""
+    if form is not None and exceeds(costs(form.value), MAX_FORM):
+        raise InvalidRequestError(
+            f"{form.param} is too large: it may have {MAX_FORM} characters, and each value in it "
+            f"counts as {PER_VALUE} more.",
+            param=form.param,
+        )
+    if exceeds(chain.from_iterable(costs(tool.parameters) for tool in tools), MAX_FORM):
+        raise InvalidRequestError(
+            f"The schemas of tools are too large: where calls are constrained they may have "
+            f"{MAX_FORM} characters together, and each value in them counts as {PER_VALUE} more.",
+            param="tools",
+        )
+
+
+def _is_strict(request: Request) -> bool:
+    return any(tool.strict for tool in active_tools(request))
 
 
 def is_forced(request: Request) -> bool:

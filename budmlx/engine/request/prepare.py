@@ -23,7 +23,7 @@ from budmlx.engine.request.transforms import transformed
 from budmlx.engine.text.control_tokens import LONG_TEXT
 from budmlx.engine.text.infill import Infill
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.errors import BudmlxError, ContextLengthError, InvalidRequestError
+from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Message, ModelInfo, Request, TextPart
 
@@ -64,7 +64,7 @@ class Preparation:
         times = 1 + 3 * self._info.needs_checkpoints + messages * request.explain_cache
         times += len(request.breakpoints)
         room = LONG_TEXT // times - len(self._defaults.system_prompt)
-        return not _exceeds(_request_costs(request), room)
+        return not exceeds(_request_costs(request), room)
 
     def run(self, request: Request) -> Procedure[tuple[Request, TokenizedPrompt]]:
         """What `prepared` returns, for a request with everything that it refers to."""
@@ -74,10 +74,7 @@ class Preparation:
             request = yield from self._images.fetched(request)
         if self.is_quick(request):
             return self.prepared(request)
-        done = yield from off_loop(partial(self._prepared_or_not, request))
-        if isinstance(done, BudmlxError):
-            raise done
-        return done
+        return (yield from off_loop(partial(self.prepared, request)))
 
     def prepared(self, request: Request) -> tuple[Request, TokenizedPrompt]:
         """The request as it runs, and its prompt.
@@ -91,13 +88,6 @@ class Preparation:
         request, prompt = self._rendered(request)
         self._check(prompt.ids, "prompt" if request.messages is None else "messages")
         return request, prompt
-
-    def _prepared_or_not(self, request: Request) -> tuple[Request, TokenizedPrompt] | BudmlxError:
-        """As `prepared`, with its error as the result, for whoever waits for the procedure."""
-        try:
-            return self.prepared(request)
-        except BudmlxError as error:
-            return error
 
     def template(self, request: Request) -> Procedure[list[int]]:
         """The ids of the prompt that a chat becomes, however long it is."""
@@ -210,11 +200,6 @@ def _beginnings(request: Request) -> Iterator[int]:
     return accumulate(frame + length for length in lengths)
 
 
-def _exceeds(costs: Iterable[int], limit: int) -> bool:
-    """Whether the sum is more than the limit. Stops as soon as it is certain."""
-    return any(total > limit for total in accumulate(costs))
-
-
 def _request_costs(request: Request) -> Iterator[int]:
     """The costs of the parts of a prompt, to be added up."""
     if request.messages is None:
@@ -228,22 +213,23 @@ def _request_costs(request: Request) -> Iterator[int]:
 def _frame_costs(request: Request) -> Iterator[int]:
     """The costs of the parts of a prompt besides its messages."""
     for tool in request.tools:
-        yield from _costs([tool.name, tool.description, tool.parameters])
-    yield from _costs(request.chat_template_kwargs)
+        yield from costs([tool.name, tool.description, tool.parameters])
+    yield from costs(request.chat_template_kwargs)
 
 
 def _message_costs(message: Message) -> Iterator[int]:
     """The costs of the parts of a message."""
     yield PER_MESSAGE
-    yield from _costs([message.name, message.tool_call_id, message.reasoning])
+    yield from costs([message.name, message.tool_call_id, message.reasoning])
     parts = (message.content,) if isinstance(message.content, str) else message.content
     for part in parts:
-        yield from _costs(part.text if isinstance(part, TextPart) else part)
+        yield from costs(part.text if isinstance(part, TextPart) else part)
     for call in message.tool_calls:
-        yield from _costs([call.id, call.name, call.arguments])
+        yield from costs([call.id, call.name, call.arguments])
 
 
-def _costs(value: Any) -> Iterator[int]:
+def costs(value: Any) -> Iterator[int]:
+    """The costs of the parts of a JSON value, to be added up."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -253,6 +239,11 @@ def _costs(value: Any) -> Iterator[int]:
         elif isinstance(value, list | tuple):
             waiting += value
         yield PER_VALUE + _length(value)
+
+
+def exceeds(costs: Iterable[int], limit: int) -> bool:
+    """Whether the sum is more than the limit. Stops as soon as it is certain."""
+    return any(total > limit for total in accumulate(costs))
 
 
 def _length(value: Any) -> int:

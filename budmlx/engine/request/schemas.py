@@ -16,6 +16,8 @@ _DOUBLED = re.compile(r"[*+?}][*+]")
 # Escapes and classes. One that is not closed goes to the end, so that nothing is read twice.
 _NO_OPERATOR = re.compile(r"\\.|\[(?:\\.|[^\]\\])*(?:\]|\\?\Z)", re.DOTALL)
 
+MAX_PATTERN = 16_384
+"""Characters of a regular expression."""
 FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"]
 )
@@ -64,7 +66,11 @@ def unknown_formats(schema: Any) -> set[str]:
 
 
 def check_pattern(pattern: str, param: str) -> None:
-    """Refuse what is no regular expression of ECMA 262. Raises InvalidRequestError."""
+    """Refuse what is too long, or no regular expression of ECMA 262. Raises InvalidRequestError."""
+    if len(pattern) > MAX_PATTERN:
+        raise InvalidRequestError(
+            f"{param} has {len(pattern)} characters; a pattern may have {MAX_PATTERN}.", param=param
+        )
     if _DOUBLED.search(_NO_OPERATOR.sub("x", pattern)):
         raise InvalidRequestError(
             f"{param} is not a regular expression: a quantifier follows a quantifier.", param=param

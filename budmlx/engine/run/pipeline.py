@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from budmlx.config import ModelConfig, adapter_paths
 from budmlx.engine.hosts.host import open_host
-from budmlx.engine.procedures import Mailbox, PluginCalls, Procedure, Stream
+from budmlx.engine.procedures import Mailbox, PluginCalls, Procedure, Stream, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Generation, Update
 from budmlx.engine.request.prepare import Preparation
@@ -126,11 +126,18 @@ class RequestPipeline:
         mailbox: Mailbox[Sequence[Update]] = Mailbox()
         foreign = [] if together else self.rows.foreign_plugins(request)
         with PluginCalls(self._plugins.hanging, foreign) as calls:
-            origin = origin or RequestOrigin()
-            submit = partial(self._submitted, request, prompt, mailbox, session, origin)
-            generation = yield from calls.run(submit, self._release)
+            ids = self.dispatcher.new_ids(request.n)
+            build = partial(self.rows.build, request, prompt, ids, session)
+            if foreign or not self.rows.is_slow(request):
+                built = yield from calls.run(build)
+            else:
+                built = yield from off_loop(build)
+            generation = Generation(built.submission, built.texts, mailbox)
+            if origin is not None:
+                origin.generation = generation
             if outcome is not None:
                 outcome.generation = generation
+            self.dispatcher.submit(generation, built.rows)
             try:
                 while not generation.over:
                     updates = yield from mailbox.receive()
@@ -141,19 +148,6 @@ class RequestPipeline:
                         yield event
             finally:
                 self._release(generation)
-
-    def _submitted(
-        self,
-        request: Request,
-        prompt: TokenizedPrompt,
-        mailbox: Mailbox[Sequence[Update]],
-        session: SessionFile | None,
-        origin: RequestOrigin,
-    ) -> Generation:
-        built = self.rows.build(request, prompt, self.dispatcher.new_ids(request.n), session)
-        generation = origin.generation = Generation(built.submission, built.texts, mailbox)
-        self.dispatcher.submit(generation, built.rows)
-        return generation
 
     def _events(self, generation: Generation, updates: Sequence[Update]) -> Iterator[Event]:
         for event in generation.events(updates):
@@ -169,7 +163,7 @@ class RequestPipeline:
         self.dispatcher.drop_ended(generation)
 
     def _release(self, generation: Generation) -> None:
-        """Idempotent, since a call that was given up may return later."""
+        """Idempotent."""
         if self.dispatcher.release(generation):
             self.tracker.add(generation.submission, generation.written)
             if self.prompt_log is not None:

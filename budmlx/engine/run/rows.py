@@ -20,6 +20,7 @@ from budmlx.engine.reply.parsers import Parsers, active_tools
 from budmlx.engine.reply.plugin_filters import FilterChain
 from budmlx.engine.request.grammars import (
     can_be_strict,
+    enforced_costs,
     grammar_of,
     is_forced,
     leaving_room,
@@ -27,6 +28,7 @@ from budmlx.engine.request.grammars import (
 )
 from budmlx.engine.request.history import changes
 from budmlx.engine.request.plugin_choices import PluginChoices
+from budmlx.engine.request.prepare import exceeds
 from budmlx.engine.reuse.tracker import ReuseTracker, Submission
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
@@ -41,6 +43,8 @@ from budmlx.types import ModelInfo, Request, SamplingParams
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
 NO_MARKUP = "how this model marks its reasoning, if there is any, is not known."
+# Characters of a form, and of the schemas of tools, whose grammar is made within milliseconds.
+QUICK = 16_384
 # Values that a warning lists; more would help nobody.
 MOST_NAMED = 16
 
@@ -82,6 +86,11 @@ class RowBuilder:
         """The plugins that the text of a reply goes through, without those that budmlx ships."""
         used = {each.plugin for each in self._filters} | {*self._parsers.used(request)}
         return [each for each in used if not self._plugins.ships(each)]
+
+    def is_slow(self, request: Request) -> bool:
+        """Whether `build` may take long, for a large grammar."""
+        constrained = request.response_format is not None or active_tools(request)
+        return bool(constrained) and exceeds(enforced_costs(request), QUICK)
 
     def build(
         self,

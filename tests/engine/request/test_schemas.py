@@ -11,7 +11,16 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from budmlx import Engine
-from budmlx.engine.request.schemas import FORMATS, check_pattern, constrainable, unknown_formats
+from budmlx.engine.procedures import Mailbox
+from budmlx.engine.request.grammars import MAX_FORM, grammar_of
+from budmlx.engine.request.python_api import chat_request
+from budmlx.engine.request.schemas import (
+    FORMATS,
+    MAX_PATTERN,
+    check_pattern,
+    constrainable,
+    unknown_formats,
+)
 from budmlx.errors import InvalidRequestError
 from tests.models import tiny_model_dir
 
@@ -89,9 +98,10 @@ def test_bounds_of_any_size(tokenizer: LLTokenizer, kind: str, exclusive: bool) 
 
 @pytest.mark.parametrize("end", ["", "\\", "]"])
 def test_the_time_to_check_a_pattern_grows_with_its_length(end: str) -> None:
-    # If it grew with the square of it, this would take hours.
-    check_pattern("[" * 2**20 + end, "p")
-    check_pattern("([" * 2**19 + end, "p")
+    # If it grew with the square of it, this would take minutes.
+    for _ in range(64):
+        check_pattern("[" * (MAX_PATTERN - 1) + end, "p")
+        check_pattern("([" * (MAX_PATTERN // 2 - 1) + end, "p")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +117,49 @@ def test_doubled_quantifiers_are_refused(pattern: str, doubled: bool) -> None:
 def engine() -> Iterator[Engine]:
     with Engine.load() as loaded:
         yield loaded
+
+
+def many(count: int) -> dict[str, Any]:
+    properties = {f"p{number}": {"type": "integer"} for number in range(count)}
+    return {"type": "object", "properties": properties}
+
+
+def test_what_is_too_large_is_refused_by_name(engine: Engine) -> None:
+    place, large = "response_format", many(MAX_FORM // 40)
+    long = "a" * (MAX_PATTERN + 1)
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": long}}}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"type": "regex", "regex": long}, ".regex"),
+        (
+            {"type": "json_schema", "json_schema": {"schema": schema}},
+            ".json_schema.schema.properties.a.pattern",
+        ),
+        ({"type": "json_schema", "json_schema": {"schema": large}}, ".json_schema.schema"),
+        ({"type": "grammar", "grammar": "start: " + '"a"' * MAX_FORM}, ".grammar"),
+        ({"type": "choice", "choice": ["a" * MAX_FORM, "b"]}, ".choice"),
+    ]
+    for form, param in cases:
+        with pytest.raises(InvalidRequestError, match=f"{MAX_PATTERN}|{MAX_FORM}") as caught:
+            engine.chat("Write.", response_format=form, max_tokens=4)
+        assert caught.value.param == place + param
+    tools = [
+        {"type": "function", "function": {"name": f"f{number}", "parameters": many(5000)}}
+        for number in range(6)
+    ]
+    request = chat_request("Write.", {"tools": tools, "tool_choice": "required"})
+    with pytest.raises(InvalidRequestError, match="The schemas of tools are too large") as caught:
+        grammar_of(request, engine._parts.parsers, "")
+    assert caught.value.param == "tools"
+
+
+def test_grammars_of_large_forms_are_not_made_on_an_event_loop(engine: Engine) -> None:
+    for count, apart in ((3, False), (400, True)):
+        form = {"type": "json_schema", "json_schema": {"schema": many(count)}}
+        request = chat_request("Write.", {"response_format": form, "max_tokens": 4})
+        stream = engine._stream(request)
+        first = next(stream)
+        assert isinstance(first, Mailbox) is not apart
+        stream.close()
 
 
 def test_formats_without_effect_are_warnings(engine: Engine) -> None:
