@@ -10,7 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from budmlx.protocol import GenerateRequest, ReasoningMeter, RowErrorCode, with_image_keys
+from budmlx.protocol import (
+    MOST_DRAFTED,
+    GenerateRequest,
+    ReasoningMeter,
+    RowErrorCode,
+    with_image_keys,
+)
 
 RowFault = tuple[RowErrorCode, str]
 """Why a row must end: the code of the error and its message."""
@@ -127,7 +133,7 @@ class Row:
     @property
     def room(self) -> int:
         """Tokens that the row's cache must have room for in the next step."""
-        return len(self.ids) + 1
+        return len(self.ids) + 1 + (0 if self.drafts is None else MOST_DRAFTED)
 
     @property
     def last_step(self) -> bool:

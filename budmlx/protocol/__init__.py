@@ -46,6 +46,7 @@ from budmlx.protocol.rows import (
 )
 from budmlx.protocol.settings import (
     MOST_DRAFTED,
+    MOST_PLACES,
     CoreSettings,
     KVStoreSettings,
     PluginTarget,
@@ -56,6 +57,7 @@ __all__ = [
     "LEAST_REUSED",
     "LEAST_STRETCH",
     "MOST_DRAFTED",
+    "MOST_PLACES",
     "PROTOCOL_VERSION",
     "AdapterAnswer",
     "AdapterSource",

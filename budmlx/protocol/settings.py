@@ -12,6 +12,8 @@ from budmlx.protocol.embedding import EmbeddingSettings
 
 MOST_DRAFTED = 16
 """Most tokens that a row drafts in a step."""
+MOST_PLACES = 128
+"""Most tokens that a step with drafts feeds to all rows together: each has logits."""
 
 
 class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,7 +149,8 @@ class Executor:
             self._condemn(plan, error)
         end = time.perf_counter()
         seconds, before = end - begin, self._decoded_at
-        self._decoded_at = end if plan.decode and plan.only_decodes else None
+        decodes = plan == Plan(decode=plan.decode, draft=plan.draft, pause=plan.pause)
+        self._decoded_at = end if decodes and plan.decode else None
         failed = self._progress.condemned or bool(self._progress.faults)
         return Result(
             tokens=self._progress.tokens,

@@ -68,11 +68,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draft: list[int] = []
     pause: list[int] = []
 
-    @property
-    def only_decodes(self) -> bool:
-        """Whether all that it does is to let groups decode."""
-        return self == Plan(decode=self.decode, draft=self.draft, pause=self.pause)
-
 
 class DraftPass(msgspec.Struct, frozen=True, array_like=True):
     """A step of a group with drafts.

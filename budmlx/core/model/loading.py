@@ -32,7 +32,7 @@ from budmlx.errors import ModelLoadError
 from budmlx.model_context import UNBOUNDED_CONTEXT, context_of
 from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import FAULTS
-from budmlx.protocol import CoreSettings
+from budmlx.protocol import MOST_PLACES, CoreSettings
 from budmlx.types import ModelInfo
 from budmlx.weight_digests import WeightDigests
 
@@ -68,6 +68,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
     shape = _shape(module, cache, text)
     embedder = _embedder(settings, module, shape)
     weights += sum(x.nbytes for x in embedder.pooler.arrays) if embedder else 0
+    speculation = _speculation(settings, cache)
     memory = MemoryModel(
         limit=policy.limit,
         weights=weights,
@@ -76,6 +77,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         scores=ALL_SCORES if encoder else stored_scores(device, module, cache, shape),
         arrays=len(state_arrays(cache)),
         unpacked=unpacked_bytes(cache),
+        places=0 if speculation in ("off", "unsupported") else MOST_PLACES,
     )
     named = getattr(module, "context_length", None) or context_of(config)
     context = named or UNBOUNDED_CONTEXT
@@ -95,7 +97,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         created=int(time.time()),
         generates=settings.generates and not encoder,
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
-        speculation=_speculation(settings, cache),
+        speculation=speculation,
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
@@ -198,7 +200,7 @@ def _classes(settings: CoreSettings) -> dict[str, Any]:
 
 def _speculation(settings: CoreSettings, cache: Sequence[Any]) -> str:
     """See `ModelInfo.speculation`. cache: a row's."""
-    if not all(type(entry) in CAN_BE_CUT for entry in cache):
+    if not (cache and all(type(entry) in CAN_BE_CUT for entry in cache)):
         return "unsupported"
     return str(settings.speculation or "off")
 

@@ -163,6 +163,7 @@ class MemoryModel:
     are stored. arrays: the number of them in the state of a row.
     unpacked: bytes of a token that a layer with quantized keys and values unpacks for attention.
     copied: bytes of adapters' matrices that a layer copies for each row.
+    places: tokens that a step with drafts feeds to all rows together at most, 0 if none drafts.
     """
 
     limit: int
@@ -173,6 +174,7 @@ class MemoryModel:
     arrays: int
     unpacked: int = 0
     copied: int = 0
+    places: int = 0
 
     def row(self, length: int) -> int:
         """KV bytes of one row of `length` tokens."""
@@ -205,8 +207,16 @@ class MemoryModel:
             self.weights
             + sum(rectangles)
             + max(rectangles, default=0)
-            + max(self.activations(1, chunk, longest), self.activations(rows, 1, longest))
+            + max(self.activations(1, chunk, longest), self._decoding(rows, longest))
         )
+
+    def _decoding(self, rows: int, length: int) -> int:
+        plain = self.activations(rows, 1, length)
+        if not self.places:
+            return plain
+        # The logits of all places wait for those of the last.
+        logits = self.shape.vocab * (16 * rows + 4 * self.places)
+        return max(plain, self.activations(1, self.places, length) + logits)
 
     def longest_row(self, context: int, chunk: int) -> int:
         """Most tokens that a row alone can have within the limit, at most `context`."""

@@ -12,7 +12,7 @@ from typing import Literal
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.view import GroupView
-from budmlx.protocol import MOST_DRAFTED
+from budmlx.protocol import MOST_DRAFTED, MOST_PLACES
 
 Setting = Literal["auto"] | int
 """What `--speculation` says: how many tokens are drafted at most; 0 for none."""
@@ -75,7 +75,10 @@ class Speculation:
     def drafted(self, groups: Sequence[GroupView]) -> list[int]:
         """Most tokens that the rows of each group draft now; empty if none do."""
         if self._fixed:
-            drafted = [self._fixed if any(map(_can_draft, g.rows)) else 0 for g in groups]
+            drafted = [
+                min(self._fixed, _room(group.rows)) if any(map(_can_draft, group.rows)) else 0
+                for group in groups
+            ]
         else:
             drafted = [self._best(group.rows) for group in groups]
         rows = frozenset(row.id for group in groups for row in group.rows)
@@ -116,12 +119,17 @@ def _best(rows: Sequence[Row], slope: float) -> int:
         (row.drafts.chance, len(row.drafts.draft(MOST_DRAFTED))) for row in rows if row.drafts
     ]
     best, most = 0, ADVANTAGE * len(rows)
-    for count in COUNTS:
+    for count in (count for count in COUNTS if count <= _room(rows)):
         places = min(count, max(length for _, length in drafting))
         gained = sum(_expected(chance, min(places, length)) for chance, length in drafting)
         if (rate := (len(rows) + gained) / (1 + slope * places)) > most:
             best, most = count, rate
     return best
+
+
+def _room(rows: Sequence[Row]) -> int:
+    """Most tokens that each of these rows may draft."""
+    return max(0, MOST_PLACES // len(rows) - 1)
 
 
 def _expected(chance: float, count: int) -> float:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx_lm.models.cache import ArraysCache, KVCache
 
-from budmlx.core.batch.slots import SPARE_TOKENS, Slots
+from budmlx.core.batch.edge import EdgeLayer
+from budmlx.core.batch.slots import NARROW_PASSES, SPARE_TOKENS, Slots
 from budmlx.core.model.memory import CACHE_STEP, arrays_of
 from budmlx.core.model.quantized_kv import QuantizedCache
 from tests.amount import examples
@@ -90,6 +91,32 @@ class Rows:
             for row, number in zip(self.held, told, strict=True):
                 row[layer] = np.append(row[layer], number)
 
+    def draft(self, count: int, taken: list[int]) -> None:
+        """A pass of `count` tokens, of which the rows take as many as `taken` says."""
+        kept = [min(taken[i % len(taken)], count) for i in range(len(self.held))]
+        self.slots.before_step(self.longest, 0)
+        self.slots.open(count, lengths_of(self.held))
+        for layer, cache in enumerate(self.slots.caches):
+            own = self._tokens(len(self.held), count)[:, 0, :, 0]
+            fed = self.slots.spread(own)
+            new = mx.broadcast_to(fed[:, None, :, None], (len(fed), HEADS, count, WIDTH))
+            mask = cache.make_mask(count, return_array=True, window_size=None)
+            keys, _ = cache.update_and_fetch(new, -new)
+            self._check_mask(keys, mask, layer, np.array(own))
+            for row, numbers, number in zip(self.held, np.array(own), kept, strict=True):
+                row[layer] = np.append(row[layer], numbers[:number])
+        self.slots.take(kept, count)
+
+    def _check_mask(self, keys: mx.array, mask: mx.array, layer: int, own: np.ndarray) -> None:
+        """Every token sees its row's tokens up to itself, in their order, and nothing else."""
+        if keys.shape[0] == 1:
+            return  # A row alone has mlx-lm's cache.
+        seen, allowed = np.array(keys)[:, 0, :, 0], np.array(mask)[:, 0]
+        for place, row, numbers in zip(self.slots.places, self.held, own, strict=True):
+            for token in range(len(numbers)):
+                want = [*row[layer], *numbers[: token + 1]]
+                np.testing.assert_allclose(seen[place][allowed[place, token]], want, rtol=0.01)
+
     def check(self) -> None:
         slots = self.slots
         assert len(slots.places) == len(self.held) == slots.width - slots.vacant
@@ -100,7 +127,8 @@ class Rows:
                 keys, values = arrays(cache, len(want))
                 np.testing.assert_allclose(keys, want, rtol=0.01)
                 np.testing.assert_allclose(values, -want, rtol=0.01)
-        for cache in slots.caches if slots.span else ():
+        straight = slots.span and not isinstance(slots.caches[0], EdgeLayer)
+        for cache in slots.caches if straight else ():
             offsets = [cache.offset.tolist()[place] for place in slots.places]
             padding = [cache.left_padding.tolist()[place] for place in slots.places]
             assert offsets == [len(row[0]) for row in self.held]
@@ -125,6 +153,9 @@ OPERATIONS = st.one_of(
     st.tuples(
         st.just("join"), st.lists(st.integers(1, 90), min_size=1, max_size=3), st.integers(0, 3)
     ),
+    st.tuples(
+        st.just("draft"), st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 5)
+    ),
     st.tuples(st.just("leave"), st.sets(st.integers(0, 5), min_size=1), st.just(0)),
     st.tuples(st.just("compact"), st.just(0), st.just(0)),
 )
@@ -137,8 +168,12 @@ def test_rows_keep_their_own(kind: str, first: int, operations: list[tuple[str, 
     rows = Rows(MAKERS[kind], first)
     for name, value, expected in operations:
         if name == "step":
+            rows.slots.close()
             for _ in range(value):
                 rows.step(expected)
+        elif name == "draft":
+            for _ in range(3):
+                rows.draft(expected, value)
         elif name == "join":
             rows.join(value, expected)
         elif name == "leave" and len(rows.held) > len(value):
@@ -146,6 +181,19 @@ def test_rows_keep_their_own(kind: str, first: int, operations: list[tuple[str, 
         elif name == "compact" and rows.slots.compact(rows.longest):
             assert not rows.slots.vacant and rows.slots.span == rows.longest
         rows.check()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_edge_closes_after_a_while_without_drafts(kind: str) -> None:
+    rows = Rows(MAKERS[kind], 50, 40, 30)
+    rows.draft(4, [4, 1, 2])
+    for _ in range(NARROW_PASSES):
+        assert isinstance(rows.slots.caches[0], EdgeLayer)
+        rows.draft(1, [1])
+    rows.check()
+    rows.slots.open(1, lengths_of(rows.held))
+    assert not isinstance(rows.slots.caches[0], EdgeLayer)
+    rows.check()
 
 
 @pytest.fixture(params=MAKERS)

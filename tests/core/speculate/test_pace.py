@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
-import pytest
 
-from budmlx.core.batch.plan import DiskRead, DraftPass, Plan, Result
+from budmlx.core.batch.plan import DiskRead, DraftPass, Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.speculation import PROBE, PROBE_EVERY, Speculation
 from budmlx.core.schedule.view import GroupView
@@ -118,16 +117,3 @@ def test_steps_that_say_nothing_teach_nothing() -> None:
     for _ in range(9):
         assert speculation.drafted([likely, group(None)]) == []
         speculation.learn(result(1.0, 1))
-
-
-@pytest.mark.parametrize(
-    ("plan", "only"),
-    [
-        (Plan(decode=[1], draft=[4]), True),
-        (Plan(decode=[1], pause=[2]), True),
-        (Plan(decode=[1], keep=[2]), False),
-        (Plan(decode=[1], merge=[(1, 2)]), False),
-    ],
-)
-def test_plans_that_only_decode(plan: Plan, only: bool) -> None:
-    assert plan.only_decodes == only

@@ -19,7 +19,7 @@ from tests.core.driver import Driver, load, request
 from tests.models import tiny_model_dir
 
 MOST = 4
-TOKENS = 40
+TOKENS = 30
 CANCELLED = 200
 COUNTING = "tests.core.plugin_samples:Counting"
 FILTERS: Sequence[Mapping[str, Any]] = (
@@ -143,16 +143,20 @@ def without_drafts(model: Model, rows: Sequence[GenerateRequest], **more: Any) -
 
 
 @pytest.mark.parametrize(
-    ("name", "right"),
+    ("name", "right", "bits"),
     usually(
-        [("llama", 0.0), ("llama", 0.5), ("llama", 1.0), ("deepseek_v3", 0.5)].__contains__,
-        product(DRAFTING, [0.0, 0.5, 1.0]),
+        [("llama", 0.0, 8), ("llama", 0.5, None), ("deepseek_v3", 1.0, None)].__contains__,
+        [
+            *product(DRAFTING, [0.0, 0.5, 1.0], [None]),
+            *product(["llama", "qwen3"], [0.0, 0.5, 1.0], [8, 4]),
+        ],
     ),
 )
-def test_tokens_are_the_same_with_and_without_drafts(name: str, right: float) -> None:
-    model = load(
-        tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5), speculation=MOST
-    )
+def test_tokens_are_the_same_with_and_without_drafts(
+    name: str, right: float, bits: int | None
+) -> None:
+    path = tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5)
+    model = load(path, speculation=MOST, kv_bits=bits)
     rows = mixed(seed=3)
     without = without_drafts(model, rows, prefill_chunk=16)
     speculating = Speculating(model, without.tokens, right, prefill_chunk=16)
