@@ -47,14 +47,16 @@ def operations(document: Any) -> list[Any]:
 
 def check_events(document: Any, path: str, text: str) -> None:
     """A stream is what `x-event` says: schemathesis would want its schema to be of one event."""
-    media = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    replies = document["paths"][path]["post"]["responses"]
+    media = replies["200"]["content"]["text/event-stream"]
     schemas = {"components": document["components"]}
     event = jsonschema_rs.validator_for({**media["x-event"], **schemas})
-    error = jsonschema_rs.validator_for({"$ref": "#/components/schemas/Error", **schemas})
+    wrong = replies["400"]["content"]["application/json"]["schema"]
+    error = jsonschema_rs.validator_for({**wrong, **schemas})
     *parts, last = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
     for part in parts:
         event.validate(json.loads(part))
-    if last != "[DONE]":
+    if last != "[DONE]" and not event.is_valid(json.loads(last)):
         error.validate(json.loads(last))
 
 
