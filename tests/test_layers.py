@@ -63,6 +63,7 @@ LATE = {
     "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
     "budmlx.engine.hosts.process": {"budmlx.core"},
+    "budmlx.server.app": {"budmlx.server.telemetry.metrics"},
     "budmlx.plugins.discovery": {
         f"budmlx.builtin.{name}"
         for name in ("memory_cache", "reasoning", "stable_prompts", "tool_parsers")
@@ -100,8 +101,8 @@ ROOMS = {
     "budmlx.engine.embed": ("budmlx.engine.load", "budmlx.engine.run"),
     "budmlx.engine.models": ("budmlx.engine.load", "budmlx.engine.run"),
     "budmlx.server.dialects": (),
-    "budmlx.server.routes": (),
     "budmlx.server.telemetry": (),
+    "budmlx.server.routes": ("budmlx.server.telemetry",),
 }
 # The folder that says what runs next; what is computed and measured, it hears of.
 DECIDES = {"budmlx.core.schedule"}

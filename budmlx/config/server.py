@@ -172,6 +172,9 @@ class ServerConfig(BaseModel):
         False, description="Stream the arguments of tool calls piece by piece."
     )
     strict: bool = Field(False, description="Refuse unknown request fields with 400.")
+    metrics: bool = Field(
+        True, description="Answer GET /metrics with numbers for Prometheus; needs a key if any is."
+    )
     log_level: Level = Field(
         "info",
         description="Least severe messages to log; debug has tracebacks, which may quote prompts.",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -28,7 +30,7 @@ from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import rate_limits
 from budmlx.server.records import PATHS, WATCHERS, paths_of
-from budmlx.server.routes import docs, health, library, log_level
+from budmlx.server.routes import docs, health, library, log_level, metrics
 from budmlx.server.routes import models as model_routes
 from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
@@ -42,15 +44,19 @@ from budmlx.server.state import (
     SEALER,
     STORE,
 )
+from budmlx.server.telemetry.exposition import METRICS
 from budmlx.server.transport import Runner, exchanges, prepare
 
 log = logging.getLogger(__name__)
+
+COUNTING = "budmlx.server.telemetry.metrics"
 
 ROUTES = (
     library.endpoints,
     model_routes.endpoints,
     health.endpoints,
     log_level.endpoints,
+    metrics.endpoints,
     docs.endpoints,
 )
 
@@ -74,6 +80,8 @@ def create_app(
     for dialect in dialects:
         dialect.set_up(app)
     app.on_cleanup.append(_close_store)
+    if config.metrics:
+        _count(app)
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     endpoints = [*others, *chain.from_iterable(dialect.endpoints for dialect in dialects)]
     app[PATHS] = paths_of(endpoints)
@@ -81,6 +89,15 @@ def create_app(
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)
     return app
+
+
+def _count(app: web.Application) -> None:
+    """Count what happens, for `GET /metrics`, unless an incomplete installation cannot."""
+    if find_spec("prometheus_client") is None:
+        log.warning("GET /metrics is off: prometheus-client is not installed.")
+        return
+    counted = importlib.import_module(COUNTING).Metrics(app[MODELS], app[IN_FLIGHT])
+    app[METRICS], app[WATCHERS] = counted, (counted.watch,)
 
 
 async def _close_store(app: web.Application) -> None:
@@ -139,6 +156,8 @@ class HttpServer:
         self.in_flight = app[IN_FLIGHT]
         self._app = app
         self._runner = runner
+        if (metrics := app.get(METRICS)) is not None:
+            metrics.connections = lambda: self.connections
 
     @classmethod
     async def start(

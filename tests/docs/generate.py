@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from budmlx.plugins.reference import reference
-from tests.docs import tables
+from tests.docs import prometheus, tables
 from tests.docs.pages import DOCS, guides, name
 from tests.docs.parameters import parameters
 from tests.docs.settings import settings
 
-WHOLE: Mapping[Path, Callable[[], str]] = {DOCS / "hooks.md": reference}
+WHOLE: Mapping[Path, Callable[[], str]] = {
+    DOCS / "hooks.md": reference,
+    DOCS / "prometheus" / "dashboard.json": prometheus.dashboard,
+    DOCS / "prometheus" / "vllm.yml": prometheus.as_vllm,
+}
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": tables.commands,
@@ -24,6 +28,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "errors": tables.errors,
     "hooks": tables.hooks,
     "limits": tables.limits,
+    "metrics": prometheus.metrics,
+    "metrics-of-vllm": prometheus.of_vllm,
     "parameters": parameters,
     "settings": settings,
     "statuses": tables.statuses,

@@ -32,7 +32,7 @@ _NAMES = re.compile(r'"#/components/schemas/(\w+)"')
 def commands() -> str:
     """The commands of `budmlx`."""
     rows = [(f"`budmlx {command}`", summary) for command, (_, summary) in COMMANDS.items()]
-    return _table(("Command", "What it does"), rows)
+    return table(("Command", "What it does"), rows)
 
 
 def endpoints() -> str:
@@ -42,7 +42,7 @@ def endpoints() -> str:
         for method, operation in methods.items():
             key = "" if operation.get("security") == [] else "yes"
             rows.append((f"`{method.upper()} {path}`", f"{operation['summary']}.", key))
-    return _table(("Endpoint", "What it does", "Needs a key, where keys are set"), rows)
+    return table(("Endpoint", "What it does", "Needs a key, where keys are set"), rows)
 
 
 def statuses() -> str:
@@ -53,7 +53,7 @@ def statuses() -> str:
             for status, response in operation["responses"].items():
                 found[status] = response["description"]
     rows = [(status, found[status]) for status in sorted(found) if status != "200"]
-    return _table(("Status", "When"), rows)
+    return table(("Status", "When"), rows)
 
 
 def errors() -> str:
@@ -65,7 +65,7 @@ def errors() -> str:
         code = f"`{kind.code}`" if kind.code else ""
         status = "" if issubclass(kind, BEFORE_A_SERVER) else str(failure_of(kind("")).status)
         rows.append((f"`{kind.__name__}`", code, status, _sentence(kind)))
-    return _table(("Exception", "`code`", "Status", "When"), rows)
+    return table(("Exception", "`code`", "Status", "When"), rows)
 
 
 def hooks() -> str:
@@ -74,7 +74,7 @@ def hooks() -> str:
         (f"[`{name}`](hooks.md#{name})", ring, _sentence(getattr(hookspecs, name)))
         for name, ring in RINGS.items()
     ]
-    return _table(("Hook", "Runs in", "What it does"), rows)
+    return table(("Hook", "Runs in", "What it does"), rows)
 
 
 def limits() -> str:
@@ -109,7 +109,7 @@ def limits() -> str:
         ("Time that a client may leave a stream unread", f"{DEFAULTS.stalled_seconds:g} s"),
         ("Connections", DEFAULTS.max_connections),
     ]
-    return _table(("What", "Limit"), [(what, str(limit)) for what, limit in rows])
+    return table(("What", "Limit"), [(what, str(limit)) for what, limit in rows])
 
 
 def _document() -> Any:
@@ -131,7 +131,7 @@ def _sentence(described: object) -> str:
     return re.split(r"(?<=\.) ", text)[0]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
