@@ -73,7 +73,7 @@ def shortened(body: Any) -> Any:
         for name in ("prompt", "tokens"):
             if name in body:
                 body[name] = known(body[name])
-        for name in ("max_tokens", "max_completion_tokens"):
+        for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
             value = body.get(name)
             if value is None or (isinstance(value, int | float) and value > 3):
                 body[name] = 3

@@ -57,8 +57,12 @@ class ResponsesRequest(GenerationBody):
 
     input: Annotated[
         Items,
-        Field(max_length=MAX_ITEMS, description="A text, or the items of the conversation so far."),
-    ] = []
+        Field(
+            min_length=1,
+            max_length=MAX_ITEMS,
+            description="A text, or the items of the conversation so far.",
+        ),
+    ]
     instructions: Text | None = Field(
         None, description="Goes before the input; not kept for later responses."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -201,7 +200,7 @@ def _file_text(part: FilePart, place: str) -> str:
                 param=f"{place}.file_data",
             )
         text = raw.decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise InvalidRequestError(
             f"`{place}.file_data` is not the base64 of a text in UTF-8.", param=f"{place}.file_data"
         ) from None

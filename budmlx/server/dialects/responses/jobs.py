@@ -72,7 +72,8 @@ class Job:
         return [framed(event, number) for number, event in enumerate(events, len(self.frames))]
 
     async def _keep(self, frames: Iterable[bytes] = ()) -> None:
-        changed = {"response": self.builder.response, "frames": tuple(frames)}
+        texts = tuple(frame.decode() for frame in frames)
+        changed = {"response": self.builder.response, "frames": texts}
         record = msgspec.structs.replace(self._record, **changed)
         await asyncio.to_thread(self._kept.put, self._owner, record)
 
@@ -147,13 +148,13 @@ async def stream_job(request: web.Request, job: Job, after: int) -> web.StreamRe
     return sender.response
 
 
-async def stream_frames(request: web.Request, frames: Iterable[bytes]) -> web.StreamResponse:
+async def stream_frames(request: web.Request, frames: Iterable[str]) -> web.StreamResponse:
     """Send the events of a stream that is over."""
     encoder = _Following(None, 0)
     sender = answer.EventStream(request, encoder, request.app[CONFIG], request.app[LIMITS])
     async with sender:
         await sender.start()
         for frame in frames:
-            await sender.send(frame)
+            await sender.send(frame.encode())
     assert sender.response is not None
     return sender.response

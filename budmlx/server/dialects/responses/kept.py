@@ -42,7 +42,7 @@ class Record(Struct, frozen=True):
 
     response: Response
     input: Sequence[Mapping[str, Any]]
-    frames: Sequence[bytes] = ()
+    frames: Sequence[str] = ()
 
     def items(self) -> list[Mapping[str, Any]]:
         """Input and output as items of a later request."""
@@ -61,7 +61,7 @@ class KeptResponses:
     def put(self, owner: str, record: Record) -> None:
         """Keep a response, in place of what it was before."""
         names = [str(item["id"]) for item in record.items()]
-        data = msgspec.msgpack.encode(record)
+        data = msgspec.json.encode(record)
         self._shelf.put(owner, record.response.id, data, names)
 
     def get(self, owner: str, id: str) -> Record:
@@ -69,7 +69,7 @@ class KeptResponses:
         data = self._shelf.get(owner, id)
         if data is None:
             raise no_response(id)
-        record = msgspec.msgpack.decode(data, type=Record)
+        record = msgspec.json.decode(data, type=Record)
         if record.response.status in RUNNING:
             # What runs is known elsewhere, so that this one ended with its server.
             failed = {"status": "failed", "error": INTERRUPTED}

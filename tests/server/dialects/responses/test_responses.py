@@ -144,6 +144,10 @@ async def test_logprobs(server: HttpServer) -> None:
             "input[0].content[0].file_data",
         ),
         (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "ä"}]}]},
+            "input[0].content[0].file_data",
+        ),
+        (
             {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "input[0].content[0].type",
         ),

@@ -82,6 +82,15 @@ async def test_a_response_and_its_input(server: HttpServer) -> None:
     check_error(await send(server, "GET", made["id"]), 404)
 
 
+async def test_what_clients_add_is_kept_as_it_is(server: HttpServer) -> None:
+    item = {"role": "user", "content": "Hi", "number": 2**70}
+    tool = {**EXEC, "parameters": {"type": "object", "maxProperties": 2**70}}
+    made = (await ask(server, input=[item], tools=[tool])).json
+    assert made["tools"] == [tool]
+    [kept] = (await send(server, "GET", f"{made['id']}/input_items")).json["data"]
+    assert kept["number"] == 2**70
+
+
 async def test_pages_of_input(server: HttpServer) -> None:
     items = [{"role": "user", "content": str(n)} for n in range(5)]
     made = (await ask(server, input=items)).json
