@@ -31,3 +31,8 @@ group anthropic "anthropic==2.14.0 langchain-anthropic==1.7.10 litellm==1.110.2"
   test_anthropic_package.py test_anthropic_others.py
 group anthropic-old "anthropic==0.75.0" test_anthropic_package.py
 group schemathesis "schemathesis==4.32.5" test_schemathesis.py
+
+if command -v npm >/dev/null; then
+  tests/clients/npm.sh "$environments/npm"
+fi
+group agents "" test_npm_agents.py
