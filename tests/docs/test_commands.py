@@ -26,7 +26,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "optional-dependencies"
 ]
 
-GPU_TESTS = "BUDMLX_GPU_TESTS"
+OF_TESTS = {"BUDMLX_GPU_TESTS", "BUDMLX_REQUIRE"}
 """Read by `tests/gpu` alone."""
 
 FOREIGN = frozenset(
@@ -125,7 +125,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
 def test_variables_that_a_page_names_exist(page: Path) -> None:
     known = {ENV_PREFIX + field.upper() for field in Config.model_fields}
     named = set(re.findall(rf"{ENV_PREFIX}[A-Z_]*[A-Z]", page.read_text("utf-8")))
-    assert named <= known | OTHERS | {GPU_TESTS}
+    assert named <= known | OTHERS | OF_TESTS
 
 
 def test_every_command_is_documented() -> None:

@@ -26,6 +26,7 @@ import pytest
 from budmlx import Engine
 from budmlx.cli.app import load
 from budmlx.config.sources import load_config
+from budmlx.server.dialects.anthropic.body import MessagesRequest
 from budmlx.server.dialects.ollama.chat import OllamaChat
 from budmlx.server.dialects.openai.chat import ChatRequest
 from tests.docs.conftest import here
@@ -124,9 +125,13 @@ def test_response_formats(block: Block, url: str) -> None:
 SENT = [(block, body) for block in CURL for body in bodies(block.text) if '"messages"' in body]
 
 
+BODIES = {"/api/chat": OllamaChat, "/v1/messages": MessagesRequest}
+
+
 @pytest.mark.parametrize(("block", "body"), SENT, ids=[str(block) for block, _ in SENT])
 def test_bodies_of_curl(block: Block, body: str) -> None:
-    kind = OllamaChat if "/api/chat" in block.text else ChatRequest
+    others = [kind for path, kind in BODIES.items() if path in block.text]
+    kind = others[0] if others else ChatRequest
     assert kind.parse(json.loads(body)).review(strict=True, streaming=True) == []
 
 
