@@ -175,6 +175,12 @@ class ServerConfig(BaseModel):
     metrics: bool = Field(
         True, description="Answer GET /metrics with numbers for Prometheus; needs a key if any is."
     )
+    otlp_traces_endpoint: str | None = Field(
+        None,
+        pattern=r"https?://.+",
+        description="Address of an OpenTelemetry collector that gets a trace of each request, such "
+        "as http://127.0.0.1:4318/v1/traces; needs budmlx[otel].",
+    )
     log_level: Level = Field(
         "info",
         description="Least severe messages to log; debug has tracebacks, which may quote prompts.",

@@ -25,6 +25,7 @@ SHOWN: tuple[type, ...] = (
     parsing.ModelTraits,
     parsing.ToolParserSpec,
     parsing.ReasoningParserSpec,
+    parsing.ReasoningMarkup,
     parsing.OutputParser,
     parsing.Content,
     parsing.Thought,
@@ -69,6 +70,8 @@ ALIASES: Mapping[str, ModuleType] = MappingProxyType(
         "Role": request,
         "Part": request,
         "FinishReason": events,
+        "MissReason": events,
+        "RequestEnd": specs,
     }
 )
 """Further names of types, and where they are defined."""

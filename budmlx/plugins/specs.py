@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -214,6 +214,7 @@ class RequestRecord:
     disk_tokens: of `usage.cached_tokens`, those that were read from disk.
     cache_reason: why no more of its prompt's KV was reused, see `CacheExplanation.reason`; None
     if it did not complete, or was not computed. looked_up: the response cache was asked.
+    parameters: `n`, `temperature`, `top_p` and `max_tokens`, as far as they are set.
     """
 
     model: str
@@ -234,6 +235,7 @@ class RequestRecord:
     disk_tokens: int = 0
     cache_reason: MissReason | None = None
     looked_up: bool = False
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
 
 # In the server and the command line

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Middleware
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.engine.store.store import Store
-from budmlx.errors import EngineUnavailableError
+from budmlx.errors import ConfigError, EngineUnavailableError
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
 from budmlx.server.dialects.base import Dialects
@@ -50,6 +50,7 @@ from budmlx.server.transport import Runner, exchanges, prepare
 log = logging.getLogger(__name__)
 
 COUNTING = "budmlx.server.telemetry.metrics"
+TRACING = "budmlx.server.telemetry.traces"
 
 ROUTES = (
     library.endpoints,
@@ -68,8 +69,8 @@ def create_app(
     *,
     limits: Limits = DEFAULTS,
 ) -> web.Application:
-    """The application with all routes and middlewares. Raises ConfigError for unusable keys
-    and an unusable store.
+    """The application with all routes and middlewares. Raises ConfigError for unusable keys, an
+    unusable store, and traces without the packages for them.
     """
     app = _application(config, dialects, limits, [guard(config), *rate_limits(config)])
     app[MODELS] = app[PLUGIN_MODELS] = models
@@ -82,6 +83,8 @@ def create_app(
     app.on_cleanup.append(_close_store)
     if config.metrics:
         _count(app)
+    if config.otlp_traces_endpoint:
+        _trace(app, config.otlp_traces_endpoint)
     app[ENDPOINTS] = others = tuple(chain(*ROUTES))
     endpoints = [*others, *chain.from_iterable(dialect.endpoints for dialect in dialects)]
     app[PATHS] = paths_of(endpoints)
@@ -98,6 +101,23 @@ def _count(app: web.Application) -> None:
         return
     counted = importlib.import_module(COUNTING).Metrics(app[MODELS], app[IN_FLIGHT])
     app[METRICS], app[WATCHERS] = counted, (counted.watch,)
+
+
+def _trace(app: web.Application, endpoint: str) -> None:
+    """Send traces of requests. Raises ConfigError if the extra for it is not installed."""
+    try:
+        traces = importlib.import_module(TRACING).Traces(endpoint)
+    except ImportError as error:
+        raise ConfigError(
+            "otlp_traces_endpoint needs packages of OpenTelemetry: install budmlx[otel].",
+            param="otlp_traces_endpoint",
+        ) from error
+
+    async def close(_: web.Application) -> None:
+        await asyncio.to_thread(traces.close)
+
+    app[WATCHERS] = (*app[WATCHERS], traces.watch)
+    app.on_cleanup.append(close)
 
 
 async def _close_store(app: web.Application) -> None:

@@ -20,16 +20,17 @@ class Exchange:
     """One HTTP request and its answer.
 
     origin: what its records say of it. method, path: as the client sent them. generates: it leads
-    to an endpoint that generates text. records: of what engines did for it. failure: why it
-    failed, also after its stream had begun. status: of the answer; 0 if there was none, because
-    the client left or the connection broke. ended: seconds since 1970. late: it was reported
-    before, and what went on in the background has ended now.
+    to an endpoint that generates text. headers: of the request. records: of what engines did for
+    it. failure: why it failed, also after its stream had begun. status: of the answer; 0 if there
+    was none, because the client left or the connection broke. ended: seconds since 1970.
+    late: it was reported before, and what went on in the background has ended now.
     """
 
     origin: RequestOrigin
     method: str
     path: str
     generates: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
     records: list[RequestRecord] = field(default_factory=list)
     failure: Failure | None = None
     status: int = 0

@@ -197,7 +197,9 @@ def _exchange(request: web.Request) -> Exchange:
     path = "" if resource is None else resource.canonical
     route = request.app[PATHS].get((request.method, path)) or Route(path, generates=False)
     origin = RequestOrigin(request_id(request), route=route.path)
-    exchange = Exchange(origin, request.method, request.rel_url.raw_path, route.generates)
+    exchange = Exchange(
+        origin, request.method, request.rel_url.raw_path, route.generates, request.headers
+    )
     origin.sink = exchange.records.append
     request[ORIGIN], request[EXCHANGE] = origin, exchange
     REQUEST.set(origin.request_id)

@@ -41,6 +41,7 @@ from budmlx.protocol import (
 )
 from budmlx.types import Event, Finished, Request
 
+NUMBERS = ("temperature", "top_p", "max_tokens")
 STOPPED = (GeneratorExit, KeyboardInterrupt, CancelledError)
 
 
@@ -81,7 +82,7 @@ class RequestPipeline:
         origin = origin or RequestOrigin()
         with RequestOutcome(self._plugins, model, origin) as outcome:
             request, prompt = yield from self.prepared(request)
-            outcome.prepared()
+            outcome.prepared(request)
             reply = None
             if self.cache.enabled:
                 ticket = self.cache.ticket(request, prompt.ids, share=not together)
@@ -216,13 +217,16 @@ class RequestOutcome:
         self._model = model
         self._origin = origin
         self._taken = time.time()
-        self._prepared = self._taken
+        self._prepared, self._parameters = self._taken, dict[str, float]()
         self._ticket: Ticket | None = None
         self._finished: Finished | None = None
 
-    def prepared(self) -> None:
+    def prepared(self, request: Request) -> None:
         """Note that the prompt is there."""
         self._prepared = time.time()
+        numbers = ((name, getattr(request.sampling, name)) for name in NUMBERS)
+        known = {name: number for name, number in numbers if number is not None}
+        self._parameters = {"n": request.n, **known}
 
     def accepted(self, ticket: Ticket) -> None:
         """Note that the request can be answered. ticket: closed at its end."""
@@ -298,6 +302,7 @@ class RequestOutcome:
             waited=self._taken - origin.started,
             prepared=self._prepared - self._taken,
             looked_up=self.looked_up,
+            parameters=self._parameters,
             **values,
         )
 
