@@ -74,7 +74,8 @@ def test_the_second_equal_request_is_served_from_the_cache(engine: Engine) -> No
     assert (first.cached, second.cached) == (False, True)
     assert second.choices == first.choices
     assert second.choices[0].logprobs
-    assert second.usage == replace(first.usage, cached_tokens=first.usage.prompt_tokens)
+    cached = first.usage.prompt_tokens
+    assert second.usage == replace(first.usage, cached_tokens=cached, written_tokens=0)
     assert second.timing.total == 0
     *_, finished = engine.stream("Hello", **ASK, n=2, logprobs=2)
     assert isinstance(finished, Finished) and finished.cached
@@ -126,7 +127,8 @@ def test_the_key_covers_whatever_determines_the_answer() -> None:
         "temperature": 0.5, "top_p": 0.5, "top_k": 3, "min_p": 0.5, "typical_p": 0.5,
         "frequency_penalty": 1.0, "presence_penalty": 1.0, "repetition_penalty": 2.0,
         "repetition_window": 3, "logit_bias": ((1, 2.0),), "seed": 1, "max_tokens": 3,
-        "min_tokens": 1, "stop": ("x",), "stop_token_ids": (1,), "ignore_eos": True, "logprobs": 0,
+        "max_reasoning_tokens": 3, "min_tokens": 1, "stop": ("x",), "stop_token_ids": (1,),
+        "ignore_eos": True, "logprobs": 0,
         "sampler": PluginChoice("x", {"tau": 1}), "logits_processors": (PluginChoice("x"),),
     }  # fmt: skip
     for name, value in changes.items():
