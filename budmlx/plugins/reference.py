@@ -155,13 +155,14 @@ def _defined(name: str, method: object) -> str:
 
 def _alias(name: str, module: ModuleType) -> tuple[str, str]:
     """What a name stands for, and the text below it."""
-    body = ast.parse(Path(module.__file__ or "").read_text("utf-8")).body
+    source = Path(module.__file__ or "").read_text("utf-8")
+    body = ast.parse(source).body
     for statement, after in zip(body, [*body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             says = ""
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 says = inspect.cleandoc(str(after.value.value))
-            return ast.unparse(statement.value).replace("'", '"'), says
+            return ast.get_source_segment(source, statement.value) or "", says
     raise LookupError(name)
 
 
