@@ -200,12 +200,18 @@ class Group:
         assert self._sampling is not None
         fed = mx.array(drafted.fed)
         logits = self._forward(fed)
+        mx.async_eval(logits)
+        begin = time.perf_counter()
         unread = self._unread() if self._sampling.waits else {}
-        drawn = self._sampling.sample(logits, fed, unread)
+        drawn = self._sampling.sample(logits, fed, unread, drafted.drafts)
+        if self._sampling.constrained:
+            self.masking = time.perf_counter() - begin
         mx.async_eval(*drawn.arrays, *self._kept)
         outcomes = drafted.taken(drawn.read())
         self.passes = [drafted.counted(outcomes)]
-        self._slots.take([len(each) for each in outcomes], fed.shape[1])
+        counts = [len(each) for each in outcomes]
+        self._sampling.take(counts)
+        self._slots.take(counts, fed.shape[1])
         for row, taken in zip(self.rows, outcomes, strict=True):
             row.advance(len(taken))
         self._feed = mx.array([[taken[-1].token] for taken in outcomes], dtype=mx.uint32)

@@ -25,6 +25,9 @@ class Adjustment(Protocol):
         place: of the tokens drawn from them, counted from each row's position.
         """
 
+    def take(self, counts: Sequence[int]) -> None:
+        """Forget all places of the last step but the first `counts` of each row of the group."""
+
     def release(self) -> None:
         """Give the rows what is kept for them, before rows come or go."""
 
@@ -44,6 +47,9 @@ class Bias:
     def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
         return logits.at[self._rows, self._ids].add(self._values)
+
+    def take(self, counts: Sequence[int]) -> None:
+        """Nothing is remembered."""
 
     def release(self) -> None:
         """Nothing is kept."""
@@ -71,6 +77,9 @@ class EarlyStops:
             return logits
         indices = mx.array(banned)
         return logits.at[indices[:, 0], indices[:, 1]].add(-mx.inf)
+
+    def take(self, counts: Sequence[int]) -> None:
+        """Nothing is remembered."""
 
     def release(self) -> None:
         """Nothing is kept."""

@@ -213,16 +213,23 @@ class Constraints:
         self._all = len(self._rows) == len(rows)
         self._vocab = vocab
         self._masks = allocate_token_bitmask(len(self._rows), vocab)
+        self._ahead = [0] * len(self._rows)  # drafted tokens that each matcher has consumed
 
     def apply(
-        self, logits: mx.array, unread: Mapping[Row, list[int]], faults: dict[Row, RowFault]
+        self,
+        logits: mx.array,
+        unread: Mapping[Row, list[int]],
+        faults: dict[Row, RowFault],
+        drafts: Sequence[Sequence[int]] = (),
+        place: int = 0,
     ) -> mx.array:
         """The logits [rows, vocab] with -inf for tokens that a row's grammar does not allow.
 
         unread: tokens that rows have drawn and that are not in their ids yet.
-        faults: receives rows that broke their grammar.
+        faults: receives rows that broke their grammar. place: how many of the tokens that `drafts`
+        has for each row of the group come before; `take_back` must follow the last place.
         """
-        finished = self._follow(unread, faults)
+        finished = self._advance(drafts, place, faults) if place else self._follow(unread, faults)
         allowed = fused(_expanded, self._vocab)(mx.array(self._masks.view(np.uint32)))
         x = logits if self._all else logits[mx.array(self._indices)]
         if any(finished):
@@ -254,6 +261,42 @@ class Constraints:
         if wanted:
             fill_next_token_bitmask_par(_executor(), wanted, self._masks)
         self._allow_stops(wanted, faults)
+        return finished
+
+    def take_back(self) -> None:
+        """Let the grammars forget what was drafted."""
+        for i, row in enumerate(self._rows):
+            grammar = row.grammar
+            if self._ahead[i] and grammar is not None:
+                if not grammar.matcher.rollback(self._ahead[i]):
+                    grammar.reset()
+                self._ahead[i] = 0
+
+    def _advance(
+        self, drafts: Sequence[Sequence[int]], place: int, faults: dict[Row, RowFault]
+    ) -> list[bool]:
+        """The same as `_follow` after one more drafted token of each row.
+
+        One that is not allowed cannot be drawn before it, so that what comes after it is of no
+        interest.
+        """
+        self._masks[:] = -1
+        wanted: list[tuple[LLMatcher, int]] = []
+        finished = [False] * len(self._rows)
+        for i, row in enumerate(self._rows):
+            draft = drafts[self._indices[i]]
+            if row in faults or row.grammar is None or self._ahead[i] != place - 1:
+                continue
+            matcher, token = row.grammar.matcher, draft[place - 1 : place]
+            if not token or token[0] in row.request.stop_ids or not matcher.validate_tokens(token):
+                continue
+            matcher.consume_tokens(token)
+            self._ahead[i] = place
+            finished[i] = matcher.is_stopped()
+            wanted.append((matcher, i))
+        if wanted:
+            fill_next_token_bitmask_par(_executor(), wanted, self._masks)
+        self._allow_stops(wanted, {})  # It may never come to this.
         return finished
 
     def _allow_stops(

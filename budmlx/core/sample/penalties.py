@@ -33,6 +33,24 @@ class _Counts:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What one place of a step changes. feed: uint32 [rows], the tokens that come in.
+
+    entering: whether each does. leaving: the token that each row's window drops, if any.
+    """
+
+    feed: mx.array
+    entering: Sequence[bool]
+    leaving: Sequence[int | None]
+
+    def only(self, rows: Sequence[bool]) -> _Change:
+        """The same of some rows only."""
+        entering = [a and b for a, b in zip(self.entering, rows, strict=True)]
+        leaving = [a if b else None for a, b in zip(self.leaving, rows, strict=True)]
+        return _Change(self.feed, entering, leaving)
+
+
 class Penalties:
     """Frequency and presence penalties on generated tokens, repetition penalty on all.
 
@@ -46,7 +64,9 @@ class Penalties:
     def __init__(self, rows: Sequence[Row], indices: Sequence[int], vocab: int):
         self._rows = [rows[i] for i in indices]
         self._all = len(indices) == len(rows)
+        self._places = list(indices)
         self._indices = mx.array(indices)
+        self._changes: list[_Change] = []
         params = [row.request.sampling for row in self._rows]
         self._frequency = _column([p.frequency_penalty for p in params])
         self._presence = _column([p.presence_penalty for p in params])
@@ -57,7 +77,7 @@ class Penalties:
 
     def apply(self, logits: mx.array, feed: mx.array, place: int) -> mx.array:
         """See `Adjustment`."""
-        self._advance(feed if self._all else feed[self._indices])
+        self._advance(feed if self._all else feed[self._indices], place)
         x = logits if self._all else logits[self._indices]
         generated, seen = self._counts[0], self._counts[1]
         if self._divides:
@@ -72,33 +92,51 @@ class Penalties:
         adjusted[self._indices] = x
         return adjusted
 
+    def take(self, counts: Sequence[int]) -> None:
+        """See `Adjustment`."""
+        kept = [counts[place] for place in self._places]
+        for place, change in enumerate(self._changes):
+            self._count(change.only([place >= count for count in kept]), -1.0)
+        for i, count in enumerate(kept):
+            self._lengths[i] -= len(self._changes) - count
+
     def release(self) -> None:
         """See `Adjustment`."""
         for i, row in enumerate(self._rows):
             row.states[SLOT] = _Counts(self._counts[:, i], self._lengths[i])
 
-    def _advance(self, feed: mx.array) -> None:
+    def _advance(self, feed: mx.array, place: int) -> None:
         """Count the tokens fed to this step and forget those that leave a window."""
-        changes = []
+        entering, leaving = [], []
         for i, row in enumerate(self._rows):
-            length = len(row.ids) + row.unread
-            entering = float(length > self._lengths[i])
-            leaving = _leaving(row, length) if entering else None
-            changes.append((entering, leaving))
+            length = len(row.ids) + row.unread + place
+            entering.append(length > self._lengths[i])
+            leaving.append(_leaving(row, length) if entering[-1] else None)
             self._lengths[i] = length
+        change = _Change(feed, entering, leaving)
+        self._changes = [*self._changes, change] if place else [change]
+        self._count(change, 1.0)
+
+    def _count(self, change: _Change, sign: float) -> None:
+        """Add a change to the counts, or take it back where `sign` is -1."""
         numbers = mx.arange(len(self._rows))
-        weights = mx.array([entering for entering, _ in changes])
-        self._counts = self._counts.at[:, numbers, feed].add(weights)
-        if any(leaving is not None for _, leaving in changes):
-            ids = mx.array([leaving or 0 for _, leaving in changes])
-            weights = mx.array([0.0 if leaving is None else -1.0 for _, leaving in changes])
+        if any(change.entering):
+            weights = mx.array([sign * each for each in change.entering])
+            self._counts = self._counts.at[:, numbers, change.feed].add(weights)
+        if any(token is not None for token in change.leaving):
+            ids = mx.array([token or 0 for token in change.leaving])
+            weights = mx.array([0.0 if token is None else -sign for token in change.leaving])
             self._counts = self._counts.at[1, numbers, ids].add(weights)
 
 
 def _leaving(row: Row, length: int) -> int | None:
-    """The token that a row's repetition window drops when its last token comes in."""
+    """The token that a row's repetition window drops when its last token comes in.
+
+    A row with a window so short that a drafted token would leave it does not draft.
+    """
     window = row.request.sampling.repetition_window
-    return row.ids[length - 1 - window] if _divides(row) and 0 < window < length else None
+    known = 0 < window < length and length - 1 - window < len(row.ids)
+    return row.ids[length - 1 - window] if _divides(row) and known else None
 
 
 def _counted(rows: Sequence[Row], vocab: int) -> tuple[mx.array, list[int]]:

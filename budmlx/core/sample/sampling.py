@@ -23,7 +23,7 @@ from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.penalties import Penalties
 from budmlx.core.sample.plugins import PluginSampling, plugin_sampling
 from budmlx.core.sample.reasoning import Closings
-from budmlx.protocol import GenerateRequest
+from budmlx.protocol import MOST_DRAFTED, GenerateRequest
 
 NOTHING_DRAWN = (
     "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
@@ -157,22 +157,34 @@ class RowSampling:
             for each in (*self._processors, *self._samplers):
                 each.release()
 
+    def take(self, counts: Sequence[int]) -> None:
+        """Forget all places of the last step but the first `counts` of each row."""
+        for adjustment in self._adjustments:
+            adjustment.take(counts)
+
     def sample(
-        self, raw: mx.array, fed: mx.array, unread: Mapping[Row, list[int]] | None = None
+        self,
+        raw: mx.array,
+        fed: mx.array,
+        unread: Mapping[Row, list[int]] | None = None,
+        drafts: Sequence[Sequence[int]] = (),
     ) -> Drawn:
         """Draw a token for every row at each of k places, without waiting.
 
         raw: logits [rows, k, vocab]. fed: the token ids [rows, k] that led to them.
         unread: tokens that were drawn and are not in the rows' ids yet; needed if `waits`.
-        What is drawn at the first place is right for every row; at the others it is so only for
-        rows of which `follows` is false.
+        drafts: the tokens of each row that are fed after the first. What is drawn at the first
+        place is right for every row; after a draft it is so only for rows of which `follows` is
+        false. `take` must be told then how many places count.
         """
         places = raw.shape[1]
         faults: dict[Row, RowFault] = {}
         drawn = [
-            self._draw(raw[:, place], fed[:, place], place, unread or {}, faults)
+            self._draw(raw[:, place], fed[:, place], place, unread or {}, faults, drafts)
             for place in range(places)
         ]
+        if self._constraints is not None:
+            self._constraints.take_back()
         extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
         tokens, finite, *logprobs = (_side_by_side(arrays) for arrays in zip(*drawn, strict=True))
         return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)
@@ -184,12 +196,15 @@ class RowSampling:
         place: int,
         unread: Mapping[Row, list[int]],
         faults: dict[Row, RowFault],
+        drafts: Sequence[Sequence[int]],
     ) -> list[mx.array]:
         """Tokens [rows], whether they are finite, and logprobs, if anybody asked for them.
 
         raw: logits [rows, vocab] at one place. feed: the token ids [rows] that led to them.
         """
-        logits = self._adjusted(raw, feed, place, unread, faults) if self._changes else raw
+        logits = raw
+        if self._changes:
+            logits = self._adjusted(raw, feed, place, unread, faults, drafts)
         finite = mx.isfinite(row_max(logits))[:, 0]
         tokens = mx.argmax(logits, axis=-1) if self._greedy else None
         if self._draws is not None or self._shown is not None:
@@ -214,6 +229,7 @@ class RowSampling:
         place: int,
         unread: Mapping[Row, list[int]],
         faults: dict[Row, RowFault],
+        drafts: Sequence[Sequence[int]],
     ) -> mx.array:
         """What is left of the model's logits after all that changes them.
 
@@ -222,15 +238,12 @@ class RowSampling:
         """
         logits = raw.astype(mx.float32)
         for adjustment in self._adjustments:
-            if not (place and isinstance(adjustment, Penalties)):
-                logits = adjustment.apply(logits, feed, place)
-        if place:
-            return logits
-        if self._processors or self._samplers:
+            logits = adjustment.apply(logits, feed, place)
+        if not place and (self._processors or self._samplers):
             self._prepare(faults)
             logits = self._process(logits, feed, faults)
         if self._constraints is not None:
-            logits = self._constraints.apply(logits, unread, faults)
+            logits = self._constraints.apply(logits, unread, faults, drafts, place)
         return logits
 
     def _prepare(self, faults: dict[Row, RowFault]) -> None:
@@ -308,9 +321,13 @@ def _is_penalised(request: GenerateRequest) -> bool:
 
 
 def follows(request: GenerateRequest) -> bool:
-    """Whether what a row draws depends on the tokens before it by more than the model's logits."""
-    others = request.grammar or request.reasoning or request.sampler or request.processors
-    return _is_penalised(request) or bool(others)
+    """Whether what a row draws after a draft cannot be known while the draft is checked.
+
+    What plugins and budgets of reasoning do depends on tokens that were read.
+    """
+    window = request.sampling.repetition_window
+    short = _is_penalised(request) and 0 < window <= MOST_DRAFTED + 1
+    return bool(short or request.reasoning or request.sampler or request.processors)
 
 
 def _side_by_side(arrays: Sequence[mx.array]) -> mx.array:

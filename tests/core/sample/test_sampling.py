@@ -155,19 +155,35 @@ def test_several_places_draw_what_as_many_steps_do() -> None:
             row.commit([7])
 
 
-@pytest.mark.parametrize("changes", [{"frequency_penalty": 1.0}, {"repetition_penalty": 1.1}])
-def test_of_rows_that_look_back_only_the_first_place_counts(changes: dict[str, float]) -> None:
-    rows = [Row.of(request(1, [1], **changes)), Row.of(request(2, [1]))]
-    logits, fed = mx.random.normal((2, 3, 64)), mx.ones((2, 3), dtype=mx.uint32)
-    first = RowSampling(rows, 64).sample(logits[:, :1], fed[:, :1]).read()
-    together = RowSampling(rows, 64)
-    looking_back, free = together.sample(logits, fed).read()
-    assert [looking_back[0], free[0]] == [one for [one] in first]
-    assert [outcome.token for outcome in free] == mx.argmax(logits[1], axis=-1).tolist()
-    # The places after it have changed nothing.
-    for row in rows:
-        row.advance()
-    again = RowSampling(rows, 64)
-    assert together.sample(logits[:, :1], fed[:, :1]).read() == (
-        again.sample(logits[:, :1], fed[:, :1]).read()
-    )
+@pytest.mark.parametrize("kept", [1, 2, 4])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frequency_penalty": 1.0, "presence_penalty": 0.5},
+        {"repetition_penalty": 1.5},
+        {"repetition_penalty": 1.5, "repetition_window": 18},
+    ],
+)
+def test_penalties_of_several_places_are_those_of_as_many_steps(
+    changes: dict[str, float], kept: int
+) -> None:
+    prompt = [i % 7 for i in range(30)]
+    rows = [Row.of(request(1, prompt, **changes)), Row.of(request(2, prompt))]
+    fed = mx.array([[prompt[-1], 3, 3, 5], [prompt[-1], 1, 2, 3]], dtype=mx.uint32)
+    logits = mx.random.normal((2, 4, 64))
+    steps = [Row.of(row.request) for row in rows]
+    one_by_one, together = RowSampling(steps, 64), RowSampling(rows, 64)
+    drawn = together.sample(logits, fed, drafts=fed[:, 1:].tolist()).read()
+    together.take([kept, 4])
+    for place in range(kept):
+        single = one_by_one.sample(logits[:, place : place + 1], fed[:, place : place + 1]).read()
+        assert drawn[0][place] == single[0][0]
+        for row in steps:
+            row.advance()
+            row.commit([fed[0, place + 1].item() if place < 3 else 9])
+    # What was not kept has left no trace.
+    rows[0].advance(kept)
+    rows[0].commit(steps[0].ids[-kept:])
+    after = mx.random.normal((2, 1, 64))
+    feed = mx.array([steps[0].ids[-1:], [1]], dtype=mx.uint32)
+    assert together.sample(after, feed).read()[0] == one_by_one.sample(after, feed).read()[0]

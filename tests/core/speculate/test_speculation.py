@@ -12,14 +12,17 @@ from msgspec.structs import replace
 
 from budmlx.core.model.model import Model
 from budmlx.core.row import Row
-from budmlx.protocol import GenerateRequest, PluginCall, Token
+from budmlx.protocol import GenerateRequest, Grammar, PluginCall, RowFailed, Token
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES, SCALES
 from tests.core.driver import Driver, load, request
 from tests.models import tiny_model_dir
 
 MOST = 4
+LETTERS = Grammar(source="start: /[a-h ]+/", param="response_format")
+WORDS = Grammar(source='start: ("yes" | "no" | "perhaps ")+ "."', param="response_format")
 TOKENS = 30
+EOS = 2
 CANCELLED = 200
 COUNTING = "tests.core.plugin_samples:Counting"
 FILTERS: Sequence[Mapping[str, Any]] = (
@@ -56,14 +59,14 @@ class Speculating(Driver):
 
     def __init__(self, model: Model, truth: Mapping[int, Sequence[int]], right: float, **more: Any):
         super().__init__(model, **{"speculation": MOST, **more})
-        self._truth, self._right = truth, right
+        self._truth, self._right, self._add = truth, right, self.executor.add
+        self.executor.add = self._scripted  # type: ignore[method-assign]
 
-    def submit(self, *requests: GenerateRequest) -> None:
-        super().submit(*requests)
-        for item in requests:
-            row = self.executor._rows[item.id]
-            if row.drafts is not None:
-                row.drafts = Scripted(row, self._truth.get(item.id, ()), self._right)
+    def _scripted(self, row: Row) -> RowFailed | None:
+        failed = self._add(row)
+        if row.drafts is not None:
+            row.drafts = Scripted(row, self._truth.get(row.id, ()), self._right)
+        return failed
 
 
 def outcome(driver: Driver) -> dict[int, list[Token]]:
@@ -106,6 +109,10 @@ def mixed(seed: int) -> list[GenerateRequest]:
     more: Sequence[Mapping[str, Any]] = (
         {"logprobs": 3, "temperature": 1.0},
         {"frequency_penalty": 0.5, "temperature": 1.0},
+        {"repetition_penalty": 1.3, "repetition_window": 20},
+        {"repetition_penalty": 1.3, "repetition_window": 3},
+        {"grammar": LETTERS, "stop_ids": [EOS], "temperature": 1.0, "logprobs": 0},
+        {"grammar": WORDS, "stop_ids": [EOS], "temperature": 1.0},
         {"stop_ids": list(range(3, 60)), "min_tokens": 7, "temperature": 1.0},
         {"sampler": PluginCall(plugin="one", name="Counting", core=COUNTING), "max_tokens": 20},
     )
