@@ -12,7 +12,7 @@ from copy import deepcopy
 import msgspec
 
 from budmlx.protocol import CoreCounts, CoreReport, StepFrame
-from budmlx.protocol.counts import GAPS, ROWS, Histogram
+from budmlx.protocol.counts import GAPS, ROWS, Histogram, plus
 from budmlx.protocol.note import BEAT, BEAT_AT, COMPUTES_AT, PLUGIN_AT, PULSE, PULSE_AT
 
 # Seconds between the empty frames of an idle core, and between reports of a busy one; readiness
@@ -130,6 +130,8 @@ class Tally:
             count(counts.rows, ROWS, rows)
             count(counts.gaps, GAPS, seconds, rows)
         counts.preempted += frame.resumed
+        if frame.drafts is not None:
+            counts.drafts = plus(counts.drafts, frame.drafts)
         counts.busy += seconds
         now = time.monotonic()
         if not idle and now < self._reported + HEARTBEAT:

@@ -44,6 +44,14 @@ class DiskCounts(msgspec.Struct, array_like=True):
     slower: int = 0
 
 
+class DraftCounts(msgspec.Struct, omit_defaults=True):
+    """Steps with drafts. tokens: what they drafted. accepted: what of it was drawn."""
+
+    steps: int = 0
+    tokens: int = 0
+    accepted: int = 0
+
+
 class CoreCounts(msgspec.Struct, omit_defaults=True):
     """Counts of a core.
 
@@ -52,6 +60,7 @@ class CoreCounts(msgspec.Struct, omit_defaults=True):
     grammars: seconds to compile each. grammars_kept: rows whose grammar was compiled before.
     images: those that were encoded. faults: of plugins in a core process, see `boundary.counts`.
     restarts: of the process, by reason; its host counts them.
+    drafts: of speculation.
     """
 
     rows: Histogram = msgspec.field(default_factory=Histogram)
@@ -64,6 +73,7 @@ class CoreCounts(msgspec.Struct, omit_defaults=True):
     disk: DiskCounts = msgspec.field(default_factory=DiskCounts)
     faults: dict[str, dict[str, int]] = {}
     restarts: dict[str, int] = {}
+    drafts: DraftCounts = msgspec.field(default_factory=DraftCounts)
 
 
 class CoreReport(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,7 +8,7 @@ import msgspec
 
 from budmlx.logs import Level
 from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
-from budmlx.protocol.counts import CoreReport
+from budmlx.protocol.counts import CoreReport, DraftCounts
 from budmlx.protocol.embedding import EmbedRequest, Vector
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
@@ -171,8 +171,8 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
     started: rows whose prefill began (end of their queue time), and requests for vectors.
     prefilling: rows whose prefill takes several steps, each with the tokens of its prompt that are
     left to compute, if they became fewer. vectors: those of texts. waiting, running: numbers of
-    rows. memory: what MLX has. resumed: rows that began anew. report: when nothing is left to do,
-    and every second.
+    rows. memory: what MLX has. resumed: rows that began anew. drafts: what was drafted.
+    report: when nothing is left to do, and every second.
     """
 
     tokens: list[Token] = []
@@ -184,6 +184,7 @@ class StepFrame(msgspec.Struct, frozen=True, tag="step", omit_defaults=True):
     running: int = 0
     memory: MemoryUse = MemoryUse()
     resumed: int = 0
+    drafts: DraftCounts | None = None
     report: CoreReport | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.protocol import MemoryUse, RowErrorCode, RowFailed, StepFrame, Token, Vector
+from budmlx.protocol.counts import DraftCounts, plus
 
 FAILED = "The model failed on this request. Other requests are not affected."
 
@@ -20,6 +21,7 @@ class StepReport:
         self._left: dict[int, int] = {}  # tokens to prefill, by row
         self._told: dict[int, int] = {}  # the same in the last frame
         self._resumed = 0
+        self._drafts: DraftCounts | None = None
 
     @property
     def urgent(self) -> bool:
@@ -35,6 +37,9 @@ class StepReport:
         """Add what a result says of rows and texts."""
         self._tokens += result.tokens
         self._vectors += result.vectors
+        for step in result.passes:
+            counts = DraftCounts(1, step.drafted, step.accepted)
+            self._drafts = plus(self._drafts or DraftCounts(), counts)
         self._failed += result.failed
         self._left = {row: prompt.remaining for prompt in result.prompts for row in prompt.rows}
 
@@ -89,8 +94,9 @@ class StepReport:
             running=running,
             memory=memory,
             resumed=self._resumed,
+            drafts=self._drafts,
         )
         self._tokens, self._failed, self._started, self._vectors = [], [], [], []
         self._told = self._left
-        self._resumed = 0
+        self._resumed, self._drafts = 0, None
         return frame

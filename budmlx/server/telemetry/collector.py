@@ -83,6 +83,9 @@ def _add_counts(found: Found, name: str, counts: CoreCounts) -> None:
     found[declared.BATCH_ROWS][label] = counts.rows
     found[declared.INTER_TOKEN][label] = counts.gaps
     found[declared.PREEMPTED][label] = counts.preempted
+    found[declared.DRAFT_STEPS][label] = counts.drafts.steps
+    found[declared.DRAFTED][label] = counts.drafts.tokens
+    found[declared.ACCEPTED][label] = counts.drafts.accepted
     found[declared.GRAMMARS][label] = counts.grammars
     found[declared.GRAMMARS_KEPT][label] = counts.grammars_kept
     found[declared.IMAGES][label] = counts.images

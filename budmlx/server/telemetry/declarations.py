@@ -218,6 +218,24 @@ PREEMPTED = _counter(
     "model",
     vllm="num_preemptions",
 )
+DRAFT_STEPS = _counter(
+    "draft_steps",
+    "Steps in which tokens were drafted.",
+    "model",
+    vllm="spec_decode_num_drafts",
+)
+DRAFTED = _counter(
+    "drafted_tokens",
+    "Tokens that were drafted.",
+    "model",
+    vllm="spec_decode_num_draft_tokens",
+)
+ACCEPTED = _counter(
+    "accepted_tokens",
+    "Drafted tokens that were drawn.",
+    "model",
+    vllm="spec_decode_num_accepted_tokens",
+)
 GRAMMARS = _histogram("grammar_compile_seconds", "Time to compile a grammar.", COMPILING)
 GRAMMARS_KEPT = _counter(
     "grammar_cache_hits", "Rows whose grammar had been compiled for others.", "model"

@@ -170,5 +170,8 @@ def test_tokens_are_the_same_with_and_without_drafts(
     play(speculating, rows)
     assert_same(speculating, without)
     assert len(speculating.frames) < len(without.frames) or not right
+    drafts = [frame.drafts for frame in speculating.frames if frame.drafts is not None]
+    tokens, accepted = sum(d.tokens for d in drafts), sum(d.accepted for d in drafts)
+    assert tokens > 100 and (right * tokens > accepted > 0 or accepted == right * tokens)
     # A step with drafts brings the token of the step before it, too.
     assert most_at_once(speculating) >= MOST + 1 or not right
