@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -70,3 +71,16 @@ def test_who_may_draft_is_told(engine: Engine) -> None:
     with pytest.raises(InvalidRequestError, match="speculation") as wrong:
         engine.chat("x", speculation="no")
     assert wrong.value.param == "speculation"
+
+
+def test_of_its_own_accord_a_reply_that_repeats_itself_tries_drafts() -> None:
+    with Engine.load(tiny_model_dir(scale=4.0), engine_host="thread", speculation="auto") as auto:
+        options = {"temperature": 0, "max_tokens": 300, "ignore_eos": True}
+        without = auto.chat(QUESTIONS[0], speculation=False, **options)
+        assert auto.chat(QUESTIONS[0], **options).text == without.text
+        # What is counted is told when nothing is left to do.
+        for _ in range(100):
+            if auto.status().counts.drafts.steps:
+                return
+            time.sleep(0.05)
+        pytest.fail("nothing was drafted")

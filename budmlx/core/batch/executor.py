@@ -149,8 +149,8 @@ class Executor:
             self._condemn(plan, error)
         end = time.perf_counter()
         seconds, before = end - begin, self._decoded_at
-        decodes = plan == Plan(decode=plan.decode, draft=plan.draft, pause=plan.pause)
-        self._decoded_at = end if decodes and plan.decode else None
+        steps = Plan(room=plan.room, decode=plan.decode, draft=plan.draft, pause=plan.pause)
+        self._decoded_at = end if plan.decode and plan == steps else None
         failed = self._progress.condemned or bool(self._progress.faults)
         return Result(
             tokens=self._progress.tokens,
