@@ -12,6 +12,7 @@ conversation has the same ids as the replies had. Without a script the model say
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -216,3 +217,8 @@ def _write_weights(path: Path, vocabulary: int, chains: Sequence[Sequence[int]])
     path.mkdir(parents=True, exist_ok=True)
     save_model(path, model)
     save_config(config, path / "config.json")
+
+
+if __name__ == "__main__":
+    # For tests in environments without MLX: the directory, and the scripts as JSON.
+    write_agent_model(Path(sys.argv[1]), {**DEFAULT, **json.loads(sys.argv[2])})

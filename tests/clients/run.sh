@@ -30,6 +30,8 @@ group openai "openai langchain-openai==1.7.3 litellm==1.102.4 instructor==1.17.0
 group anthropic "anthropic==2.14.0 langchain-anthropic==1.7.10 litellm==1.110.2" \
   test_anthropic_package.py test_anthropic_others.py
 group anthropic-old "anthropic==0.75.0" test_anthropic_package.py
+group ollama "ollama==0.6.3 langchain-ollama==1.1.0 litellm==1.110.2 llm==0.36 llm-ollama==0.19.1
+llama-index-llms-ollama==0.11.0" test_ollama_package.py
 group schemathesis "schemathesis==4.32.5" test_schemathesis.py
 
 if command -v npm >/dev/null; then

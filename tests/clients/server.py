@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -46,4 +47,17 @@ def started(**settings: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def served() -> Iterator[str]:
     """The address of a server that takes `KEY`."""
     with started() as (url, _):
+        yield url
+
+
+@contextmanager
+def scripted(path: Path, scripts: Mapping[str, Sequence[str]], **settings: str) -> Iterator[str]:
+    """The address of a server of a model that says what scripts say; see `tests.agent_model`.
+
+    path: of a directory for the model, which has its name. settings: of the environment.
+    """
+    python = os.environ.get("BUDMLX_PYTHON", sys.executable)
+    command = [python, "-m", "tests.agent_model", str(path), json.dumps(scripts)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with started(BUDMLX_MODEL=str(path), **settings) as (url, _):
         yield url

@@ -118,8 +118,8 @@ class Metrics:
         self._observe(declared.FIRST_TOKEN, model, before + timing.queue + timing.prompt)
         self._observe(declared.PROMPT_LENGTH, model, usage.prompt_tokens)
         self._observe(declared.REPLY_LENGTH, model, usage.completion_tokens)
-        # The choices of a request are computed together.
-        gaps = usage.completion_tokens / len(record.reasons) - 1
+        # The choices of a request are computed together; vectors have none.
+        gaps = usage.completion_tokens / max(1, len(record.reasons)) - 1
         if gaps > 0:
             self._observe(declared.PER_TOKEN, model, timing.completion / gaps)
 

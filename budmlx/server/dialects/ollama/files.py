@@ -18,7 +18,7 @@ from budmlx.errors import BudmlxError, ModelNotFoundError
 from budmlx.server.admin import check_admin
 from budmlx.server.answer import HEADERS
 from budmlx.server.dialects.ollama.names import meant
-from budmlx.server.dialects.ollama.reply import NDJSON, OllamaError
+from budmlx.server.dialects.ollama.reply import NDJSON, OllamaError, line_of
 from budmlx.server.dialects.ollama.request_body import NamedModel, read
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
@@ -74,7 +74,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
                 pass
     if body.stream is False:
         return _json(SUCCESS, headers)
-    lines = _line(PullStatus("pulling manifest")) + _line(SUCCESS)
+    lines = line_of(PullStatus("pulling manifest")) + line_of(SUCCESS)
     return web.Response(body=lines, content_type=NDJSON, headers=headers)
 
 
@@ -99,15 +99,15 @@ async def _streamed(
         async for each in progress:
             if not response.prepared:
                 await response.prepare(request)
-                await response.write(_line(PullStatus("pulling manifest")))
+                await response.write(line_of(PullStatus("pulling manifest")))
             sizes = {"total": each.total, "completed": each.done}
             status = PullStatus(f"pulling {digest[:12]}", f"sha256:{digest}", **sizes)
-            await response.write(_line(status))
-        await response.write(_line(SUCCESS))
+            await response.write(line_of(status))
+        await response.write(line_of(SUCCESS))
     except BudmlxError as error:
         if not response.prepared:
             raise
-        await response.write(_line(OllamaError(failure_of(error).message)))
+        await response.write(line_of(OllamaError(failure_of(error).message)))
     return response
 
 
@@ -125,10 +125,6 @@ async def delete(request: web.Request) -> web.Response:
     models = request.app[MODELS]
     await removed(models, meant(body.model, models))
     return _json(SUCCESS, headers)
-
-
-def _line(value: Struct) -> bytes:
-    return msgspec.json.encode(value) + b"\n"
 
 
 def _json(value: Struct, headers: dict[str, str]) -> web.Response:

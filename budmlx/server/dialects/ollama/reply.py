@@ -32,6 +32,8 @@ from budmlx.types import (
 
 NDJSON = "application/x-ndjson"
 NANOSECONDS = 10**9
+LINE_ENDS = "\x85\u2028\u2029"
+"""Characters at which `str.splitlines`, and httpx with it, ends lines, and which JSON may hold."""
 
 Reason = Literal["stop", "length", "load", "unload"]
 
@@ -83,12 +85,19 @@ class LineMessage(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[LineCall, ...] | UnsetType = UNSET
 
 
+class Prefill(Struct, frozen=True):
+    """How far a long prompt is, in tokens."""
+
+    completed: int
+    total: int
+
+
 class Line(Struct, frozen=True, kw_only=True):
     """The fields of all lines. Durations are in nanoseconds, and in the last line alone.
 
     load_duration: in the queue, or while the model was loaded. prompt_eval_count: tokens of the
     prompt, those included whose KV was reused. cached: the reply is that of an equal request.
-    cache_explanation: if the request asked for it.
+    cache_explanation: if the request asked for it. prefill: in lines before the first text.
     """
 
     model: str
@@ -102,6 +111,7 @@ class Line(Struct, frozen=True, kw_only=True):
     eval_count: int | UnsetType = UNSET
     eval_duration: int | UnsetType = UNSET
     logprobs: tuple[LineLogprob, ...] | UnsetType = UNSET
+    prefill: Prefill | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
     cache_explanation: CacheExplanation | UnsetType = UNSET
 
@@ -163,13 +173,17 @@ class ReplyBuilder(ABC):
         """A line without text. Blank ones are errors for clients."""
         return self._line()
 
+    def prefilled(self, done: int, total: int) -> bytes:
+        """A line without text that says how far a long prompt is."""
+        return self._line(prefill=Prefill(done, total))
+
     def end(self) -> bytes:
         """Nothing: the last event's line says that all is done."""
         return b""
 
     def failure(self, failure: Failure) -> bytes:
         """An error as a line."""
-        return msgspec.json.encode(OllamaError(failure.message)) + b"\n"
+        return line_of(OllamaError(failure.message))
 
     def chunks(self, event: Event) -> bytes:
         """The line for one event of the engine."""
@@ -216,7 +230,7 @@ class ReplyBuilder(ABC):
     ) -> bytes:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         common = {"model": self._model, "created_at": now, "done": False, **fields}
-        return msgspec.json.encode(self._of(text, thinking, calls, common)) + b"\n"
+        return line_of(self._of(text, thinking, calls, common))
 
     def _entries(self, entries: Sequence[TokenLogprob]) -> tuple[LineLogprob, ...] | UnsetType:
         if not self._logprobs:
@@ -271,6 +285,15 @@ def _outcome(reason: FinishReason, done: Finished | Completion) -> dict[str, Any
         "cached": done.cached or UNSET,
         "cache_explanation": done.cache_explanation or UNSET,
     }
+
+
+def line_of(value: Struct) -> bytes:
+    """The JSON of a value as a line for readers that end lines where Unicode does, too."""
+    line = msgspec.json.encode(value)
+    if not line.isascii():
+        for character in LINE_ENDS:
+            line = line.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return line + b"\n"
 
 
 def nanoseconds(seconds: float) -> int:

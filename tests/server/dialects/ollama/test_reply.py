@@ -74,6 +74,9 @@ def test_a_streamed_chat() -> None:
         {"message": empty, "done": True, "done_reason": "stop", **LAST},
     ]
     assert lines(reply.keep_alive()) == [{"message": empty, "done": False}]
+    (line,) = lines(reply.prefilled(512, 4096))
+    prefill = {"completed": 512, "total": 4096}
+    assert line == {"message": empty, "done": False, "prefill": prefill}
     assert lines(reply.failure(Failure(500, "no"))) == [{"error": "no"}]
 
 
@@ -130,6 +133,14 @@ def test_a_text() -> None:
     for reason in ("load", "unload"):
         expected = {"response": "", "done": True, "done_reason": reason}
         assert lines(reply.resident(reason)) == [expected]  # type: ignore[arg-type]
+
+
+def test_a_line_is_one_for_every_reader() -> None:
+    text = "a\x85b\u2028c\u2029d\x0b\x0c\x1c\x1d\x1e\r\né"
+    data = chat().chunks(TextDelta(text)) + chat().failure(Failure(500, text))
+    assert len(data.decode().splitlines()) == 2
+    line, error = lines(data)
+    assert line["message"]["content"] == error["error"] == text
 
 
 def test_logprobs() -> None:
