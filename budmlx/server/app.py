@@ -72,7 +72,8 @@ def create_app(
     """The application with all routes and middlewares. Raises ConfigError for unusable keys, an
     unusable store, and traces without the packages for them.
     """
-    app = _application(config, dialects, limits, [guard(config), *rate_limits(config)])
+    limited = rate_limits(config, chain.from_iterable(each.endpoints for each in dialects))
+    app = _application(config, dialects, limits, [guard(config), *limited])
     app[MODELS] = app[PLUGIN_MODELS] = models
     if (engine := models.only) is not None:
         app[ENGINE] = engine

@@ -59,6 +59,7 @@ class Endpoint:
     errors: a sentence on each status that is an error.
     parameters: a sentence on each variable of the path.
     query: the schema of each field of the query string that is read, with its description.
+    brief: it waits for no other request, so that many at once are no load.
     """
 
     method: str
@@ -72,6 +73,7 @@ class Endpoint:
     errors: Mapping[int, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    brief: bool = False
 
     @property
     def path(self) -> str:
@@ -143,6 +145,8 @@ class EndpointTable:
         body: type[BaseModel],
         reply: type[Struct],
         streamed: Streamed | None = None,
+        *,
+        brief: bool = False,
     ) -> Decorator:
         """Serve `POST path`. See `Endpoint`."""
         errors = {status: ERRORS[status] for status in (*ALWAYS, *WITH_BODY)}
@@ -155,6 +159,7 @@ class EndpointTable:
             content_type="application/json",
             streamed=streamed,
             errors={**errors, **self._body_errors},
+            brief=brief,
         )
 
     def act(

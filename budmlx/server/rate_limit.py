@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from budmlx.config import ServerConfig
+from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import RETRY_SECONDS, HttpError
 from budmlx.server.state import NAMESPACE
 
@@ -36,10 +37,10 @@ class RateLimiter:
         self._usage: defaultdict[str, _KeyUsage] = defaultdict(_KeyUsage)
 
     @contextmanager
-    def counted(self, key: str, now: float) -> Iterator[None]:
+    def counted(self, key: str, now: float, *, brief: bool = False) -> Iterator[None]:
         """Count a request of a key while it runs; refused ones do not count.
 
-        now: in seconds, of any clock that only goes forward.
+        now: in seconds, of any clock that only goes forward. brief: only the minute counts.
 
         Raises:
             HttpError: 429, with `Retry-After` in whole seconds.
@@ -50,15 +51,15 @@ class RateLimiter:
         if self._per_minute is not None and len(use.times) >= self._per_minute:
             wait = math.ceil(use.times[0] - (now - WINDOW_SECONDS))
             raise _refusal(f"{self._per_minute} requests per minute", max(wait, RETRY_SECONDS))
-        if self._concurrent is not None and use.running >= self._concurrent:
+        if not brief and self._concurrent is not None and use.running >= self._concurrent:
             raise _refusal(f"{self._concurrent} requests at once", RETRY_SECONDS)
         if self._per_minute is not None:
             use.times.append(now)
-        use.running += 1
+        use.running += not brief
         try:
             yield
         finally:
-            use.running -= 1
+            use.running -= not brief
 
 
 def _refusal(limit: str, wait: int) -> HttpError:
@@ -70,21 +71,24 @@ def _refusal(limit: str, wait: int) -> HttpError:
     )
 
 
-def rate_limits(config: ServerConfig) -> list[Middleware]:
+def rate_limits(config: ServerConfig, endpoints: Iterable[Endpoint]) -> list[Middleware]:
     """The middleware that counts POST requests; none where there is no limit.
 
-    Without API keys all clients count as one.
+    Without API keys all clients count as one. endpoints: all of them, since some are brief.
     """
     if config.requests_per_minute is None and config.concurrent_requests is None:
         return []
     limiter = RateLimiter(config.requests_per_minute, config.concurrent_requests)
+    brief = {path for endpoint in endpoints if endpoint.brief for path in endpoint.spellings}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.method != "POST":
             return await handler(request)
         now = asyncio.get_running_loop().time()
-        with limiter.counted(request.get(NAMESPACE, ""), now):
+        resource = request.match_info.route.resource
+        is_brief = resource is not None and resource.canonical in brief
+        with limiter.counted(request.get(NAMESPACE, ""), now, brief=is_brief):
             return await handler(request)
 
     return [check]

@@ -30,7 +30,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})
 PREFLIGHT_SECONDS = 600
 """How long a browser need not ask again."""
 
-EXPOSED = f"X-Request-Id, Retry-After, X-Should-Retry, {WARNINGS}"
+EXPOSED = f"X-Request-Id, Request-Id, Retry-After, X-Should-Retry, {WARNINGS}"
 """Headers of replies that pages may read besides those that every page may."""
 
 METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"

@@ -47,6 +47,11 @@ async def test_requests_at_once(start: Start) -> None:
     check_error(answer, 429, code="rate_limit_exceeded")
     assert answer.headers["Retry-After"] == "1"
     assert (await ask(server, KEYS[1])).status == 200
+    # Agents count the tokens of many texts at once.
+    for path in ("/v1/messages/count_tokens", "/v1/chat/completions/input_tokens"):
+        fields = {key: value for key, value in body().items() if key in ("model", "messages")}
+        raw = post(json.dumps(fields).encode(), path, Authorization=f"Bearer {KEYS[0]}")
+        assert (await exchange(server, raw)).status == 200
     running.pop().cancel()
     await until(lambda: server.in_flight.count == 1)
     assert (await ask(server)).status == 200

@@ -102,6 +102,7 @@ class TokenCount(Struct, frozen=True):
     "Count the tokens of a conversation",
     CountTokensRequest,
     reply=TokenCount,
+    brief=True,
 )
 async def count_tokens(request: web.Request) -> web.Response:
     """Count the tokens of the prompt that a conversation becomes; nothing is queued."""

@@ -121,6 +121,7 @@ async def apply_template(request: web.Request) -> web.Response:
     "Count the tokens that the body of a chat has",
     ChatRequest,
     ChatInputTokens,
+    brief=True,
 )
 async def input_tokens(request: web.Request) -> web.Response:
     """Count the tokens of the prompt that the body of a chat becomes; nothing is generated."""

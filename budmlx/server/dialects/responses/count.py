@@ -34,6 +34,7 @@ class ResponseInputTokens(Struct, frozen=True):
     "Count the tokens of an input",
     ResponsesRequest,
     ResponseInputTokens,
+    brief=True,
 )
 async def input_tokens(request: web.Request) -> web.Response:
     """Count the tokens of the prompt that a request would make; nothing is generated."""

@@ -184,3 +184,22 @@ async def test_counts_are_those_of_the_prompt(agent_client: aiohttp.ClientSessio
     kept = {key: body[key] for key in ("model", "messages", "system", "tools", "thinking")}
     async with agent_client.post("/v1/messages/count_tokens?beta=true", json=kept) as response:
         assert await response.json() == {"input_tokens": sum(counts(message))}
+
+
+async def test_a_stop_in_the_answer_after_reasoning(agent_client: aiohttp.ClientSession) -> None:
+    body = claude_code("script look; What is here?")
+    message = await reply_to(agent_client, {**body, "stop_sequences": ["look", "king"]})
+    # The reasoning says `look`, where it does not count.
+    assert [block["type"] for block in message["content"]] == ["thinking", "text"]
+    assert message["content"][1]["text"] == "Loo"
+    assert message["stop_reason"] == "stop_sequence"
+
+
+async def test_reuse_is_explained_on_request(agent_client: aiohttp.ClientSession) -> None:
+    body = {**claude_code("Explain"), "explain_cache": True, "stream": False}
+    for reason in ("differs", "complete"):
+        async with agent_client.post("/v1/messages", json=body) as response:
+            found = await response.json()
+        if reason == "complete":
+            assert found["cache_explanation"]["reason"] == reason
+            assert counts(found) == (1, 0, found["cache_explanation"]["matched_tokens"])
