@@ -60,6 +60,8 @@ CORRECTED = (
     ".paths./api/",
     ".paths./v1/fim/",
     ".paths./v1/messages",
+    ".paths./v1/log_level.",
+    ".paths./metrics.",
     ".paths./v1/responses",
     ".paths./v1/chat/completions/input_tokens.",
     ".paths./v1/models.get.parameters",
