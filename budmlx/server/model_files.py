@@ -70,7 +70,7 @@ async def removed(models: Models, name: str) -> int:
         InvalidRequestError: it is loaded, or elsewhere than in the hub's cache.
     """
     with suppress(ModelNotFoundError):
-        if not (await models.afind(name)).resident.idle:
+        if not (await models.afind(name, default=False)).resident.idle:
             raise InvalidRequestError(f"{name} is loaded; unload it first.", param="model")
     return await asyncio.to_thread(_remove, models, name)
 

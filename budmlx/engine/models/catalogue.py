@@ -46,6 +46,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._read_at = -FRESH_SECONDS
         self._from_library: set[str] = set()
+        self._problems: dict[str, str] = {}  # of models that cannot be served
         self._on_demand: dict[str, Resident] = {}
         self.by_name: dict[str, Resident] = {}
         for spec in specs:
@@ -71,7 +72,9 @@ class Catalogue:
         with self._lock:
             if time.monotonic() < self._read_at + seconds:
                 return
-            found = {each.name: each for each in self._library.models() if each.servable}
+            models = self._library.models()
+            found = {each.name: each for each in models if each.servable}
+            self._problems = {each.name: each.problem for each in models if not each.servable}
             for name in self._from_library - found.keys():
                 if self.by_name[name].idle:
                     self._from_library.discard(name)
@@ -93,8 +96,10 @@ class Catalogue:
         stale = self._library is not None and time.monotonic() >= self._read_at + FRESH_SECONDS
         return stale and self._at_hand(name) is None
 
-    def find(self, name: str) -> tuple[Resident, str]:
+    def find(self, name: str, *, default: bool = True) -> tuple[Resident, str]:
         """The model that answers to `name`, and the adapter that the name ends with, if any.
+
+        default: the one for unknown names may answer.
 
         Raises:
             ModelNotFoundError: nothing answers to it, or its model has no such adapter; the
@@ -102,9 +107,11 @@ class Catalogue:
         """
         if (found := self._at_hand(name)) is not None:
             return found
-        other = self._to_pull(name) or self.by_name.get(self._config.default_model or "")
-        # Of a known model the default would not have the adapter that is asked for.
-        if other is None or self._base(name) is not None:
+        if (pulled := self._to_pull(name)) is not None:
+            return pulled, ""
+        other = self.by_name.get(self._config.default_model or "") if default else None
+        # The default is not what somebody wants who names a model, or an adapter of one.
+        if other is None or name in self._problems or self._base(name) is not None:
             raise ModelNotFoundError(self._not_found(name), param="model")
         return other, ""
 
@@ -146,6 +153,8 @@ class Catalogue:
             return self._on_demand.setdefault(name, Resident.of(spec))
 
     def _not_found(self, name: str) -> str:
+        if problem := self._problems.get(name):
+            return problem
         if (model := self._base(name)) is not None:
             base, _, adapter = name.rpartition(":")
             there = ", ".join(model.adapters) or "none"
@@ -171,8 +180,8 @@ def offered(config: Config, library: Library) -> tuple[list[ModelSpec], bool]:
     if config.demo:
         return [demo(config)], False
     if config.model is not None:
-        return [replace(configured(config.for_model()), fetch=True)], False
-    specs = [configured(config.for_model(label)) for label in config.models]
+        return [replace(configured(config.for_model(), library), fetch=True)], False
+    specs = [configured(config.for_model(label), library) for label in config.models]
     others = any(each.servable for each in library.models())
     if not specs and not others:
         return [demo(config)], True
@@ -188,21 +197,26 @@ def demo(config: Config) -> ModelSpec:
     """The model that comes with budmlx."""
     values: dict[str, Any] = {"model": None, "revision": None, "models": {}}
     values["alias"] = (*config.alias, "demo")
-    return ModelSpec(DEMO_NAME, config.model_copy(update=values), _weights(SHIPPED_MODEL))
+    return _spec(DEMO_NAME, config.model_copy(update=values), Library().at(SHIPPED_MODEL))
 
 
-def configured(config: Config) -> ModelSpec:
+def configured(config: Config, library: Library) -> ModelSpec:
     """The model that a configuration names; see `Config.for_model`."""
     assert config.model is not None
-    return ModelSpec(model_name(config.model), config, _weights(Path(config.model).expanduser()))
+    name, path = model_name(config.model), Path(config.model).expanduser()
+    if path.is_dir():
+        return _spec(name, config, library.at(path))
+    # Another revision than that which is here may be fetched.
+    here = library.lookup(config.model) if config.revision is None else None
+    return ModelSpec(name, config) if here is None else _spec(name, config, here)
 
 
 def described(config: Config, model: LocalModel) -> ModelSpec:
     """A model of the library, with the settings that it has in a configuration."""
     own = config.for_model(model.name).model_copy(update={"model": str(model.path)})
+    return _spec(model.name, own, model)
+
+
+def _spec(name: str, config: Config, model: LocalModel) -> ModelSpec:
     created = int(model.path.stat().st_mtime) if model.path.exists() else 0
-    return ModelSpec(model.name, own, model.weights, model.context, created)
-
-
-def _weights(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.glob("model*.safetensors"))
+    return ModelSpec(name, config, model.weights, model.context, created)

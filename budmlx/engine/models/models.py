@@ -23,7 +23,7 @@ from budmlx.engine.models.residency import Residency, ResidencyPolicy
 from budmlx.engine.models.resident import ModelSpec, Resident
 from budmlx.engine.models.unloaded import UnloadedModels
 from budmlx.engine.run.adapters import unknown_adapter
-from budmlx.errors import EngineUnavailableError
+from budmlx.errors import EngineUnavailableError, ModelLoadError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
 from budmlx.types import Estimate, Request
@@ -204,16 +204,16 @@ class Models:
             self._catalogue.refresh(FRESH_SECONDS)
         return self._known(name)
 
-    async def afind(self, name: str) -> ServedModel:
-        """`find` for event loops."""
+    async def afind(self, name: str, *, default: bool = True) -> ServedModel:
+        """`find` for event loops. default: the model for unknown names may answer."""
         if name not in self._catalogue.by_name and self._catalogue.needs_refresh(name):
             await asyncio.to_thread(self._catalogue.refresh, FRESH_SECONDS)
-        return self._known(name)
+        return self._known(name, default=default)
 
-    def _known(self, name: str) -> ServedModel:
+    def _known(self, name: str, *, default: bool = True) -> ServedModel:
         adapter = ""
         if (resident := self._catalogue.by_name.get(name)) is None:
-            resident, adapter = self._catalogue.find(name)
+            resident, adapter = self._catalogue.find(name, default=default)
         return ServedModel(resident, adapter, self._residency, self._config.load_wait)
 
     def engine(self, name: str) -> AbstractContextManager[Engine]:
@@ -267,8 +267,8 @@ class Models:
     @property
     def to_preload(self) -> list[Resident]:
         """The models that are to be loaded from the start. Raises ModelNotFoundError."""
-        names = self._config.preload or [self.residents[0].name] if len(self.residents) == 1 else []
-        return [self.resident(name) for name in names]
+        only = self.residents if len(self.residents) == 1 else ()
+        return [self.resident(name) for name in self._config.preload] or list(only)
 
     def _open(self, spec: ModelSpec, limit: int | None, notice: Notice) -> Engine:
         config = spec.config
@@ -285,6 +285,8 @@ def _path(spec: ModelSpec, *, fetch: bool, own: Collection[str] = ()) -> Path:
     if config.model is None:
         return SHIPPED_MODEL
     dirs = config.models_dir
+    if not fetch and Path(config.model).is_absolute() and not Path(config.model).exists():
+        raise ModelLoadError(f"{spec.name} is not on this machine any more.")
     return resolve_model(config.model, config.revision, models_dirs=dirs, fetch=fetch, own=own)
 
 

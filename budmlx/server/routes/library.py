@@ -62,7 +62,7 @@ async def load(request: web.Request) -> web.Response:
     check_admin(request)
     body, _ = await parsed(request, ModelRequest.parse)
     models = request.app[MODELS]
-    model = await models.afind(body.model)
+    model = await models.afind(body.model, default=False)
     async with model.aengine(patient=True):
         pass
     return _json(entry_of(body.model, model))
@@ -78,7 +78,7 @@ async def unload(request: web.Request) -> web.Response:
         raise InvalidRequestError(
             f"{body.model} is the only model, and stays loaded.", param="model"
         )
-    model = await models.afind(body.model)
+    model = await models.afind(body.model, default=False)
     await asyncio.wrap_future(models.unload(body.model))
     return _json(entry_of(body.model, model))
 

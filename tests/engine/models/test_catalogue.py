@@ -14,7 +14,7 @@ from budmlx.engine.load.library.library import Library
 from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.engine.models.catalogue import Catalogue, demo, offered
 from budmlx.engine.models.models import Models
-from budmlx.errors import ModelNotFoundError
+from budmlx.errors import ModelLoadError, ModelNotFoundError
 from tests.models import tiny_model_dir
 
 
@@ -76,8 +76,14 @@ def test_which_model_answers(folder: Path) -> None:
 
 
 def test_the_default_answers_for_unknown_names_only(folder: Path) -> None:
+    shutil.copytree(tiny_model_dir(), folder / "org" / "broken")
+    (folder / "org" / "broken" / "model.safetensors").unlink()
     names = catalogue(folder, default_model="org/small")
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is missing"):
+        names.find("org/broken")
     assert names.find("anything")[0].name == names.find("any:thing")[0].name == "org/small"
+    with pytest.raises(ModelNotFoundError, match="No model named 'anything'"):
+        names.find("anything", default=False)
     with pytest.raises(ModelNotFoundError, match="no adapter 'thing'"):
         names.find("org/small:thing")
 
@@ -87,6 +93,46 @@ def test_the_demo_model_answers_to_every_name() -> None:
     names = Catalogue(config, [demo(config)], any_name=True)
     assert names.find("gpt-4:x") == (names.find("demo")[0], "")
     assert names.find("gpt-4:a") == (names.find("demo")[0], "a")
+
+
+def test_what_tables_name_is_known_before_it_is_loaded(folder: Path) -> None:
+    """Their bytes count in the memory that models share, wherever the models are."""
+    path = str(folder / "org" / "small")
+    names = catalogue(
+        folder,
+        models={"org/small": ModelConfig(), "two": ModelConfig(model=path), "x/y": ModelConfig()},
+    )
+    for name in ("org/small", "two"):
+        resident = names.find(name)[0]
+        assert resident.spec.weights > 400_000 and resident.longest == 8192
+        assert resident.created > 1_700_000_000
+    assert names.find("x/y")[0].spec.weights == 0
+
+
+def test_a_model_that_is_gone_is_told_without_its_place(folder: Path) -> None:
+    with Models(Config(models_dir=(str(folder),), engine_host="thread")) as models:
+        shutil.copytree(tiny_model_dir(), folder / "org" / "late")
+        models.refresh()
+        served = models.find("org/late")
+        shutil.rmtree(folder / "org" / "late")
+        with pytest.raises(ModelLoadError) as caught, served.engine():
+            pass
+        assert caught.value.message == "org/late is not on this machine any more."
+        models.refresh()
+        with pytest.raises(ModelNotFoundError):
+            models.find("org/late")
+
+
+def test_models_are_loaded_from_the_start(folder: Path) -> None:
+    for settings, expected in (
+        ({}, []),
+        ({"preload": ("org/small",)}, ["org/small"]),
+        ({"preload": ("demo",), "demo": True}, ["budmlx-tiny"]),
+        ({"demo": True}, ["budmlx-tiny"]),
+    ):
+        shutil.copytree(tiny_model_dir(), folder / "org" / "other", dirs_exist_ok=True)
+        with Models(Config(models_dir=(str(folder),), **settings)) as models:
+            assert [each.name for each in models.to_preload] == expected
 
 
 async def test_an_event_loop_does_not_read_the_disk(folder: Path) -> None:
