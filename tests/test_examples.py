@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from tests import beezy_wire
 from tests.clients.server import EXAMPLES, KEY, ROOT, served, started
+from tests.models import tiny_model_dir
 
 VISION = EXAMPLES / "budai" / "vision.py"
 BUDAI = sorted({*(EXAMPLES / "budai").glob("*.py")} - {VISION})
@@ -120,3 +121,22 @@ def test_every_example_runs_somewhere() -> None:
         assert f'(EXAMPLES / "{name}").glob("*.py")' in text
     for path in EXAMPLES.rglob("*.py"):
         assert path.read_text("utf-8").startswith("# ") and ast.parse(path.read_text("utf-8"))
+
+
+def test_search_finds_sections_and_keeps_their_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, cache = tmp_path / "docs", tmp_path / "cache"
+    docs.mkdir()
+    cache.mkdir()
+    (docs / "a.md").write_text("# Foxes\n\nThe fox jumps.\n\n## Dogs\n\nThe dog is lazy.\n")
+    path = EXAMPLES.parent / "search" / "search.py"
+    question = "Foxes\nThe fox jumps."
+    model = str(tiny_model_dir())
+    arguments = ["search", str(docs), question, "--model", model, "--cache", str(cache)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--results", "1"])
+    first = run(path, capsys)
+    assert first.startswith("1.00  ") and "a.md: Foxes\n" in first and "Dogs" not in first
+    kept = (cache / "search.npz").stat().st_mtime_ns
+    assert run(path, capsys) == first
+    assert (cache / "search.npz").stat().st_mtime_ns == kept

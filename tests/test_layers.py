@@ -45,6 +45,7 @@ COMMAND_MODULES = (
         "chat",
         "doctor.command",
         "launch.command",
+        "embed",
         "generate",
         "models",
         "plugin_commands",
