@@ -80,7 +80,10 @@ class TextQueue:
             self._report.too_long(request.id, max(lengths), longest)
             return False
         left = sorted((length, number) for number, length in enumerate(lengths))
-        self.requests[request.id] = _Request(request.id, request.owner, lengths, left)
+        own = _Request(request.id, request.owner, lengths, left)
+        if not self.requests:  # it is the next one, and its pass may take long
+            self._note_start([own])
+        self.requests[request.id] = own
         if request.owner not in self._turns:
             self._turns.append(request.owner)
         return True
@@ -146,7 +149,7 @@ class TextQueue:
                 self._turns.remove(owner)
                 self._turns.append(owner)
                 self._chosen = list(embed.texts)
-                self._note_start(embed.texts)
+                self._note_start([self.requests[request_id] for request_id, _ in embed.texts])
                 return embed
         return None
 
@@ -207,12 +210,11 @@ class TextQueue:
     def _sharing(self) -> list[_Request]:
         return [request for request in self.requests.values() if not request.solo]
 
-    def _note_start(self, texts: Sequence[tuple[int, int]]) -> None:
-        for request_id, _ in texts:
-            request = self.requests[request_id]
+    def _note_start(self, requests: Iterable[_Request]) -> None:
+        for request in requests:
             if not request.started:
                 request.started = True
-                self._report.began(request_id)
+                self._report.began(request.id)
 
 
 def _longest_first(

@@ -34,13 +34,15 @@ class EmbedOptions:
 
     dimensions: the vectors are cut to so many numbers, and have length 1 again. prompt_name: of
     the prompt that goes before each text. truncate: texts that are too long lose their end.
-    owner: whose turn it is. param: what errors call the texts, with a place for a number.
+    owner: whose turn it is. adapter: of the name that was asked for; vectors can have none.
+    param: what errors call the texts, with a place for a number.
     """
 
     dimensions: int | None = None
     prompt_name: str | None = None
     truncate: bool = False
     owner: str = ""
+    adapter: str = ""
     param: str = "input[{}]"
 
 
@@ -125,6 +127,11 @@ class EmbeddingPipeline:
         """The vectors of what `work` encodes."""
         model = self._dispatcher.info.name
         with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
+            if options.adapter:
+                raise InvalidRequestError(
+                    f"Adapters are for replies: ask for {model} without {options.adapter}.",
+                    param="model",
+                )
             encoded = yield from work
             job = self._submitted(encoded, options)
             try:

@@ -77,12 +77,10 @@ class Ranker:
                 f"`documents` must have 1 to {MOST_TEXTS} items.", param="documents"
             )
         if self._embeddings.classifies:
-            found = yield from self._embeddings.classified(
-                query,
-                documents,
-                EmbedOptions(truncate=options.truncate, owner=options.owner),
-                origin,
+            own = EmbedOptions(
+                truncate=options.truncate, owner=options.owner, adapter=options.adapter
             )
+            found = yield from self._embeddings.classified(query, documents, own, origin)
             scores = _scores(found.vectors)
             usage, warnings = found.usage, found.warnings
         elif self._info.generates:

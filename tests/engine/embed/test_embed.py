@@ -108,6 +108,7 @@ async def test_async_beside_a_chat_and_cancelled(engine: Engine) -> None:
         ([[5], [512]], {}, "input[1][0]"),
         (["a"], {"dimensions": 65}, "dimensions"),
         (["a"], {"prompt_name": "query"}, "prompt_name"),
+        (["a"], {"adapter": "pirate"}, "model"),
     ],
 )
 def test_what_is_refused(engine: Engine, texts: Any, options: Any, param: str) -> None:

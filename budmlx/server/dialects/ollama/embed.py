@@ -135,7 +135,8 @@ async def _found(
             model.keep(keep)
         if texts:
             origin = request.get(ORIGIN)
-            found = await engine.aembed(texts, origin=origin, owner=key, **options)
+            own = {"owner": key, "adapter": model.adapter, **options}
+            found = await engine.aembed(texts, origin=origin, **own)
     return found, [*warnings, *(found.warnings if found else ())]
 
 

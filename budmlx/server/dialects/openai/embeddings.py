@@ -111,6 +111,7 @@ async def embeddings(request: web.Request) -> web.Response:
             prompt_name=body.prompt_name or body.input_type,
             truncate=body.truncate,
             owner=key,
+            adapter=model.adapter,
             param=body.param,
         )
     data = await asyncio.to_thread(_encoded, body, found, model.name, warnings)
