@@ -69,16 +69,13 @@ class EmbeddingFiles:
         classes = _optional(path / "config.json").get("architectures") or []
         if any(str(each).endswith(CLASSIFIER) for each in classes):
             return cls(settings=EmbeddingSettings(pooling=[], scores=True), **_length(path))
-        if not (path / MODULES).is_file():
+        steps = _steps(path)
+        kinds = [kind for kind, _ in steps]
+        if "Pooling" not in kinds:
             if config.pooling is not None:
                 own = EmbeddingSettings(pooling=[config.pooling])
                 return cls(settings=own, **_prompts(path), **_length(path))
             return cls(settings=EMBED_ANY, chats=True) if config.embed_any else None
-        modules = _read(path / MODULES)
-        if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
-            raise ModelLoadError(f"{path.name}: {MODULES} does not hold a list of modules.")
-        steps = [(str(each.get("type", "")).rpartition(".")[2], each) for each in modules]
-        kinds = [kind for kind, _ in steps]
         rest = kinds[2:]
         known = kinds[:2] == ["Transformer", "Pooling"] and set(rest) <= {"Dense", "Normalize"}
         if not known or "Normalize" in rest[:-1]:
@@ -98,6 +95,17 @@ class EmbeddingFiles:
             **_prompts(path),
             **_length(_folder(path, steps[0][1])),
         )
+
+
+def _steps(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """The modules of a model, each with the last word of its type; none without a list of them.
+
+    Those of rerankers have no pooling. Raises ModelLoadError.
+    """
+    modules = _read(path / MODULES) if (path / MODULES).is_file() else []
+    if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
+        raise ModelLoadError(f"{path.name}: {MODULES} does not hold a list of modules.")
+    return [(str(each.get("type", "")).rpartition(".")[2], each) for each in modules]
 
 
 def _folder(path: Path, module: Mapping[str, Any]) -> Path:

@@ -204,7 +204,11 @@ def test_prompts_lengths_and_dimensions(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("modules", {}, "does not hold a list"),
-        ("modules", [{"type": TYPES + "CLIPModel", "path": ""}], "lists CLIPModel"),
+        (
+            "modules",
+            [{"type": TYPES + kind, "path": ""} for kind in ("CLIPModel", "Pooling")],
+            "lists CLIPModel, Pooling",
+        ),
         ("1_Pooling/config", {}, "names no way of pooling"),
         ("1_Pooling/config", {"pooling_mode": "attention"}, "'attention' is not known"),
         ("1_Pooling/config", None, "1_Pooling/config.json is missing.*--pooling"),
@@ -221,6 +225,15 @@ def test_files_that_are_not_understood(
         file.write_text(json.dumps(content))
     with pytest.raises(ModelLoadError, match=message):
         Engine.load(path)
+
+
+def test_a_reranker_of_sentence_transformers_is_a_chat_model(tmp_path: Path) -> None:
+    kinds = ("base.modules.transformer.Transformer", "cross_encoder.modules.logit_score.LogitScore")
+    modules = [{"type": f"sentence_transformers.{kind}", "path": ""} for kind in kinds]
+    with Engine.load(embedder(tmp_path / "model", {}, modules=modules)) as engine:
+        assert len(engine.rerank("fox", ["a fox", "a dog"]).results) == 2
+        with pytest.raises(InvalidRequestError, match="does not support embeddings"):
+            engine.embed("a")
 
 
 def test_a_setting_stands_in_for_a_missing_file(tmp_path: Path) -> None:
