@@ -113,10 +113,12 @@ class Metrics:
         self._observe(declared.PREPARED, model, record.prepared)
         self._observe(declared.QUEUE, model, timing.queue)
         self._observe(declared.PREFILL, model, timing.prompt)
+        self._observe(declared.PROMPT_LENGTH, model, usage.prompt_tokens)
+        if not record.reasons:  # vectors, rankings and decisions: there is no reply
+            return
         self._observe(declared.DECODE, model, timing.completion)
         before = record.waited + record.prepared
         self._observe(declared.FIRST_TOKEN, model, before + timing.queue + timing.prompt)
-        self._observe(declared.PROMPT_LENGTH, model, usage.prompt_tokens)
         self._observe(declared.REPLY_LENGTH, model, usage.completion_tokens)
         # The choices of a request are computed together; vectors have none.
         gaps = usage.completion_tokens / max(1, len(record.reasons)) - 1
