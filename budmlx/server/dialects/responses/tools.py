@@ -16,8 +16,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from budmlx.engine.request import tools as checks
 from budmlx.errors import InvalidRequestError
+from budmlx.server.dialects.responses.lark import NotRegularError, regex_of
 from budmlx.server.unknown_fields import Extra, Loc
-from budmlx.server.wire import AnyOf, ErrorMessage, UniformErrors, WireModel, an_object
+from budmlx.server.wire import AnyOf, ErrorMessage, Text, UniformErrors, WireModel, an_object
 from budmlx.types import Tool, ToolChoice
 
 Name = Annotated[str, Field(json_schema_extra={"pattern": f"^{checks.NAME}$"})]
@@ -58,8 +59,23 @@ class CustomFormat(WireModel):
     """The form of a custom tool's input: any text, or a text of a grammar."""
 
     type: Literal["text", "grammar"] = "text"
-    syntax: Literal["lark", "regex"] | None = None
-    definition: str | None = None
+    syntax: Literal["lark", "regex"] = "lark"
+    definition: Text | None = None
+
+    def pattern(self, place: str) -> str | None:
+        """The regular expression that the input must match as a whole; None for any text.
+
+        Raises:
+            InvalidRequestError: there is no definition.
+            NotRegularError: the grammar is no regular expression.
+        """
+        if self.type == "text":
+            return None
+        if not self.definition:
+            raise InvalidRequestError(
+                f"{place}.definition must be a text.", param=f"{place}.definition"
+            )
+        return regex_of(self.definition) if self.syntax == "lark" else self.definition
 
 
 class CustomDefinition(UniformErrors):
@@ -70,16 +86,24 @@ class CustomDefinition(UniformErrors):
     description: Annotated[str | None, ErrorMessage("must be a string")] = None
     format: CustomFormat | None = None
 
-    def to_tool(self, name: str, place: str) -> Tool:
-        """A function with the input as its argument. Raises InvalidRequestError."""
-        text: dict[str, Any] = {"type": "string"}
+    def to_tool(self, name: str, place: str, pattern: str | None) -> Tool:
+        """A function with the input as its argument. Raises InvalidRequestError.
+
+        pattern: what the input must match as a whole.
+        """
+        text = {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
         parameters = {
             "type": "object",
             "properties": {INPUT: text},
             "required": [INPUT],
             "additionalProperties": False,
         }
-        return checks.checked_tool(Tool(name, self.description or "", parameters), place)
+        description = self.description or ""
+        if self.format is not None and self.format.definition:
+            form = f"The input is a text of this {self.format.syntax} grammar:"
+            description = f"{description}\n\n{form}\n{self.format.definition}".lstrip()
+        strict = pattern is not None
+        return checks.checked_tool(Tool(name, description, parameters, strict), place)
 
 
 class OtherDefinition(WireModel):
@@ -231,7 +255,19 @@ class Toolbox:
         self._names[namespace, each.name] = name
         custom = isinstance(each, CustomDefinition)
         self._callables[name] = CalledTool(each.name, namespace, custom)
-        yield each.to_tool(name, place)
+        if isinstance(each, CustomDefinition):
+            yield each.to_tool(name, place, self._pattern(each, f"{place}.format"))
+        else:
+            yield each.to_tool(name, place)
+
+    def _pattern(self, each: CustomDefinition, place: str) -> str | None:
+        """What the input of a custom tool must match; None if it is not constrained."""
+        try:
+            found = None if each.format is None else each.format.pattern(place)
+        except NotRegularError as error:
+            self.warnings.append(f"`{place}` is not enforced: {error}.")
+            return None
+        return None if found is None else f"^(?:{found})$"
 
     def called(self, name: str) -> CalledTool:
         """How a call by the model is told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import openai
@@ -251,6 +252,44 @@ async def test_keep_alive_repeats_that_it_is_in_progress(start: Start) -> None:
     found = events(await ask(server, input="cat " * 1500, stream=True))
     kinds = [event["type"] for event in found]
     assert kinds[:4] == ["response.created", *["response.in_progress"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition"),
+    [
+        (
+            "lark",
+            'start: WORD "-" N LF?\nWORD: "ja" | "nein"\nN: /[0-9]{3}/\n%import common.LF',
+        ),
+        ("regex", "(ja|nein)-[0-9]{3}\\n?"),
+    ],
+)
+async def test_the_grammar_of_a_custom_tool_is_enforced(
+    server: HttpServer, syntax: str, definition: str
+) -> None:
+    form = {"type": "grammar", "syntax": syntax, "definition": definition}
+    tool = {**PATCH, "format": form}
+    choice = {"type": "custom", "name": "apply_patch"}
+    fixed = {"parallel_tool_calls": False, "max_output_tokens": 80, "temperature": 2}
+    for seed in range(4):
+        answer = await ask(
+            server, input="Hi", tools=[tool, EXEC], tool_choice=choice, seed=seed, **fixed
+        )
+        assert "X-Budmlx-Warnings" not in answer.headers
+        call = answer.json["output"][-1]
+        assert call["type"] == "custom_tool_call"
+        assert re.fullmatch(r"(ja|nein)-[0-9]{3}\n?", call["input"])
+
+
+async def test_a_grammar_that_cannot_be_enforced_is_told(server: HttpServer) -> None:
+    form = {"type": "grammar", "syntax": "lark", "definition": 'start: "(" start? ")"'}
+    answer = await ask(server, input="script patch;", tools=[{**PATCH, "format": form}])
+    assert "`tools[0].format` is not enforced" in answer.headers["X-Budmlx-Warnings"]
+    assert answer.json["output"][0]["type"] == "custom_tool_call"
+    missing = [{**PATCH, "format": {"type": "grammar", "syntax": "lark"}}]
+    check_error(
+        await ask(server, input="Hi", tools=missing), 400, param="tools[0].format.definition"
+    )
 
 
 async def test_calls_of_a_namespace_go_on(server: HttpServer) -> None:
