@@ -81,9 +81,8 @@ class Asked:
             yield
         except InvalidRequestError as error:
             if error.param is not None:
-                place = self.conversation.place(error.param)
-                error.message = error.message.replace(error.param, place)
-                error.param = place
+                error.param = self.conversation.place(error.param)
+            error.message = self.conversation.told(error.message)
             raise
 
     async def told(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:

@@ -91,6 +91,10 @@ class Conversation:
         within = {"user": inner, "tool": inner.replace(".content", ".output")}.get(role, "")
         return f"{place}{within}"
 
+    def told(self, text: str) -> str:
+        """A sentence about messages as one about the request."""
+        return re.sub(r"messages\[\d+\](?:\.\w+|\[\d+\])*", lambda m: self.place(m[0]), text)
+
     def _note(self, problem: str) -> None:
         self.warnings.append(f"`{self._place}` {problem}")
 

@@ -64,7 +64,9 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def run(engine: Engine) -> answer.Events:
         with asked.in_its_terms():
-            warnings.extend(await off_loop(size, engine.warnings, generation))
+            found = await off_loop(size, engine.warnings, generation)
+        # The headers of a response in the background are sent before its model is loaded.
+        (builder.late if body.background else warnings).extend(map(asked.conversation.told, found))
         return asked.told(engine.aevents(generation, request.get(ORIGIN)))
 
     if body.background:

@@ -32,9 +32,9 @@ class Job:
 
     async def run(self, app: web.Application, model: ServedModel, run: answer.Run) -> None:
         """Make the response; whatever happens becomes its last event, and it is kept."""
-        await self._keep()
-        self._say(self.builder.begin())
         try:
+            await self._keep()
+            self._say(self.builder.begin())
             async with answer.running(app, model, run, key=self._owner) as events:
                 self._say(self.builder.start())
                 async for event in events:
@@ -47,10 +47,12 @@ class Job:
         except Exception as error:  # A boundary: nobody waits for the task.
             last = [self.builder.fail(failure_of(error))]
         frames = [*self.frames, *self._framed(last)]
-        await self._keep(frames)
-        self.frames = frames
-        self.over = True
-        self._news.set()
+        try:
+            await self._keep(frames)
+        finally:
+            self.frames = frames
+            self.over = True
+            self._news.set()
 
     async def follow(self, after: int) -> AsyncIterator[tuple[int, bytes]]:
         """The events after a number, each with its own, as they come."""

@@ -60,7 +60,7 @@ class ReplyBuilder:
     """Makes the items of one response, and the events that tell them, as the engine writes them.
 
     response: as it is now. summarised: reasoning is told as a summary. incremental: arguments of
-    calls come piece by piece.
+    calls come piece by piece. late: warnings that only the response itself can tell.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class ReplyBuilder:
         self._summarised = summarised
         self._incremental = incremental
         self._asks_cache = asks_cache
+        self.late: list[str] = []
         self._output: list[OutputItem] = []
         self._open: OpenItem | None = None
         self._reason: FinishReason = "stop"
@@ -171,7 +172,7 @@ class ReplyBuilder:
             status,
             incomplete_details=IncompleteDetails(reason) if reason else None,
             usage=_usage(end.usage),
-            warnings=end.warnings or UNSET,
+            warnings=[*self.late, *end.warnings] or UNSET,
             cached=end.cached if end.cached or self._asks_cache else UNSET,
             cache_explanation=end.cache_explanation or UNSET,
         )

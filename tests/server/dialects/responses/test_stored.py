@@ -171,6 +171,16 @@ async def test_a_response_in_the_background(server: HttpServer) -> None:
     check_error(await send(server, "GET", f"{other['id']}?stream=true"), 400, param="stream")
 
 
+async def test_warnings_that_come_late(server: HttpServer) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"cmd": "ec'}
+    output = {"type": "function_call_output", "call_id": "c", "output": "It was cut."}
+    asked: dict[str, Any] = {"input": [{"role": "user", "content": "Hi"}, call, output]}
+    [told] = json.loads((await ask(server, **asked)).headers["X-Budmlx-Warnings"])
+    assert told.startswith("input[1] is a JSON object that was cut off")
+    made = (await ask(server, **asked, background=True)).json
+    assert (await finished(server, made["id"]))["warnings"] == [told]
+
+
 async def test_a_stream_is_resumed(server: HttpServer) -> None:
     whole = events(await ask(server, input="script think;", background=True, stream=True))
     kinds = [event["type"] for event in whole]
