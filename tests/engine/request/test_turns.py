@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from budmlx.engine.request.prepare import turn_ends
+from budmlx.engine.request.turns import turn_ends
 from budmlx.engine.text.control_tokens import ControlTokens
 from budmlx.engine.text.tokenizer import Tokenizer
 from tests.models import tiny_model_dir

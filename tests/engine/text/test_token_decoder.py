@@ -100,6 +100,6 @@ def test_forms_see_the_bytes_that_text_has(tekken: Path) -> None:
 def test_grammars_take_another_decoder_than_that_of_the_file(tekken: Path) -> None:
     model: Model = load(tekken)
     decoder = Tokenizer.load(tekken).mended_decoder
-    matcher = Grammars(model.info, decoder).start('start: "a b"').result().deep_copy()
+    matcher = Grammars(model.info, decoder).start('start: "a b"').matcher.result().deep_copy()
     ids = Tokenizer.load(tekken).encode("a b", add_special=False)
     assert decoder and matcher.consume_tokens(ids) and matcher.is_accepting()
