@@ -31,7 +31,7 @@ OF_TESTS = {"BUDMLX_GPU_TESTS", "BUDMLX_REQUIRE"}
 
 FOREIGN = frozenset(
     {"cat", "cd", "curl", "export", "git", "hf", "kill", "mlx_lm.convert", "pytest"}
-    | {"caffeinate", "claude", "launchctl", "tmutil"}
+    | {"caffeinate", "claude", "launchctl", "llm", "tmutil"}
 )
 """Programs of others, whose arguments are not checked."""
 FOREIGN_OPTIONS = frozenset(
