@@ -43,9 +43,10 @@ def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
     threads, files = threading.active_count(), this.num_fds()
     hosts: list[ProcessHost] = []
 
-    def make(**options: object) -> ProcessHost:
+    def make(speculation: int = 0, **options: object) -> ProcessHost:
         options = {"command": QUICK_COMMAND, **options}
-        hosts.append(ProcessHost(core_settings(), rows, **options))  # type: ignore[arg-type]
+        settings = msgspec.structs.replace(core_settings(), speculation=speculation)
+        hosts.append(ProcessHost(settings, rows, **options))  # type: ignore[arg-type]
         return hosts[-1]
 
     yield make
@@ -107,6 +108,21 @@ def test_rows_resume_when_the_core_is_killed_under_load(
     assert set(rows.outcomes.values()) == {"length"}
     assert rows.texts == {n: expected[n] for n in range(1, 7 * kills + 1)}
     assert host.status().restarts == kills
+
+
+def test_rows_that_draft_resume_with_the_same_tokens(
+    start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    requests = [row(n, length=150, count=8) for n in range(2, 8)]
+    expected = undisturbed(requests)
+    host = start(speculation=4)
+    for request in requests:
+        host.submit(request)
+    rows.wait(rows.progress())
+    core_process().kill()
+    rows.wait_for(*range(2, 8))
+    assert rows.texts == expected and host.status().restarts == 1
+    eventually(lambda: host.status().counts.drafts.accepted > 0)
 
 
 def test_a_kill_at_any_moment_gives_every_row_one_outcome(
