@@ -7,6 +7,7 @@ from importlib.util import find_spec
 NEED = {
     "test_metrics.py": "prometheus_client",
     "test_core_counts.py": "prometheus_client",
+    "test_metrics_cost.py": "prometheus_client",
     "test_traces.py": "opentelemetry",
 }
 
