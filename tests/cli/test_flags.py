@@ -38,7 +38,7 @@ def test_help_shows_description_and_default() -> None:
             assert f"--{name.replace('_', '-')}" in shown
             assert str(field.description) in shown
     assert "[default: 8080]" in shown
-    assert "[default: 8.0MiB]" in shown
+    assert "[default: 64.0MiB]" in shown
 
 
 def test_help_lists_the_parts_of_the_configuration_apart() -> None:

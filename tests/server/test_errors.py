@@ -62,7 +62,7 @@ async def test_http_1_0_without_host(server: HttpServer) -> None:
 
 # LIMITS 21
 @pytest.mark.parametrize(
-    "path", ["/", "/nope", "//v1/../x", "/v1/%2e%2e/health", "/health/", "/v1/models/"]
+    "path", ["/nope", "//v1/../x", "/v1/%2e%2e/health", "/health/", "/v1/models/"]
 )
 async def test_unknown_routes(server: HttpServer, path: str) -> None:
     check_error(await exchange(server, get(path)), 404)
@@ -262,7 +262,7 @@ async def test_a_bug_tells_neither_client_nor_log_the_prompt(
     engine: Engine, server: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Buggy(Models):
-        def find(self, name: str) -> ServedModel:
+        async def afind(self, name: str, *, default: bool = True) -> ServedModel:
             raise RuntimeError("SECRET /opt/x <object at 0x1234>")
 
     server = await HttpServer.start(Buggy.of(engine), Config(port=0))

@@ -148,7 +148,7 @@ async def test_refused(client: aiohttp.ClientSession) -> None:
         (body(data_url(encoded(picture(1))[:60])), PARAM, None),  # 85
         (body(data_url(header(0, 5))), PARAM, None),
         (body(data_url(b"GIF or not")), PARAM, None),  # 86
-        (body(*[good] * 17), "messages", None),  # 88
+        (body(*[good] * 101), "messages", None),  # 88
         (
             body(*[data_url(header(7000, 7000))] * 3),
             "messages[0].content[2].image_url.url",

@@ -18,7 +18,7 @@ _dispatch = Group.dispatch
 _steps = count(1)
 
 
-def _dispatch_or_fail(group: Group, expected: int) -> Mapping[Row, RowFault]:
+def _dispatch_or_fail(group: Group, *arguments: int) -> Mapping[Row, RowFault]:
     failed = Path(os.environ["BUDMLX_TEST_FAILED"])
     if next(_steps) > STEPS and not failed.exists():
         failed.touch()
@@ -26,7 +26,7 @@ def _dispatch_or_fail(group: Group, expected: int) -> Mapping[Row, RowFault]:
             "[METAL] Command buffer execution failed: Insufficient Memory "
             "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
         )
-    return _dispatch(group, expected)
+    return _dispatch(group, *arguments)
 
 
 def main() -> None:

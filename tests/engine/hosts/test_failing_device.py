@@ -36,10 +36,10 @@ def test_a_process_ends_and_the_next_one_continues(
 def test_a_thread_computes_its_rows_again(monkeypatch: pytest.MonkeyPatch) -> None:
     inner, steps = Group.dispatch, count(1)
 
-    def dispatch(group: Group, expected: int) -> Mapping[Any, Any]:
+    def dispatch(group: Group, *arguments: Any) -> Mapping[Any, Any]:
         if next(steps) == 20:
             raise RuntimeError("cudaGraphLaunch(graph_exec, stream_) failed: unknown error")
-        return inner(group, expected)
+        return inner(group, *arguments)
 
     monkeypatch.setattr(Group, "dispatch", dispatch)
     rows = Rows()
