@@ -64,7 +64,7 @@ LATE = {
     "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
     "budmlx.engine.hosts.process": {"budmlx.core"},
-    "budmlx.server.app": {"budmlx.server.telemetry.metrics", "budmlx.server.telemetry.traces"},
+    "budmlx.server.app": {"budmlx.server.telemetry.traces"},
     "budmlx.plugins.discovery": {
         f"budmlx.builtin.{name}"
         for name in ("memory_cache", "reasoning", "stable_prompts", "tool_parsers")

@@ -8,7 +8,6 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -44,12 +43,11 @@ from budmlx.server.state import (
     SEALER,
     STORE,
 )
-from budmlx.server.telemetry.exposition import METRICS
+from budmlx.server.telemetry.metrics import METRICS, Metrics
 from budmlx.server.transport import Runner, exchanges, prepare
 
 log = logging.getLogger(__name__)
 
-COUNTING = "budmlx.server.telemetry.metrics"
 TRACING = "budmlx.server.telemetry.traces"
 
 ROUTES = (
@@ -96,11 +94,8 @@ def create_app(
 
 
 def _count(app: web.Application) -> None:
-    """Count what happens, for `GET /metrics`, unless an incomplete installation cannot."""
-    if find_spec("prometheus_client") is None:
-        log.warning("GET /metrics is off: prometheus-client is not installed.")
-        return
-    counted = importlib.import_module(COUNTING).Metrics(app[MODELS], app[IN_FLIGHT])
+    """Count what happens, for `GET /metrics`."""
+    counted = Metrics(app[MODELS], app[IN_FLIGHT])
     app[METRICS], app[WATCHERS] = counted, (counted.watch,)
 
 

@@ -34,6 +34,8 @@ from budmlx.server.security import allow_reading, request_id
 from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS, MODELS
 from budmlx.server.telemetry import access_log
 
+log = logging.getLogger(__name__)
+
 
 class Connection(web.RequestHandler):
     """One client connection.
@@ -240,7 +242,10 @@ def _report_late(app: web.Application, exchange: Exchange, record: RequestRecord
 
 def _tell(watchers: Sequence[Watcher], exchange: Exchange) -> None:
     for watch in watchers:
-        watch(exchange)
+        try:
+            watch(exchange)
+        except Exception:  # Whoever only watches must not change what the client gets.
+            log.exception("A watcher of requests failed.")
     if access_log.log.isEnabledFor(logging.INFO):
         access_log.write(exchange)
 

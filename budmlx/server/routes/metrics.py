@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.telemetry.exposition import METRICS
+from budmlx.server.telemetry.metrics import METRICS
 
 endpoints = EndpointTable()
 
@@ -14,7 +14,7 @@ endpoints = EndpointTable()
 async def metrics(request: web.Request) -> web.Response:
     """Answer in the text format, or in that of OpenMetrics if the client prefers it.
 
-    Raises HTTPNotFound where the setting `metrics` is off, or the library for it is missing.
+    Raises HTTPNotFound where the setting `metrics` is off.
     """
     if (found := request.app.get(METRICS)) is None:
         raise web.HTTPNotFound

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
@@ -158,3 +159,6 @@ class _WithoutTimes:
         for family in self._registry.collect():
             family.samples = [each for each in family.samples if not each.name.endswith("_created")]
             yield family
+
+
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics")

@@ -278,3 +278,12 @@ async def test_reading_wakes_no_model(tmp_path: Path) -> None:
     assert value(series, "requests_total", model="org/one", outcome="completed") == 1
     assert value(series, "rows_running") == 0
     assert not [labels for _, labels in series if ("model", "org/two") in labels]
+
+
+async def test_a_fault_of_counting_reaches_nobody(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr("budmlx.server.telemetry.metrics.Metrics._count")
+    answer = await exchange(server, post(json.dumps(body()).encode()))
+    assert answer.status == 200 and json.loads(answer.content)["choices"]
+    assert "A watcher of requests failed" in caplog.text
