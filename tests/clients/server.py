@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -25,7 +26,15 @@ def missing(reason: str) -> NoReturn:
     """Skip the test for want of something; fail it where `BUDMLX_REQUIRE=all`."""
     if os.environ.get("BUDMLX_REQUIRE") == "all":
         pytest.fail(reason)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def needed(module: str) -> Any:
+    """A module of a client; `missing` without it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        missing(f"{module} is not installed; make test-clients installs it")
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.clients.agents import serving_scripts
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-langchain = pytest.importorskip("langchain_anthropic", reason="make test-clients installs it")
-core = pytest.importorskip("langchain_core.messages", reason="make test-clients installs it")
-litellm = pytest.importorskip("litellm", reason="make test-clients installs it")
+langchain = needed("langchain_anthropic")
+core = needed("langchain_core.messages")
+litellm = needed("litellm")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_langchain(agents: str) -> None:
 
 
 def test_langchain_forms(agents: str) -> None:
-    pydantic = pytest.importorskip("pydantic")
+    pydantic = needed("pydantic")
 
     class Titled(pydantic.BaseModel):  # type: ignore[misc, name-defined]
         """A title."""

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.clients.agents import serving_scripts
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-anthropic = pytest.importorskip("anthropic", reason="make test-clients installs it")
+anthropic = needed("anthropic")
 
 TOOL: Any = {
     "name": "look",
@@ -136,7 +136,7 @@ def test_errors(sdk: Any, fields: dict[str, Any], error: str) -> None:
 
 
 def test_forms(sdk: Any) -> None:
-    pydantic = pytest.importorskip("pydantic")
+    pydantic = needed("pydantic")
 
     class Titled(pydantic.BaseModel):  # type: ignore[misc, name-defined]
         title: str

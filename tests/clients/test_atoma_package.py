@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients.server import EXAMPLES, KEY
+from tests.clients.server import EXAMPLES, KEY, needed
 
-atoma = pytest.importorskip("atoma_sdk", reason="make test-clients installs it")
+atoma = needed("atoma_sdk")
 
 CHAT: Any = {
     "model": "meta-llama/Llama-3.3-70B-Instruct",

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients.server import EXAMPLES, KEY, started
+from tests.clients.server import EXAMPLES, KEY, needed, started
 
-sdk = pytest.importorskip("cerebras.cloud.sdk", reason="make test-clients installs it")
+sdk = needed("cerebras.cloud.sdk")
 
 CHAT: Any = {
     "model": "llama3.1-70b",

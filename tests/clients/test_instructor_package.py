@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
 
 class Kind(Enum):
@@ -29,13 +29,13 @@ MODES = ("TOOLS", "JSON_SCHEMA")
 
 @pytest.fixture(scope="module")
 def openai() -> Any:
-    return pytest.importorskip("openai", reason="make test-clients installs it")
+    return needed("openai")
 
 
 @pytest.fixture(scope="module")
 def instructor() -> Any:
     """The package; to import it takes seconds, so that only who runs these tests does."""
-    return pytest.importorskip("instructor", reason="make test-clients installs it")
+    return needed("instructor")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-langchain_openai = pytest.importorskip("langchain_openai", reason="make test-clients installs it")
+langchain_openai = needed("langchain_openai")
 
 
 class Pet(BaseModel):

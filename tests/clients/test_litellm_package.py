@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-litellm = pytest.importorskip("litellm", reason="make test-clients installs it")
+litellm = needed("litellm")
 
 TOOL: Any = {
     "type": "function",

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.clients.server import KEY, scripted
+from tests.clients.server import KEY, needed, scripted
 
-ollama = pytest.importorskip("ollama", reason="make test-clients installs it")
-pydantic = pytest.importorskip("pydantic", reason="ollama brings it")
+ollama = needed("ollama")
+pydantic = needed("pydantic")
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
 SCRIPTS = {
@@ -117,7 +117,7 @@ def test_a_form_and_a_key(url: str) -> None:
 
 
 def test_langchain(agent: str) -> None:
-    chats = pytest.importorskip("langchain_ollama", reason="make test-clients installs it")
+    chats = needed("langchain_ollama")
     model = chats.ChatOllama(model=MODEL, base_url=agent, reasoning=True, num_predict=200)
     reply = model.invoke(LOUD["content"])
     assert reply.content == "Loud and clear."
@@ -134,7 +134,7 @@ def test_langchain(agent: str) -> None:
 
 
 def test_litellm(agent: str) -> None:
-    litellm = pytest.importorskip("litellm", reason="make test-clients installs it")
+    litellm = needed("litellm")
     options = {"model": f"ollama_chat/{MODEL}", "api_base": agent, "max_tokens": 200}
     reply = litellm.completion(messages=[LOUD], **options)
     assert reply.choices[0].message.content == "Loud and clear."
@@ -161,8 +161,8 @@ def test_litellm(agent: str) -> None:
 
 
 def test_llama_index(agent: str) -> None:
-    llms = pytest.importorskip("llama_index.llms.ollama", reason="make test-clients installs it")
-    chat = pytest.importorskip("llama_index.core.llms", reason="make test-clients installs it")
+    llms = needed("llama_index.llms.ollama")
+    chat = needed("llama_index.core.llms")
     model = llms.Ollama(model=MODEL, base_url=agent, request_timeout=60)
     reply = model.chat([chat.ChatMessage(role="user", content=LOUD["content"])])
     assert reply.message.content == "Loud and clear."
@@ -171,7 +171,7 @@ def test_llama_index(agent: str) -> None:
 
 
 def test_llm(agent: str, tmp_path: Path) -> None:
-    pytest.importorskip("llm_ollama", reason="make test-clients installs it")
+    needed("llm_ollama")
     environment = {**os.environ, "OLLAMA_HOST": agent, "LLM_USER_PATH": str(tmp_path)}
     for options in ([], ["--no-stream"]):
         command = [sys.executable, "-m", "llm", "-m", f"ollama/{MODEL}", *options, LOUD["content"]]

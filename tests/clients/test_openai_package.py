@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-openai = pytest.importorskip("openai", reason="make test-clients installs it")
+openai = needed("openai")
 
 CHAT: Any = {
     "model": "demo",

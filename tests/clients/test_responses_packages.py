@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from tests.clients.agents import serving_scripts
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-openai = pytest.importorskip("openai", reason="make test-clients installs it")
-agents = pytest.importorskip("agents", reason="make test-clients installs it")
+openai = needed("openai")
+agents = needed("agents")
 
 LOOK: Any = {
     "type": "function",

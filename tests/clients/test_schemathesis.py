@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.clients.server import KEY
+from tests.clients.server import KEY, needed
 
-schemathesis = pytest.importorskip("schemathesis", reason="make test-clients installs it")
-requests = pytest.importorskip("requests", reason="make test-clients installs it")
-standard = pytest.importorskip("schemathesis.specs.openapi.checks")
-jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="schemathesis brings it")
+schemathesis = needed("schemathesis")
+requests = needed("requests")
+standard = needed("schemathesis.specs.openapi.checks")
+jsonschema_rs = needed("jsonschema_rs")
 CHECKS = [
-    pytest.importorskip("schemathesis.checks").not_a_server_error,
+    needed("schemathesis.checks").not_a_server_error,
     standard.status_code_conformance,
     standard.content_type_conformance,
     standard.response_headers_conformance,
