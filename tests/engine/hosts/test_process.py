@@ -113,7 +113,7 @@ def test_rows_resume_when_the_core_is_killed_under_load(
 def test_rows_that_draft_resume_with_the_same_tokens(
     start: Callable[..., ProcessHost], rows: Rows
 ) -> None:
-    requests = [row(n, length=150, count=8) for n in range(2, 8)]
+    requests = [row(n, length=40 * n, count=8) for n in range(2, 8)]
     expected = undisturbed(requests)
     host = start(speculation=4)
     for request in requests:
