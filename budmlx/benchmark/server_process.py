@@ -18,6 +18,7 @@ from budmlx.errors import BudmlxError
 POLL_SECONDS = 0.1
 STOP_SECONDS = 15.0
 TAIL_LINES = 20
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class SpawnError(BudmlxError):
@@ -115,7 +116,7 @@ class ServerProcess:
 def first_model(url: str, headers: Mapping[str, str]) -> str:
     """The name of the first model that a server lists. Raises OSError, Value- or LookupError."""
     request = urllib.request.Request(f"{url}/v1/models", headers=dict(headers))
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with NO_PROXY.open(request, timeout=10) as response:
         return str(json.load(response)["data"][0]["id"])
 
 
@@ -126,7 +127,7 @@ def ask(url: str, model: str, headers: Mapping[str, str], timeout: float) -> Non
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", body, {**headers, "Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=max(timeout, 0.1)) as response:
+    with NO_PROXY.open(request, timeout=max(timeout, 0.1)) as response:
         response.read()
 
 

@@ -74,8 +74,8 @@ class RunningServer:
             )
         own = os.environ.get(API_KEY_VARIABLE)
         keys = [*([own] if own else []), *config.accepted_keys()]
-        if admin:
-            keys = [*config.accepted_admin_keys(), *keys]
+        admin_keys = config.accepted_admin_keys()
+        keys = [*admin_keys, *keys] if admin else [key for key in keys if key not in admin_keys]
         own_server = BASE_URL_VARIABLE not in os.environ
         return cls(
             url.rstrip("/").removesuffix("/v1"),

@@ -109,10 +109,19 @@ def test_claude_gets_one_model_for_all_tiers(url: str, told: Path) -> None:
     assert variables["ANTHROPIC_BASE_URL"] == url
     # Not the admin key, which would open more than an agent needs.
     assert variables["ANTHROPIC_AUTH_TOKEN"] == USER
+    assert ADMIN not in variables.values() and "BUDMLX_API_KEY" not in variables
     for tier in ("ANTHROPIC", "ANTHROPIC_DEFAULT_OPUS", "ANTHROPIC_DEFAULT_HAIKU"):
         assert variables[f"{tier}_MODEL"] == "org/good"
     assert variables["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == str(CONTEXT)
     assert variables["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] == "1"
+
+
+def test_an_admin_key_is_no_key_for_agents(url: str, told: Path) -> None:
+    keys = {**where(url), "BUDMLX_API_KEY": ADMIN, "BUDMLX_API_KEYS": USER}
+    assert launch("claude", "--model", "org/good", **keys).exit_code == 0
+    variables, _, _ = given(told)
+    assert variables["ANTHROPIC_AUTH_TOKEN"] == USER
+    assert ADMIN not in variables.values()
 
 
 def test_codex_gets_overrides_before_its_arguments(url: str, told: Path) -> None:

@@ -11,7 +11,7 @@ group() {
   shift 2
   python=$environments/$name/bin/python
   # Installed again only when the list has changed.
-  if [ "$(cat "$environments/$name/packages" 2>/dev/null)" != "$packages" ]; then
+  if [ ! -x "$python" ] || [ "$(cat "$environments/$name/packages" 2>/dev/null)" != "$packages" ]; then
     rm -rf "${environments:?}/$name"
     "$BUDMLX_PYTHON" -m venv "$environments/$name"
     # shellcheck disable=SC2086  # The packages are words.

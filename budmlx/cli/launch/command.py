@@ -23,6 +23,8 @@ from budmlx.cli.terminal import printable
 from budmlx.errors import BudmlxError
 
 KNOWN = ", ".join(TOOLS)
+KEYS = {"BUDMLX_ADMIN_KEY", "BUDMLX_API_KEYS", "BUDMLX_API_KEY"}
+"""Variables with keys. The agent is told one of its own."""
 
 
 def launch(
@@ -52,15 +54,20 @@ def launch(
     chosen = TOOLS.get(tool)
     if chosen is None:
         raise BudmlxError(f"{printable(tool)} is no agent that can be launched; there are {KNOWN}.")
+    program = shutil.which(chosen.program)
+    if program is None and not print_:
+        raise BudmlxError(
+            f"{chosen.program} is not installed. Install it: npm install -g {chosen.package}"
+        )
     with target(model, config, start=not print_) as found:
         setup = chosen.setup(found)
         if found.certificate is not None:
-            variables = {**setup.variables, "NODE_EXTRA_CA_CERTS": str(found.certificate)}
-            setup = replace(setup, variables=variables)
-        if print_:
+            file = str(found.certificate.expanduser().resolve())
+            setup = replace(setup, variables={**setup.variables, "NODE_EXTRA_CA_CERTS": file})
+        if print_ or program is None:
             typer.echo(shown(chosen, setup))
             return
-        code = run(chosen, setup, arguments or ())
+        code = run(program, setup, arguments or ())
     raise typer.Exit(code)
 
 
@@ -74,15 +81,12 @@ def shown(tool: Tool, setup: Setup) -> str:
     return "\n".join([*lines, shlex.join([tool.program, *setup.arguments])])
 
 
-def run(tool: Tool, setup: Setup, arguments: Sequence[str]) -> int:
-    """Run the agent in this terminal; returns its exit code. Raises BudmlxError."""
-    program = shutil.which(tool.program)
-    if program is None:
-        raise BudmlxError(
-            f"{tool.program} is not installed. Install it: npm install -g {tool.package}"
-        )
+def run(program: str, setup: Setup, arguments: Sequence[str]) -> int:
+    """Run the agent in this terminal; returns its exit code."""
     with tempfile.TemporaryDirectory(prefix="budmlx-launch-") as folder:
-        variables = {**os.environ, **setup.variables}
+        # Agents run commands, which are not to have the keys of the server.
+        own = {name: value for name, value in os.environ.items() if name not in KEYS}
+        variables = {**own, **setup.variables}
         if setup.settings_variable:
             file = Path(folder) / "settings.json"
             file.write_text(json.dumps(setup.settings), "utf-8")

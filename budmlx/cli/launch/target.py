@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -84,6 +85,21 @@ def _context(shown: dict[str, Any]) -> int:
 
 
 @contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within the block, what ends this program lets it stop the server first."""
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+@contextmanager
 def _started(model: str | None, config: Path | None) -> Iterator[RunningServer]:
     """A server that runs until the block ends; what it prints goes to a file."""
     own = RunningServer.find(config, admin=False)
@@ -94,13 +110,13 @@ def _started(model: str | None, config: Path | None) -> Iterator[RunningServer]:
         )
     if own.certificate is not None:
         raise BudmlxError("Start the server with `budmlx serve`, since it is to speak HTTPS.")
-    command = [sys.executable, "-m", "budmlx", "serve", model]
+    command = [sys.executable, "-m", "budmlx", "serve", model, "--host", "127.0.0.1"]
     command += [] if config is None else ["--config", str(config)]
     with tempfile.TemporaryDirectory(prefix="budmlx-launch-") as folder:
         log = Path(folder) / "server.log"
         headers = {"Authorization": f"Bearer {own.key}"} if own.key else {}
         with Console(stderr=True).status(f"Starting a server for {printable(model)}"):
             process = ServerProcess(command, log=log, headers=headers, apart=True)
-        with process:
+        with process, _ended_by_signals():
             typer.echo(f"A server runs at {process.url} until the tool ends.", err=True)
             yield RunningServer(process.url, own.key)
