@@ -154,10 +154,8 @@ class Admission:
 
     def fitting(self, request: GenerateRequest) -> GenerateRequest | None:
         """The request with no more tokens than a row alone may have; None if none are left."""
-        room = self._longest - len(request.prompt_ids)
-        if room < 1:
-            return None
-        return msgspec.structs.replace(request, max_tokens=min(request.max_tokens, room))
+        room = min(request.max_tokens, self._longest - len(request.prompt_ids))
+        return msgspec.structs.replace(request, max_tokens=room) if room > 0 else None
 
     def joined(self, groups: Lengths, rows: Iterable[Row]) -> list[list[int]]:
         """Lengths when caches have grown by a cache step and `rows` have joined the groups."""

@@ -124,7 +124,9 @@ class Scheduler:
         """Drop a row, or texts, wherever it is; unknown ids are ignored."""
         if (row := self._rows.get(row_id)) is None:
             self._compiling.cancel(row_id)
-            self._draft.leave += self._texts.remove(row_id)
+            if gone := self._texts.remove(row_id):
+                self._draft.leave += gone
+                self._run(self._settle())
             return
         if row in self._waiting:
             self._waiting.remove(row)

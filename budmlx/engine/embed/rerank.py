@@ -21,6 +21,7 @@ INSTRUCTIONS = (
     'provided. Note that the answer can only be "yes" or "no".'
 )
 """The system message that Qwen3-Reranker was trained with."""
+NOT_CUT = "`truncate` has no effect: a chat model reads whole documents, or refuses them."
 INSTRUCT = "Given a web search query, retrieve relevant passages that answer the query"
 ANSWERS = ("yes", "no")
 
@@ -86,10 +87,14 @@ class Ranker:
         elif self._info.generates:
             ask = partial(_request, query, options=options)
             decisions = yield from self._decider.run(
-                [ask(document) for document in documents], ANSWERS, origin
+                [ask(document) for document in documents],
+                ANSWERS,
+                origin,
+                [f"documents[{number}]" for number in range(len(documents))],
             )
             scores = [each.probabilities[0] for each in decisions]
-            usage, warnings = Usage(sum(each.usage.prompt_tokens for each in decisions), 0), ()
+            usage = Usage(sum(each.usage.prompt_tokens for each in decisions), 0)
+            warnings = (NOT_CUT,) if options.truncate else ()
         else:
             raise InvalidRequestError(
                 f"The model {self._info.name} does not rank documents. Use a reranker, or a chat "

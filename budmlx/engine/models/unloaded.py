@@ -120,7 +120,9 @@ class UnloadedModels:
     def __init__(self, plugins: Plugins, library: Library):
         self._plugins = plugins
         self._library = library
-        self._read: Bounded[Path, UnloadedModel] = Bounded(count=KEPT)  # on the thread only
+        self._read: Bounded[tuple[str, Path], UnloadedModel] = Bounded(
+            count=KEPT
+        )  # on the thread only
         self._lock = threading.Lock()
         self._worker: Worker | None = None
 
@@ -149,8 +151,8 @@ class UnloadedModels:
         self, spec: ModelSpec, find: Find, request: Request, room: int | None
     ) -> tuple[Estimate, list[str]]:
         path = find(spec)
-        model = self._read.get(path)
+        model = self._read.get((spec.name, path))
         if model is None or model.files != signature(path):
             model = UnloadedModel.read(path, spec, self._plugins, self._library)
-            self._read.put(path, model)
+            self._read.put((spec.name, path), model)
         return model.estimate(request, room), model.warnings.of(request)

@@ -6,13 +6,15 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from budmlx.engine.procedures import Procedure
+from budmlx.engine.procedures import Procedure, drive, off_loop
+from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.run.odds import Question, logprobs
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.engine.run.pipeline import RequestOutcome, RequestPipeline
 from budmlx.engine.text.tokenizer import Tokenizer
-from budmlx.errors import InvalidRequestError
+from budmlx.errors import ContextLengthError, InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.types import Finished, Request, Timing, Usage
 
@@ -54,23 +56,29 @@ class Decider:
         self._ends = sorted(ends)
 
     def run(
-        self, requests: Sequence[Request], choices: Sequence[str], origin: RequestOrigin | None
+        self,
+        requests: Sequence[Request],
+        choices: Sequence[str],
+        origin: RequestOrigin | None,
+        places: Sequence[str] = (),
     ) -> Procedure[list[Decision]]:
         """The decision of each request between the same choices.
+
+        places: what each request is called in an error, if there are several.
 
         A choice is what the reply would be, token by token: at each place where choices part,
         the model's probabilities of the tokens that go on with one of them are compared.
 
         Raises:
             InvalidRequestError: there are too few or too many choices, or two are the same.
+            ContextLengthError: a prompt leaves no room for the choices.
         """
         paths = self._paths(choices)
         info = self._pipeline.dispatcher.info
         begin = time.monotonic()
         with RequestOutcome(self._plugins, info.name, origin or RequestOrigin()) as outcome:
-            prepared = []
-            for request in requests:
-                prepared.append((yield from self._pipeline.prepared(_without_thinking(request))))
+            # One prompt may be quick to render; many are not.
+            prepared = yield from off_loop(partial(self._prepared, requests, places))
             odds = yield from self._odds([Question(*each, tokens=()) for each in prepared], paths)
             timing = Timing(0.0, time.monotonic() - begin, 0.0)
             counts = [len(prompt.ids) for _, prompt in prepared]
@@ -79,6 +87,20 @@ class Decider:
             Decision(tuple(choices), *_compared(paths, own), Usage(count, 0), timing)
             for own, count in zip(odds, counts, strict=True)
         ]
+
+    def _prepared(
+        self, requests: Sequence[Request], places: Sequence[str]
+    ) -> list[tuple[Request, TokenizedPrompt]]:
+        found = []
+        for number, request in enumerate(requests):
+            try:
+                found.append(drive(self._pipeline.prepared(_without_thinking(request))))
+            except ContextLengthError as error:
+                if not places:
+                    raise
+                name = places[number]
+                raise ContextLengthError(f"`{name}`: {error.message}", param=name) from error
+        return found
 
     def _paths(self, choices: Sequence[str]) -> list[Path]:
         """The token ids of each choice."""
@@ -115,6 +137,12 @@ class Decider:
 
     def _question(self, prompt: Question, fork: Path, tokens: Sequence[int]) -> Question:
         ids = [*prompt.prompt.ids, *fork]
+        context = self._pipeline.dispatcher.info.context_length
+        if len(ids) >= context:
+            raise ContextLengthError(
+                f"The prompt and a choice have {len(ids)} tokens; at most {context - 1} fit.",
+                param="choices",
+            )
         known = [token for token in tokens if token != END]
         return Question(
             prompt.request,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from budmlx.engine.procedures import Mailbox, Procedure
+from budmlx.engine.procedures import Mailbox, Procedure, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.reply.generation import Update, error_of
 from budmlx.engine.run.pipeline import RequestPipeline
@@ -90,9 +90,11 @@ def _asked(
     """Run rows, and note in `found`, by question, what they tell."""
     ids = pipeline.dispatcher.new_ids(len(rows))
     by_id = dict(zip(ids, rows, strict=True))
-    built = [
-        _built(pipeline, questions[row.question], row, row_id) for row_id, row in by_id.items()
-    ]
+    built = yield from off_loop(
+        lambda: [
+            _built(pipeline, questions[row.question], row, row_id) for row_id, row in by_id.items()
+        ]
+    )
     job = _Draws(questions[0].request.adapter, built)
     pipeline.dispatcher.submit(job, built)
     left = len(rows)

@@ -278,7 +278,7 @@ class RequestOutcome:
                 cache_reason=generation.reason if generation else None,
             )
         so_far: dict[str, Any] = {}
-        if generation is not None:
+        if generation is not None and generation.begun:
             so_far = {"usage": generation.usage, "timing": generation.timing}
         if error is None or isinstance(error, STOPPED):
             return self._of("cancelled", **so_far)

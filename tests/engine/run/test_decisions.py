@@ -106,6 +106,23 @@ def test_a_prompt_that_is_too_long(engine: Engine) -> None:
         engine.decide("word " * 20_000, ["yes", "no"])
 
 
+def test_choices_that_part_beyond_the_context(engine: Engine) -> None:
+    room = len(engine.apply_template(QUESTION).ids) + 1
+    with Engine.load(tiny_model_dir(scale=2.0), context_limit=room) as small:
+        assert small.decide(QUESTION, ["yes", "no"]).choice in ("yes", "no")
+        with pytest.raises(ContextLengthError) as caught:
+            small.decide(QUESTION, ["the fox", "the dog"])
+        assert caught.value.param == "choices"
+        assert small.status().running == 0
+
+
+def test_a_document_that_is_too_long_is_named(engine: Engine) -> None:
+    with pytest.raises(ContextLengthError) as caught:
+        engine.rerank("fox?", ["the dog", "word " * 20_000])
+    assert caught.value.param == "documents[1]" and "documents[1]" in caught.value.message
+    assert "`truncate` has no effect" in engine.rerank("fox?", ["a"], truncate=True).warnings[0]
+
+
 def test_a_chat_model_ranks_by_what_it_would_answer(engine: Engine) -> None:
     documents = ["the dog", "the fox", "a lazy dog jumps", "fox"]
     ranking = engine.rerank("fox?", documents)
