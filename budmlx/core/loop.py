@@ -23,7 +23,7 @@ from budmlx.core.sample.grammar import Grammars
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.core.warmup import WARMUP_SECONDS, WarmUp
 from budmlx.errors import ModelLoadError
-from budmlx.plugins.boundary import FAULT_COUNTS
+from budmlx.plugins import boundary
 from budmlx.protocol import (
     AddAdapter,
     AskPrefix,
@@ -171,7 +171,7 @@ class CoreLoop:
         counts.disk = self._reuse.disk
         counts.images = model.vision.encoded if model.vision is not None else 0
         # Those of another model's plugins, where it is not a process of its own.
-        counts.faults = FAULT_COUNTS if self._replaceable else {}
+        counts.faults = boundary.FAULT_COUNTS if self._replaceable else {}
         return self._reuse.nbytes
 
     def _confirm_limit(self, scheduler: Scheduler) -> None:

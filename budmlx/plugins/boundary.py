@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -25,15 +25,17 @@ FaultKind = Literal["raised", "broke", "hangs", "crashed"]
 
 _running: dict[int, tuple[str, str]] = {}
 _counting = threading.Lock()
-FAULT_COUNTS: dict[str, dict[str, int]] = {}
-"""The faults of plugins in this process so far, by plugin and kind."""
+FAULT_COUNTS: Mapping[str, Mapping[str, int]] = {}
+"""The faults of plugins in this process so far, by plugin and kind; replaced, never changed, so
+that any thread may read it."""
 
 
 def count_fault(plugin: str, kind: FaultKind) -> None:
     """Count a fault of a plugin."""
+    global FAULT_COUNTS
     with _counting:
-        kinds = FAULT_COUNTS.setdefault(plugin, dict.fromkeys(get_args(FaultKind), 0))
-        kinds[kind] += 1
+        kinds = FAULT_COUNTS.get(plugin) or dict.fromkeys(get_args(FaultKind), 0)
+        FAULT_COUNTS = {**FAULT_COUNTS, plugin: {**kinds, kind: kinds[kind] + 1}}
 
 
 @contextmanager

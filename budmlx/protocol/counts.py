@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -58,7 +59,7 @@ class CoreCounts(msgspec.Struct, omit_defaults=True):
     rows: rows that got a token, by step. gaps: seconds of steps, once for each of these rows.
     busy: seconds in steps. preempted: rows that began anew after they had made way for others.
     grammars: seconds to compile each. grammars_kept: rows whose grammar was compiled before.
-    images: those that were encoded. faults: of plugins in a core process, see `boundary.counts`.
+    images: those that were encoded. faults: of plugins in a core process (boundary.FAULT_COUNTS).
     restarts: of the process, by reason; its host counts them.
     drafts: of speculation.
     """
@@ -71,7 +72,7 @@ class CoreCounts(msgspec.Struct, omit_defaults=True):
     grammars_kept: int = 0
     images: int = 0
     disk: DiskCounts = msgspec.field(default_factory=DiskCounts)
-    faults: dict[str, dict[str, int]] = {}
+    faults: Mapping[str, Mapping[str, int]] = {}
     restarts: dict[str, int] = {}
     drafts: DraftCounts = msgspec.field(default_factory=DraftCounts)
 

@@ -36,6 +36,7 @@ class Certificate:
                 param="tls_cert",
             ) from error
         self._looked_at = time.monotonic()
+        self._told = ""
         self.context = self._latest
         self.context.sni_callback = self._greeted  # It is called for clients without names, too.
 
@@ -63,11 +64,14 @@ class Certificate:
             stamps = self._stamps()
             if stamps == self._seen:
                 return
-            self._seen = stamps
             self._latest = self._loaded()
         except OSError as error:
-            log.warning("The former certificate stays in use: %s.", _words(error))
+            # They may be complete, or readable, at the next look.
+            if (words := _words(error)) != self._told:
+                log.warning("The former certificate stays in use: %s.", words)
+            self._told = words
         else:
+            self._seen, self._told = stamps, ""
             log.info("The certificate in %s is used from now on.", self._files[0])
 
     def _loaded(self) -> ssl.SSLContext:
@@ -83,5 +87,5 @@ class Certificate:
 
 def _words(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return "the key belongs to another certificate, or a file is not PEM"
-    return f"{error.filename}: {error.strerror}"
+        return "the key belongs to another certificate or has a passphrase, or a file is not PEM"
+    return f"{error.filename or 'one of the files'}: {error.strerror}"

@@ -218,6 +218,7 @@ async def _answered(
     except Exception as exc:  # The outermost boundary of a request.
         exchange.failure, response = _error_response(request, exc)
         if request.writer.output_size > 0:
+            exchange.status = exchange.failure.status
             raise ConnectionResetError("the response has begun") from exc
         return response
 

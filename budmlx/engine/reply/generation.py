@@ -260,6 +260,11 @@ class Generation:
         """The rows of the choices, in their order."""
         return list(self._choices)
 
+    @property
+    def begun(self) -> bool:
+        """The core took a row out of its queue."""
+        return self._started is not None
+
     def stamp_start(self, now: float) -> None:
         """The core took a row out of its queue at `now`."""
         self._started = self._started or now

@@ -20,7 +20,7 @@ from budmlx import __version__
 from budmlx.engine.hosts.host import HostStatus
 from budmlx.engine.models.models import Models
 from budmlx.engine.models.resident import Resident
-from budmlx.plugins.boundary import FAULT_COUNTS
+from budmlx.plugins import boundary
 from budmlx.protocol import CoreCounts
 from budmlx.protocol.counts import Histogram
 from budmlx.server.in_flight import InFlight
@@ -55,7 +55,7 @@ class ModelCollector:
 
     def _add_plugins(self, found: Found, residents: list[Resident]) -> None:
         faults: Counter[tuple[str, ...]] = Counter()
-        for counts in (dict(FAULT_COUNTS), *(each.counts.faults for each in residents)):
+        for counts in (boundary.FAULT_COUNTS, *(each.counts.faults for each in residents)):
             for plugin, kinds in counts.items():
                 for kind, count in kinds.items():
                     faults[plugin, kind] += count

@@ -43,8 +43,8 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], vllm: str = "")
 
 HTTP_REQUESTS = _counter(
     "http_requests",
-    "HTTP requests by route and status; 499 where the client left before an answer, and no method "
-    "and route where a path leads nowhere.",
+    "HTTP requests by route and status; 499 where the client left before its end, and "
+    "no method and route where a path leads nowhere.",
     "method",
     "route",
     "status",
