@@ -33,6 +33,7 @@ async def pulling(
             loop.call_soon_threadsafe(news.put_nowait, progress)
 
     work = asyncio.create_task(asyncio.to_thread(pull, name, revision, report, cancelled))
+    work.add_done_callback(_seen)
     begun = False
     try:
         while (latest := await _next(news, work)) is not None:
@@ -49,13 +50,21 @@ async def pulling(
     await asyncio.to_thread(models.refresh)
 
 
+def _seen(work: asyncio.Task[Any]) -> None:
+    """Look at the error of a pull, which nobody else does where the client has gone."""
+    if not work.cancelled():
+        work.exception()
+
+
 async def _next(news: asyncio.Queue[PullProgress], work: asyncio.Task[Any]) -> PullProgress | None:
     """The latest progress; None when the work has ended and nothing is left to be told."""
     waiting = asyncio.create_task(news.get())
-    await asyncio.wait([waiting, work], return_when=asyncio.FIRST_COMPLETED)
-    if not waiting.done():
+    try:
+        await asyncio.wait([waiting, work], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            return None
+    finally:
         waiting.cancel()
-        return None
     latest = waiting.result()
     while not news.empty():
         latest = news.get_nowait()

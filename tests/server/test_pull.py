@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -71,6 +73,52 @@ def _comes_and_goes(url: str, hub: Hub) -> None:
     status, data = call(model, "DELETE")
     assert status == 200 and json.loads(data)["freed"] > 400_000
     assert "org/tiny" not in names(url) and call(model, "DELETE")[0] == 404
+
+
+GIVEN_UP = """
+import asyncio, gc
+from budmlx.config import Config
+from budmlx.engine.models.models import Models
+from budmlx.server.model_files import pulling
+async def main():
+    async def follow():
+        async for _ in pulling(models, "org/tiny"):
+            pass
+    with Models(Config()) as models:
+        following = asyncio.create_task(follow())
+        await asyncio.to_thread(input)
+        following.cancel()
+        await asyncio.wait([following])
+        del following
+        print("gone", flush=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+            del others
+        gc.collect()
+asyncio.run(main())
+"""
+
+
+def test_a_pull_that_is_given_up_leaves_no_task(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
+    with Hub({"org/tiny": {"main": files}}, stall={"model.safetensors"}) as hub:
+        process = subprocess.Popen(
+            [sys.executable, "-c", GIVEN_UP],
+            env=hub.environment(tmp_path) | {"HOME": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        assert hub.stalled.wait(60)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "gone\n"
+        hub.resume.set()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Task" not in errors
 
 
 def test_a_model_comes_and_goes_in_the_words_of_ollama(tmp_path: Path) -> None:

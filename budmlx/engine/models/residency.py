@@ -38,6 +38,8 @@ RETRY_SECONDS = 10.0
 """A model that could not be loaded is not tried again for this long."""
 CLOSE_SECONDS = 5.0
 """How long `close` waits for a load to end; the process of its core ends with ours."""
+LONGEST_WAIT = 86400.0
+"""Seconds. Locks cannot wait for much longer times; what is due later is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,11 @@ class Residency:
         """Unload a model that is not pinned once nobody has used it for so long.
 
         seconds: infinite to keep it as long as nothing else needs its room. Its settings count
-        again after it was unloaded.
+        again after it was unloaded. Nothing is changed for a model that is not loaded.
         """
         with self._changed:
+            if resident not in self._present:
+                return
             resident.idle_seconds = seconds
             if resident.idle_until() is not None:
                 self._wake()
@@ -248,7 +252,8 @@ class Residency:
         times = [until for each in self._present if (until := each.idle_until()) is not None]
         if self._line:
             times += [each.loaded_at + self._policy.min_stay for each in self._present]
-        return min((max(0.01, at - now) for at in times if at > now), default=None)
+        waits = (max(0.01, at - now) for at in times if at > now)
+        return min((min(each, LONGEST_WAIT) for each in waits), default=None)
 
     # Room
 

@@ -221,6 +221,26 @@ def test_a_model_without_requests_is_unloaded_after_its_time(house: Make) -> Non
     assert b.state == "loaded"
 
 
+@pytest.mark.parametrize("seconds", [1e12, 1e300])
+def test_times_that_no_lock_can_wait_for(house: Make, seconds: float) -> None:
+    here = house()
+    a, b = here.model("a"), here.model("b", idle_unload=seconds)
+    here.use(b)
+    here.use(a)
+    here.residency.keep(a, seconds)
+    here.residency.unload(a).result(PATIENCE)
+    here.use(a)
+    assert here.loads == ["b", "a", "a"]
+
+
+def test_a_time_to_stay_is_for_a_model_that_is_loaded(house: Make) -> None:
+    here = house()
+    a = here.model("a")
+    here.residency.keep(a, 0.0)
+    here.use(a)
+    assert a.idle_until() is None and a.state == "loaded"
+
+
 def test_what_fails_to_load_is_told_to_all_and_not_tried_at_once(house: Make) -> None:
     here = house()
     a, good = here.model("a"), here.model("good")

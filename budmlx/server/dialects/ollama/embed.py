@@ -129,6 +129,10 @@ async def _found(
     models, key = request.app[MODELS], request.get(NAMESPACE, "")
     model = await models.afind(meant(body.model, models))
     keep = granted(request, body.keep_alive, warnings)
+    if not texts and body.keep_alive == 0:
+        if keep is not None:
+            model.keep(keep)
+        return None, warnings
     found = None
     async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
         if keep is not None:

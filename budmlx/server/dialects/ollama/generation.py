@@ -21,7 +21,7 @@ from budmlx.server.declared import within
 from budmlx.server.dialects.ollama.keep_alive import KeepAlive, granted
 from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.options import NAMES, WITHOUT_EFFECT, Options
-from budmlx.server.dialects.ollama.reply import ReplyBuilder
+from budmlx.server.dialects.ollama.reply import NoText, ReplyBuilder
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 from budmlx.server.unknown_fields import KnownFields
@@ -148,9 +148,8 @@ async def answered(
     keep = granted(request, body.keep_alive, warnings)
     reply = kind(body.model, warnings, logprobs=body.wants_logprobs)
     if body.empty:
-        await _reside(model, keep)
         return web.Response(
-            body=reply.resident("unload" if body.keep_alive == 0 else "load"),
+            body=reply.resident(await _resided(model, body.keep_alive, keep)),
             content_type="application/x-ndjson" if body.streams else "application/json",
             headers=warnings_header(warnings),
         )
@@ -172,11 +171,17 @@ async def answered(
     return await answer.whole(request, model, reply, run, collect)
 
 
-async def _reside(model: ServedModel, seconds: float | None) -> None:
-    """Load a model, or say how long it stays, or that it is to go."""
-    if seconds == 0:
+async def _resided(model: ServedModel, asked: float | None, keep: float | None) -> NoText:
+    """Load a model for as long as granted, or have it go; returns what was done.
+
+    Who may not have it go did not want it to be loaded either: nothing is done.
+    """
+    if asked == 0:
+        if keep is None:
+            return "stop"
         model.keep(0.0)
-        return
+        return "unload"
     async with model.aengine():
-        if seconds is not None:
-            model.keep(seconds)
+        if keep is not None:
+            model.keep(keep)
+    return "load"

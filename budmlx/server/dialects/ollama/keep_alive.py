@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from budmlx.server.admin import is_admin
 
+FOR_GOOD = 100 * 365 * 86400.0
+"""Seconds. A time that is longer has no end, as it is more than dates can say."""
 _UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"(?:[0-9]{1,12}(?:\.[0-9]{0,9})?)(?:ns|us|\u00b5s|ms|s|m|h)"
 _DURATION = rf"[-+]?(?:(?:{_PART}){{1,8}}|[0-9]{{1,12}}(?:\.[0-9]{{1,9}})?)"
@@ -27,7 +29,7 @@ def _seconds(value: Any) -> float:
         raise PydanticCustomError(
             "keep_alive", 'Input should be a number of seconds or a duration such as "5m"'
         )
-    return math.inf if value < 0 else float(value)
+    return float(value) if 0 <= value <= FOR_GOOD else math.inf
 
 
 KeepAlive = Annotated[
@@ -37,7 +39,7 @@ KeepAlive = Annotated[
         {"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_DURATION}$"}]}
     ),
 ]
-"""Seconds; infinite where a client gives a negative number."""
+"""Seconds; infinite where a client gives a negative number, or one above `FOR_GOOD`."""
 
 
 def granted(request: web.Request, seconds: float | None, warnings: list[str]) -> float | None:

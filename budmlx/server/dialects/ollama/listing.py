@@ -21,6 +21,7 @@ from budmlx.engine.models.description import ModelDescription
 from budmlx.engine.models.models import Models
 from budmlx.engine.models.resident import Resident
 from budmlx.errors import ModelLoadError
+from budmlx.server.dialects.ollama.keep_alive import FOR_GOOD
 from budmlx.server.dialects.ollama.names import meant, tagged
 from budmlx.server.dialects.ollama.request_body import NamedModel, read
 from budmlx.server.endpoints import EndpointTable
@@ -29,7 +30,7 @@ from budmlx.server.warnings_header import warnings_header
 
 VERSION = "0.13.4"
 """The version of Ollama's interface that this is; clients read it as three numbers."""
-FOR_GOOD = "2318-01-01T00:00:00Z"
+NEVER = "2318-01-01T00:00:00Z"
 TEMPLATE = "{{ .Prompt }}"
 INFILL_TEMPLATE = "{{ .Prompt }}{{ .Suffix }}"
 """Our templates are no Go templates. Clients only look whether there is a suffix in it."""
@@ -294,9 +295,8 @@ def _digest(resident: Resident, files: LocalModel | None) -> str:
 def _expiry(resident: Resident) -> str:
     """When a model is unloaded, if nobody uses it before."""
     until = resident.idle_until()
-    if until is None or until == math.inf:
-        return FOR_GOOD
-    return _time(time.time() + until - time.monotonic())
+    left = math.inf if until is None else until - time.monotonic()
+    return NEVER if left > FOR_GOOD else _time(time.time() + left)
 
 
 def _time(seconds: float) -> str:

@@ -36,6 +36,8 @@ LINE_ENDS = "\x85\u2028\u2029"
 """Characters at which `str.splitlines`, and httpx with it, ends lines, and which JSON may hold."""
 
 Reason = Literal["stop", "length", "load", "unload"]
+NoText = Literal["load", "unload", "stop"]
+"""What became of a request without anything to be answered: `stop` if nothing was done."""
 
 
 class OllamaError(Struct, frozen=True):
@@ -213,7 +215,7 @@ class ReplyBuilder(ABC):
             **self._closing(),
         )
 
-    def resident(self, reason: Literal["load", "unload"]) -> bytes:
+    def resident(self, reason: NoText) -> bytes:
         """The JSON of a reply to a request without anything to be answered."""
         return self._line(done=True, done_reason=reason)
 

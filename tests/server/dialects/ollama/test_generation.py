@@ -235,6 +235,9 @@ def test_options_by_our_names() -> None:
         ("300", 300.0),
         ("1500ms", 1.5),
         ("0s", 0.0),
+        ("9999999h", float("inf")),
+        (10**15, float("inf")),
+        (1e300, float("inf")),
     ],
 )
 def test_how_long_a_model_stays(given: Any, seconds: float) -> None:

@@ -13,6 +13,7 @@ import pytest
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
+from budmlx.server.warnings_header import NAME as WARNINGS
 from tests.models import tiny_model_dir
 from tests.server.tools import until
 
@@ -85,6 +86,35 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.parametrize(("keys", "reason"), [((), "unload"), (("key",), "stop")])
+async def test_no_model_is_loaded_to_be_unloaded(
+    library: Path, keys: tuple[str, ...], reason: str
+) -> None:
+    config = Config(
+        models_dir=(str(library),),
+        port=0,
+        drain_seconds=0,
+        warmup="off",
+        engine_host="thread",
+        embed_any=True,
+        api_keys=keys,
+    )
+    body = {"model": "org/one", "keep_alive": 0, "stream": False}
+    with Models(config) as models:
+        server = await HttpServer.start(models, config)
+        headers = {"Authorization": "Bearer key"} if keys else {}
+        async with aiohttp.ClientSession(server.url, headers=headers) as client:
+            for path in ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings"):
+                async with client.post(path, json=body) as response:
+                    assert response.status == 200
+                    line = await response.json()
+                    assert ("admin" in response.headers.get(WARNINGS, "")) == bool(keys)
+                if path in ("/api/chat", "/api/generate"):
+                    assert line["done_reason"] == reason
+        await server.drain()
+        assert models.resident("org/one").loads == 0
+
+
 async def test_models_that_come_and_go(library: Path) -> None:
     config = Config(
         models_dir=(str(library),),
@@ -117,7 +147,11 @@ async def test_models_that_come_and_go(library: Path) -> None:
             assert one.state == "loaded"
             (running,) = (await read(client, "/api/ps"))["models"]
             assert not running["expires_at"].startswith("23")
-            await load(keep_alive=-1)
+            for forever in (-1, "9999999h"):
+                await load(keep_alive=forever)
+                (running,) = (await read(client, "/api/ps"))["models"]
+                assert running["expires_at"].startswith("23")
+            models.find("org/one").keep(1e12)  # as settings may say
             (running,) = (await read(client, "/api/ps"))["models"]
             assert running["expires_at"].startswith("23")
             await load(keep_alive=0)
