@@ -29,13 +29,14 @@ class EmbeddingSettings(msgspec.Struct, frozen=True, kw_only=True):
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     """Texts to compute the vectors of. Ids are already checked against the vocabulary.
 
-    skip: so many tokens at the beginning of every text are not pooled. seconds: where the second
-    text of each pair begins; empty if the texts are no pairs. owner: as of a row.
+    skips: for each text, how many tokens at its beginning are not pooled; empty for none.
+    seconds: where the second text of each pair begins; empty if the texts are no pairs.
+    owner: as of a row.
     """
 
     id: int
     texts: list[list[int]]
-    skip: int = 0
+    skips: list[int] = []
     seconds: list[int] = []
     owner: str = ""
 

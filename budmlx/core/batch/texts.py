@@ -134,7 +134,8 @@ class Texts:
 
     def _skip(self, texts: Sequence[tuple[int, int]]) -> mx.array:
         """For each text, how many of its first tokens are not pooled: [texts, 1]."""
-        return mx.array([[self.requests[request_id].request.skip] for request_id, _ in texts])
+        pairs = [(self.requests[request_id].request.skips, number) for request_id, number in texts]
+        return mx.array([[skips[number] if skips else 0] for skips, number in pairs])
 
     def _seconds(self, texts: Sequence[tuple[int, int]]) -> list[int]:
         """Where the second text of each pair begins, behind the end for what is none."""

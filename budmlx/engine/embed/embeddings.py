@@ -176,7 +176,7 @@ class EmbeddingPipeline:
             EmbedRequest(
                 id=request_id,
                 texts=encoded.ids[begin:end],
-                skip=encoded.skip,
+                skips=encoded.skips[begin:end],
                 seconds=encoded.seconds[begin:end],
                 owner=options.owner,
             )

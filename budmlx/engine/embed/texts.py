@@ -19,13 +19,13 @@ SYNONYMS = {"passage": "document", "document": "passage"}
 class EncodedTexts:
     """Different texts as token ids, and which of them each text of the request is.
 
-    skip: so many of their first tokens are not pooled. tokens: of all texts of the request.
+    skips: so many of the first tokens of each are not pooled. tokens: of all texts of the request.
     seconds: where the second text of each pair begins, if they are pairs.
     """
 
     ids: list[list[int]]
     places: list[int]
-    skip: int
+    skips: list[int]
     tokens: int
     warnings: tuple[str, ...] = ()
     seconds: list[int] = field(default_factory=list)
@@ -57,8 +57,11 @@ class TextEncoder:
         ids: list[list[int]] = []
         places: list[int] = []
         known: dict[tuple[int, ...], int] = {}
+        skips: list[int] = []
         warnings: list[str] = []
-        total = 0
+        total = begin = 0
+        if prompt and not self._files.pools_prompt:
+            begin = len(self._tokenizer.prefix_ids) + len(self._plain(prompt))
         for number, text in enumerate(texts):
             name = param.format(number)
             these = self._ids(text, prompt, name)
@@ -66,14 +69,14 @@ class TextEncoder:
                 warnings.append(self._too_long(these, name, cut=cut))
                 these = self._cut(these, text)
             total += len(these)
-            place = known.setdefault(tuple(these), len(ids))
+            # Texts that are given as ids are computed as they are, without a prompt.
+            skip = begin if isinstance(text, str) else 0
+            place = known.setdefault((skip, *these), len(ids))
             if place == len(ids):
                 ids.append(these)
+                skips.append(skip)
             places.append(place)
-        skip = 0
-        if prompt and not self._files.pools_prompt:
-            skip = len(self._tokenizer.prefix_ids) + len(self._plain(prompt))
-        return EncodedTexts(ids, places, skip, total, tuple(warnings))
+        return EncodedTexts(ids, places, skips, total, tuple(warnings))
 
     def pairs(self, query: str, documents: Sequence[str], *, cut: bool) -> EncodedTexts:
         """Ids of a query with each document; see `encoded`."""
@@ -98,7 +101,7 @@ class TextEncoder:
         return EncodedTexts(
             ids,
             list(range(len(ids))),
-            0,
+            [],
             sum(map(len, ids)),
             tuple(warnings),
             seconds=[len(first)] * len(ids),

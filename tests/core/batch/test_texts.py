@@ -67,7 +67,8 @@ def pooled(mode: str, rows: np.ndarray[Any, Any], skip: int = 0) -> np.ndarray[A
 def test_every_pooling_of_texts_in_mixed_batches_and_in_parts(skip: int) -> None:
     model = load(embedding=settings(*MODES))
     texts = some_texts()
-    found = computed(Driver(model, prefill_chunk=64), EmbedRequest(id=5, texts=texts, skip=skip))
+    request = EmbedRequest(id=5, texts=texts, skips=[skip] * len(texts) if skip else [])
+    found = computed(Driver(model, prefill_chunk=64), request)
     for number, ids in enumerate(texts):
         rows = states(model, ids)
         expected = np.concatenate([pooled(mode, rows, skip) for mode in MODES])

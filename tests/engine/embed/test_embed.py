@@ -193,7 +193,9 @@ def test_prompts_lengths_and_dimensions(tmp_path: Path) -> None:
         assert not np.allclose(vector("query"), vector("document"))
         with pytest.raises(InvalidRequestError, match="has document, plain, query"):
             vector("exotic")
-        # A prompt is computed and not pooled: only the text's own states are.
+        # A prompt is computed and not pooled: only the text's own states are. Ids have none.
+        ids = [*engine.tokenize("a").ids, END]
+        assert np.allclose(vector("plain"), engine.embed([ids], prompt_name="query").vectors[0])
         with pytest.raises(ContextLengthError):
             engine.embed("a" * 100)
         found = engine.embed("zyxwvutsrqponmlkjihgfedcba", prompt_name="plain", truncate=True)
