@@ -74,7 +74,6 @@ async def test_three_models_under_load_in_memory_for_two(
     texts = await asyncio.to_thread(expected, library, prompts)
     sdk = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     listed = {model.id: model async for model in sdk.models.list()}
-    assert tuple(name for name in listed if name in NAMES)[:1] + NAMES[1:] == NAMES or True
     assert set(NAMES) <= listed.keys() and "org/broken" not in listed
     assert {listed[name].state for name in NAMES} == {"unloaded"}  # type: ignore[attr-defined]
 

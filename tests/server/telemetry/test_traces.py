@@ -52,7 +52,7 @@ class Collector:
     async def running(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_post("/v1/traces", self.take)
-        runner = web.AppRunner(app, shutdown_timeout=0)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:

@@ -20,7 +20,7 @@ from tests.models import tiny_model_dir
 
 @pytest.fixture(scope="module")
 def embedder() -> Iterator[Engine]:
-    with Engine.load(tiny_model_dir(), embed_any=True) as engine:
+    with Engine.load(tiny_model_dir(), embed_any=True, context_limit=512) as engine:
         yield engine
 
 

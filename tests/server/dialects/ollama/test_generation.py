@@ -191,7 +191,9 @@ async def test_errors_name_what_is_wrong(client: aiohttp.ClientSession) -> None:
 
 async def test_keys(start: Start) -> None:
     server = await start(api_keys=(SecretStr("key"),))
-    body = json.dumps({"model": "demo", "messages": HI, "keep_alive": "5m"}).encode()
+    body = json.dumps(
+        {"model": "demo", "messages": HI, "keep_alive": "5m", "options": GREEDY}
+    ).encode()
     answer = await exchange(server, post(body, "/api/chat"))
     assert answer.status == 401 and answer.json.keys() == {"error"}
     answer = await exchange(server, post(body, "/api/chat", Authorization="Bearer key"))
