@@ -47,6 +47,7 @@ COMMAND_MODULES = (
         "launch.command",
         "embed",
         "generate",
+        "keys",
         "models",
         "plugin_commands",
         "plugins",

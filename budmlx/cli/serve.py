@@ -121,6 +121,6 @@ def example(url: str, model: str, config: Config) -> str:
     message = {"role": "user", "content": "Hello!"}
     body = {"model": model, "messages": [message], "max_tokens": 100}
     words = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
-    if config.api_keys or config.api_key_file:
+    if config.needs_key:
         words += ["-H", "Authorization: Bearer YOUR_KEY"]
     return shlex.join([*words, "-d", json.dumps(body, ensure_ascii=False)])

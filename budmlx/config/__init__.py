@@ -2,8 +2,8 @@
 
 `model` and `server` have the settings, `config` both together and the tables of single models,
 `tables` which of these is for a model, `sources` where settings come from, `values` their types,
-`explain` the words for errors, `keys` reads files of API keys. Imports nothing of budmlx but
-errors, types, the user's directories and the name of a variable in `backend`.
+`explain` the words for errors, `keys` reads files of API keys, `key_file` changes them. Imports
+nothing of budmlx but errors, types, the user's directories and the name of a variable in `backend`.
 """
 
 from __future__ import annotations

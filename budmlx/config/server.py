@@ -8,14 +8,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 
 from budmlx.config.explain import explain
-from budmlx.config.keys import keys_in
+from budmlx.config.keys import KeyFile, check_usable, parsed, text_of
 from budmlx.config.values import (
     Aliases,
     AutoSize,
     Directories,
+    KeyFilePath,
     KVDirectory,
     Names,
     Origins,
@@ -50,8 +51,11 @@ class ServerConfig(BaseModel):
         description="Bearer keys with which models may be loaded, unloaded, fetched and deleted; "
         "they are API keys, too. Set BUDMLX_ADMIN_KEY; never a flag.",
     )
-    api_key_file: Path | None = Field(
-        None, description="File with one accepted bearer key per line."
+    api_key_file: KeyFilePath | None = Field(
+        None,
+        description="File with one accepted bearer key per line, or with what `budmlx keys add` "
+        "writes, or auto, which is ~/.local/state/budmlx/keys, on a Mac ~/Library/Application "
+        "Support/budmlx/keys. It is read again when it changes.",
     )
     tls_cert: Path | None = Field(
         None,
@@ -189,21 +193,42 @@ class ServerConfig(BaseModel):
     log_prompts: bool = Field(False, description="Log what prompts and replies say.")
 
     def accepted_keys(self) -> tuple[str, ...]:
-        """Every accepted bearer key: `api_keys`, then the lines of `api_key_file`.
+        """The accepted bearer keys that are known: `api_keys`, then those in `api_key_file`.
 
-        Blank lines and lines that begin with `#` are skipped.
+        Of keys that `budmlx keys` made only their digests are known, see `key_file`.
 
         Raises:
-            ConfigError: the file is unreadable or empty, or a key could never be sent.
+            ConfigError: the file is unusable, or a key could never be sent.
         """
-        keys = [(key.get_secret_value(), "api_keys") for key in self.api_keys]
-        if self.api_key_file is not None:
-            keys += keys_in(self.api_key_file)
-        return _usable(keys)
+        keys = _usable(self.api_keys, "api_keys")
+        file = self.key_file()
+        return tuple(dict.fromkeys([*keys, *(key for key, _ in file.plain)] if file else keys))
+
+    def key_file(self) -> KeyFile | None:
+        """What is in `api_key_file`; None if there is no such setting.
+
+        Raises:
+            ConfigError: the file is unreadable or holds no key, or a line is wrong.
+        """
+        if self.api_key_file is None:
+            return None
+        file = parsed(text_of(self.api_key_file))
+        if not file.plain and not file.records:
+            raise ConfigError(
+                f"api_key_file: {self.api_key_file} holds no key; make one with: budmlx keys add "
+                "NAME.",
+                param="api_key_file",
+            )
+        return file
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.api_keys) or self.api_key_file is not None
 
     def accepted_admin_keys(self) -> tuple[str, ...]:
         """Every key of `admin_key`. Raises ConfigError: a key could never be sent."""
-        return _usable([(key.get_secret_value(), "admin_key") for key in self.admin_key])
+        return tuple(dict.fromkeys(_usable(self.admin_key, "admin_key")))
 
     def alias_of(self, name: str) -> str | None:
         """The served model that `aliases` has for a name; None if it has none."""
@@ -244,14 +269,12 @@ class ServerConfig(BaseModel):
             raise ConfigError(f"Plugin {plugin}: {text}.", param="plugin_option") from error
 
 
-def _usable(keys: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Different keys. keys: each with its place. Raises ConfigError."""
-    for key, place in keys:
-        if not key or not all("!" <= character <= "~" for character in key):
-            raise ConfigError(
-                f"{place}: a key must be one word of visible ASCII characters.", param=place
-            )
-    return tuple(dict.fromkeys(key for key, _ in keys))
+def _usable(keys: Sequence[SecretStr], place: str) -> list[str]:
+    """What keys say. Raises ConfigError for one that could never be sent."""
+    found = [key.get_secret_value() for key in keys]
+    for key in found:
+        check_usable(key, place)
+    return found
 
 
 def _matches(pattern: str, name: str) -> bool:

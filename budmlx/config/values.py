@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, SecretStr, TypeAdapter
@@ -135,6 +136,11 @@ def store_file(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def key_file_path(path: Path | str = "auto") -> Path:
+    """The file that `api_key_file` names; `auto` is one in the user's state directory."""
+    return state_directory() / "keys" if str(path) == "auto" else Path(path)
+
+
 def _absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(os.path.abspath(os.path.expanduser(path)) for path in paths)
 
@@ -210,6 +216,7 @@ AutoSize = Annotated[ByteSize | Literal["auto"], BeforeValidator(_check_auto_siz
 AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 Drafts = Annotated[int | Literal["auto", "off"], BeforeValidator(_check_drafts)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
+KeyFilePath = Annotated[Path, AfterValidator(key_file_path)]
 StoreFile = Annotated[str, AfterValidator(store_file)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.

@@ -7,8 +7,7 @@ import ipaddress
 from aiohttp import web
 
 from budmlx.server.errors import HttpError
-from budmlx.server.security import matching_key
-from budmlx.server.state import CONFIG
+from budmlx.server.state import DIALECTS, KEYS
 
 FORWARDED = ("forwarded", "via", "x-real-ip")
 """Headers of proxies, behind which everybody comes from this machine; and `x-forwarded-*`."""
@@ -35,13 +34,20 @@ def is_admin(request: web.Request) -> bool:
 
 def _problem(request: web.Request) -> str:
     """Why a request does not have the right; empty if it has."""
-    config = request.app[CONFIG]
-    if keys := config.accepted_admin_keys():
-        if matching_key(request, keys) is not None:
+    keys = request.app[KEYS]
+    if keys.has_admin:
+        key = keys.find(request.app[DIALECTS].keys(request.path, request.headers))
+        if key is not None and key.admin and not key.expired():
             return ""
-        return "This needs an admin key: send one of BUDMLX_ADMIN_KEY as the API key."
-    if config.accepted_keys():
-        return "This needs an admin key; start the server with BUDMLX_ADMIN_KEY set."
+        return (
+            "This needs an admin key: send one of BUDMLX_ADMIN_KEY, or of `budmlx keys add NAME "
+            "--admin`, as the API key."
+        )
+    if keys.required:
+        return (
+            "This needs an admin key; start the server with BUDMLX_ADMIN_KEY set, or make one with "
+            "`budmlx keys add NAME --admin`."
+        )
     headers = [name.lower() for name in request.headers]
     forwarded = any(name in FORWARDED or name.startswith("x-forwarded-") for name in headers)
     if forwarded or not _is_local(request):

@@ -24,6 +24,7 @@ from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
+from budmlx.server.keys import KeyRing
 from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
@@ -38,6 +39,7 @@ from budmlx.server.state import (
     DIALECTS,
     ENDPOINTS,
     IN_FLIGHT,
+    KEYS,
     LIMITS,
     MODELS,
     SEALER,
@@ -71,7 +73,7 @@ def create_app(
     unusable store, and traces without the packages for them.
     """
     limited = rate_limits(config, chain.from_iterable(each.endpoints for each in dialects))
-    app = _application(config, dialects, limits, [guard(config), *limited])
+    app = _application(config, dialects, limits, limited)
     app[MODELS] = app[PLUGIN_MODELS] = models
     if (engine := models.only) is not None:
         app[ENGINE] = engine
@@ -132,7 +134,7 @@ def create_loading_app(config: Config, dialects: Dialects = REGISTERED) -> web.A
 
     Raises ConfigError for unusable keys.
     """
-    app = _application(config, dialects, DEFAULTS, [guard(config)])
+    app = _application(config, dialects, DEFAULTS)
     app[IN_FLIGHT] = in_flight = InFlight(0)
     in_flight.draining = True  # each connection ends with its first reply
     for endpoint in health.endpoints:
@@ -147,13 +149,15 @@ async def _loading(request: web.Request) -> web.StreamResponse:
 
 
 def _application(
-    config: Config, dialects: Dialects, limits: Limits, middlewares: Sequence[Middleware]
+    config: Config, dialects: Dialects, limits: Limits, limited: Sequence[Middleware] = ()
 ) -> web.Application:
+    keys = KeyRing(config)
     app = web.Application(
-        middlewares=[exchanges, *middlewares],
+        middlewares=[exchanges, guard(config, keys), *limited],
         client_max_size=config.max_body,
     )
     app[CONFIG] = config
+    app[KEYS] = keys
     app[LIMITS] = limits
     app[SEALER] = Sealer()
     app[DIALECTS] = dialects

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import re
 import socket
 import uuid
-from collections.abc import Collection, Iterable, Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -16,8 +13,9 @@ from aiohttp.typedefs import Handler, Middleware
 from budmlx.config import ServerConfig
 from budmlx.errors import ConfigError
 from budmlx.server.errors import HttpError
+from budmlx.server.keys import KeyRing
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import DIALECTS, NAMESPACE, PAGE_ORIGIN, REQUEST_ID
+from budmlx.server.state import API_KEY, DIALECTS, NAMESPACE, PAGE_ORIGIN, REQUEST_ID
 from budmlx.server.warnings_header import NAME as WARNINGS
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
@@ -33,6 +31,8 @@ PREFLIGHT_SECONDS = 600
 EXPOSED = f"X-Request-Id, Request-Id, Retry-After, X-Should-Retry, {WARNINGS}"
 """Headers of replies that pages may read besides those that every page may."""
 
+EXPIRED = "The time of this API key is over; ask whoever runs the server for another one."
+
 METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _PRIVATE = "Access-Control-Request-Private-Network"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -40,7 +40,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 def check_bind(config: ServerConfig) -> None:
     """Refuse, with ConfigError, an address that others can reach while no key is set."""
-    if config.accepted_keys() or _is_loopback(config.host):
+    if config.needs_key or _is_loopback(config.host):
         return
     raise ConfigError(
         f"Binding {config.host or 'all addresses'} lets other machines in, so it needs an API "
@@ -66,15 +66,11 @@ def request_id(request: web.BaseRequest) -> str:
     return request[REQUEST_ID]
 
 
-def guard(config: ServerConfig) -> Middleware:
+def guard(config: ServerConfig, keys: KeyRing) -> Middleware:
     """The middleware that lets a request pass only with a known Host, Origin and key."""
     named = {bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)
     origins = frozenset(config.allow_origin)
-    keys, admin_keys = config.accepted_keys(), config.accepted_admin_keys()
-    # Whoever may do more may do this, too.
-    names = {_digest(key): f"admin-{n}" for n, key in enumerate(admin_keys, 1)}
-    names |= {_digest(key): f"key-{n}" for n, key in enumerate(keys, 1)}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -82,8 +78,8 @@ def guard(config: ServerConfig) -> Middleware:
         _check_origin(request, host, origins)
         if _is_preflight(request):
             return _preflight_answer(request)
-        if keys and not _is_open(request):
-            _check_key(request, names)
+        if keys.required and not _is_open(request):
+            _check_key(request, keys)
         return await handler(request)
 
     return check
@@ -175,34 +171,16 @@ def _is_open(request: web.Request) -> bool:
     return resource is not None and resource.canonical in OPEN_ROUTES
 
 
-def _check_key(request: web.Request, names: Mapping[bytes, str]) -> None:
-    """names: of the accepted keys, by their digests."""
-    accepted = _matching(request, names)
-    if accepted is None:
+def _check_key(request: web.Request, keys: KeyRing) -> None:
+    key = keys.find(request.app[DIALECTS].keys(request.path, request.headers))
+    if key is not None:
+        request[ORIGIN].key = key.name
+    if key is None or key.expired():
         raise HttpError(
             401,
-            request.app[DIALECTS].of(request.path).key_help,
+            request.app[DIALECTS].of(request.path).key_help if key is None else EXPIRED,
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    request[NAMESPACE] = accepted.hex()
-    request[ORIGIN].key = names[accepted]
-
-
-def matching_key(request: web.Request, keys: Iterable[str]) -> bytes | None:
-    """The digest of the key that a request came with, if it is one of these."""
-    return _matching(request, [_digest(key) for key in keys])
-
-
-def _matching(request: web.Request, digests: Collection[bytes]) -> bytes | None:
-    given = request.app[DIALECTS].keys(request.path, request.headers)
-    candidates = [_digest(key) for key in given]
-    # Every pair is compared, so that the time does not reveal which one came close.
-    matches = [
-        (hmac.compare_digest(one, known), one) for one in candidates for known in digests
-    ]  # fmt: skip
-    return next((one for same, one in matches if same), None)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    request[NAMESPACE] = key.sha256
+    request[API_KEY] = key

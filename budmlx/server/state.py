@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from budmlx.config import ServerConfig
+from budmlx.config.keys import ApiKey
 from budmlx.engine.models.models import Models
 from budmlx.engine.store.store import Store
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
+from budmlx.server.keys import KeyRing
 from budmlx.server.limits import Limits
 from budmlx.server.sealed import Sealer
 
 CONFIG = web.AppKey("config", ServerConfig)
+KEYS = web.AppKey("keys", KeyRing)
 LIMITS = web.AppKey("limits", Limits)
 MODELS = web.AppKey("models", Models)
 DIALECTS = web.AppKey("dialects", Dialects)
@@ -25,6 +28,8 @@ SEALER = web.AppKey("sealer", Sealer)
 STORE = web.AppKey("store", Store)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)
+API_KEY = web.RequestKey("api_key", ApiKey)
+"""The API key that a request came with; absent where none is needed."""
 NAMESPACE = web.RequestKey("namespace", str)
 """Digest of the API key that a request came with; absent where no keys are set."""
 PAGE_ORIGIN = web.RequestKey("page_origin", str)

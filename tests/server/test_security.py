@@ -17,7 +17,7 @@ from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError
-from budmlx.server import security
+from budmlx.server import keys as server_keys
 from budmlx.server.app import HttpServer, create_app
 from budmlx.server.security import OPEN_ROUTES, check_bind
 from tests.server.conftest import Start
@@ -248,7 +248,7 @@ async def test_right_keys(start: Start, tmp_path: Path) -> None:
 
 
 def test_keys_are_compared_in_constant_time() -> None:  # LIMITS 31
-    tree = ast.parse(inspect.getsource(security._matching))
+    tree = ast.parse(inspect.getsource(server_keys._matching))
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert "hmac.compare_digest" in calls
     compared = [n for n in ast.walk(tree) if isinstance(n, ast.Compare)]

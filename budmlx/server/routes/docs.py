@@ -9,7 +9,7 @@ from aiohttp import web
 
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.openapi import document
-from budmlx.server.state import CONFIG, DIALECTS, ENDPOINTS
+from budmlx.server.state import DIALECTS, ENDPOINTS, KEYS
 
 endpoints = EndpointTable()
 
@@ -24,8 +24,7 @@ POLICY = (
 async def openapi(request: web.Request) -> web.Response:
     """What the server's own endpoints take and answer."""
     app = request.app
-    needs_key = bool(app[CONFIG].accepted_keys())
-    body = document(app[DIALECTS], app[ENDPOINTS], needs_key=needs_key)
+    body = document(app[DIALECTS], app[ENDPOINTS], needs_key=app[KEYS].required)
     return web.Response(body=body, content_type="application/json")
 
 
