@@ -137,6 +137,20 @@ class ServerConfig(BaseModel):
         "Support/budmlx/store.sqlite. It holds what was said, so all is kept in memory if none is "
         "named.",
     )
+    store_max_responses: int = Field(
+        1000,
+        ge=1,
+        description="Most responses that one API key keeps stored; the least recently used ones go "
+        "first.",
+    )
+    store_max_size: Size = Field(
+        ByteSize(256 * 2**20),
+        gt=0,
+        description="Most bytes of the responses that one API key keeps stored, such as 256MiB.",
+    )
+    store_max_days: float = Field(
+        30.0, gt=0, description="How many days a stored response is kept after its last use."
+    )
     max_queue: int = Field(
         256, ge=0, description="Most requests of one API key that wait; more get 503."
     )

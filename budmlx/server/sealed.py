@@ -17,12 +17,15 @@ from functools import cached_property
 from pathlib import Path
 
 from budmlx.directories import state_directory
+from budmlx.errors import InvalidRequestError
 
 log = logging.getLogger(__name__)
 
 PREFIX = "bmlx1_"
 KEY_BYTES = 32
 MAC_BYTES = 16
+MOST_OPENED = 64 * 2**20
+"""Bytes of all texts that one request brings back: they are a thousandth of it while sealed."""
 
 
 class Sealer:
@@ -41,8 +44,11 @@ class Sealer:
         data = zlib.compress(text.encode("utf-8"))
         return PREFIX + base64.urlsafe_b64encode(self._mac(data) + data).decode("ascii")
 
-    def opened(self, sealed: str) -> str | None:
-        """The text that was sealed; None for anything that this installation did not write."""
+    def opened(self, sealed: str, most: int = MOST_OPENED) -> str | None:
+        """The text that was sealed; None for anything that this installation did not write.
+
+        Raises ValueError when it has more than `most` bytes.
+        """
         if not sealed.startswith(PREFIX):
             return None
         try:
@@ -52,7 +58,11 @@ class Sealer:
         mac, data = raw[:MAC_BYTES], raw[MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(data)):
             return None
-        return zlib.decompress(data).decode("utf-8")
+        reader = zlib.decompressobj()
+        text = reader.decompress(data, most + 1)  # 0 would be no bound
+        if len(text) > most:
+            raise ValueError(f"a sealed text has more than {most} bytes")
+        return text.decode("utf-8")
 
     def _mac(self, data: bytes) -> bytes:
         return hmac.digest(self._key, data, hashlib.sha256)[:MAC_BYTES]
@@ -70,6 +80,30 @@ class Sealer:
                 error.strerror,
             )
             return secrets.token_bytes(KEY_BYTES)
+
+
+class Opener:
+    """Opens the sealed texts of one request, which are not too long together."""
+
+    def __init__(self, sealer: Sealer):
+        self._sealer = sealer
+        self._room = MOST_OPENED
+
+    def opened(self, sealed: str, place: str) -> str | None:
+        """See `Sealer.opened`. place: of the text in the request.
+
+        Raises InvalidRequestError when the texts are too long.
+        """
+        try:
+            text = self._sealer.opened(sealed, self._room)
+        except ValueError:
+            raise InvalidRequestError(
+                f"`{place}` makes the sealed reasoning longer than {MOST_OPENED} bytes together.",
+                param=place,
+            ) from None
+        if text is not None:
+            self._room -= len(text.encode("utf-8"))
+        return text
 
 
 def _key_in(path: Path) -> bytes:

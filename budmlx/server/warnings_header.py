@@ -8,6 +8,7 @@ from collections.abc import Sequence
 NAME = "X-Budmlx-Warnings"
 MAX_BYTES = 4096
 """Clients refuse lines of headers that are much longer than this."""
+MAX_COUNT = 64
 
 
 def warnings_header(warnings: Sequence[str]) -> dict[str, str]:
@@ -17,11 +18,12 @@ def warnings_header(warnings: Sequence[str]) -> dict[str, str]:
     """
     if not warnings:
         return {}
-    kept = list(warnings)
-    while len(text := _listed(kept, len(warnings) - len(kept))) > MAX_BYTES:
-        kept.pop()
-    return {NAME: text}
+    kept = [json.dumps(each) for each in warnings[:MAX_COUNT]]
+    size = sum(len(each) + 2 for each in kept)  # with the brackets, and ", " between them
+    while size + sum(len(each) + 2 for each in _hidden(len(warnings) - len(kept))) > MAX_BYTES:
+        size -= len(kept.pop()) + 2
+    return {NAME: f"[{', '.join([*kept, *_hidden(len(warnings) - len(kept))])}]"}
 
 
-def _listed(kept: Sequence[str], hidden: int) -> str:
-    return json.dumps([*kept, *([f"and {hidden} more"] if hidden else [])])
+def _hidden(count: int) -> Sequence[str]:
+    return [json.dumps(f"and {count} more")] if count else []

@@ -194,7 +194,7 @@ class Body(WireModel):
         warnings = [*chain.from_iterable(unknown), *self.overridden()]
         if "stream_options" in self.model_fields_set and not streaming:
             warnings.append("`stream_options` has no effect without `stream`.")
-        return _bounded(warnings)
+        return bounded(warnings)
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""
@@ -211,7 +211,7 @@ def ignored(name: str, winner: str) -> str:
     return f"`{name}` was ignored: `{winner}` goes before it."
 
 
-def _bounded(warnings: Sequence[str]) -> list[str]:
+def bounded(warnings: Sequence[str]) -> list[str]:
     """The first warnings, and how many more there are."""
     hidden = len(warnings) - MAX_WARNINGS
     return [*warnings[:MAX_WARNINGS], *([f"and {hidden} more"] if hidden > 0 else [])]

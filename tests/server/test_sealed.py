@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from budmlx.directories import state_directory
-from budmlx.server.sealed import Sealer
+from budmlx.errors import InvalidRequestError
+from budmlx.server import sealed as module
+from budmlx.server.sealed import Opener, Sealer
 
 TEXT = "A cat. 猫 \x00 \U0001f408 " + "and again " * 500
 
@@ -51,3 +54,32 @@ def test_half_a_key_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_bytes(b"short")
     assert Sealer(path).opened(Sealer(path).seal("thoughts")) == "thoughts"
+
+
+def test_what_is_opened_is_bounded(tmp_path: Path) -> None:
+    sealer = Sealer(tmp_path / "key")
+    sealed = sealer.seal("x" * 2**25)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more than 1000 bytes"):
+            sealer.opened(sealed, 1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+    assert sealer.opened(sealer.seal("é" * 500), 1000) == "é" * 500
+    assert sealer.opened(sealer.seal(""), 0) == ""
+
+
+def test_texts_of_one_request_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_OPENED", 1000)
+    sealer = Sealer(tmp_path / "key")
+    sealed = sealer.seal("é" * 300)
+    opener = Opener(sealer)
+    assert opener.opened(sealed, "input[0]") == "é" * 300
+    assert opener.opened("foreign", "input[1]") is None
+    with pytest.raises(InvalidRequestError) as caught:
+        opener.opened(sealed, "input[2].encrypted_content")
+    assert caught.value.param == "input[2].encrypted_content"

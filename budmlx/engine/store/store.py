@@ -21,17 +21,17 @@ BUSY_SECONDS = 5.0
 """How long to wait while another process writes to the same file."""
 
 SCHEMA = """
-CREATE TABLE records (
+CREATE TABLE IF NOT EXISTS records (
     kind TEXT, owner TEXT, id TEXT, used REAL, size INTEGER, data BLOB,
     PRIMARY KEY (kind, owner, id)
 );
-CREATE TABLE names (
+CREATE TABLE IF NOT EXISTS names (
     kind TEXT, owner TEXT, name TEXT, id TEXT,
-    PRIMARY KEY (kind, owner, name),
+    PRIMARY KEY (kind, owner, name, id),
     FOREIGN KEY (kind, owner, id) REFERENCES records (kind, owner, id) ON DELETE CASCADE
 );
-CREATE INDEX records_by_use ON records (kind, owner, used);
-CREATE INDEX names_by_record ON names (kind, owner, id);
+CREATE INDEX IF NOT EXISTS records_by_use ON records (kind, owner, used);
+CREATE INDEX IF NOT EXISTS names_by_record ON names (kind, owner, id);
 """
 
 Result = TypeVar("Result")
@@ -73,6 +73,19 @@ class Store:
             raise ConfigError(f"store: {path} cannot be used: {error}.", param="store") from error
 
     def _open(self) -> None:
+        """Prepare the file, which others may do at the same time."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._prepare()
+            except sqlite3.OperationalError as error:
+                # SQLite itself does not wait when two turn a file to WAL.
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def _prepare(self) -> None:
         execute = self._database.execute
         execute("PRAGMA foreign_keys = ON")
         execute("PRAGMA journal_mode = WAL")
@@ -116,7 +129,7 @@ class Shelf:
     def put(self, owner: str, id: str, data: bytes, names: Sequence[str] = ()) -> bool:
         """Keep a record, in place of the one with its id; returns whether it is kept.
 
-        names: further ones by which `find` knows it.
+        names: further ones by which `find` knows it; several records may have the same.
         """
 
         def work(database: sqlite3.Connection) -> bool:
@@ -128,7 +141,7 @@ class Shelf:
                 (*key, time.time(), len(data), data),
             )
             database.executemany(
-                "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO names VALUES (?, ?, ?, ?)",
                 [(self._kind, owner, name, id) for name in names],
             )
             return True
@@ -155,11 +168,12 @@ class Shelf:
         return self._store.attempt(work, failed=None)
 
     def find(self, owner: str, name: str) -> str | None:
-        """The id of the record that has a name."""
+        """The id of the last record that has a name."""
 
         def work(database: sqlite3.Connection) -> str | None:
             row = database.execute(
-                "SELECT id FROM names WHERE kind = ? AND owner = ? AND name = ?",
+                "SELECT id FROM names WHERE kind = ? AND owner = ? AND name = ? "
+                "ORDER BY rowid DESC LIMIT 1",
                 (self._kind, owner, name),
             ).fetchone()
             return None if row is None else str(row[0])

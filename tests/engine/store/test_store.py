@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -115,3 +118,51 @@ def test_threads(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert all(shelf.get(f"owner {n}", "19") for n in range(4))
+
+
+def test_names_of_several_records(store: Store) -> None:
+    shelf = Shelf(store, "thing", MANY)
+    shelf.put("me", "1", b"one", names=["n", "n"])
+    shelf.put("me", "2", b"two", names=["n"])
+    assert shelf.find("me", "n") == "2"
+    shelf.delete("me", "2")
+    assert shelf.find("me", "n") == "1"
+
+
+OPENING = """
+import sys
+from pathlib import Path
+from budmlx.engine.store.store import Limits, Shelf, Store
+print("ready", flush=True)
+sys.stdin.readline()
+for place in sys.argv[2:]:
+    store = Store(Path(place))
+    assert Shelf(store, "thing", Limits(100, 1000, 3600)).put("me", sys.argv[1], b"x")
+    store.close()
+"""
+
+
+def test_many_open_a_new_file_at_the_same_time(tmp_path: Path) -> None:
+    paths = [str(tmp_path / str(n)) for n in range(30)]
+    with ExitStack() as stack:
+        openers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", OPENING, str(n), *paths],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for n in range(4)
+        ]
+        for each in openers:
+            assert each.stdout is not None and each.stdout.readline() == "ready\n"
+        for each in openers:
+            assert each.stdin is not None
+            each.stdin.close()
+        assert [each.wait(60) for each in openers] == [0] * 4
+    for path in paths:
+        store = Store(Path(path))
+        assert all(Shelf(store, "thing", MANY).get("me", str(n)) == b"x" for n in range(4))
+        store.close()

@@ -25,7 +25,7 @@ from budmlx.server.dialects.anthropic.content import (
     ToolUseBlock,
 )
 from budmlx.server.dialects.anthropic.tools import definition_text
-from budmlx.server.sealed import Sealer
+from budmlx.server.sealed import Opener, Sealer
 from budmlx.types import Breakpoint, ImagePart, Message, Part, TextPart, Tool, ToolCall
 
 UNPARSED = "__unparsedToolInput"
@@ -135,7 +135,7 @@ class _Reader:
     def __init__(self, history: History, tools: Mapping[str, Tool], sealer: Sealer):
         self._history = history
         self._tools = tools
-        self._sealer = sealer
+        self._opener = Opener(sealer)
 
     def read(self, message: ConversationMessage, place: str) -> None:
         content = message.content
@@ -166,7 +166,7 @@ class _Reader:
             if isinstance(block, TextBlock):
                 texts.append(block.text)
             elif isinstance(block, ThinkingBlock):
-                thoughts.append(self._thought(block))
+                thoughts.append(self._thought(block, f"{place}.content[{index}].signature"))
             elif isinstance(block, ToolUseBlock):
                 calls.append(ToolCall(block.id, block.name, _arguments(block.input)))
                 places.append(f"{place}.content[{index}]")
@@ -181,9 +181,9 @@ class _Reader:
         self._history.add(message, Origin(place, calls=places))
         self._history.mark(_marked(blocks))
 
-    def _thought(self, block: ThinkingBlock) -> str:
+    def _thought(self, block: ThinkingBlock, place: str) -> str:
         """The reasoning: as this server wrote it, or else what can be seen of it."""
-        sealed = self._sealer.opened(block.signature) if block.signature else None
+        sealed = self._opener.opened(block.signature, place) if block.signature else None
         return block.thinking if sealed is None else sealed
 
     def _user(self, blocks: Sequence[Block], place: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -57,6 +57,10 @@ class EmbeddingRequest(Body):
     truncate: bool = Field(
         False, description="Cut what is longer than the model takes, with a warning."
     )
+
+    def overridden(self) -> Iterator[str]:
+        """A warning for each field that another one overrides, if they differ."""
+        return self.other_name("input_type", "prompt_name")
 
     @property
     def is_one(self) -> bool:

@@ -49,9 +49,7 @@ class RerankRequest(Body):
     truncate: bool = Field(
         False, description="Cut documents that are longer than the model takes, with a warning."
     )
-    return_documents: bool = Field(
-        False, description="Without effect: documents are named by their places."
-    )
+    return_documents: bool = Field(False, description="Tell the text of each document, too.")
 
     @property
     def texts(self) -> list[str]:
@@ -59,11 +57,18 @@ class RerankRequest(Body):
         return [each if isinstance(each, str) else each.text for each in self.documents]
 
 
+class DocumentText(Struct, frozen=True):
+    """A document's text, where it was asked for."""
+
+    text: str
+
+
 class RankedDocument(Struct, frozen=True):
     """A document by its place in the request. relevance_score: from 0 to 1."""
 
     index: int
     relevance_score: float
+    document: DocumentText | UnsetType = UNSET
 
 
 class RerankUsage(Struct, frozen=True):
@@ -98,10 +103,11 @@ async def rerank(request: web.Request) -> web.Response:
             owner=key,
             adapter=model.adapter,
         )
+    texts = [DocumentText(text) if body.return_documents else UNSET for text in body.texts]
     reply = RerankReply(
         id=f"rerank-{secrets.token_hex(12)}",
         model=model.name,
-        results=[RankedDocument(*each) for each in found.results],
+        results=[RankedDocument(n, score, texts[n]) for n, score in found.results],
         usage=RerankUsage(found.usage.total_tokens),
         warnings=[*warnings, *found.warnings] or UNSET,
     )

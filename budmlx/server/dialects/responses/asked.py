@@ -16,6 +16,7 @@ from budmlx.server.dialects.responses.reply import new_id, now
 from budmlx.server.dialects.responses.shapes import Response
 from budmlx.server.dialects.responses.tools import Toolbox
 from budmlx.server.sealed import Sealer
+from budmlx.server.wire import bounded
 from budmlx.types import Event, Request
 
 
@@ -35,6 +36,7 @@ class Asked:
         self.toolbox = Toolbox(body.tools)
         choice = self.toolbox.choice(body.tool_choice)
         self.conversation = Conversation(body.instructions, self.toolbox, sealer)
+        self._found: dict[int, Mapping[str, Any]] = {}
         self.request = Request(
             messages=(),
             sampling=body.to_sampling(),
@@ -57,12 +59,11 @@ class Asked:
         """
         previous = self.body.previous_response_id
         before = kept.conversation(owner, previous) if previous is not None else []
-        items = [
-            kept.item(owner, item.id, f"input[{index}].id")
-            if isinstance(item, ItemReference)
-            else item
-            for index, item in enumerate(self.body.input)
-        ]
+        items = list(self.body.input)
+        for index, item in enumerate(self.body.input):
+            if isinstance(item, ItemReference):
+                found = kept.item(owner, item.id, f"input[{index}].id")
+                self._found[index], items[index] = found
         self.conversation.add(items, before)
         if not self.conversation.messages:
             raise InvalidRequestError("`input` must hold something.", param="input")
@@ -94,12 +95,12 @@ class Asked:
 
     def record(self, response: Response) -> Record:
         """What is kept of a response."""
-        return Record(response, listed(self.raw.get("input")))
+        return Record(response, listed(self.raw.get("input"), self._found))
 
     def warnings(self, *, strict: bool, streaming: bool) -> list[str]:
         """Warnings about what has no effect. Raises InvalidRequestError, see `Body.review`."""
         found = self.body.review(strict=strict, streaming=streaming)
-        return [*found, *self.toolbox.warnings, *self.conversation.warnings]
+        return [*found, *bounded(self.toolbox.warnings), *bounded(self.conversation.warnings)]
 
     def response(self) -> Response:
         """The response before anything is written."""

@@ -19,6 +19,7 @@ from budmlx.types import SamplingParams
 MAX_ITEMS = 4096
 MAX_METADATA = 16
 LOGPROBS = "message.output_text.logprobs"
+REASONING = "reasoning.encrypted_content"
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Summary = Literal["auto", "concise", "detailed", "none"]
@@ -51,7 +52,7 @@ class ResponsesRequest(GenerationBody):
         without_effect=frozenset({"max_tool_calls", "context_management", "moderation"}),
         silent=frozenset(
             {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
-            | {"client_metadata", "safety_identifier", "service_tier", "truncation"}
+            | {"client_metadata", "safety_identifier", "service_tier"}
         ),
     )
 
@@ -86,7 +87,9 @@ class ResponsesRequest(GenerationBody):
         description="`effort` is for the chat template; `summary` tells the reasoning as one.",
     )
     include: list[str] = Field(
-        [], description=f"`{LOGPROBS}` reports log probabilities; all else is ignored."
+        [],
+        description=f"`{LOGPROBS}` reports log probabilities, `{REASONING}` is there anyway; all "
+        "else is ignored with a warning.",
     )
     top_logprobs: Annotated[Int, within("logprobs")] | None = Field(
         None, description="So many of the most likely tokens at each place; implies logprobs."
@@ -102,6 +105,9 @@ class ResponsesRequest(GenerationBody):
     )
     metadata: Annotated[dict[str, str], Field(max_length=MAX_METADATA)] = Field(
         {}, description="Comes back with the response."
+    )
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None, description="`auto` has no effect: an input that is too long is refused."
     )
     user: str | None = Field(None, description="Comes back with the response.")
     stream_options: StreamOptions | None = Field(None, description="Changes nothing.")
@@ -128,6 +134,12 @@ class ResponsesRequest(GenerationBody):
         """A warning for each field that another one overrides, if they differ."""
         yield from super().overridden()
         yield from self.other_name("max_tokens", "max_output_tokens")
+        yield from self.other_name("logprobs", "top_logprobs")
+        if self.truncation == "auto":
+            yield "`truncation` has no effect here: an input that is too long is refused."
+        for index, name in enumerate(self.include):
+            if name not in (LOGPROBS, REASONING):
+                yield f"`include[{index}]` has no effect: {name[:128]} is not known here."
 
     def to_sampling(self) -> SamplingParams:
         """The sampling parameters. Raises InvalidRequestError for combinations."""

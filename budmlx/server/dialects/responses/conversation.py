@@ -22,7 +22,7 @@ from budmlx.server.dialects.responses.items import (
     TextItemPart,
 )
 from budmlx.server.dialects.responses.tools import Toolbox, arguments_of
-from budmlx.server.sealed import Sealer
+from budmlx.server.sealed import Opener, Sealer
 from budmlx.types import ImagePart, Message, Part, TextPart, ToolCall
 
 INSTRUCTIONS = ("system", "developer")
@@ -40,7 +40,7 @@ class Conversation:
         self.places: list[str] = []
         self.warnings: list[str] = []
         self._toolbox = toolbox
-        self._sealer = sealer
+        self._opener = Opener(sealer)
         self._reasoning: list[str] = []
         self._place = "instructions"
         if instructions:
@@ -135,9 +135,11 @@ class Conversation:
             self._add(Message(role="assistant", tool_calls=(call,), reasoning=reasoning))
 
     def _thought(self, item: ReasoningInput) -> str:
-        sealed = self._sealer.opened(item.encrypted_content) if item.encrypted_content else None
-        if sealed is not None:
-            return sealed
+        if item.encrypted_content:
+            inner = ".encrypted_content" if self._place.startswith("input") else ""
+            sealed = self._opener.opened(item.encrypted_content, f"{self._place}{inner}")
+            if sealed is not None:
+                return sealed
         return "\n".join(part.text for part in item.content or item.summary)
 
     def _content(self, content: Content, field: str, *, said: bool) -> str | tuple[Part, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -62,36 +63,38 @@ async def create(request: web.Request) -> web.StreamResponse:
         asks_cache=body.cache is not None,
     )
 
-    async def run(engine: Engine) -> answer.Events:
+    async def run(engine: Engine, warn: Callable[[Iterable[str]], None]) -> answer.Events:
         with asked.in_its_terms():
             found = await off_loop(size, engine.warnings, generation)
-        # The headers of a response in the background are sent before its model is loaded.
-        (builder.late if body.background else warnings).extend(map(asked.conversation.told, found))
+        warn(map(asked.conversation.told, found))
         return asked.told(engine.aevents(generation, request.get(ORIGIN)))
 
     if body.background:
         job = Job(builder, app[KEPT], owner, asked.record(builder.response))
-        app[JOBS].start(owner, job, app, model, run)
+        await job.begin()
+        # Its headers are sent before its model is loaded.
+        app[JOBS].start(owner, job, app, model, partial(run, warn=builder.late.extend))
+        headers = warnings_header(warnings)
         if streaming:
-            return await stream_job(request, job, after=-1)
-        return web.Response(
-            body=msgspec.json.encode(builder.response),
-            content_type="application/json",
-            headers=warnings_header(warnings),
-        )
+            return await stream_job(request, job, -1, headers)
+        data = msgspec.json.encode(builder.response)
+        return web.Response(body=data, content_type="application/json", headers=headers)
 
-    async def keep() -> None:
-        if body.store:
-            record = asked.record(builder.response)
-            await asyncio.to_thread(app[KEPT].put, owner, record)
+    async def keep() -> str:
+        if not body.store:
+            return ""
+        return await asyncio.to_thread(app[KEPT].put, owner, asked.record(builder.response))
 
     reply = Reply(builder, warnings, keep)
 
     async def followed(engine: Engine) -> answer.Events:
-        return reply.following(await run(engine))
+        return reply.following(await run(engine, reply.warn))
 
     if streaming:
-        return await answer.streamed(request, model, reply, followed)
+        response = await answer.streamed(request, model, reply, followed)
+        if builder.response.status == "failed":
+            await keep()
+        return response
     collect = partial(completion, model.name, warnings)
     return await answer.whole(request, model, reply, followed, collect)
 

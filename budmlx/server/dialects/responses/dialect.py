@@ -8,6 +8,7 @@ from itertools import chain
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from budmlx.engine.store.store import Limits
 from budmlx.server.dialects.base import Dialect, bearer_keys
 from budmlx.server.dialects.responses import count, create, stored
 from budmlx.server.dialects.responses.jobs import Jobs
@@ -16,7 +17,7 @@ from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
 from budmlx.server.openai_errors import Error, error_response
-from budmlx.server.state import STORE
+from budmlx.server.state import CONFIG, STORE
 
 
 class Responses(Dialect):
@@ -38,7 +39,11 @@ class Responses(Dialect):
 
     def set_up(self, app: web.Application) -> None:
         """Keep responses in the server's store, and end those in the background with it."""
-        app[KEPT] = KeptResponses(app[STORE])
+        config = app[CONFIG]
+        limits = Limits(
+            config.store_max_responses, config.store_max_size, config.store_max_days * 86_400
+        )
+        app[KEPT] = KeptResponses(app[STORE], limits)
         app[JOBS] = jobs = Jobs()
         app.on_cleanup.append(jobs.close)
 

@@ -18,18 +18,19 @@ from budmlx.types import Completion, Event, Finished
 class Reply:
     """The `ReplyEncoder` of one response.
 
-    warnings: more may be added until it begins. keep: called with the whole response, before
-    the client hears that it is whole.
+    keep: called with the whole response, before the client hears that it is whole; returns why it
+    could not be stored, or an empty string.
     """
 
     stream_type = "text/event-stream"
 
     def __init__(
-        self, builder: ReplyBuilder, warnings: list[str], keep: Callable[[], Awaitable[None]]
+        self, builder: ReplyBuilder, warnings: list[str], keep: Callable[[], Awaitable[str]]
     ):
         self._builder = builder
         self._warnings = warnings
         self._keep = keep
+        self._told = False
         self._events: list[ResponseEvent] = []
         self._sent = 0
 
@@ -41,15 +42,21 @@ class Reply:
     @property
     def headers(self) -> Mapping[str, str]:
         """The header with the warnings, of which the protocol knows nothing."""
+        self._told = True
         return warnings_header(self._warnings)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Add warnings: to the header, or to the response when the header has been sent."""
+        (self._builder.late if self._told else self._warnings).extend(warnings)
 
     async def following(self, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         """The events of the engine, each when the response has taken it."""
         async with aclosing(cast("AsyncGenerator[Event, None]", events)):
             async for event in events:
-                self._events += self._builder.add(event)
-                if isinstance(event, Finished):
-                    await self._keep()
+                said = list(self._builder.add(event))
+                if isinstance(event, Finished) and (problem := await self._keep()):
+                    said[-1] = self._builder.forget(problem)
+                self._events += said
                 yield event
 
     def opening(self) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from budmlx.engine.store.store import Limits, Shelf, Store
 from budmlx.errors import InvalidRequestError
@@ -17,8 +18,7 @@ from budmlx.server.dialects.responses.items import Item
 from budmlx.server.dialects.responses.shapes import Response, ResponseError
 from budmlx.server.errors import HttpError
 
-LIMITS = Limits(count=1000, size=256 * 2**20, seconds=30 * 86_400)
-"""What one API key may keep."""
+log = logging.getLogger(__name__)
 
 PREFIXES = {
     "message": "msg",
@@ -29,6 +29,8 @@ PREFIXES = {
     "custom_tool_call_output": "ctco",
 }
 ITEMS = TypeAdapter(list[Item])
+TOO_LARGE = "it is larger than all that an API key may keep"
+FAILED = "the store failed"
 RUNNING = ("queued", "in_progress")
 INTERRUPTED = ResponseError("server_error", "The server ended before the response was complete.")
 
@@ -52,24 +54,36 @@ class Record(Struct, frozen=True):
 class KeptResponses:
     """The responses that API keys keep. Its methods wait for the store, so call them in a thread.
 
-    owner: identifies the API key.
+    limits: of what one API key may keep. owner: identifies the API key.
     """
 
-    def __init__(self, store: Store):
-        self._shelf = Shelf(store, "response", LIMITS)
+    def __init__(self, store: Store, limits: Limits):
+        self._shelf = Shelf(store, "response", limits)
+        self._limits = limits
 
-    def put(self, owner: str, record: Record) -> None:
-        """Keep a response, in place of what it was before."""
+    def put(self, owner: str, record: Record) -> str:
+        """Keep a response, in place of what it was before.
+
+        Returns why it is not kept, `TOO_LARGE` or `FAILED`, or an empty string.
+        """
         names = [str(item["id"]) for item in record.items()]
         data = msgspec.json.encode(record)
-        self._shelf.put(owner, record.response.id, data, names)
+        if self._shelf.put(owner, record.response.id, data, names):
+            return ""
+        problem = TOO_LARGE if len(data) > self._limits.size else FAILED
+        log.warning("The response %s is not stored: %s.", record.response.id, problem)
+        return problem
 
     def get(self, owner: str, id: str) -> Record:
         """A response. Raises HttpError if it is not kept."""
         data = self._shelf.get(owner, id)
         if data is None:
             raise no_response(id)
-        record = msgspec.json.decode(data, type=Record)
+        try:
+            record = msgspec.json.decode(data, type=Record)
+        except msgspec.MsgspecError as error:
+            log.error("The stored response %s cannot be read: %s", id, error)
+            raise no_response(id) from None
         if record.response.status in RUNNING:
             # What runs is known elsewhere, so that this one ended with its server.
             failed = {"status": "failed", "error": INTERRUPTED}
@@ -87,11 +101,12 @@ class KeptResponses:
 
         Raises InvalidRequestError if one of them is not kept.
         """
-        records: list[Record] = []
+        parts: list[list[Any]] = []
         before: str | None = id
         while before is not None:
             try:
-                records.append(self.get(owner, before))
+                record = self.get(owner, before)
+                parts.append(_read(record.items(), before))
             except HttpError:
                 raise InvalidRequestError(
                     f"Previous response with id {before[:128]!r} not found: it is not stored for "
@@ -99,23 +114,32 @@ class KeptResponses:
                     param="previous_response_id",
                     code="previous_response_not_found",
                 ) from None
-            before = records[-1].response.previous_response_id
-        raw = [item for record in reversed(records) for item in record.items()]
-        return ITEMS.validate_python(raw)
+            before = record.response.previous_response_id
+        return [item for part in reversed(parts) for item in part]
 
-    def item(self, owner: str, id: str, place: str) -> Any:
-        """The item of a response. Raises InvalidRequestError if there is none. place: of the id."""
+    def item(self, owner: str, id: str, place: str) -> tuple[Mapping[str, Any], Any]:
+        """The item of a response, as it is kept and as one of a request. place: of the id.
+
+        Raises InvalidRequestError if there is none.
+        """
         holder = self._shelf.find(owner, id)
         try:
             found = self.get(owner, holder).items() if holder is not None else []
-        except HttpError:
-            found = []
-        item = next((each for each in found if each["id"] == id), None)
-        if item is None:
+            item = next(each for each in found if each["id"] == id)
+            return item, _read([item], str(holder))[0]
+        except (HttpError, StopIteration):
             raise InvalidRequestError(
                 f"{place} is {id[:128]!r}, which is no item of a stored response.", param=place
-            )
-        return ITEMS.validate_python([item])[0]
+            ) from None
+
+
+def _read(items: Sequence[Mapping[str, Any]], id: str) -> list[Any]:
+    """Items of a response that is kept, as those of a request. Raises HttpError for others."""
+    try:
+        return ITEMS.validate_python(items)
+    except ValidationError as error:
+        log.error("%d items of the stored response %s cannot be read", error.error_count(), id)
+        raise no_response(id) from None
 
 
 def no_response(id: str) -> HttpError:
@@ -125,11 +149,14 @@ def no_response(id: str) -> HttpError:
     )
 
 
-def listed(raw: Any) -> list[dict[str, Any]]:
-    """The input of a request as items with ids, as they are listed later."""
+def listed(raw: Any, found: Mapping[int, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The input of a request as items with ids, as they are listed later.
+
+    found: those that the request only refers to, by their places.
+    """
     if isinstance(raw, str):
         raw = [{"role": "user", "content": raw}]
-    return [_item(item) for item in raw or ()]
+    return [found.get(place) or _item(item) for place, item in enumerate(raw or ())]
 
 
 def _item(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 MAX_LENGTH = 65_536
 """Characters of a regular expression; rules that many others use are written many times."""
+TOO_LONG = "it is too long when its rules are written out"
 
 COMMON = {
     "LF": r"\n",
@@ -37,7 +38,7 @@ _TOKEN = re.compile(
     (?P<space>[ \t\r]+|//[^\n]*)
     |(?P<newline>\n)
     |(?P<string>"(?:\\.|[^"\\\n])*"i?)
-    |(?P<regex>/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n])+/[a-z]*)
+    |(?P<regex>/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*)
     |(?P<directive>%[a-z]+[^\n]*)
     |(?P<range>\.\.)
     |(?P<alias>->[ \t]*\w+)
@@ -58,7 +59,14 @@ class NotRegularError(Exception):
 
 def regex_of(grammar: str) -> str:
     """A regular expression for the same texts. Raises NotRegularError."""
-    return _Expansion(_rules(grammar)).of("start")
+    try:
+        found = _Expansion(_rules(grammar)).of("start")
+        found.encode("utf-8")
+    except RecursionError:
+        raise NotRegularError("its rules are nested too deep") from None
+    except UnicodeEncodeError:
+        raise NotRegularError("it has half a character") from None
+    return found
 
 
 def _rules(grammar: str) -> Mapping[str, list[Token]]:
@@ -90,15 +98,17 @@ def _statements(tokens: list[Token]) -> Iterator[list[Token]]:
     """Rules and directives. A rule goes on in brackets, and after a line that begins with `|`."""
     statement: list[Token] = []
     depth = 0
-    for number, (kind, text) in enumerate(tokens):
-        if kind != "newline":
-            depth += (text in "([") - (text in ")]") if kind == "sign" else 0
-            statement.append((kind, text))
+    ended = False
+    for kind, text in tokens:
+        if kind == "newline":
+            ended = not depth
             continue
-        rest = (token for token in tokens[number:] if token[0] != "newline")
-        if statement and not depth and next(rest, None) != ("sign", "|"):
+        if ended and statement and (kind, text) != ("sign", "|"):
             yield statement
             statement = []
+        ended = False
+        depth += (text in "([") - (text in ")]") if kind == "sign" else 0
+        statement.append((kind, text))
     if statement:
         yield statement
 
@@ -116,6 +126,21 @@ def _imported(directive: str) -> dict[str, list[Token]]:
     if unknown:
         raise NotRegularError(f"common.{unknown[0]} is not known")
     return {name: [("regex", f"/{COMMON[source]}/")] for source, name in names.items()}
+
+
+class _Pieces:
+    """Regular expressions that are joined later, and are not too long together."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._length = 0
+
+    def add(self, text: str) -> None:
+        """Add one. Raises NotRegularError when they are too long."""
+        self.texts.append(text)
+        self._length += len(text)
+        if self._length > MAX_LENGTH:
+            raise NotRegularError(TOO_LONG)
 
 
 class _Expansion:
@@ -143,30 +168,30 @@ class _Expansion:
         return self._done[name]
 
     def _alternatives(self, tokens: list[Token], place: int) -> tuple[str, int]:
-        found = []
+        found = _Pieces()
         while True:
             text, place = self._sequence(tokens, place)
-            found.append(text)
+            found.add(text)
             if tokens[place : place + 1] != [("sign", "|")]:
                 break
             place += 1
-        whole = found[0] if len(found) == 1 else f"(?:{'|'.join(found)})"
+        whole = found.texts[0] if len(found.texts) == 1 else f"(?:{'|'.join(found.texts)})"
         if len(whole) > MAX_LENGTH:
-            raise NotRegularError("it is too long when its rules are written out")
+            raise NotRegularError(TOO_LONG)
         return whole, place
 
     def _sequence(self, tokens: list[Token], place: int) -> tuple[str, int]:
-        found = []
+        found = _Pieces()
         while place < len(tokens):
             kind, text = tokens[place]
             if kind == "alias":
                 place += 1
             elif kind in ("string", "regex", "name") or text in ("(", "["):
                 text, place = self._item(tokens, place)
-                found.append(text)
+                found.add(text)
             else:
                 break
-        return "".join(found), place
+        return "".join(found.texts), place
 
     def _item(self, tokens: list[Token], place: int) -> tuple[str, int]:
         """One thing and how often it stands there."""

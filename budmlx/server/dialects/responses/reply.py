@@ -53,6 +53,9 @@ EARLY: Mapping[str, Literal["max_output_tokens", "content_filter"]] = {
 }
 """Why a response ends early, by the finish reason."""
 
+LEAST = -9999.0
+"""The log probability of what is impossible: JSON has no infinity."""
+
 Events = Iterator[ResponseEvent]
 
 
@@ -125,6 +128,13 @@ class ReplyBuilder:
         self._turn("failed", error=ResponseError(_code(failure), failure.message))
         return event("failed", response=self.response)
 
+    def forget(self, problem: str) -> ResponseEvent:
+        """The last event, once more, of a response that could not be stored."""
+        before = self.response.warnings or ()
+        warnings = [*before, f"The response was not stored: {problem}."]
+        self._turn(self.response.status, store=False, warnings=warnings)
+        return event(self.response.status, response=self.response)
+
     def cancel(self) -> ResponseEvent:
         """The last event of a response that was cancelled; clients know no type for it alone."""
         self._turn("cancelled")
@@ -183,9 +193,9 @@ def _logprobs(entries: Sequence[TokenLogprob]) -> tuple[TextLogprob, ...]:
     return tuple(
         TextLogprob(
             entry.text,
-            entry.logprob,
+            max(entry.logprob, LEAST),
             tuple(entry.bytes),
-            tuple(TokenChance(t.text, t.logprob, tuple(t.bytes)) for t in entry.top),
+            tuple(TokenChance(t.text, max(t.logprob, LEAST), tuple(t.bytes)) for t in entry.top),
         )
         for entry in entries
     )

@@ -247,11 +247,14 @@ class Toolbox:
             return
         name = each.name
         if name in self._callables:
-            if namespace is None or (namespace, name) in self._names:
+            taken = namespace is None or (namespace, name) in self._names
+            longer = f"{namespace}.{name}"
+            if taken or longer in self._callables:
                 raise InvalidRequestError(
-                    f"{place} has the name of another tool, {name}.", param=place
+                    f"{place} has the name of another tool, {name if taken else longer}.",
+                    param=place,
                 )
-            name = f"{namespace}.{name}"
+            name = longer
         self._names[namespace, each.name] = name
         custom = isinstance(each, CustomDefinition)
         self._callables[name] = CalledTool(each.name, namespace, custom)

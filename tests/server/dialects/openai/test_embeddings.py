@@ -15,6 +15,7 @@ from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
+from budmlx.server.dialects.openai.embeddings import EmbeddingRequest
 from tests.models import tiny_model_dir
 from tests.server.tools import Answer, check_error, exchange, post
 
@@ -110,6 +111,13 @@ async def test_what_is_too_long_is_refused_or_cut(served: HttpServer) -> None:
 async def test_warnings(served: HttpServer) -> None:
     found = (await ask(served, input="a", foo=1)).json
     assert found["warnings"] == ["`foo` is not a known parameter and was ignored."]
+
+
+def test_the_name_of_a_prompt_goes_before_the_type_of_the_input() -> None:
+    two = {"model": "m", "input": "a", "prompt_name": "query", "input_type": "passage"}
+    [told] = EmbeddingRequest.parse(two).review(strict=False)
+    assert told.startswith("`input_type` was ignored")
+    assert not EmbeddingRequest.parse({**two, "input_type": "query"}).review(strict=False)
 
 
 async def test_a_model_that_does_not_embed(server: HttpServer) -> None:

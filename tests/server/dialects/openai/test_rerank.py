@@ -29,7 +29,7 @@ async def test_what_litellm_sends(engine: Engine, server: HttpServer, path: str)
     found = (await ask(server, path, **SENT)).json
     [(index, score)] = engine.rerank("q", ["a", "b"], top_n=1).results
     [result] = found["results"]
-    assert result.keys() == {"index", "relevance_score"}
+    assert result["document"] == {"text": SENT["documents"][index]}
     assert result["index"] == index
     assert result["relevance_score"] == pytest.approx(score, abs=1e-4)
     assert found["id"] and found["model"] == engine.info.name
@@ -41,6 +41,7 @@ async def test_documents_as_objects(server: HttpServer) -> None:
     objects = [{"text": "a"}, {"text": "b"}, "c"]
     same = (await ask(server, "/rerank", query="q", documents=objects)).json
     assert len(same["results"]) == 3
+    assert all(each.keys() == {"index", "relevance_score"} for each in same["results"])
     assert [each["index"] for each in same["results"]] == [
         each["index"] for each in texts["results"]
     ]

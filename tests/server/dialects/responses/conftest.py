@@ -11,7 +11,9 @@ import pytest
 from budmlx import Engine
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
+from budmlx.engine.store.store import Limits, Store
 from budmlx.server.app import HttpServer
+from budmlx.server.dialects.responses.kept import KeptResponses
 from tests.agent_model import agent_model, calling, thinking
 from tests.server.conftest import Start
 
@@ -60,3 +62,10 @@ async def sdk(server: HttpServer) -> AsyncIterator[openai.AsyncOpenAI]:
     base = f"{server.url}/v1"
     async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as sdk:
         yield sdk
+
+
+@pytest.fixture
+def kept() -> Iterator[KeptResponses]:
+    store = Store()
+    yield KeptResponses(store, Limits(count=100, size=2**20, seconds=3600))
+    store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import pytest
 
@@ -81,9 +82,32 @@ def test_regular_grammars(grammar: str, texts: list[str], others: list[str]) -> 
         ('start: "a" )', "is not understood"),
         ('start "a"', "'start' does not begin a rule"),
         ('start: "a" ~ x', "a ~ is not followed by numbers"),
+        ("start: /" + "[a]" * 40, "is not understood"),
+        ("start: /[/", "is not understood"),
+        ("start: " + "(" * 5000 + '"a"' + ")" * 5000, "nested too deep"),
+        (r'start: "\ud800"', "half a character"),
+        (r'start: "a".."\udfff"', "half a character"),
         ('start: a a\na: b b\nb: "' + "x" * (MAX_LENGTH // 4) + '" | "y"', "too long"),
     ],
 )
 def test_other_grammars(grammar: str, why: str) -> None:
     with pytest.raises(NotRegularError, match=why):
         regex_of(grammar)
+
+
+def test_what_is_too_long_is_never_written_out() -> None:
+    long = "x" * (MAX_LENGTH // 2)
+    grammar = f'start: {"a " * 20_000}\na: "{long}"'
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotRegularError, match="too long"):
+            regex_of(grammar)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**26  # Written out it has 600 MiB.
+
+
+def test_many_lines() -> None:
+    lines = 100_000
+    assert regex_of("\n" * lines + 'start: "a"' + "\n" * lines + '| "b"') == "(?:a|b)"

@@ -168,6 +168,9 @@ async def test_what_has_no_effect_is_in_the_header(server: HttpServer, start: St
         "strange": 1,
         "prompt_cache_key": "session",
         "truncation": "auto",
+        "include": ["reasoning.encrypted_content", "web_search_call.results"],
+        "top_logprobs": 1,
+        "logprobs": 2,
     }
     for streaming in (False, True):
         answer = await ask(server, **asked, stream=streaming)
@@ -175,6 +178,9 @@ async def test_what_has_no_effect_is_in_the_header(server: HttpServer, start: St
         assert [warning.split("`")[1] for warning in warnings] == [
             "max_tool_calls",
             "strange",
+            "logprobs",
+            "truncation",
+            "include[1]",
             "tools[0]",
             "input[1]",
         ]

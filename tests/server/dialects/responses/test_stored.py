@@ -118,6 +118,17 @@ async def test_items_are_referred_to(server: HttpServer) -> None:
     references = [{"type": "item_reference", "id": item["id"]} for item in (asked, thought, said)]
     again = (await ask(server, input=[*references, {"role": "user", "content": "Or?"}])).json
     assert again["output"][-1]["content"][0]["text"] == "Or both."
+    # What was referred to belongs to the response, also when what had it first is gone.
+    listed = (await send(server, "GET", f"{again['id']}/input_items?order=asc")).json["data"]
+    assert listed[:3] == [asked, thought, said]
+    await send(server, "DELETE", made["id"])
+    more = [*references, {"role": "user", "content": "script look;"}]
+    third = (await ask(server, input=more)).json
+    assert third["usage"]["input_tokens"] > 0
+    fourth = await ask(server, input="And?", previous_response_id=third["id"])
+    whole = [asked, thought, said, more[-1], *third["output"], {"role": "user", "content": "And?"}]
+    same = await ask(server, input=whole)
+    assert fourth.json["usage"]["input_tokens"] == same.json["usage"]["input_tokens"]
 
 
 async def test_keys_see_their_own(start: Start) -> None:
