@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,6 +12,7 @@ from aiohttp import web
 
 from budmlx.engine.engine import Engine
 from budmlx.engine.reply.completion import completion
+from budmlx.engine.run.origin import RequestOrigin
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
@@ -31,7 +32,8 @@ EVENTS = Streamed(
     "text/event-stream",
     "Server-sent events, each with its type as `event:` and the JSON of a ResponseEvent as "
     "`data:`. The last one is `response.completed`, `response.incomplete` or `response.failed`. "
-    "While nothing happens, `response.in_progress` is repeated.",
+    "While nothing happens, `response.in_progress` is repeated; while a long prompt is computed, "
+    "its `prefill` says how far that is.",
     ResponseEvent,
 )
 
@@ -42,6 +44,7 @@ endpoints = EndpointTable("/v1")
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer the items of a conversation, as JSON or as a stream of events."""
     app, config, owner = request.app, request.app[CONFIG], request.get(NAMESPACE, "")
+    origin = request.setdefault(ORIGIN, RequestOrigin())
     asked, size = await parsed(request, partial(Asked, sealer=app[SEALER]))
     body = asked.body
     await _remembered(asked, app, owner, size)
@@ -67,18 +70,14 @@ async def create(request: web.Request) -> web.StreamResponse:
         with asked.in_its_terms():
             found = await off_loop(size, engine.warnings, generation)
         warn(map(asked.conversation.told, found))
-        return asked.told(engine.aevents(generation, request.get(ORIGIN)))
+        return asked.told(engine.aevents(generation, origin))
 
     if body.background:
-        job = Job(builder, app[KEPT], owner, asked.record(builder.response))
+        job = Job(builder, app[KEPT], owner, asked.record(builder.response), origin)
         await job.begin()
         # Its headers are sent before its model is loaded.
         app[JOBS].start(owner, job, app, model, partial(run, warn=builder.late.extend))
-        headers = warnings_header(warnings)
-        if streaming:
-            return await stream_job(request, job, -1, headers)
-        data = msgspec.json.encode(builder.response)
-        return web.Response(body=data, content_type="application/json", headers=headers)
+        return await _begun(request, job, warnings, streaming=streaming)
 
     async def keep() -> str:
         if not body.store:
@@ -97,6 +96,17 @@ async def create(request: web.Request) -> web.StreamResponse:
         return response
     collect = partial(completion, model.name, warnings)
     return await answer.whole(request, model, reply, followed, collect)
+
+
+async def _begun(
+    request: web.Request, job: Job, warnings: Sequence[str], *, streaming: bool
+) -> web.StreamResponse:
+    """The reply about a response in the background: what it is now, or its stream."""
+    headers = warnings_header(warnings)
+    if streaming:
+        return await stream_job(request, job, -1, headers)
+    data = msgspec.json.encode(job.builder.response)
+    return web.Response(body=data, content_type="application/json", headers=headers)
 
 
 async def _remembered(asked: Asked, app: web.Application, owner: str, size: int) -> None:

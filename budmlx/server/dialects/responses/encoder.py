@@ -67,6 +67,10 @@ class Reply:
         """The event that says that nothing has ended: clients do not count comments."""
         return self._framed([self._builder.still_in_progress()])
 
+    def prefilled(self, done: int, total: int) -> bytes:
+        """The same, with how far a long prompt is."""
+        return self._framed([self._builder.still_in_progress((done, total))])
+
     def chunks(self, event: Event) -> bytes:
         """The events for one event of the engine."""
         events, self._events = self._events, []

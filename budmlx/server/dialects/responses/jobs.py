@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from budmlx.engine.models.models import ServedModel
+from budmlx.engine.run.origin import RequestOrigin
 from budmlx.errors import InvalidRequestError
 from budmlx.server import answer
 from budmlx.server.dialects.responses.kept import TOO_LARGE, KeptResponses, Record
@@ -21,10 +22,21 @@ from budmlx.types import Finished
 
 
 class Job:
-    """A response that is made without a connection. frames: the events of its stream so far."""
+    """A response that is made without a connection.
 
-    def __init__(self, builder: ReplyBuilder, kept: KeptResponses, owner: str, record: Record):
+    frames: the events of its stream so far. origin: of its request.
+    """
+
+    def __init__(
+        self,
+        builder: ReplyBuilder,
+        kept: KeptResponses,
+        owner: str,
+        record: Record,
+        origin: RequestOrigin,
+    ):
         self.builder = builder
+        self.origin = origin
         self.frames: list[bytes] = []
         self.over = False
         self._kept = kept
@@ -156,10 +168,10 @@ class _Following:
 
     stream_type = "text/event-stream"
 
-    def __init__(self, builder: ReplyBuilder | None, number: int, headers: Mapping[str, str]):
+    def __init__(self, job: Job | None, number: int, headers: Mapping[str, str]):
         self.number = number
         self.headers = headers
-        self._builder = builder
+        self._job = job
 
     def opening(self) -> bytes:
         """Nothing: the stream has its own beginning."""
@@ -167,16 +179,18 @@ class _Following:
 
     def keep_alive(self) -> bytes:
         """The event that says that nothing has ended; it is no new one."""
-        if self._builder is None:
+        if self._job is None:
             return b""
-        return framed(self._builder.still_in_progress(), max(self.number, 0))
+        # The request of those who come later is not the one whose prompt is computed.
+        event = self._job.builder.still_in_progress(self._job.origin.prefilled)
+        return framed(event, max(self.number, 0))
 
 
 async def stream_job(
     request: web.Request, job: Job, after: int, headers: Mapping[str, str] = {}
 ) -> web.StreamResponse:
     """Send the events of a job after a number; it goes on when the client goes."""
-    following = _Following(job.builder, after, headers)
+    following = _Following(job, after, headers)
     sender = answer.EventStream(request, following, request.app[CONFIG], request.app[LIMITS])
     async with sender:
         await sender.start()

@@ -24,6 +24,7 @@ from budmlx.server.dialects.responses.shapes import (
     ItemStatus,
     OutputDetails,
     OutputItem,
+    Prefill,
     Response,
     ResponseError,
     ResponseEvent,
@@ -100,12 +101,12 @@ class ReplyBuilder:
         self._turn("in_progress")
         yield event("in_progress", response=self.response)
 
-    def still_in_progress(self) -> ResponseEvent:
-        """The event that says that nothing has ended."""
+    def still_in_progress(self, prefilled: tuple[int, int] | None = None) -> ResponseEvent:
+        """The event that says that nothing has ended. prefilled: see `RequestOrigin`."""
         output = tuple(self._output)
         status = "queued" if self.response.status == "queued" else "in_progress"
         now = msgspec.structs.replace(self.response, status=status, output=output)
-        return event(status, response=now)
+        return event(status, response=now, prefill=Prefill(*prefilled) if prefilled else UNSET)
 
     def add(self, news: Event) -> Events:
         """The events for one event of the engine."""

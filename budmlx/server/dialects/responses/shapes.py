@@ -169,8 +169,18 @@ class Response(Struct, frozen=True):
 Part = OutputText | SummaryText | ReasoningText
 
 
+class Prefill(Struct, frozen=True):
+    """How far a long prompt is, in tokens."""
+
+    completed: int
+    total: int
+
+
 class ResponseEvent(Struct):
-    """An event of a stream; which fields it has depends on its type."""
+    """An event of a stream; which fields it has depends on its type.
+
+    prefill: beside the protocol, while a long prompt is computed.
+    """
 
     type: str
     sequence_number: int = 0
@@ -187,3 +197,4 @@ class ResponseEvent(Struct):
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
     input: str | UnsetType = UNSET
+    prefill: Prefill | UnsetType = UNSET

@@ -260,6 +260,27 @@ async def test_keep_alive_repeats_that_it_is_in_progress(start: Start) -> None:
     assert kinds[:4] == ["response.created", *["response.in_progress"] * 3]
 
 
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_stream_says_how_far_a_long_prompt_is(start: Start, background: bool) -> None:
+    server = await start(hold_seconds=0.0, keepalive_seconds=0.005)
+    text = f"{background} " + "cat " * 1500
+    asked = {"input": text, "stream": True, "background": background, "store": background}
+    answer = await ask(server, **asked)
+    blocks = answer.content.decode().split("\n\n")[:-1]
+    found = [json.loads(block.split("\ndata: ")[1]) for block in blocks]
+    told = [each["prefill"] for each in found if "prefill" in each]
+    done = [each["completed"] for each in told]
+    assert done == sorted(done) and 0 < done[-1] < told[-1]["total"]
+    assert {each["total"] for each in told} == {found[-1]["response"]["usage"]["input_tokens"]}
+
+
+async def test_a_stream_says_that_reasoning_was_ended(server: HttpServer) -> None:
+    asked = {"input": "script think;", "max_reasoning_tokens": 1, "stream": True}
+    *_, last = events(await ask(server, **asked))
+    [told] = last["response"]["warnings"]
+    assert last["type"] == "response.completed" and "max_reasoning_tokens" in told
+
+
 @pytest.mark.parametrize(
     ("syntax", "definition"),
     [
