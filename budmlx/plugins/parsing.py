@@ -19,11 +19,13 @@ class ModelTraits:
 
     template: source of the chat template; the one for tools where there are several.
     tokens: the added tokens of the vocabulary, control tokens among them.
+    tool_parser: what tokenizer_config.json names as `tool_parser_type`, one of mlx-lm's; or empty.
     """
 
     model_type: str
     template: str
     tokens: frozenset[str] = frozenset()
+    tool_parser: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mlx_lm import tool_parsers
 
-from budmlx.builtin.tool_parsers import provide_tool_parser
+from budmlx.builtin.tool_parsers import MLX_LM_NAMES, provide_tool_parser
 from budmlx.plugins.parsing import Call, ModelTraits, Tool
 from tests.amount import examples
 
@@ -153,6 +153,7 @@ def as_list(arguments: Arguments) -> str:
 FORMATS: list[tuple[str, str, Callable[[Arguments], str]]] = [
     ("hermes", "json_tools", as_object),
     ("glm", "glm47", as_glm),
+    ("glm", "laguna", as_glm),
     ("qwen3-coder", "qwen3_coder", as_qwen),
     ("minimax-m2", "minimax_m2", as_minimax),
     ("kimi-k2", "kimi_k2", as_kimi),
@@ -168,14 +169,13 @@ FORMATS: list[tuple[str, str, Callable[[Arguments], str]]] = [
 ]
 
 
-# Their parsers that read the same as another of theirs, which is compared.
-SAME = {"laguna": "glm47"}
-
-
 def test_all_that_mlx_lm_reads_is_read() -> None:
     theirs = {module.name for module in pkgutil.iter_modules(tool_parsers.__path__)}
-    compared = {module for _, module, _ in FORMATS}
-    assert {SAME.get(name, name) for name in theirs} <= compared
+    assert theirs == {module for _, module, _ in FORMATS} == set(MLX_LM_NAMES)
+    for family, module, _ in FORMATS:
+        traits = ModelTraits("", "nothing of a format", tool_parser=module)
+        spec = provide_tool_parser("auto", traits)
+        assert spec is not None and spec.name == family == MLX_LM_NAMES[module]
 
 
 @pytest.mark.parametrize(("family", "module", "write"), FORMATS)

@@ -37,11 +37,31 @@ FAMILIES: tuple[Family, ...] = (
 )
 """All families. Of several that fit a model, the first is taken; `<tool_call>` says least."""
 
+MLX_LM_NAMES = {
+    "function_gemma": "function-gemma",
+    "gemma4": "gemma4",
+    "glm47": "glm",
+    "json_tools": "hermes",
+    "kimi_k2": "kimi-k2",
+    "kimi_k3": "kimi-k3",
+    "laguna": "glm",
+    "longcat": "longcat",
+    "minicpm5": "minicpm5",
+    "minimax_m2": "minimax-m2",
+    "mistral": "mistral",
+    "muse_spark": "muse",
+    "pythonic": "lfm2",
+    "qwen3_coder": "qwen3-coder",
+}
+"""mlx-lm's names of formats, which models that it converted have in their files; and ours."""
+
 
 @hookimpl
 def provide_tool_parser(name: str, model: ModelTraits) -> ToolParserSpec | None:
-    """The family of this name; for `auto` the one that fits the model, or Hermes as a guess, which
-    many models were trained on, if the template knows tools at all."""
+    """The family of this name; for `auto` the one that the model's files name or that fits them, or
+    Hermes as a guess, which many models were trained on, if the template knows tools at all."""
+    if name == "auto":
+        name = MLX_LM_NAMES.get(model.tool_parser, name)
     fitting = (f for f in FAMILIES if (f.fits(model) if name == "auto" else f.name == name))
     if (family := next(fitting, None)) is not None:
         return family.spec(model)

@@ -43,6 +43,7 @@ class Parsers:
             model,
             tokenizer.template(tools=True).source,
             frozenset(token.content for token in added),
+            tokenizer.tool_parser,
         )
         calls = plugins.chosen("provide_tool_parser", config.tool_parser, traits)
         if calls is not None and calls.value.guessed:

@@ -29,7 +29,8 @@ class Tokenizer:
     text that no template wrote; suffix_ids: after it, where a whole text ends;
     middle_ids: between the texts of a pair. control: tokens
     that only templates write. token_bytes: what each token stands for. mended_decoder: the decoder
-    that replaces the file's, as JSON, or empty.
+    that replaces the file's, as JSON, or empty. tool_parser: mlx-lm's name of the format of calls
+    in the model's files, or empty.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Tokenizer:
         special_tokens: Mapping[str, str],
         chat_templates: Mapping[str, str],
         eos_token_ids: Sequence[int] = (),
+        tool_parser: str = "",
     ):
         backend.no_truncation()
         backend.no_padding()
@@ -46,6 +48,7 @@ class Tokenizer:
         self.mended_decoder = mend_decoder(backend)
         self.token_bytes = TokenBytes(backend)
         self.special_tokens = dict(special_tokens)
+        self.tool_parser = tool_parser
         own_eos = backend.token_to_id(self.special_tokens.get("eos_token", ""))
         self.eos_token_ids = tuple(
             dict.fromkeys([*eos_token_ids, *([] if own_eos is None else [own_eos])])
@@ -88,6 +91,7 @@ class Tokenizer:
             special_tokens=files.special_tokens,
             chat_templates=files.chat_templates,
             eos_token_ids=files.eos_token_ids,
+            tool_parser=files.tool_parser,
         )
 
     def template(self, *, tools: bool = False) -> ChatTemplate:

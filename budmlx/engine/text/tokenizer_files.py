@@ -28,12 +28,14 @@ class TokenizerFiles:
     """The tokenizer of a directory. special_tokens: `bos_token` -> `<s>` and so on.
 
     chat_templates: by name. eos_token_ids: those of generation_config.json.
+    tool_parser: mlx-lm's name of the format of calls, which converted models have; or empty.
     """
 
     backend: Backend
     special_tokens: Mapping[str, str]
     chat_templates: Mapping[str, str]
     eos_token_ids: tuple[int, ...]
+    tool_parser: str
 
 
 def read_tokenizer(directory: Path) -> TokenizerFiles:
@@ -50,7 +52,9 @@ def read_tokenizer(directory: Path) -> TokenizerFiles:
         )
     native = (directory / "tokenizer.json").is_file()
     backend, special, templates = _read(directory) if native else _convert(directory)
-    return TokenizerFiles(backend, special, templates, tuple(eos_ids))
+    declared = _read_json(directory / "tokenizer_config.json").get("tool_parser_type")
+    named = declared if isinstance(declared, str) else ""
+    return TokenizerFiles(backend, special, templates, tuple(eos_ids), named)
 
 
 def _read(directory: Path) -> _Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from budmlx.engine.request.python_api import chat_request
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Plugins
-from tests.tokenizers import byte_level
+from tests.tokenizers import byte_level, write_model_files
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -52,3 +53,14 @@ def test_a_known_format_is_forced(
     assert not caplog.text
     request = chat_request(MESSAGES, {"tools": TOOLS, "tool_choice": "required"})
     assert grammar_of(request, found, "") is not None
+
+
+def test_the_format_that_the_files_name_goes_before_the_guess(tmp_path: Path) -> None:
+    backend = byte_level(("<s>", "</s>"), ())
+    for declared, name, guessed in (("glm47", "glm", False), ("of_tomorrow", "hermes", True)):
+        files = {"chat_template": UNKNOWN, "tool_parser_type": declared}
+        tokenizer = Tokenizer.load(write_model_files(tmp_path, backend, **files))
+        config = Config()
+        found = Parsers.of(Plugins.load(config), tokenizer, "any", config).calls
+        assert found is not None
+        assert (found.value.name, found.value.guessed) == (name, guessed)
