@@ -8,6 +8,7 @@ BudmlxError
 ├── ModelNotFoundError              no served model has that name
 ├── EngineClosedError               used after `close()`
 ├── OverloadedError                 the queue is full; retry later
+├── QuotaError                      the API key has too few tokens left for this request
 ├── EngineUnavailableError          the core is restarting, or its breaker is open
 ├── RequestFailedError              this request failed inside the engine; others go on
 │   └── PluginError                 a plugin failed it
@@ -76,6 +77,16 @@ class OverloadedError(BudmlxError):
     """The queue is full; retry later."""
 
     code = "overloaded"
+
+
+class QuotaError(BudmlxError):
+    """The API key has too few tokens left for this request; retry after `retry_after` seconds."""
+
+    code = "insufficient_quota"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: int = 1):
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class EngineUnavailableError(BudmlxError):

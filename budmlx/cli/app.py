@@ -33,7 +33,7 @@ COMMANDS = {
     "ps": ("budmlx.cli.ps:ps", "List the models that a running server has loaded."),
     "load": ("budmlx.cli.residence:load", "Load a model in a running server."),
     "unload": ("budmlx.cli.residence:unload", "Unload a model of a running server."),
-    "keys": ("budmlx.cli.keys:keys", "List, make or revoke API keys."),
+    "keys": ("budmlx.cli.keys:keys", "List, make or revoke API keys, or show what they used."),
     "cert": ("budmlx.cli.cert:cert", "Make a self-signed certificate for HTTPS."),
     "doctor": (
         "budmlx.cli.doctor.command:doctor",

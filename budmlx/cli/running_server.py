@@ -100,6 +100,10 @@ class RunningServer:
         """What a model can do, as Ollama's clients are told. Raises BudmlxError."""
         return self._ask("/api/show", {"model": name})
 
+    def usage(self, days: int) -> Answer:
+        """What API keys used in the last days, today's first. Raises BudmlxError."""
+        return self._ask(f"/v1/usage?days={days}")
+
     def load(self, name: str) -> Answer:
         """Load a model, however long it takes. Raises BudmlxError."""
         while True:

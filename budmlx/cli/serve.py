@@ -7,7 +7,8 @@ import json
 import logging
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
 from budmlx.cli.show_config import sampling_comments, to_toml
 from budmlx.config import Config
+from budmlx.config.sources import load_config
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import Models
 from budmlx.open_files import raise_open_files_limit
@@ -58,7 +60,8 @@ def serve(
     Every option can also be a BUDMLX_* variable or stand in the TOML file; options win, then
     variables. In the file, a table [models.NAME] has settings of a single model.
     """
-    loaded = read_config({**given(options, OPTIONS), "model": model}, config)
+    flags = {**given(options, OPTIONS), "model": model}
+    loaded = read_config(flags, config)
     if print_config:
         typer.echo(to_toml(loaded) + sampling_comments(loaded), nl=False)
         return
@@ -77,7 +80,12 @@ def serve(
         for engine in models.loaded:
             typer.echo(memory_line(engine.status().budget), err=True)
         announce = announcer(models, settings)
-        asyncio.run(serve_http(models, settings, announce, listening))
+        read = partial(_read_again, flags, config)
+        asyncio.run(serve_http(models, settings, announce, listening, read))
+
+
+def _read_again(flags: Mapping[str, Any], file: Path | None) -> Config:
+    return load_config(flags, file).config
 
 
 def _allow_connections() -> None:

@@ -21,6 +21,8 @@ BY_PLACE = re.compile(r"(key|admin)-[0-9]+")
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
+Model = Annotated[str, Meta(min_length=1, max_length=1024)]
 Time = Annotated[datetime, Meta(tz=True)]
 
 
@@ -28,12 +30,17 @@ class ApiKey(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     """What is known of an API key; the key itself is known to its owner only.
 
     name: for logs and metrics. sha256: of the key. admin: it may load and delete models, too.
+    rpm: most requests per minute; None for the setting of all. tokens_per_day: of prompts and
+    replies; None for any number. models: names of those that it may use; none stand for all.
     expires: when it ends; None for never.
     """
 
     name: Name
     sha256: Digest
     admin: bool = False
+    rpm: Positive | None = None
+    tokens_per_day: Positive | None = None
+    models: tuple[Model, ...] = ()
     expires: Time | None = None
 
     @property

@@ -6,14 +6,13 @@ import asyncio
 import importlib
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Self
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
@@ -25,12 +24,14 @@ from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
 from budmlx.server.keys import KeyRing
+from budmlx.server.ledger import Ledger
 from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.listening import BACKLOG, Listening, listen
 from budmlx.server.plugin_routes import add_plugin_routes
-from budmlx.server.rate_limit import rate_limits
+from budmlx.server.rate_limit import LIMITER, RateLimiter, brief_paths
 from budmlx.server.records import PATHS, WATCHERS, paths_of
-from budmlx.server.routes import docs, health, library, log_level, metrics
+from budmlx.server.reload import RELOADER, Read, Reloader
+from budmlx.server.routes import docs, health, library, log_level, metrics, reload, usage
 from budmlx.server.routes import models as model_routes
 from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
@@ -40,6 +41,7 @@ from budmlx.server.state import (
     ENDPOINTS,
     IN_FLIGHT,
     KEYS,
+    LEDGER,
     LIMITS,
     MODELS,
     SEALER,
@@ -57,6 +59,8 @@ ROUTES = (
     model_routes.endpoints,
     health.endpoints,
     log_level.endpoints,
+    reload.endpoints,
+    usage.endpoints,
     metrics.endpoints,
     docs.endpoints,
 )
@@ -68,17 +72,26 @@ def create_app(
     dialects: Dialects = REGISTERED,
     *,
     limits: Limits = DEFAULTS,
+    read: Read | None = None,
 ) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys, an
     unusable store, and traces without the packages for them.
+
+    read: reads the configuration again.
     """
-    limited = rate_limits(config, chain.from_iterable(each.endpoints for each in dialects))
-    app = _application(config, dialects, limits, limited)
+    brief = brief_paths(chain.from_iterable(each.endpoints for each in dialects))
+    limiter = RateLimiter(config.requests_per_minute, config.concurrent_requests, brief)
+    app = _application(config, dialects, limits, limiter)
+    app[LIMITER] = limiter
+    app[RELOADER] = Reloader(app, config, read)
     app[MODELS] = app[PLUGIN_MODELS] = models
     if (engine := models.only) is not None:
         app[ENGINE] = engine
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
     app[STORE] = Store(None if config.store is None else Path(config.store))
+    app[LEDGER] = Ledger(app[STORE])
+    if config.store is None and any(key.tokens_per_day for key in app[KEYS].all):
+        log.warning("Tokens per day are counted anew after a restart; --store keeps the count.")
     for dialect in dialects:
         dialect.set_up(app)
     app.on_cleanup.append(_close_store)
@@ -119,6 +132,7 @@ def _trace(app: web.Application, endpoint: str) -> None:
 
 
 async def _close_store(app: web.Application) -> None:
+    app[LEDGER].close()
     app[STORE].close()
 
 
@@ -149,11 +163,11 @@ async def _loading(request: web.Request) -> web.StreamResponse:
 
 
 def _application(
-    config: Config, dialects: Dialects, limits: Limits, limited: Sequence[Middleware] = ()
+    config: Config, dialects: Dialects, limits: Limits, limiter: RateLimiter | None = None
 ) -> web.Application:
     keys = KeyRing(config)
     app = web.Application(
-        middlewares=[exchanges, guard(config, keys), *limited],
+        middlewares=[exchanges, guard(config, keys, limiter)],
         client_max_size=config.max_body,
     )
     app[CONFIG] = config
@@ -187,12 +201,13 @@ class HttpServer:
         *,
         limits: Limits = DEFAULTS,
         listening: Listening | None = None,
+        read: Read | None = None,
     ) -> Self:
         """Serve on `listening`, which is closed with the server, or else at the config's address.
 
-        Raises ConfigError, see `listen`.
+        read: reads the configuration again. Raises ConfigError, see `listen`.
         """
-        app = create_app(models, config, limits=limits)
+        app = create_app(models, config, limits=limits, read=read)
         listening = listening or listen(config)
         runner = Runner(app)
         await runner.setup()
@@ -222,16 +237,17 @@ async def serve(
     config: Config,
     announce: Callable[[str], None] = print,
     listening: Listening | None = None,
+    read: Read | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second SIGTERM or SIGINT ends the
     process at once. SIGHUP does nothing where it is ignored already, as under nohup.
 
     announce: called with the base URL once requests are answered.
-    listening, and what is raised: see `HttpServer.start`.
+    listening, read, and what is raised: see `HttpServer.start`.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = await HttpServer.start(models, config, listening=listening)
+    server = await HttpServer.start(models, config, listening=listening, read=read)
     second = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         # When a terminal closes, both the shell and the system send it.

@@ -21,7 +21,7 @@ ERRORS = {
     413: "The body is too large.",
     415: "The body is not JSON in UTF-8, or its compression is unknown.",
     417: "Only `Expect: 100-continue` is understood.",
-    429: "The API key made too many requests.",
+    429: "The API key made too many requests, or has too few tokens left.",
     500: "This request failed; it would fail again.",
     503: "Too many requests, or the model is not available now.",
 }

@@ -18,6 +18,7 @@ from budmlx.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
+    QuotaError,
 )
 
 log = logging.getLogger(__name__)
@@ -25,13 +26,17 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1
 """Seconds in `Retry-After` when the error itself has none."""
 
+PATIENCE_SECONDS = 600
+"""A client that has to wait longer should not try again by itself."""
+
 HOPELESS = {"X-Should-Retry": "false"}
-"""Clients repeat a request after 500 unless this says that it would fail again."""
+"""Clients repeat a request after 429 and 500 unless this says that it would fail again."""
 
 STATUS: dict[type[BudmlxError], int] = {
     InvalidRequestError: 400,
     ModelNotFoundError: 404,
     OverloadedError: 503,
+    QuotaError: 429,
     EngineUnavailableError: 503,
     EngineClosedError: 503,
     CancelledError: 503,
@@ -81,9 +86,10 @@ def failure_of(exc: BaseException) -> Failure:
         return Failure(exc.status, exc.message, exc.param, exc.code, exc.headers)
     if isinstance(exc, BudmlxError):
         status = next((STATUS[kind] for kind in type(exc).__mro__ if kind in STATUS), 500)
-        headers = dict(HOPELESS) if status == 500 else {}
-        if status == 503:
-            retry_after = exc.retry_after if isinstance(exc, EngineUnavailableError) else 0
+        retry_after = exc.retry_after if isinstance(exc, EngineUnavailableError | QuotaError) else 0
+        hopeless = status == 500 or retry_after > PATIENCE_SECONDS
+        headers = dict(HOPELESS) if hopeless else {}
+        if status in (429, 503):
             headers["Retry-After"] = str(max(retry_after, RETRY_SECONDS))
         too_long = None
         if isinstance(exc, ContextLengthError) and exc.limit:

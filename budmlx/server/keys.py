@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from budmlx.config import ServerConfig
 from budmlx.config.keys import ApiKey, KeyFile, digest_of, parsed, text_of
@@ -25,19 +26,33 @@ class KeyRing:
     """
 
     def __init__(self, config: ServerConfig):
-        self.required = config.needs_key
-        self._path = config.api_key_file and config.api_key_file.expanduser()
-        self._seen = self._stamp()
-        self._admin = [digest_of(key) for key in config.accepted_admin_keys()]
-        self._given = [digest_of(key.get_secret_value()) for key in config.api_keys]
-        config.accepted_keys()
-        self._keys = self._with(config.key_file())
         self._told = ""
+        self.configure(config)
+
+    def configure(self, config: ServerConfig) -> None:
+        """Take other settings, and read the file anew.
+
+        Raises:
+            ConfigError: see the class; nothing has changed then.
+        """
+        config.accepted_keys()
+        admin = [digest_of(key) for key in config.accepted_admin_keys()]
+        path = config.api_key_file and config.api_key_file.expanduser()
+        seen, file = _stamp(path), config.key_file()
+        self.required = config.needs_key
+        self._path, self._seen, self._admin = path, seen, admin
+        self._given = [digest_of(key.get_secret_value()) for key in config.api_keys]
+        self._keys = self._with(file)
 
     @property
     def has_admin(self) -> bool:
         """Whether there is a key with admin rights."""
         return any(key.admin for key in self._keys.values())
+
+    @property
+    def all(self) -> Sequence[ApiKey]:
+        """Every key, by its name."""
+        return sorted(self._keys.values(), key=lambda key: key.name)
 
     def find(self, candidates: Iterable[str]) -> ApiKey | None:
         """What is known of the first of these that is a key, be its time over or not."""
@@ -47,7 +62,7 @@ class KeyRing:
 
     def _refresh(self) -> None:
         """Read the file again if it has changed. One that is wrong changes nothing."""
-        if self._path is None or (stamp := self._stamp()) == self._seen:
+        if self._path is None or (stamp := _stamp(self._path)) == self._seen:
             return
         try:
             self._keys = self._with(parsed(text_of(self._path)))
@@ -71,14 +86,16 @@ class KeyRing:
             found[digest] = ApiKey(f"key-{place}", digest.hex(), admin=digest in found)
         return found | {each.digest: each for each in (file.records if file else ())}
 
-    def _stamp(self) -> Stamp:
-        try:
-            found = self._path and self._path.stat()
-        except OSError:
-            return None
-        if not found:
-            return None
-        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+def _stamp(path: Path | None) -> Stamp:
+    """What is different once a file was changed."""
+    try:
+        found = path and path.stat()
+    except OSError:
+        return None
+    if not found:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _matching(candidates: Collection[bytes], digests: Collection[bytes]) -> bytes | None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
-from budmlx.config import ServerConfig
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import RETRY_SECONDS, HttpError
-from budmlx.server.state import NAMESPACE
+from budmlx.server.state import API_KEY, NAMESPACE
 
 WINDOW_SECONDS = 60.0
 
@@ -29,37 +28,60 @@ class _KeyUsage:
 
 
 class RateLimiter:
-    """Counts the requests of each key against the limits. None: no limit."""
+    """Counts the requests of each key against the limits. None: no limit.
 
-    def __init__(self, per_minute: int | None, concurrent: int | None):
-        self._per_minute = per_minute
-        self._concurrent = concurrent
+    per_minute: of keys without a limit of their own. brief: paths, in every spelling, whose
+    requests count for the minute only.
+    """
+
+    def __init__(self, per_minute: int | None, concurrent: int | None, brief: Collection[str] = ()):
+        self._brief = brief
+        self.per_minute = per_minute
+        self.concurrent = concurrent
         self._usage: defaultdict[str, _KeyUsage] = defaultdict(_KeyUsage)
 
     @contextmanager
-    def counted(self, key: str, now: float, *, brief: bool = False) -> Iterator[None]:
+    def counted(
+        self, key: str, now: float, *, brief: bool = False, own: int | None = None
+    ) -> Iterator[None]:
         """Count a request of a key while it runs; refused ones do not count.
 
         now: in seconds, of any clock that only goes forward. brief: only the minute counts.
+        own: the key's own limit of requests per minute.
 
         Raises:
             HttpError: 429, with `Retry-After` in whole seconds.
         """
         use = self._usage[key]
+        per_minute = own or self.per_minute
         while use.times and use.times[0] <= now - WINDOW_SECONDS:
             use.times.popleft()
-        if self._per_minute is not None and len(use.times) >= self._per_minute:
+        if per_minute is not None and len(use.times) >= per_minute:
             wait = math.ceil(use.times[0] - (now - WINDOW_SECONDS))
-            raise _refusal(f"{self._per_minute} requests per minute", max(wait, RETRY_SECONDS))
-        if not brief and self._concurrent is not None and use.running >= self._concurrent:
-            raise _refusal(f"{self._concurrent} requests at once", RETRY_SECONDS)
-        if self._per_minute is not None:
+            raise _refusal(f"{per_minute} requests per minute", max(wait, RETRY_SECONDS))
+        if not brief and self.concurrent is not None and use.running >= self.concurrent:
+            raise _refusal(f"{self.concurrent} requests at once", RETRY_SECONDS)
+        if per_minute is not None:
             use.times.append(now)
         use.running += not brief
         try:
             yield
         finally:
             use.running -= not brief
+
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The answer of a handler; requests with POST count while it is made.
+
+        Without API keys all clients count as one.
+        """
+        if request.method != "POST":
+            return await handler(request)
+        now = asyncio.get_running_loop().time()
+        resource = request.match_info.route.resource
+        brief = resource is not None and resource.canonical in self._brief
+        own = request[API_KEY].rpm if API_KEY in request else None
+        with self.counted(request.get(NAMESPACE, ""), now, brief=brief, own=own):
+            return await handler(request)
 
 
 def _refusal(limit: str, wait: int) -> HttpError:
@@ -71,24 +93,9 @@ def _refusal(limit: str, wait: int) -> HttpError:
     )
 
 
-def rate_limits(config: ServerConfig, endpoints: Iterable[Endpoint]) -> list[Middleware]:
-    """The middleware that counts POST requests; none where there is no limit.
+def brief_paths(endpoints: Iterable[Endpoint]) -> frozenset[str]:
+    """The paths of those that wait for no other request."""
+    return frozenset(path for each in endpoints if each.brief for path in each.spellings)
 
-    Without API keys all clients count as one. endpoints: all of them, since some are brief.
-    """
-    if config.requests_per_minute is None and config.concurrent_requests is None:
-        return []
-    limiter = RateLimiter(config.requests_per_minute, config.concurrent_requests)
-    brief = {path for endpoint in endpoints if endpoint.brief for path in endpoint.spellings}
 
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method != "POST":
-            return await handler(request)
-        now = asyncio.get_running_loop().time()
-        resource = request.match_info.route.resource
-        is_brief = resource is not None and resource.canonical in brief
-        with limiter.counted(request.get(NAMESPACE, ""), now, brief=is_brief):
-            return await handler(request)
-
-    return [check]
+LIMITER: web.AppKey[RateLimiter] = web.AppKey("limiter")

@@ -1,21 +1,34 @@
-"""Access to the server: addresses, Host and Origin headers, API keys."""
+"""Access to the server: addresses, Host and Origin headers, API keys and their models."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
 import uuid
+from contextlib import suppress
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from budmlx.config import ServerConfig
-from budmlx.errors import ConfigError
+from budmlx.config.keys import ApiKey
+from budmlx.engine.models.models import ServedModel
+from budmlx.errors import ConfigError, ModelNotFoundError
 from budmlx.server.errors import HttpError
 from budmlx.server.keys import KeyRing
+from budmlx.server.rate_limit import RateLimiter
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import API_KEY, DIALECTS, NAMESPACE, PAGE_ORIGIN, REQUEST_ID
+from budmlx.server.state import (
+    API_KEY,
+    DIALECTS,
+    LEDGER,
+    MODELS,
+    NAMESPACE,
+    PAGE_ORIGIN,
+    REQUEST_ID,
+)
 from budmlx.server.warnings_header import NAME as WARNINGS
 
 OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
@@ -23,6 +36,8 @@ OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WILDCARDS = frozenset({"", "0.0.0.0", "[::]"})
+SHOWN_NAMES = 20
+"""So many names of models an error lists."""
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
 PREFLIGHT_SECONDS = 600
@@ -66,8 +81,11 @@ def request_id(request: web.BaseRequest) -> str:
     return request[REQUEST_ID]
 
 
-def guard(config: ServerConfig, keys: KeyRing) -> Middleware:
-    """The middleware that lets a request pass only with a known Host, Origin and key."""
+def guard(config: ServerConfig, keys: KeyRing, limiter: RateLimiter | None = None) -> Middleware:
+    """The middleware that lets a request pass only with a known Host, Origin and key.
+
+    limiter: then counts it.
+    """
     named = {bracketed(host.lower()) for host in (config.host, *config.allow_host)}
     hosts = LOCAL_HOSTS | (named - WILDCARDS)
     origins = frozenset(config.allow_origin)
@@ -78,8 +96,11 @@ def guard(config: ServerConfig, keys: KeyRing) -> Middleware:
         _check_origin(request, host, origins)
         if _is_preflight(request):
             return _preflight_answer(request)
+        own = None
         if keys.required and not _is_open(request):
-            _check_key(request, keys)
+            own = _check_key(request, keys).rpm
+        if limiter is not None and (limiter.per_minute or limiter.concurrent or own):
+            return await limiter.handle(request, handler)
         return await handler(request)
 
     return check
@@ -171,7 +192,7 @@ def _is_open(request: web.Request) -> bool:
     return resource is not None and resource.canonical in OPEN_ROUTES
 
 
-def _check_key(request: web.Request, keys: KeyRing) -> None:
+def _check_key(request: web.Request, keys: KeyRing) -> ApiKey:
     key = keys.find(request.app[DIALECTS].keys(request.path, request.headers))
     if key is not None:
         request[ORIGIN].key = key.name
@@ -184,3 +205,58 @@ def _check_key(request: web.Request, keys: KeyRing) -> None:
         )
     request[NAMESPACE] = key.sha256
     request[API_KEY] = key
+    if (ledger := request.app.get(LEDGER)) is not None:
+        request[ORIGIN].account = ledger.account(key)
+    return key
+
+
+async def find_model(request: web.Request, name: str, *, default: bool = True) -> ServedModel:
+    """The model that answers to `name`, if the API key may use it.
+
+    default: the model for unknown names may answer.
+
+    Raises:
+        ModelNotFoundError: there is none, or it is another key's.
+    """
+    key = request.get(API_KEY)
+    if key is None or not key.models:
+        return await request.app[MODELS].afind(name, default=default)
+    with suppress(ModelNotFoundError):
+        found = await request.app[MODELS].afind(name, default=default)
+        if _permits(await _permitted(request), found):
+            return found
+    own = ", ".join(key.models[:SHOWN_NAMES])
+    more = len(key.models) - SHOWN_NAMES
+    raise ModelNotFoundError(
+        f"No model named {name[:100]!r} is served to this API key. It may use: {own}"
+        f"{f' and {more} more' if more > 0 else ''}.",
+        param="model",
+    )
+
+
+async def listed(request: web.Request) -> list[tuple[str, ServedModel]]:
+    """Every name that is listed for the API key, as the library is now, and what answers."""
+    models = request.app[MODELS]
+    await asyncio.to_thread(models.refresh)
+    key, found = request.get(API_KEY), []
+    permitted = await _permitted(request) if key is not None and key.models else None
+    for name in models.names:
+        with suppress(ModelNotFoundError):  # another request found that it is gone
+            served = models.find(name)
+            if permitted is None or _permits(permitted, served):
+                found.append((name, served))
+    return found
+
+
+async def _permitted(request: web.Request) -> set[tuple[str, str]]:
+    """What the key may use: names of models, each with that of an adapter, or without for all."""
+    found = set()
+    for name in request[API_KEY].models:
+        with suppress(ModelNotFoundError):
+            served = await request.app[MODELS].afind(name, default=False)
+            found.add((served.name, served.adapter))
+    return found
+
+
+def _permits(permitted: set[tuple[str, str]], served: ServedModel) -> bool:
+    return not permitted.isdisjoint([(served.name, ""), (served.name, served.adapter)])

@@ -14,11 +14,13 @@ from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.in_flight import InFlight
 from budmlx.server.keys import KeyRing
+from budmlx.server.ledger import Ledger
 from budmlx.server.limits import Limits
 from budmlx.server.sealed import Sealer
 
 CONFIG = web.AppKey("config", ServerConfig)
 KEYS = web.AppKey("keys", KeyRing)
+LEDGER = web.AppKey("ledger", Ledger)
 LIMITS = web.AppKey("limits", Limits)
 MODELS = web.AppKey("models", Models)
 DIALECTS = web.AppKey("dialects", Dialects)

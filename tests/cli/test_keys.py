@@ -55,6 +55,15 @@ def test_keys_of_a_configured_file(home: Path) -> None:
     assert file.read_text() == "plain-key\n"
 
 
+def test_limits_of_a_key(home: Path) -> None:
+    made = run("add", "alice", "--rpm", "30", "--models", "small, org/big:poet,")
+    assert made.exit_code == 0
+    found = records(home / "state" / "budmlx" / "keys")["alice"]
+    assert found.rpm == 30 and found.models == ("small", "org/big:poet")
+    row = next(line for line in run("list").stdout.splitlines() if line.startswith("alice"))
+    assert row.split() == ["alice", "30", "small,", "org/big:poet", "never"]
+
+
 @pytest.mark.parametrize(
     ("text", "end"),
     [
@@ -87,6 +96,7 @@ def test_when_a_key_ends(home: Path, text: str, end: datetime | timedelta) -> No
         (["add", "alice", "--expires", "soon"], "such as 30d"),
         (["add", "alice", "--expires", "9999-12-31"], "such as 30d"),
         (["add", "alice", "--expires", "2020-01-31"], "which is over"),
+        (["add", "alice", "--models", ","], "names no model"),
         (["revoke", "alice"], "No such file"),
         (["list"], "Make a key with: budmlx keys add NAME"),
     ],

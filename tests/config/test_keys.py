@@ -20,11 +20,14 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", fullmatch=True).filte
     lambda name: not BY_PLACE.fullmatch(name)
 )
 TIMES = st.datetimes(datetime(1980, 1, 1), datetime(2500, 1, 1), timezones=st.just(UTC))
+MODELS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 RECORDS = st.builds(
     ApiKey,
     name=NAMES,
     sha256=st.binary(min_size=32, max_size=32).map(bytes.hex),
     admin=st.booleans(),
+    rpm=st.none() | st.integers(1, 2**53),
+    models=st.lists(MODELS, max_size=3).map(tuple),
     expires=st.none() | TIMES,
 )
 VISIBLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
@@ -139,6 +142,8 @@ def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
         ('{"name": "a b", "sha256": "%s"}' % ("0" * 64), "name"),
         ('{"name": "a", "sha256": "%s", "rights": 1}' % ("0" * 64), "unknown field `rights`"),
         ('{"name": "a", "sha256": "%s", "expires": "soon"}' % ("0" * 64), "expires"),
+        ('{"name": "a", "sha256": "%s", "rpm": 0}' % ("0" * 64), "rpm"),
+        ('{"name": "a", "sha256": "%s", "models": [""]}' % ("0" * 64), "models"),
         ('{"name": "a", "sha256": ', "line 2"),
         ('{"name": "first", "sha256": "%s"}' % ("0" * 64), "first has a key above"),
     ],

@@ -55,6 +55,9 @@ CORRECTED = (
     ".paths./v1/models/pull.",
     ".paths./v1/models/{id}.delete.",
     "/ready.get.responses.200.content.application/json.schema.properties.problems.",
+    # So did limits of keys, and settings that change while the server runs.
+    ".paths./v1/usage.",
+    ".paths./v1/reload.",
     # So did other protocols.
     ".paths./.",
     ".paths./api/",

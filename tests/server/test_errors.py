@@ -17,6 +17,7 @@ from budmlx.errors import (
     EngineClosedError,
     EngineUnavailableError,
     OverloadedError,
+    QuotaError,
     RequestFailedError,
 )
 from budmlx.server import errors
@@ -245,6 +246,7 @@ def test_statuses_and_retry_after() -> None:
         for exc in (
             OverloadedError("x"),
             EngineUnavailableError("x", retry_after=7),
+            QuotaError("x", retry_after=70),
             EngineClosedError("x"),
             RequestFailedError("x"),
         )
@@ -252,6 +254,7 @@ def test_statuses_and_retry_after() -> None:
     assert found == {
         OverloadedError: (503, "1"),
         EngineUnavailableError: (503, "7"),
+        QuotaError: (429, "70"),
         EngineClosedError: (503, "1"),
         RequestFailedError: (500, None),
     }

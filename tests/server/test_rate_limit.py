@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import ExitStack
+from pathlib import Path
 
 import openai
 import pytest
 
+from budmlx.config.key_file import add_record, new_key, remove_record
+from budmlx.config.keys import ApiKey, digest_of
 from budmlx.server.app import HttpServer
 from budmlx.server.errors import HttpError
 from budmlx.server.rate_limit import RateLimiter
@@ -36,6 +39,23 @@ async def test_requests_per_minute(start: Start) -> None:
     raw = get("/v1/models", Authorization=f"Bearer {KEYS[0]}")
     assert (await exchange(server, raw)).status == 200
     check_error(await ask(server, "wrong"), 401)
+
+
+async def test_keys_have_rates_of_their_own(start: Start, tmp_path: Path) -> None:
+    file, keys = tmp_path / "keys", {name: new_key() for name in ("slow", "fast", "usual")}
+    rates = {"slow": 1, "fast": 4, "usual": None}
+    for name, key in keys.items():
+        add_record(file, ApiKey(name, digest_of(key).hex(), rpm=rates[name]))
+    server = await start(api_key_file=file, requests_per_minute=2)
+    for name, most in (("slow", 1), ("fast", 4), ("usual", 2)):
+        for _ in range(most):
+            assert (await ask(server, keys[name])).status == 200
+        error = check_error(await ask(server, keys[name]), 429, code="rate_limit_exceeded")
+        assert f"{most} requests per minute" in error["message"]
+    # A rate that is changed holds from the next request on.
+    remove_record(file, "slow")
+    add_record(file, ApiKey("slow", digest_of(keys["slow"]).hex(), rpm=2))
+    assert [(await ask(server, keys["slow"])).status for _ in range(2)] == [200, 429]
 
 
 async def test_requests_at_once(start: Start) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from budmlx.config import Config
+from budmlx.config import Config, ModelConfig
 from budmlx.engine.engine import DEMO_NAME
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name
 from budmlx.engine.load.library.library import Library
@@ -21,6 +21,8 @@ from budmlx.errors import ModelNotFoundError
 
 SHOWN_NAMES = 20
 """So many names an error lists."""
+NOT_OF_LOADS = frozenset({"alias", "pin", "idle_unload"})
+"""Settings of a model that need no load to be changed."""
 FRESH_SECONDS = 2.0
 """A name that is not known makes the library be read again, if that was longer ago."""
 
@@ -84,6 +86,32 @@ class Catalogue:
                 on_demand = self._on_demand.pop(name, None)
                 self.add(on_demand or Resident.of(described(self._config, found[name])))
             self._read_at = time.monotonic()
+
+    def keep(self, before: Catalogue) -> list[str]:
+        """Take over the models of a former catalogue, as they are, with the settings of this one.
+
+        Those that this one lacks stay if they are in use. Returns the names of loaded models that
+        will have other settings when they are loaded again.
+        """
+        late = []
+        own = {resident.name: resident for resident in self}
+        for old in before:
+            new = own.get(old.name)
+            if new is None:
+                if not old.idle:
+                    self.add(old)
+                continue
+            if old.engine is not None and _settings(old.spec) != _settings(new.spec):
+                late.append(old.name)
+            if old.spec.config.pin != new.spec.config.pin:
+                old.pinned = new.pinned
+            old.spec = new.spec
+            if old.engine is None:
+                old.idle_seconds = old.usual_idle_seconds
+            names = {name: old for name, each in self.by_name.items() if each is new}
+            self.by_name = {**self.by_name, **names}
+        self._on_demand = {name: one for name, one in before._on_demand.items() if not one.idle}
+        return late
 
     @property
     def names(self) -> list[str]:
@@ -169,6 +197,13 @@ class Catalogue:
         if self._library is not None and REPOSITORY_NAME.fullmatch(name):
             shown += f" Fetch it with: budmlx pull {name}"
         return shown
+
+
+def _settings(spec: ModelSpec) -> dict[str, Any]:
+    """What is said of the model itself, and not of its names."""
+    return {
+        name: getattr(spec.config, name) for name in ModelConfig.model_fields.keys() - NOT_OF_LOADS
+    }
 
 
 def offered(config: Config, library: Library) -> tuple[list[ModelSpec], bool]:

@@ -216,6 +216,23 @@ class Models:
             resident, adapter = self._catalogue.find(name, default=default)
         return ServedModel(resident, adapter, self._residency, self._config.load_wait)
 
+    def reconfigure(self, config: Config) -> list[str]:
+        """Take other aliases, tables and settings of models. Reads the disk: not for event loops.
+
+        Models that are loaded go on as they are. Returns the names of those that will have other
+        settings when they are loaded again.
+
+        Raises:
+            ConfigError: the settings are wrong; nothing has changed then.
+        """
+        specs, all_local = offered(config, self.library)
+        library = self.library if all_local else None
+        catalogue = Catalogue(config, specs, library, any_name=config.demo)
+        late = catalogue.keep(self._catalogue)
+        self._config, self._catalogue = config, catalogue
+        self.descriptions = Descriptions(self.library, self.plugins)
+        return late
+
     def engine(self, name: str) -> AbstractContextManager[Engine]:
         """A context manager: the engine of a model, loaded if need be; see `ServedModel`."""
         return self.find(name).engine()

@@ -152,7 +152,7 @@ class UnloadedModels:
     ) -> tuple[Estimate, list[str]]:
         path = find(spec)
         model = self._read.get((spec.name, path))
-        if model is None or model.files != signature(path):
+        if model is None or model.files != signature(path) or model.config is not spec.config:
             model = UnloadedModel.read(path, spec, self._plugins, self._library)
             self._read.put((spec.name, path), model)
         return model.estimate(request, room), model.warnings.of(request)

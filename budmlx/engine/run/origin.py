@@ -1,13 +1,40 @@
-"""Origin of a request: what its record says beside how it ended, who gets that, how far it is."""
+"""Origin of a request: what its record says beside how it ended, who pays, how far it is."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from budmlx.engine.reply.generation import Generation
 from budmlx.plugins.specs import RequestRecord
+from budmlx.types import Usage
+
+
+class Reservation(Protocol):
+    """Tokens that are held for one request."""
+
+    @property
+    def completion(self) -> int:
+        """Those that it may generate."""
+
+    def settle(self, usage: Usage | None) -> None:
+        """Count what the request used, None for nothing, and let go of the rest."""
+
+
+class Account(Protocol):
+    """Who pays for the tokens of a request. Thread-safe."""
+
+    def reserve(self, prompt: int, completion: int, least: int) -> Reservation:
+        """Hold tokens for a request.
+
+        prompt: those of its prompt. completion: those that it generates at most; it gets fewer if
+        there are not enough, but never fewer than `least`.
+
+        Raises:
+            QuotaError: there are too few.
+        """
 
 
 @dataclass(slots=True)
@@ -16,7 +43,7 @@ class RequestOrigin:
 
     recorded: an engine took the request, so its end is recorded there.
     generation: its tokens on their way, since it was given to the core.
-    sink: gets the record, on the thread on which the request ends.
+    sink: gets the record, on the thread on which the request ends. account: pays for it.
     """
 
     request_id: str = ""
@@ -27,6 +54,7 @@ class RequestOrigin:
     recorded: bool = False
     generation: Generation | None = None
     sink: Callable[[RequestRecord], object] | None = None
+    account: Account | None = None
 
     @property
     def prefilled(self) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from budmlx.config import ModelConfig, adapter_paths
 from budmlx.engine.hosts.host import open_host
@@ -23,10 +23,11 @@ from budmlx.engine.reuse.response_cache import ReplyCache, Ticket
 from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.adapters import AdapterSet
-from budmlx.engine.run.origin import RequestOrigin
+from budmlx.engine.run.job import Job
+from budmlx.engine.run.origin import RequestOrigin, Reservation
 from budmlx.engine.run.prompt_log import PromptLog
-from budmlx.engine.run.rows import RowBuilder
-from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError
+from budmlx.engine.run.rows import RowBuilder, completion_bounds
+from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError, QuotaError
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.specs import RequestEnd, RequestRecord
 from budmlx.progress import Notice
@@ -82,6 +83,7 @@ class RequestPipeline:
         origin = origin or RequestOrigin()
         with RequestOutcome(self._plugins, model, origin) as outcome:
             request, prompt = yield from self.prepared(request)
+            request = self._paid(request, len(prompt.ids), outcome)
             outcome.prepared(request)
             reply = None
             if self.cache.enabled:
@@ -108,6 +110,14 @@ class RequestPipeline:
         if request.adapter:
             request = self.dispatcher.adapters.resolved(request)
         return (yield from self.preparation.run(request))
+
+    def _paid(self, request: Request, tokens: int, outcome: RequestOutcome) -> Request:
+        """The request, once there are tokens for it. tokens: of its prompt. Raises QuotaError."""
+        most, least = completion_bounds(request, self.dispatcher.info.context_length - tokens)
+        paid = outcome.reserve(tokens, request.n * most, request.n * least) // request.n
+        if paid >= most:
+            return request
+        return replace(request, sampling=replace(request.sampling, max_tokens=paid))
 
     def computed(
         self,
@@ -220,6 +230,14 @@ class RequestOutcome:
         self._prepared, self._parameters = self._taken, dict[str, float]()
         self._ticket: Ticket | None = None
         self._finished: Finished | None = None
+        self._held: Reservation | None = None
+
+    def reserve(self, prompt: int, completion: int = 0, least: int = 0) -> int:
+        """Have tokens held; returns those that may be generated. See `Account.reserve`."""
+        if (account := self._origin.account) is None:
+            return completion
+        self._held = account.reserve(prompt, completion, least)
+        return self._held.completion
 
     def prepared(self, request: Request) -> None:
         """Note that the prompt is there."""
@@ -257,9 +275,11 @@ class RequestOutcome:
     ) -> None:
         if self._ticket is not None:
             self._ticket.close()
-        sink = self._origin.sink
-        if self._plugins.observed or sink is not None:
+        sink, held = self._origin.sink, self._held
+        if self._plugins.observed or sink is not None or held is not None:
             record = self._record(error)
+            if held is not None:
+                held.settle(None if record.cached else record.usage)
             if self._plugins.observed:
                 self._plugins.request_finished(record)
             if sink is not None:
@@ -283,7 +303,7 @@ class RequestOutcome:
         if error is None or isinstance(error, STOPPED):
             return self._of("cancelled", **so_far)
         code = error.code if isinstance(error, BudmlxError) else "internal_error"
-        if isinstance(error, InvalidRequestError):
+        if isinstance(error, InvalidRequestError | QuotaError):
             self._origin.response_id = ""  # There is no reply.
             return self._of("refused", error=code or "invalid_request", **so_far)
         return self._of("failed", error=code, **so_far)
@@ -305,29 +325,6 @@ class RequestOutcome:
             parameters=self._parameters,
             **values,
         )
-
-
-class Job(Protocol):
-    """What the core computes for one request: rows, or texts to make vectors of.
-
-    running: those of its requests that the core still works on.
-    """
-
-    running: set[int]
-
-    @property
-    def adapter(self) -> str:
-        """The digest of the adapter that it uses; empty for none."""
-
-    @property
-    def row_ids(self) -> list[int]:
-        """The ids of its requests to the core."""
-
-    def stamp_start(self, now: float) -> None:
-        """The core began it at `now`. Called on the host's thread, as `deliver` is."""
-
-    def deliver(self, updates: Sequence[Any], now: float) -> None:
-        """Take what the core says of it."""
 
 
 class RowDispatcher:

@@ -172,6 +172,17 @@ class RowBuilder:
         )
 
 
+def completion_bounds(request: Request, room: int) -> tuple[int, int]:
+    """The most tokens of a choice, and the fewest with which it can do.
+
+    Without a limit of its own it is content with what there is. room: what the context has.
+    """
+    sampling = request.sampling
+    most = min(sampling.max_tokens or room, room)
+    bound = sampling.max_tokens is not None or sampling.min_tokens < 0
+    return most, most if bound else max(1, min(sampling.min_tokens, most))
+
+
 def core_requests(
     row_ids: Sequence[int],
     prompt: TokenizedPrompt,

@@ -20,6 +20,7 @@ from budmlx.server.errors import failure_of
 from budmlx.server.model_files import pulling, removed
 from budmlx.server.routes.bodies import StrictBody
 from budmlx.server.routes.models import Model, entry_of
+from budmlx.server.security import find_model
 from budmlx.server.state import MODELS
 
 endpoints = EndpointTable("/v1")
@@ -61,8 +62,7 @@ async def load(request: web.Request) -> web.Response:
     """Load a model now, and answer when it is loaded."""
     check_admin(request)
     body, _ = await parsed(request, ModelRequest.parse)
-    models = request.app[MODELS]
-    model = await models.afind(body.model, default=False)
+    model = await find_model(request, body.model, default=False)
     async with model.aengine(patient=True):
         pass
     return _json(entry_of(body.model, model))
@@ -78,7 +78,7 @@ async def unload(request: web.Request) -> web.Response:
         raise InvalidRequestError(
             f"{body.model} is the only model, and stays loaded.", param="model"
         )
-    model = await models.afind(body.model, default=False)
+    model = await find_model(request, body.model, default=False)
     await asyncio.wrap_future(models.unload(body.model))
     return _json(entry_of(body.model, model))
 

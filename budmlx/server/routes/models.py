@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -16,9 +14,9 @@ from msgspec import UNSET, Struct, UnsetType
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import ServedModel
 from budmlx.engine.models.resident import Resident, State
-from budmlx.errors import InvalidRequestError, ModelNotFoundError
+from budmlx.errors import InvalidRequestError
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.state import MODELS
+from budmlx.server.security import find_model, listed
 
 endpoints = EndpointTable("/v1")
 
@@ -87,13 +85,9 @@ class ModelList(Struct, frozen=True):
 )
 async def list_models(request: web.Request) -> web.Response:
     """List every name that is served, or a page of them. Raises InvalidRequestError."""
-    models = request.app[MODELS]
-    await asyncio.to_thread(models.refresh)
-    names, has_more = _page(models.names, request.query)
-    entries = []
-    for name in names:
-        with suppress(ModelNotFoundError):  # another request found that it is gone
-            entries.append(entry_of(name, models.find(name)))
+    found = dict(await listed(request))
+    names, has_more = _page([*found], request.query)
+    entries = [entry_of(name, found[name]) for name in names]
     ids = [entry.id for entry in entries]
     first, last = (ids[0], ids[-1]) if ids else (None, None)
     return _json(ModelList("list", entries, has_more, first, last))
@@ -124,7 +118,7 @@ def _page(names: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str]
 async def get_model(request: web.Request) -> web.Response:
     """Describe one name, which may hold slashes. Raises ModelNotFoundError."""
     name = request.match_info["id"]
-    return _json(entry_of(name, await request.app[MODELS].afind(name)))
+    return _json(entry_of(name, await find_model(request, name)))
 
 
 def entry_of(name: str, served: ServedModel) -> Model:

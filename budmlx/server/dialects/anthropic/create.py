@@ -22,8 +22,8 @@ from budmlx.server.dialects.anthropic.history import History
 from budmlx.server.dialects.anthropic.reply import STREAMED, MessageOut, MessageReply
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import request_id
-from budmlx.server.state import CONFIG, MODELS, NAMESPACE, SEALER
+from budmlx.server.security import find_model, request_id
+from budmlx.server.state import CONFIG, NAMESPACE, SEALER
 from budmlx.server.warnings_header import warnings_header
 from budmlx.types import Event, Request
 
@@ -42,7 +42,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
     config = request.app[CONFIG]
     body, size = await parsed(request, MessagesRequest.parse)
     warnings = body.review(strict=config.strict)
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     sealer = request.app[SEALER]
     generation, history = await off_loop(size, body.to_request, sealer)
     generation = replace(
@@ -108,7 +108,7 @@ async def count_tokens(request: web.Request) -> web.Response:
     """Count the tokens of the prompt that a conversation becomes; nothing is queued."""
     body, size = await parsed(request, CountTokensRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     counted, history = await off_loop(size, body.read, request.app[SEALER])
     warnings += history.warnings
     async with model.aengine() as engine:

@@ -19,6 +19,7 @@ from budmlx.server.dialects.ollama.reply import nanoseconds
 from budmlx.server.dialects.ollama.request_body import read
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
+from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
 from budmlx.server.unknown_fields import KnownFields
 from budmlx.server.warnings_header import warnings_header
@@ -126,8 +127,8 @@ async def _found(
 ) -> tuple[Embeddings | None, list[str]]:
     """The vectors, or None without texts, and warnings."""
     warnings = body.review(strict=request.app[CONFIG].strict)
-    models, key = request.app[MODELS], request.get(NAMESPACE, "")
-    model = await models.afind(meant(body.model, models))
+    key = request.get(NAMESPACE, "")
+    model = await find_model(request, meant(body.model, request.app[MODELS]))
     keep = granted(request, body.keep_alive, warnings)
     if not texts and body.keep_alive == 0:
         if keep is not None:

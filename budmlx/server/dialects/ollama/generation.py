@@ -23,6 +23,7 @@ from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.options import NAMES, WITHOUT_EFFECT, Options
 from budmlx.server.dialects.ollama.reply import NoText, ReplyBuilder
 from budmlx.server.records import ORIGIN
+from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 from budmlx.server.unknown_fields import KnownFields
 from budmlx.server.warnings_header import warnings_header
@@ -143,8 +144,7 @@ async def answered(
 ) -> web.StreamResponse:
     """Answer a request. size: bytes of the body. kind: makes what encodes the reply."""
     warnings = body.review(strict=request.app[CONFIG].strict)
-    models = request.app[MODELS]
-    model = await models.afind(meant(body.model, models))
+    model = await find_model(request, meant(body.model, request.app[MODELS]))
     keep = granted(request, body.keep_alive, warnings)
     reply = kind(body.model, warnings, logprobs=body.wants_logprobs)
     if body.empty:

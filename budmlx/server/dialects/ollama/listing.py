@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,13 +18,14 @@ from pydantic import Field
 from budmlx.engine.load.directory import read_json
 from budmlx.engine.load.library.local_model import Facts, LocalModel
 from budmlx.engine.models.description import ModelDescription
-from budmlx.engine.models.models import Models
+from budmlx.engine.models.models import Models, ServedModel
 from budmlx.engine.models.resident import Resident
 from budmlx.errors import ModelLoadError
 from budmlx.server.dialects.ollama.keep_alive import FOR_GOOD
 from budmlx.server.dialects.ollama.names import meant, tagged
 from budmlx.server.dialects.ollama.request_body import NamedModel, read
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.security import find_model, listed
 from budmlx.server.state import CONFIG, MODELS
 from budmlx.server.warnings_header import warnings_header
 
@@ -128,13 +129,15 @@ async def version(request: web.Request) -> web.Response:
 @endpoints.get("/api/tags", "List every name that is served, as Ollama does", Tags)
 async def tags(request: web.Request) -> web.Response:
     """List every name that is served."""
-    return _json(await asyncio.to_thread(_tags, request.app[MODELS]))
+    found = await listed(request)
+    return _json(await asyncio.to_thread(_tags, request.app[MODELS], found))
 
 
 @endpoints.get("/api/ps", "List the models that are loaded", Running)
 async def running(request: web.Request) -> web.Response:
     """List the models that are loaded."""
-    return _json(await asyncio.to_thread(_running, request.app[MODELS]))
+    models = list(dict.fromkeys(served.resident for _, served in await listed(request)))
+    return _json(await asyncio.to_thread(_running, request.app[MODELS], models))
 
 
 @endpoints.post("/api/show", "Describe a model", OllamaShow, Shown)
@@ -143,18 +146,17 @@ async def show(request: web.Request) -> web.Response:
     body, _ = await read(request, OllamaShow.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
     models = request.app[MODELS]
-    resident = (await models.afind(meant(body.model, models))).resident
+    resident = (await find_model(request, meant(body.model, models))).resident
     shown = await asyncio.to_thread(_shown, body.model, resident, models)
     return _json(shown, warnings)
 
 
-def _tags(models: Models) -> Tags:
-    models.refresh()
-    listed = []
-    for name in models.names:
-        resident = models.resident(name)
+def _tags(models: Models, found: Iterable[tuple[str, ServedModel]]) -> Tags:
+    entries = []
+    for name, served in found:
+        resident = served.resident
         files = models.descriptions.files(resident)
-        listed.append(
+        entries.append(
             ListedModel(
                 tagged(name),
                 tagged(name),
@@ -164,12 +166,12 @@ def _tags(models: Models) -> Tags:
                 _details(resident, files),
             )
         )
-    return Tags(listed)
+    return Tags(entries)
 
 
-def _running(models: Models) -> Running:
+def _running(models: Models, residents: Iterable[Resident]) -> Running:
     found = []
-    for resident in models.residents:
+    for resident in residents:
         if resident.engine is None:
             continue
         files = models.descriptions.files(resident)

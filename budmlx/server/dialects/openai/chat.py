@@ -32,7 +32,8 @@ from budmlx.server.dialects.openai.tools import (
 )
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, MODELS, NAMESPACE
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, NAMESPACE
 from budmlx.server.wire import Int, ignored
 from budmlx.types import Request, SamplingParams
 
@@ -201,7 +202,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     chat, size = await parsed(request, ChatRequest.parse)
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
-    model = await request.app[MODELS].afind(chat.model)
+    model = await find_model(request, chat.model)
     generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),

@@ -25,7 +25,8 @@ from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import ErrorMessage, Int
 from budmlx.types import Choice, Completion, Event, Request
 
@@ -149,7 +150,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body, size = await parsed(request, CompletionRequest.parse)
     streaming = body.wants_stream(request.headers)
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     body.check(streaming=streaming)
     _check_places(body, request.app[IN_FLIGHT].limit)
     own = {"namespace": request.get(NAMESPACE, ""), "adapter": body.adapter_of(model)}

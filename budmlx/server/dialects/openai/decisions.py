@@ -19,7 +19,8 @@ from budmlx.server.dialects.openai.messages import ChatMessage
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import Int, WireModel
 from budmlx.types import Message, Request, SamplingParams
 
@@ -120,7 +121,7 @@ async def decisions(request: web.Request) -> web.Response:
     """Say how likely each of several answers is; nothing is generated."""
     body, _ = await parsed(request, DecisionRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    model, key = await request.app[MODELS].afind(body.model), request.get(NAMESPACE, "")
+    model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
     choices, question = body.answers(), body.to_request(key, model.adapter)
     async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
         found = await engine.adecide(question, choices, origin=request.get(ORIGIN))

@@ -20,7 +20,8 @@ from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import ErrorMessage, Int
 
 endpoints = EndpointTable("/v1", ERRORS)
@@ -106,7 +107,7 @@ async def embeddings(request: web.Request) -> web.Response:
     """The vectors of texts."""
     body, _ = await parsed(request, EmbeddingRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    model, key = await request.app[MODELS].afind(body.model), request.get(NAMESPACE, "")
+    model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
     async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
         found = await engine.aembed(
             body.texts,

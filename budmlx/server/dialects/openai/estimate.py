@@ -15,6 +15,7 @@ from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 
 endpoints = EndpointTable("/v1", ERRORS)
@@ -50,7 +51,7 @@ async def estimate(request: web.Request) -> web.Response:
     body, _ = await parsed(request, ChatRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict, streaming=True)
     models = request.app[MODELS]
-    model = await models.afind(body.model)
+    model = await find_model(request, body.model)
     chat = replace(
         body.to_request(),
         namespace=request.get(NAMESPACE, ""),

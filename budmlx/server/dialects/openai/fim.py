@@ -18,7 +18,8 @@ from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, MODELS, NAMESPACE
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, NAMESPACE
 from budmlx.types import Request
 
 endpoints = EndpointTable("/v1", ERRORS)
@@ -61,7 +62,7 @@ async def fim(request: web.Request) -> web.StreamResponse:
     body, size = await parsed(request, FimRequest.parse)
     streaming = body.wants_stream(request.headers)
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     generation = replace(
         body.to_request(), namespace=request.get(NAMESPACE, ""), adapter=body.adapter_of(model)
     )

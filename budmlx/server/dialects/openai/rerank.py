@@ -19,7 +19,8 @@ from budmlx.server.dialects.openai.body import Body
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import Int, WireModel
 
 _first = EndpointTable("/v1", ERRORS)
@@ -91,7 +92,7 @@ async def rerank(request: web.Request) -> web.Response:
     """Sort documents by how well they answer a query."""
     body, _ = await parsed(request, RerankRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
-    model, key = await request.app[MODELS].afind(body.model), request.get(NAMESPACE, "")
+    model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
     async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
         found = await engine.arerank(
             body.query,

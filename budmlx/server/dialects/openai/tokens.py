@@ -18,7 +18,8 @@ from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.state import CONFIG, MODELS
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG
 
 endpoints = EndpointTable("/v1", ERRORS)
 
@@ -77,7 +78,7 @@ async def tokenize(request: web.Request) -> web.Response:
         found = engine.tokenize(body.prompt, add_special=body.add_special_tokens)
         return _tokens(found, engine.info.context_length, warnings, with_text=False)
 
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     async with model.aengine() as engine:
         return await off_loop(size, _answer, work, engine)
 
@@ -91,7 +92,7 @@ async def detokenize(request: web.Request) -> web.Response:
     def work(engine: Engine) -> Struct:
         return Text(engine.detokenize(body.tokens), warnings or UNSET)
 
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     async with model.aengine() as engine:
         return await off_loop(size, _answer, work, engine)
 
@@ -110,7 +111,7 @@ async def apply_template(request: web.Request) -> web.Response:
         notes = [*warnings, *engine.warnings(chat)]
         return _tokens(found, engine.info.context_length, notes, with_text=True)
 
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     async with model.aengine() as engine:
         # Message transforms of plugins may take their time.
         return await asyncio.to_thread(_answer, work, engine)
@@ -133,7 +134,7 @@ async def input_tokens(request: web.Request) -> web.Response:
         notes = [*warnings, *engine.warnings(chat)]
         return ChatInputTokens(engine.count_tokens(chat), warnings=notes or UNSET)
 
-    model = await request.app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     async with model.aengine() as engine:
         return await asyncio.to_thread(_answer, work, engine)
 

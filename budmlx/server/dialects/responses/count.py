@@ -16,7 +16,8 @@ from budmlx.server.dialects.responses.asked import Asked
 from budmlx.server.dialects.responses.body import ResponsesRequest
 from budmlx.server.dialects.responses.state import KEPT
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.state import CONFIG, MODELS, NAMESPACE, SEALER
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, NAMESPACE, SEALER
 from budmlx.server.warnings_header import warnings_header
 
 endpoints = EndpointTable("/v1")
@@ -42,7 +43,7 @@ async def input_tokens(request: web.Request) -> web.Response:
     asked, _ = await parsed(request, partial(Asked, sealer=app[SEALER]))
     await asyncio.to_thread(asked.remember, app[KEPT], request.get(NAMESPACE, ""))
     warnings = asked.warnings(strict=app[CONFIG].strict, streaming=True)
-    model = await app[MODELS].afind(asked.body.model)
+    model = await find_model(request, asked.body.model)
     generation = replace(asked.request, adapter=asked.body.adapter_of(model))
     async with model.aengine() as engine:
         with asked.in_its_terms():

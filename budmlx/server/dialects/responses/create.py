@@ -25,7 +25,8 @@ from budmlx.server.dialects.responses.shapes import Response, ResponseEvent
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.records import ORIGIN
-from budmlx.server.state import CONFIG, MODELS, NAMESPACE, SEALER
+from budmlx.server.security import find_model
+from budmlx.server.state import CONFIG, NAMESPACE, SEALER
 from budmlx.server.warnings_header import warnings_header
 
 EVENTS = Streamed(
@@ -50,7 +51,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     await _remembered(asked, app, owner, size)
     streaming = body.wants_stream(request.headers)
     warnings = asked.warnings(strict=config.strict, streaming=streaming)
-    model = await app[MODELS].afind(body.model)
+    model = await find_model(request, body.model)
     generation = replace(
         asked.request,
         incremental_calls=config.incremental_tool_calls,
