@@ -203,8 +203,8 @@ class RequestRecord:
     reasons: finish reasons of the choices; empty unless completed.
     error: code of the error of a failed or refused request.
     request_id: the `X-Request-Id` of its HTTP response. response_id: `id` of the reply; empty
-    if there is none. key: `key-1` for the first of the API keys and so on, `admin-1` for the
-    first admin key; empty without keys.
+    if there is none. key: the name of the API key, of those without one
+    `key-1`, `key-2` and so on, `admin-1` of the first admin key; empty without keys.
     route: path of the endpoint, in its documented spelling; `request_id`, `response_id` and
     `route` are empty for requests of the Python API.
     started, finished: seconds since 1970, on the wall clock; when it arrived and ended.
