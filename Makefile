@@ -39,8 +39,8 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
-.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients check format-check lint types fmt docs \
-  bench soak limits clean
+.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-dist check format-check lint types fmt docs \
+  bench soak limits dist clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -83,6 +83,17 @@ test-clients: $(VENV)/installed-dev
 
 test-plugins: $(VENV)/installed-dev
 	BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" plugins/test.sh $(CURDIR)/$(BIN)/python
+
+# Wheels and sources of budmlx and of every plugin, in dist/.
+dist: $(VENV)/installed-dev
+	rm -rf dist
+	for package in . plugins/*/; do \
+	  (cd "$$package" && "$(CURDIR)/$(BIN)/hatchling" build -d "$(CURDIR)/dist") || exit 1; \
+	done
+
+# The wheels in an environment that has nothing else; they are installed with all they depend on.
+test-dist: dist
+	$(BIN)/python -m pytest tests/packages -m packages $(ARGS)
 
 format-check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

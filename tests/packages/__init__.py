@@ -1,0 +1,1 @@
+"""The built packages, as users install them."""
