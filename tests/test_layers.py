@@ -193,7 +193,7 @@ def test_imports_point_left() -> None:
         assert not wrong, module
 
 
-def test_only_the_core_knows_mlx() -> None:
+def test_only_the_core_knows_mlx() -> None:  # LIMITS 105
     for module in MODULES:
         if module.startswith(OWN_MLX):
             continue
@@ -201,6 +201,13 @@ def test_only_the_core_knows_mlx() -> None:
         assert not roots & {"mlx", "mlx_lm"}, module
         if module not in IMPORTS_CORE:
             assert not {name for name in imports(module) if layer(name) == "core"}, module
+
+
+def test_nothing_forks() -> None:  # LIMITS 106
+    for module in MODULES:
+        assert not {name for name in imports(module) if name.startswith("multiprocessing")}, module
+        called = {ast.unparse(n.func) for n in ast.walk(tree_of(module)) if isinstance(n, ast.Call)}
+        assert not called & {"os.fork", "os.forkpty", "fork"}, module
 
 
 def room(module: str) -> str:

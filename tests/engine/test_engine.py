@@ -139,7 +139,7 @@ def test_ids_outside_the_vocabulary_never_reach_the_core(engine: Engine, ids: li
     assert engine.status().ready
 
 
-def test_a_prompt_longer_than_the_context(engine: Engine) -> None:
+def test_a_prompt_longer_than_the_context(engine: Engine) -> None:  # LIMITS 53
     with pytest.raises(ContextLengthError) as caught:
         engine.complete([5] * engine.info.context_length)
     assert caught.value.code == "context_length_exceeded"
@@ -185,7 +185,7 @@ def test_a_program_may_end_with_an_engine_open(path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-def test_threads_share_an_engine(engine: Engine) -> None:
+def test_threads_share_an_engine(engine: Engine) -> None:  # LIMITS 122
     want = engine.chat("x", temperature=0, max_tokens=12).text
     got: list[str] = []
     threads = [
@@ -202,7 +202,7 @@ def test_threads_share_an_engine(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("host", usually("thread".__eq__, ["thread", "process"]))
-def test_closing(path: Path, host: str) -> None:
+def test_closing(path: Path, host: str) -> None:  # LIMITS 122
     first, second = (Engine.load(path, engine_host=host) for _ in range(2))
     stream = first.stream(MESSAGES, max_tokens=8000)
     next(stream)

@@ -95,6 +95,7 @@ def load(*plugins: object, **limits: Any) -> Engine:
     return load_within(within, tiny_model_dir(scale=4.0), *plugins)
 
 
+# LIMITS 117
 @pytest.mark.parametrize("kind", ["make", "push", "parser"])
 async def test_what_hangs_fails_its_request_and_the_loop_goes_on(
     gate: Gate, kind: str, caplog: pytest.LogCaptureFixture

@@ -203,7 +203,7 @@ def test_a_broken_plugin_is_reported_and_left_out(
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_plugin_that_is_named_fails_the_start(site: Site, kind: str) -> None:
+def test_a_broken_plugin_that_is_named_fails_the_start(site: Site, kind: str) -> None:  # LIMITS 118
     source, reason = BROKEN[kind]
     site.install("bad", source)
     with pytest.raises(ConfigError) as caught:

@@ -112,7 +112,7 @@ def test_what_callers_may_ask_for(engine: Engine, store: Store) -> None:
         assert caught.value.param == "cache"
 
 
-def test_the_key_covers_whatever_determines_the_answer() -> None:
+def test_the_key_covers_whatever_determines_the_answer() -> None:  # LIMITS 115
     base = Request(messages=(Message(role="user", content="Hi"),))
     key = reply_key(base, [1, 2], "salt")
     others = [
@@ -140,6 +140,7 @@ def test_the_key_covers_whatever_determines_the_answer() -> None:
     assert len(key) == 64
 
 
+# LIMITS 115
 def test_cancelled_and_failed_replies_are_not_kept(engine: Engine, store: Store) -> None:
     events = engine.stream("Hello", max_tokens=500, cache=True)
     next(events)

@@ -116,9 +116,9 @@ async def test_charset_utf8_is_accepted(server: HttpServer) -> None:
     assert (await exchange(server, raw)).status == 200
 
 
-def chunked(data: bytes) -> bytes:
+def chunked(data: bytes, size: int = 4096) -> bytes:
     raw = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    pieces = [data[i : i + size] for i in range(0, len(data), size)]
     return raw + b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
 
 
@@ -129,6 +129,14 @@ async def test_body_limit(start: Start) -> None:  # LIMITS 20
         assert (await exchange(server, raw)).status == 200
     for raw in (post(fitting + b" "), chunked(fitting + b" ")):
         check_error(await exchange(server, raw), 413, code="body_too_large")
+
+
+async def test_a_body_in_tiny_pieces(start: Start) -> None:  # LIMITS 8
+    server = await start(max_body=100_000)
+    fitting = json.dumps(body()).encode().ljust(100_000)
+    assert (await exchange(server, chunked(fitting, size=1))).status == 200
+    answer = await exchange(server, chunked(fitting + b" ", size=1))
+    check_error(answer, 413, code="body_too_large")
 
 
 async def test_a_declared_size_is_refused_unread(start: Start) -> None:
@@ -156,6 +164,7 @@ async def test_bad_chunks(server: HttpServer) -> None:
     check_error(await exchange(server, raw + b"zz\r\n"), 400)
 
 
+# LIMITS 9
 @pytest.mark.parametrize(
     ("begun", "rest"),
     [

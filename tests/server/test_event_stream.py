@@ -55,7 +55,7 @@ async def test_chunks(engine: Engine, server: HttpServer) -> None:
     assert last["time_info"]["total_time"] >= 0
 
 
-async def test_include_usage(server: HttpServer) -> None:
+async def test_include_usage(server: HttpServer) -> None:  # LIMITS 63
     *chunks, last, done = await stream(server, stream_options={"include_usage": True})
     assert done == "[DONE]"
     assert last["choices"] == []
@@ -95,6 +95,7 @@ async def test_comments_keep_a_silent_stream_alive(start: Start) -> None:
     assert events(answer.content)[-1] == "[DONE]"
 
 
+# LIMITS 94
 async def test_an_error_after_the_first_byte_is_the_last_event(own_server: HttpServer) -> None:
     raw = post(json.dumps(endless(stream=True)).encode())
     reader, writer = await asyncio.open_connection("127.0.0.1", own_server.port)

@@ -134,7 +134,7 @@ def header(width: int, height: int, bits: int = 1) -> bytes:
     return data
 
 
-async def test_refused(client: aiohttp.ClientSession) -> None:
+async def test_refused(client: aiohttp.ClientSession) -> None:  # LIMITS 88
     good = data_url(encoded(picture(1)))
     cases: list[tuple[dict[str, Any], str, str | None]] = [
         (body("https://example.com/image.jpg"), PARAM, None),  # LIMITS 78

@@ -54,6 +54,7 @@ async def test_keys_take_turns_though_they_share_kv_and_whatever_their_salts() -
         await server.drain()
 
 
+# LIMITS 98
 async def test_a_second_key_does_not_wait_for_a_reply_of_the_first_to_end(start: Start) -> None:
     server = await start(api_keys=KEYS, max_rows=1)
     long = asyncio.create_task(ask(server, KEYS[0], max_tokens=6000, ignore_eos=True))

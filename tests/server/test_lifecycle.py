@@ -110,7 +110,7 @@ async def test_more_requests_than_places(engine: Engine, start: Start) -> None:
     assert (await exchange(server, post(json.dumps(body()).encode()))).status == 200
 
 
-async def test_every_request_of_a_burst_gets_one_outcome(start: Start) -> None:
+async def test_every_request_of_a_burst_gets_one_outcome(start: Start) -> None:  # LIMITS L5
     server = await start(max_rows=4, max_queue=4)  # LIMITS 95
     raw = post(json.dumps(body()).encode())
     answers = await asyncio.gather(*(exchange(server, raw) for _ in range(100)))
@@ -120,6 +120,7 @@ async def test_every_request_of_a_burst_gets_one_outcome(start: Start) -> None:
     assert len({a.content for a in answers if a.status == 503}) == 1
 
 
+# LIMITS L2, L3
 async def test_200_streams_of_which_a_third_vanishes(engine: Engine, start: Start) -> None:
     server = await start()
     threads = threading.active_count()
@@ -289,6 +290,7 @@ async def served() -> AsyncIterator[Serve]:
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+# LIMITS L6
 @pytest.mark.parametrize("number", usually(signal.SIGTERM.__eq__, SIGNALS))
 async def test_a_signal_drains(served: Serve, number: signal.Signals) -> None:  # LIMITS 119
     process, url = await served(drain_seconds=0.2)

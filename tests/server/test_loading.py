@@ -53,7 +53,7 @@ async def test_signs_of_life_and_nothing_else() -> None:
         await exchange(listening, get("/health"))
 
 
-async def test_keys_are_checked_meanwhile() -> None:
+async def test_keys_are_checked_meanwhile() -> None:  # LIMITS 30
     config = Config.of(port=0, api_keys="k")
     with listen(config) as listening, LoadingServer(listening, create_loading_app(config)):
         check_error(await exchange(listening, CHAT_REQUEST), 401)

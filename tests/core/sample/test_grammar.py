@@ -204,6 +204,7 @@ def test_a_grammar_that_cannot_be_used_fails_its_row_alone(model: Model, source:
     assert len(driver.tokens[2]) == 20 and driver.reasons[2] == "length"
 
 
+# LIMITS 75
 def test_a_grammar_that_breaks_late_says_what_to_do(model: Model, tokenizer: Tokenizer) -> None:
     rules = {"lark_grammar": 'start: "a" | "b" @document'}
     source = json.dumps({"grammars": [rules, {"name": "document", "json_schema": WIDE}]})
@@ -219,7 +220,7 @@ def test_a_grammar_that_breaks_late_says_what_to_do(model: Model, tokenizer: Tok
     assert "<" not in failure.message and len(failure.message) < 400
 
 
-def test_bombs_are_compiled_or_refused_and_never_hang(model: Model) -> None:
+def test_bombs_are_compiled_or_refused_and_never_hang(model: Model) -> None:  # LIMITS 72
     deep: dict[str, object] = {"type": "string"}
     wide: dict[str, object] = {"type": "string"}
     for _ in range(400):
@@ -258,7 +259,7 @@ def test_a_busy_machine_is_not_the_grammars_fault(model: Model) -> None:
     assert not driver.failed and driver.tokens[1]
 
 
-def test_kept_grammars_are_bounded(model: Model) -> None:
+def test_kept_grammars_are_bounded(model: Model) -> None:  # LIMITS 74
     grammars = Grammars(model.info)
     for number in range(3 * MAX_KEPT):
         grammars.start(f'start: "{number}"').matcher.result()

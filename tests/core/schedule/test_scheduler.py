@@ -99,7 +99,7 @@ def test_rows_are_cancelled_wherever_they_are(model: Model) -> None:
     assert (frame.waiting, frame.running, frame.tokens) == (0, 0, [])
 
 
-def test_running_rows_stream_while_a_long_prompt_prefills(model: Model) -> None:
+def test_running_rows_stream_while_a_long_prompt_prefills(model: Model) -> None:  # LIMITS 97
     driver = Driver(model, prefill_chunk=512)
     driver.submit(request(1, [5] * 4, max_tokens=4000))
     driver.turns(10)
@@ -183,7 +183,7 @@ def test_rows_of_very_different_length_run_in_their_own_groups(model: Model) -> 
 LARGE_KV = tuple(replace(layer, per_token=2**16) for layer in load().memory.layers)
 
 
-def test_what_does_not_fit_waits_and_then_runs(model: Model) -> None:
+def test_what_does_not_fit_waits_and_then_runs(model: Model) -> None:  # LIMITS 96
     tight = limited(model, bytes_for(model.memory, [600, 600]))
     driver = Driver(tight)
     driver.submit(*(request(k, [k + 3] * 300, max_tokens=8) for k in range(6)))

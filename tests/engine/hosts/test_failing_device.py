@@ -17,6 +17,7 @@ from tests.engine.hosts.core_process import FAILING_DEVICE, Rows, core_settings,
 REQUESTS = [row(n, length=60) for n in range(1, 7)]
 
 
+# LIMITS 100
 def test_a_process_ends_and_the_next_one_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,7 +34,7 @@ def test_a_process_ends_and_the_next_one_continues(
     assert rows.texts == undisturbed(REQUESTS) and not rows.errors
 
 
-def test_a_thread_computes_its_rows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_computes_its_rows_again(monkeypatch: pytest.MonkeyPatch) -> None:  # LIMITS 99
     inner, steps = Group.dispatch, count(1)
 
     def dispatch(group: Group, *arguments: Any) -> Mapping[Any, Any]:

@@ -239,6 +239,7 @@ def test_choices_logprobs_stop_and_streams(engine: Engine) -> None:
     assert stopped.finish_reason == "stop" and '"age"' not in stopped.text
 
 
+# LIMITS 70, 73
 @pytest.mark.parametrize(
     ("schema", "param"),
     [

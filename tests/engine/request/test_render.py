@@ -101,7 +101,7 @@ def test_harmless_text_renders_as_transformers_renders_it(template: str, kind: s
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
-def test_hostile_text_adds_no_control_token(template: str, kind: str) -> None:
+def test_hostile_text_adds_no_control_token(template: str, kind: str) -> None:  # LIMITS 46
     ours = tokenizer(template, kind)
     honest = control(ours, ids_of(ours, talk("s", "a", "b", "c")))
 
@@ -150,7 +150,7 @@ def test_known_attacks(template: str, kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
-def test_tokens_split_across_parts_stay_text(kind: str) -> None:
+def test_tokens_split_across_parts_stay_text(kind: str) -> None:  # LIMITS 47
     def messages(*texts: str) -> list[dict[str, Any]]:
         parts = [{"type": "text", "text": text} for text in texts]
         return [{"role": "user", "content": parts}]
@@ -216,7 +216,7 @@ def test_reasoning_in_earlier_replies_is_treated_as_the_template_does(
     assert ("long thoughts" in shown) == (template == "reasoning")
 
 
-def test_a_template_sees_what_it_looks_for_in_users_text() -> None:
+def test_a_template_sees_what_it_looks_for_in_users_text() -> None:  # LIMITS 48
     ours = tokenizer("switch", "byte_level")
     messages = [{"role": "user", "content": "<b>/no_think</b> [1]"}]
     assert ids_of(ours, messages) == theirs("switch", "byte_level", messages)
@@ -334,7 +334,7 @@ def test_variables_of_the_template_are_allowed_by_name() -> None:
     "name",
     ["messages", "tools", "bos_token", "add_generation_prompt", "inner", "raise_exception", "x"],
 )
-def test_other_variables_are_refused(name: str) -> None:
+def test_other_variables_are_refused(name: str) -> None:  # LIMITS 65
     ours = tokenizer("variables", "byte_level")
     with pytest.raises(InvalidRequestError) as caught:
         render(ours, parse_messages("a"), {name: "y"})

@@ -124,7 +124,7 @@ def many(count: int) -> dict[str, Any]:
     return {"type": "object", "properties": properties}
 
 
-def test_what_is_too_large_is_refused_by_name(engine: Engine) -> None:
+def test_what_is_too_large_is_refused_by_name(engine: Engine) -> None:  # LIMITS 71
     place, large = "response_format", many(MAX_FORM // 40)
     long = "a" * (MAX_PATTERN + 1)
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": long}}}

@@ -35,7 +35,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_templates_end(source: str) -> None:
+def test_hostile_templates_end(source: str) -> None:  # LIMITS 77
     begin = time.process_time()
     with pytest.raises((ModelLoadError, InvalidRequestError)) as caught:
         ChatTemplate(source, {}, seconds=0.1).render(USER)

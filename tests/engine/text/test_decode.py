@@ -161,7 +161,7 @@ STOPS = st.lists(st.text("ab😀 ", min_size=1, max_size=6), min_size=1, max_siz
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
-def test_stops_end_the_text_and_never_leak(kind: str) -> None:
+def test_stops_end_the_text_and_never_leak(kind: str) -> None:  # LIMITS 59
     @given(st.text("ab😀 c", max_size=40), STOPS)
     def check(text: str, stops: list[str]) -> None:
         ids = tokenizer(kind).control.encode_literal(text)
@@ -201,7 +201,7 @@ def test_what_is_shown_is_never_part_of_a_later_stop(
         (["😀"], "a😀b", "a"),
     ],
 )
-def test_overlapping_stops(stops: list[str], text: str, kept: str) -> None:
+def test_overlapping_stops(stops: list[str], text: str, kept: str) -> None:  # LIMITS 61
     ids = tokenizer("byte_level").control.encode_literal(text)
     assert "".join(streamed("byte_level", ids, stops)) == kept
 

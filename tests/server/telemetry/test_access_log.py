@@ -178,7 +178,7 @@ async def test_an_admin_changes_the_level(stream: io.StringIO) -> None:
         assert logs.chosen() == "warning"
 
 
-def test_lines_are_bounded_and_escaped(stream: io.StringIO) -> None:
+def test_lines_are_bounded_and_escaped(stream: io.StringIO) -> None:  # LIMITS 120
     logs.set_up("info", "text", stream)
     logging.getLogger("budmlx.x").info("a\nb\x1b[0m\u2028%s", "c" * 20_000)
     (line,) = stream.getvalue().splitlines()

@@ -112,6 +112,7 @@ async def test_sdk_errors(start: Start) -> None:
     assert "org/name" in missing.value.message
 
 
+# LIMITS 64
 async def test_models(engine: Engine, server: HttpServer, sdk: openai.AsyncOpenAI) -> None:
     listed = [model.id async for model in sdk.models.list()]
     assert listed == [engine.info.name, "demo", "org/name"]

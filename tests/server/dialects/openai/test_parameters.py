@@ -69,6 +69,7 @@ async def test_usage_counts_all_choices(client: aiohttp.ClientSession) -> None:
     assert events[-1]["choices"][0]["finish_reason"] == "length"
 
 
+# LIMITS 60
 async def test_logprobs_belong_to_the_tokens_of_the_content(client: aiohttp.ClientSession) -> None:
     for fields in (
         {"logprobs": True, "top_logprobs": 3},
@@ -91,6 +92,7 @@ async def test_logprobs_belong_to_the_tokens_of_the_content(client: aiohttp.Clie
     assert reply["choices"][0]["logprobs"] is None
 
 
+# LIMITS 56
 async def test_a_bias_decides_and_unknown_ids_are_reported(client: aiohttp.ClientSession) -> None:
     _, plain = await ask(client, logprobs=True)
     first = plain["choices"][0]["logprobs"]["content"][0]
@@ -101,6 +103,7 @@ async def test_a_bias_decides_and_unknown_ids_are_reported(client: aiohttp.Clien
     assert first["token"] not in forced["choices"][0]["message"]["content"]
 
 
+# LIMITS 57
 async def test_banning_everything_fails_that_request_alone(client: aiohttp.ClientSession) -> None:
     banned = {str(i): -100 for i in range(512)}
     other = ask(client, max_tokens=40)
@@ -146,6 +149,7 @@ VALUES = st.one_of(
 NAMES = sorted(ChatRequest.model_fields.keys() - {"model", "messages", "stream"})
 
 
+# LIMITS 50, 52
 @settings(
     max_examples=examples(60),
     deadline=None,

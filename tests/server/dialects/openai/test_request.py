@@ -129,7 +129,7 @@ def test_sampling(fields: dict[str, Any], expected: SamplingParams) -> None:
         ("cache_salt", "a\n"),
     ],
 )
-def test_refused(param: str, value: Any) -> None:
+def test_refused(param: str, value: Any) -> None:  # LIMITS 49, 54, 55, 56, 66
     field = param.split("[")[0].split(".")[0]
     with pytest.raises(InvalidRequestError) as caught:
         warnings(**{field: value})
@@ -276,7 +276,7 @@ def test_neutral_values_of_unsupported_parameters_are_accepted_silently() -> Non
     assert parse(**neutral).review(streaming=False, strict=True) == []
 
 
-def test_unknown_fields_are_reported_wherever_they_stand() -> None:
+def test_unknown_fields_are_reported_wherever_they_stand() -> None:  # LIMITS 43
     message = {
         "role": "user",
         "content": [{"type": "text", "text": "a", "cache_control": {}}],

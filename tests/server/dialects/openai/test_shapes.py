@@ -95,7 +95,7 @@ def to_request(**fields: Any) -> Request:
         ),
     ],
 )
-def test_what_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_what_is_refused(fields: dict[str, Any], message: str) -> None:  # LIMITS 68, 69
     with pytest.raises(InvalidRequestError) as caught:
         to_request(**fields)
     assert caught.value.message == message

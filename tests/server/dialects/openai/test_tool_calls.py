@@ -207,6 +207,7 @@ async def test_what_is_refused(
             assert param is None or error["param"] == param
 
 
+# LIMITS 93
 async def test_a_schema_that_cannot_be_enforced_is_400_also_for_streams(
     client: aiohttp.ClientSession,
 ) -> None:
