@@ -273,6 +273,33 @@ def test_dialects_are_known_to_the_registry_alone() -> None:
         assert not knows or module == "budmlx.server.app", module
 
 
+def _own_nodes(function: ast.AsyncFunctionDef) -> Iterator[ast.AST]:
+    """The nodes of a function, without those of functions within."""
+    nodes: list[ast.AST] = [*function.body]
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            yield node
+            nodes += ast.iter_child_nodes(node)
+
+
+def test_names_of_models_are_looked_up_off_the_loop() -> None:
+    blocking = r"(\w+\.)*(models|app\[MODELS\])\.(find|resident|refresh|load)"
+    seen = 0
+    for module in (each for each in MODULES if layer(each) == "server"):
+        for function in ast.walk(tree_of(module)):
+            if not isinstance(function, ast.AsyncFunctionDef):
+                continue
+            called = {
+                ast.unparse(node.func)
+                for node in _own_nodes(function)
+                if isinstance(node, ast.Call)
+            }
+            assert not any(re.fullmatch(blocking, each) for each in called), module
+            seen += any(each.endswith("models.afind") for each in called)
+    assert seen > 5, "the test recognises no call"
+
+
 def test_there_are_no_cycles() -> None:
     """Nor do two modules need each other for their types alone."""
     graph = {module: imports(module) & MODULES.keys() - {module} for module in MODULES}

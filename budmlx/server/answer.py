@@ -44,10 +44,9 @@ async def whole(
 ) -> web.Response:
     """Answer when all is generated. places: the number that the request holds in flight."""
     async with _events(request, model, encoder, run, places) as events:
-        done = collect([event async for event in events])
-    return web.Response(
-        body=encoder.whole(done), content_type="application/json", headers=encoder.headers
-    )
+        # Encoders may use the engine, which may be gone after the block.
+        body = encoder.whole(collect([event async for event in events]))
+    return web.Response(body=body, content_type="application/json", headers=encoder.headers)
 
 
 async def streamed(

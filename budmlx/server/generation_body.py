@@ -83,6 +83,13 @@ Stops = Annotated[
 ]
 
 
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A sentence on parameters, with the names that a client gave them. names: by ours."""
+    if not names:
+        return text
+    return re.sub(rf"\b(?:{'|'.join(names)})\b", lambda found: names[found[0]], text)
+
+
 class NamedChoice(WireModel):
     """A sampler or logits processor of a plugin; the other fields are its options."""
 

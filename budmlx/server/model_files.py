@@ -11,6 +11,7 @@ from typing import Any
 from budmlx.engine.load.library.pull import PullProgress, pull
 from budmlx.engine.load.library.removal import Removal
 from budmlx.engine.models.models import Models
+from budmlx.engine.models.resident import Resident
 from budmlx.errors import BudmlxError, InvalidRequestError, ModelNotFoundError
 
 
@@ -78,19 +79,39 @@ async def removed(models: Models, name: str) -> int:
         ModelNotFoundError: there is no such model on this machine.
         InvalidRequestError: it is loaded, or elsewhere than in the hub's cache.
     """
-    with suppress(ModelNotFoundError):
-        if not (await models.afind(name, default=False)).resident.idle:
-            raise InvalidRequestError(f"{name} is loaded; unload it first.", param="model")
     return await asyncio.to_thread(_remove, models, name)
 
 
 def _remove(models: Models, name: str) -> int:
     try:
         removal = Removal.of(models.library, name)
+        # Looking at large caches takes long, and a load may have begun meanwhile.
+        if _used(models, removal):
+            raise InvalidRequestError(f"{name} is loaded; unload it first.", param="model")
         removal.execute()
-    except ModelNotFoundError:
+    except (InvalidRequestError, ModelNotFoundError):
         raise
     except BudmlxError as error:
         raise InvalidRequestError(error.message, param="model") from error
     models.refresh()
     return removal.freed
+
+
+def _used(models: Models, removal: Removal) -> bool:
+    """Whether a model is loaded, or being loaded, from the files that are to go.
+
+    Its name may be another one, and a pattern may give the name to another model.
+    """
+    residents = list(models.residents)
+    with suppress(ModelNotFoundError):  # One that is being fetched is not listed yet.
+        residents.append(models.find(removal.name, default=False).resident)
+    return any(_uses(models, each, removal) for each in residents if not each.idle)
+
+
+def _uses(models: Models, resident: Resident, removal: Removal) -> bool:
+    if resident.name == removal.name:
+        return True
+    files = models.descriptions.files(resident)
+    if files is None:
+        return False
+    return files.path.resolve().is_relative_to(removal.folder.resolve())

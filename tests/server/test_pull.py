@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.hub_server import Hub
+from tests.model_folders import snapshot
 from tests.models import tiny_model_dir
 from tests.server_process import started
 
@@ -39,9 +40,9 @@ def pulled(url: str, **fields: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def served(hub: Hub, home: Path) -> Iterator[str]:
+def served(hub: Hub, home: Path, *more: str) -> Iterator[str]:
     """The address of a server that has nothing but what it fetches from a hub."""
-    options = ["--port", "0", "--warmup", "off", "--pull-on-demand"]
+    options = ["--port", "0", "--warmup", "off", *(more or ["--pull-on-demand"])]
     environment = hub.environment(home) | {"HOME": str(home)}
     with started(*options, environment=environment) as (url, _):
         yield url
@@ -73,6 +74,27 @@ def _comes_and_goes(url: str, hub: Hub) -> None:
     status, data = call(model, "DELETE")
     assert status == 200 and json.loads(data)["freed"] > 400_000
     assert "org/tiny" not in names(url) and call(model, "DELETE")[0] == 404
+
+
+def test_other_names_of_models(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
+    cache = tmp_path / "hub"
+    path = snapshot(cache, "org/tiny", files)
+    snapshot(cache, "org/spare", files)
+    with Hub({"org/tiny": {"main": files}}) as hub:
+        options = [str(path), "--alias", "mine", "--default-model", "mine"]
+        with served(hub, tmp_path, *options) as url:
+            chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+            for name in ("mine", "org/tiny", "org/absent"):
+                assert call(f"{url}/v1/chat/completions", "POST", model=name, **chat)[0] == 200
+            # What answers to unknown names is not what is to be fetched.
+            for name, status in (("mine", 200), ("org/absent", 400)):
+                assert call(f"{url}/api/pull", "POST", model=name, stream=False)[0] == status
+            # Files that are in use stay, by whatever name; others go, whatever name they have.
+            status, data = call(f"{url}/v1/models/org/tiny", "DELETE")
+            assert status == 400 and b"unload" in data
+            assert path.exists()
+            assert call(f"{url}/v1/models/org/spare", "DELETE")[0] == 200
 
 
 GIVEN_UP = """

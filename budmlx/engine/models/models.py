@@ -184,8 +184,8 @@ class Models:
     @property
     def only(self) -> Engine | None:
         """The engine, if there is one model and it stays loaded."""
-        first, *others = self._catalogue
-        return None if others or not first.pinned else first.engine
+        there = self.residents
+        return there[0].engine if len(there) == 1 and there[0].pinned else None
 
     def refresh(self) -> None:
         """See what has come to this machine, and what has gone."""
@@ -195,17 +195,18 @@ class Models:
         """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""
         return self.find(name).resident
 
-    def find(self, name: str) -> ServedModel:
+    def find(self, name: str, *, default: bool = True) -> ServedModel:
         """The model that answers to `name`, to be used. Raises ModelNotFoundError.
 
-        Reads the disk for a name that is not known: not for event loops.
+        default: the model for unknown names may answer. Reads the disk for a name that is not
+        known: not for event loops.
         """
         if self._catalogue.needs_refresh(name):
             self._catalogue.refresh(FRESH_SECONDS)
-        return self._known(name)
+        return self._known(name, default=default)
 
     async def afind(self, name: str, *, default: bool = True) -> ServedModel:
-        """`find` for event loops. default: the model for unknown names may answer."""
+        """`find` for event loops."""
         if name not in self._catalogue.by_name and self._catalogue.needs_refresh(name):
             await asyncio.to_thread(self._catalogue.refresh, FRESH_SECONDS)
         return self._known(name, default=default)

@@ -43,6 +43,14 @@ def catalogue(folder: Path, **settings: object) -> Catalogue:
     return Catalogue(config, specs, library if all_local else None)
 
 
+def test_the_last_model_goes(folder: Path) -> None:
+    with Models(Config(models_dir=(str(folder),))) as models:
+        assert "org/small" in models.names and models.only is None
+        shutil.rmtree(folder / "org")
+        models.refresh()
+        assert "org/small" not in models.names and models.only is None
+
+
 def test_which_model_answers(folder: Path) -> None:
     names = catalogue(
         folder,

@@ -14,6 +14,7 @@ from multidict import CIMultiDictProxy
 from pydantic import BaseModel
 
 from budmlx.engine.engine import Engine
+from budmlx.engine.models.resident import Resident
 from budmlx.engine.reply.completion import completion
 from budmlx.server import answer
 from budmlx.server.body import parsed
@@ -56,8 +57,9 @@ class Lines:
     stream_type = "application/x-ndjson"
     headers: Mapping[str, str] = {"X-Whisper": "yes"}
 
-    def __init__(self, breaks: bool):
+    def __init__(self, breaks: bool, model: Resident):
         self._breaks = breaks
+        self._model = model
         self._number = 0
 
     def _line(self, **fields: Any) -> bytes:
@@ -82,6 +84,8 @@ class Lines:
         return self._line(hush=failure.message)
 
     def whole(self, done: Completion) -> bytes:
+        # Encoders may use the engine.
+        assert self._model.users == 1
         return self._line(text=done.text)
 
 
@@ -94,13 +98,13 @@ class Lines:
 )
 async def say(request: web.Request) -> web.StreamResponse:
     asked, _ = await parsed(request, Whisper.model_validate)
-    model = request.app[MODELS].find("demo")
+    model = await request.app[MODELS].afind("demo")
     sampling = SamplingParams(temperature=0, max_tokens=asked.words)
 
     async def run(engine: Engine) -> answer.Events:
         return _after(asked.pause, engine.aevents(Request(prompt=asked.text, sampling=sampling)))
 
-    encoder = Lines(breaks=asked.text == "break")
+    encoder = Lines(breaks=asked.text == "break", model=model.resident)
     if asked.stream:
         return await answer.streamed(request, model, encoder, run)
     return await answer.whole(request, model, encoder, run, partial(completion, "whisper", ()))

@@ -12,6 +12,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.anthropic.content import (
     CacheControl,
     ConversationMessage,
+    Effort,
     Instructions,
 )
 from budmlx.server.dialects.anthropic.errors import THREAD_CODE
@@ -49,7 +50,7 @@ class OutputFormat(WireModel):
 class OutputConfig(WireModel):
     """How much the model does, and the form of what it says."""
 
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     format: OutputFormat | None = None
 
 
@@ -121,8 +122,8 @@ class ConversationBody(Body):
             self.system, self.messages, known.by_name, sealer, marked=tools_marked
         )
         history.mark(0.0 if self.cache_control is None else self.cache_control.seconds)
-        history.warnings += known.warnings
         tools = known.callable(history.shown, self.tool_choice)
+        history.warnings += known.warnings
         disabled = self.thinking is not None and self.thinking.type == "disabled"
         request = Request(
             messages=tuple(history.messages),
@@ -131,7 +132,7 @@ class ConversationBody(Body):
             parallel_tool_calls=tools.parallel,
             response_format=self._format,
             reasoning="hidden" if disabled else "parsed",
-            chat_template_kwargs=self._variables,
+            chat_template_kwargs=self._variables(history.names),
             breakpoints=tuple(history.breakpoints),
         )
         return request, history
@@ -144,18 +145,22 @@ class ConversationBody(Body):
             asked, place = self.output_format, "output_format.schema"
         return None if asked is None else ResponseFormat("json_schema", asked.schema_, place)
 
-    @property
-    def _variables(self) -> dict[str, Any]:
-        """Variables for the chat template."""
+    def _variables(self, names: dict[str, str]) -> dict[str, Any]:
+        """Variables for the chat template. names: gets the places that they come from."""
         variables: dict[str, Any] = {}
-        configs = [self.output_config, *(message.output_config for message in self.messages)]
-        if efforts := [each.effort for each in configs if each is not None and each.effort]:
-            variables["reasoning_effort"] = efforts[-1]
+        configs = [("", self.output_config)]
+        configs += [(f"messages[{i}].", each.output_config) for i, each in enumerate(self.messages)]
+        for place, config in configs:
+            if config is not None and config.effort is not None:
+                variables["reasoning_effort"] = config.effort
+                names["reasoning_effort"] = f"{place}output_config.effort"
         if self.thinking is not None and self.thinking.type in ("enabled", "disabled"):
             variables["enable_thinking"] = self.thinking.type == "enabled"
+            names["enable_thinking"] = "thinking.type"
         edits = self.context_management.edits if self.context_management is not None else []
         if any(edit.type.startswith("clear_thinking") and edit.keep == "all" for edit in edits):
             variables["clear_thinking"] = False
+            names["clear_thinking"] = "context_management.edits"
         return variables
 
 
@@ -190,7 +195,8 @@ class MessagesRequest(ConversationBody, GenerationBody):
             given.add("stop")
         budget = self.thinking.budget_tokens if self.thinking is not None else None
         if budget is not None and "max_reasoning_tokens" not in given:
-            named["max_reasoning_tokens"] = budget
+            named["max_reasoning_tokens"] = min(budget, MOST_TOKENS)
+            history.names["max_reasoning_tokens"] = "thinking.budget_tokens"
             given.add("max_reasoning_tokens")
         request = replace(
             request,

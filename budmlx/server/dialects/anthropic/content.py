@@ -187,10 +187,13 @@ Instructions = Annotated[
 ]
 
 
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+
+
 class MessageOutputConfig(WireModel):
     """Settings from this message on."""
 
-    effort: str = ""
+    effort: Effort | None = None
 
 
 class ConversationMessage(WireModel):

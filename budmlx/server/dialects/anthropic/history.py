@@ -25,6 +25,7 @@ from budmlx.server.dialects.anthropic.content import (
     ToolUseBlock,
 )
 from budmlx.server.dialects.anthropic.tools import definition_text
+from budmlx.server.generation_body import renamed
 from budmlx.server.sealed import Opener, Sealer
 from budmlx.types import Breakpoint, ImagePart, Message, Part, TextPart, Tool, ToolCall
 
@@ -65,6 +66,7 @@ class History:
     """A conversation. origins: of each message. warnings: on what was left out.
 
     shown: names of the deferred tools whose definitions stand in it. breakpoints: its marks.
+    names: places in the request, by the names of parameters of ours that come from them.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -72,6 +74,7 @@ class History:
     warnings: list[str] = field(default_factory=list)
     shown: set[str] = field(default_factory=set)
     breakpoints: list[Breakpoint] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
 
     def add(self, message: Message, origin: Origin) -> None:
         """Add a message."""
@@ -85,8 +88,8 @@ class History:
             self.breakpoints = [*self.breakpoints[1 - MOST_MARKS :], mark]
 
     def in_request(self, text: str) -> str:
-        """A text in which places in `messages` are those of the request."""
-        return _PLACE.sub(self._place, text)
+        """A text in which parameters, and places in `messages`, are those of the request."""
+        return renamed(_PLACE.sub(self._place, text), self.names)
 
     def _place(self, match: re.Match[str]) -> str:
         message, part, call = (None if each is None else int(each) for each in match.groups())
@@ -140,9 +143,7 @@ class _Reader:
     def read(self, message: ConversationMessage, place: str) -> None:
         content = message.content
         if message.role == "system":
-            blocks = content if isinstance(content, str) else list(_texts(content))
-            self._history.add(Message(role="system", content=instructions(blocks)), Origin(place))
-            self._history.mark(0.0 if isinstance(content, str) else _marked(content))
+            self._system(content, place)
         elif isinstance(content, str):
             self._history.add(Message(role=message.role, content=content), Origin(place))
         elif message.role == "assistant":
@@ -156,6 +157,17 @@ class _Reader:
         if last.role == "assistant" and not last.tool_calls:
             fields = {name: getattr(last, name) for name in ("content", "reasoning")}
             self._history.messages[-1] = Message(role="assistant", prefix=True, **fields)
+
+    def _system(self, content: str | Sequence[Block], place: str) -> None:
+        texts: list[TextBlock] = []
+        for index, block in enumerate([] if isinstance(content, str) else content):
+            if isinstance(block, TextBlock):
+                texts.append(block)
+            else:
+                self._leave_out(block, f"{place}.content[{index}]")
+        if text := instructions(content if isinstance(content, str) else texts):
+            self._history.add(Message(role="system", content=text), Origin(place))
+            self._history.mark(0.0 if isinstance(content, str) else _marked(content))
 
     def _assistant(self, blocks: Sequence[Block], place: str) -> None:
         texts: list[str] = []
@@ -238,6 +250,10 @@ class _Reader:
                 note = NO_PDF if block.source.media_type == PDF else NO_DOCUMENT
                 yield self._unread(place, note, in_result=in_result)
             else:
+                if None in texts:
+                    self._history.warnings.append(
+                        f"{place}.source.content holds what is not text, which was left out."
+                    )
                 yield TextPart("\n\n".join(filter(None, texts)))
         elif isinstance(block, SearchResultBlock):
             texts = [block.title, block.source, *(each.text for each in block.content)]
@@ -268,14 +284,10 @@ def _marked(blocks: Sequence[Block] | Sequence[TextBlock]) -> float:
     return max((each.marked for each in blocks if isinstance(each, MarkedBlock)), default=0.0)
 
 
-def _texts(blocks: Sequence[Block]) -> Iterator[TextBlock]:
-    return (block for block in blocks if isinstance(block, TextBlock))
-
-
-def _document(block: DocumentBlock) -> list[str] | None:
-    """The texts of a document; None if it is not text."""
+def _document(block: DocumentBlock) -> list[str | None] | None:
+    """The texts of a document, with None for what is not text; None if it is none itself."""
     source = block.source
-    head = [block.title, block.context]
+    head: list[str | None] = [block.title, block.context]
     if source.type == "text":
         return [*head, source.data]
     if source.type != "content":
@@ -284,9 +296,9 @@ def _document(block: DocumentBlock) -> list[str] | None:
     return [*head, *([given] if isinstance(given, str) else map(_text_of, given))]
 
 
-def _text_of(block: Any) -> str:
+def _text_of(block: Any) -> str | None:
     text = block.get("text") if isinstance(block, dict) else None
-    return text if isinstance(text, str) else ""
+    return text if isinstance(text, str) else None
 
 
 def _places(found: Sequence[Placed]) -> list[str]:

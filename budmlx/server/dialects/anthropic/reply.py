@@ -228,9 +228,8 @@ class MessageReply:
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""
-        self.warnings = [*done.warnings]
-        [choice] = done.choices
         self.warnings = list(done.warnings)
+        [choice] = done.choices
         blocks: list[BlockOut] = []
         if choice.reasoning:
             blocks.append(ThinkingOut(choice.reasoning, self._sealed(choice.reasoning)))

@@ -120,16 +120,23 @@ class KnownTools:
         )
 
     def _chosen(self, tools: Sequence[Tool], choice: ChoiceOfTool) -> ToolChoice:
-        if choice.type == "tool" and choice.name not in self._left_out:
-            if choice.name not in {tool.name for tool in tools}:
-                raise InvalidRequestError(
-                    f"tool_choice.name names {choice.name[:128]!r}, which is not in tools.",
-                    param="tool_choice.name",
+        """The choice. What the model would have to call may not be here: it says what it can."""
+        if choice.type == "tool":
+            if choice.name in {tool.name for tool in tools}:
+                return ToolChoice("required", choice.name)
+            if choice.name in self._left_out:
+                self.warnings.append(
+                    "tool_choice has no effect: the tool that it names was left out."
                 )
-            return ToolChoice("required", choice.name)
-        if choice.type in ("any", "tool") and not tools and self._left_out:
-            return ToolChoice()  # What it had to call is not here; it says what it can.
-        return checks.choice_of_mode("any" if choice.type == "tool" else choice.type, tools)
+                return ToolChoice()
+            raise InvalidRequestError(
+                f"tool_choice.name names {choice.name[:128]!r}, which is not in tools.",
+                param="tool_choice.name",
+            )
+        if choice.type == "any" and not tools and self._left_out:
+            self.warnings.append("tool_choice has no effect: all tools were left out.")
+            return ToolChoice()
+        return checks.choice_of_mode(choice.type, tools)
 
 
 def definition_text(tool: Tool) -> str:

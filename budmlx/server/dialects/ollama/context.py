@@ -37,9 +37,12 @@ class ContinuedLines(GenerateLines):
             new = engine.tokenize(str(request.prompt), add_special=not self._ids).ids
         self._engine = engine
         self._ids = (*self._ids, *new)
-        return replace(
+        ready = replace(
             request, messages=None, prompt=self._ids, reasoning="raw", chat_template_kwargs={}
         )
+        # Beside what the template leaves out, there is what has no effect on ids.
+        self._warnings += [w for w in engine.warnings(ready) if w not in self._warnings]
+        return ready
 
     def chunks(self, event: Event) -> bytes:
         """The line for one event of the engine."""

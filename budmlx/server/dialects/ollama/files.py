@@ -65,7 +65,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     headers = warnings_header(body.review(strict=request.app[CONFIG].strict))
     models = request.app[MODELS]
     name = meant(body.model, models)
-    if not await asyncio.to_thread(_is_here, name, models):
+    if not await _is_here(name, models):
         check_admin(request)
         async with aclosing(pulling(models, name)) as progress:
             if body.stream is not False:
@@ -78,12 +78,16 @@ async def pull(request: web.Request) -> web.StreamResponse:
     return web.Response(body=lines, content_type=NDJSON, headers=headers)
 
 
-def _is_here(name: str, models: Models) -> bool:
-    """Whether a name is served by a model whose files are on this machine."""
+async def _is_here(name: str, models: Models) -> bool:
+    """Whether a name is served by a model whose files are on this machine.
+
+    The model for unknown names does not count: it is another one than that which is wanted.
+    """
     try:
-        return models.descriptions.files(models.find(name).resident) is not None
+        resident = (await models.afind(name, default=False)).resident
     except ModelNotFoundError:
         return False
+    return await asyncio.to_thread(models.descriptions.files, resident) is not None
 
 
 async def _streamed(

@@ -31,6 +31,9 @@ from budmlx.server.wire import ErrorMessage, Int, ignored
 from budmlx.types import Request, ResponseFormat
 
 Effort = Literal["low", "medium", "high", "max"]
+Think = Annotated[
+    bool | Effort, ErrorMessage('must be true, false, "low", "medium", "high" or "max"')
+]
 Format = Annotated[
     Annotated[Literal["json", ""], Tag("<word>")] | Annotated[dict[str, Any], Tag("<schema>")],
     Discriminator(lambda value: "<schema>" if isinstance(value, dict) else "<word>"),
@@ -57,7 +60,7 @@ class GenerationBody(generation_body.GenerationBody):
     format: Format | None = Field(
         None, description='The form of the reply: "json", or a JSON schema.'
     )
-    think: bool | Effort | None = Field(
+    think: Think | None = Field(
         None, description="Whether the model reasons, or how much; absent: as the model does."
     )
     keep_alive: KeepAlive | None = Field(
@@ -120,8 +123,9 @@ class GenerationBody(generation_body.GenerationBody):
         try:
             sampling = self.sampling(**said, logprobs=logprobs)
         except InvalidRequestError as error:
-            if error.param in said:
-                error.param = _place(error.param)
+            names = {name: _place(name) for name in said}
+            error.message = generation_body.renamed(error.message, names)
+            error.param = error.param and names.get(error.param, error.param)
             raise
         return {
             "sampling": sampling,
@@ -162,7 +166,10 @@ async def answered(
     async def run(engine: Engine) -> answer.Events:
         if keep is not None:
             model.keep(keep)
+        known = len(warnings)
         ready = await off_loop(size, reply.loaded, engine, generation)
+        names = dict.fromkeys(body.template_kwargs, "think")
+        warnings[known:] = [generation_body.renamed(each, names) for each in warnings[known:]]
         return engine.aevents(ready, request.get(ORIGIN))
 
     if body.streams:

@@ -28,10 +28,14 @@ WITHOUT_EFFECT = frozenset(
 class Options(WireModel):
     """Sampling parameters. What is absent keeps the model's own default."""
 
-    num_predict: Annotated[Int, Field(ge=-2), described("max_tokens", "-1, -2: no limit.")] = -1
+    num_predict: Annotated[
+        Int, Field(ge=-2, le=2**63 - 1), described("max_tokens", "-1, -2: no limit.")
+    ] = -1
     temperature: Annotated[float | None, within("temperature"), described("temperature")] = None
     top_p: Annotated[float | None, within("top_p"), described("top_p")] = None
-    top_k: Annotated[Int | None, within("top_k"), described("top_k")] = None
+    top_k: Annotated[
+        Int | None, Field(ge=-1, lt=2**31), described("top_k", "-1 is the same as 0.")
+    ] = None
     min_p: Annotated[float | None, within("min_p"), described("min_p")] = None
     typical_p: Annotated[float | None, within("typical_p"), described("typical_p")] = None
     seed: Annotated[Int | None, within("seed"), described("seed", "-1: none.")] = None
@@ -64,6 +68,8 @@ class Options(WireModel):
             del said["max_tokens"]
         if said.get("seed") == -1:
             del said["seed"]
+        if said.get("top_k") == -1:
+            said["top_k"] = 0
         window = said.get("repetition_window")
         if window == 0:
             said["repetition_penalty"] = 1.0

@@ -12,7 +12,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.anthropic.body import ConversationBody, MessagesRequest
 from budmlx.server.dialects.anthropic.history import History
 from budmlx.server.sealed import Sealer
-from budmlx.types import ImagePart, Message, Request, TextPart
+from budmlx.types import ImagePart, Message, Request, TextPart, ToolChoice
 from tests.server.dialects.anthropic.captures import bodies
 
 RESULT = {"type": "tool_result", "tool_use_id": "a"}
@@ -69,8 +69,12 @@ def test_instructions_lose_the_lines_that_are_for_the_service(sealer: Sealer) ->
         request, _ = read(sealer, user(text("Hi")), system=system)
         assert request.messages is not None
         assert request.messages[0] == Message(role="system", content="One\n\nTwo")
-    request, _ = read(sealer, user(text(header)), system=[text(header)])
-    assert request.messages == (Message(role="user", content=header),)
+    # A message of nothing else is none.
+    for later in (header, [text(header)]):
+        turns = (user(text(header)), {"role": "system", "content": later})
+        request, history = read(sealer, *turns, system=[text(header)])
+        assert request.messages == (Message(role="user", content=header),)
+        assert not history.warnings
 
 
 def test_instructions_in_the_middle_stay_there(sealer: Sealer) -> None:
@@ -82,6 +86,13 @@ def test_instructions_in_the_middle_stay_there(sealer: Sealer) -> None:
             "user", "system", "assistant", "system",
         ]  # fmt: skip
         assert request.chat_template_kwargs == {"reasoning_effort": "low"}
+
+
+def test_instructions_are_text(sealer: Sealer) -> None:
+    message = {"role": "system", "content": [{"type": "image", "source": PNG}, text("Be brief.")]}
+    request, history = read(sealer, user(text("Hi")), message)
+    assert request.messages is not None and request.messages[1].content == "Be brief."
+    assert history.warnings == ["messages[1].content[0] was left out: it is of the type image."]
 
 
 def test_calls_and_their_results_in_the_order_given(sealer: Sealer) -> None:
@@ -168,6 +179,12 @@ def test_documents(sealer: Sealer) -> None:
         block = {"type": "document", "source": source, "title": "T"}
         [message] = read(sealer, user(block))[0].messages or ()
         assert message.content == "T\n\nWords"
+    source = {"type": "content", "content": [{"type": "image", "source": PNG}, text("Words")]}
+    request, history = read(sealer, user({"type": "document", "source": source}))
+    assert request.messages == (Message(role="user", content="Words"),)
+    assert history.warnings == [
+        "messages[0].content[0].source.content holds what is not text, which was left out."
+    ]
     found = {"type": "search_result", "source": "s", "title": "T", "content": [text("Words")]}
     [message] = read(sealer, user(found))[0].messages or ()
     assert message.content == "T\n\ns\n\nWords"
@@ -194,6 +211,20 @@ def test_deferred_tools_appear_where_they_were_found(sealer: Sealer) -> None:
     assert request.messages is not None
     definition = json.loads(request.messages[2].text)
     assert definition["function"] == {"name": "g", "description": "G", "parameters": schema}
+
+
+@pytest.mark.parametrize("kind", ["any", "tool"])
+@pytest.mark.parametrize("others", [(), ("f",)])
+def test_no_other_tool_is_forced_than_the_one_named(
+    sealer: Sealer, kind: str, others: tuple[str, ...]
+) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    tools = [search, *({"name": name, "input_schema": {"type": "object"}} for name in others)]
+    choice = {"type": kind, **({"name": "web_search"} if kind == "tool" else {})}
+    request, history = read(sealer, user(text("Go")), tools=tools, tool_choice=choice)
+    free = kind == "tool" or not others
+    assert request.tool_choice == ToolChoice("auto" if free else "required")
+    assert any("tool_choice has no effect" in each for each in history.warnings) is free
 
 
 def test_the_last_reply_is_continued(sealer: Sealer) -> None:

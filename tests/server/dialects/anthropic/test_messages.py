@@ -201,6 +201,12 @@ async def test_prefixes(client: aiohttp.ClientSession, prefix: str) -> None:
             "tools.0.input_schema: ",
         ),
         (
+            {"messages": [{"role": "user", "content": "a", "output_config": {"effort": "huge"}}]},
+            400,
+            "invalid_request_error",
+            "messages.0.output_config.effort: ",
+        ),
+        (
             {"tool_choice": {"type": "tool", "name": "f"}},
             400,
             "invalid_request_error",
@@ -282,6 +288,16 @@ async def test_what_has_no_effect_is_a_warning(client: aiohttp.ClientSession) ->
         "`mcp_servers` has no effect here.",
         "`more` is not a known parameter and was ignored.",
     ]
+    # They name what was sent, not what it becomes.
+    past = {"role": "user", "content": "Hi", "output_config": {"effort": "low"}}
+    for fields, name in (
+        ({"thinking": {"type": "enabled", "budget_tokens": 2**64}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled"}}, "thinking.type"),
+        ({"output_config": {"effort": "low"}}, "output_config.effort"),
+        ({"messages": [past]}, "messages[0].output_config.effort"),
+    ):
+        found = await warnings(client, **fields)
+        assert found and found[-1].startswith(f"{name} has no effect"), found
     [found] = await warnings(client, tools=[{"type": "web_search_20250305", "name": "web_search"}])
     assert found.startswith("tools.0 was left out")
 

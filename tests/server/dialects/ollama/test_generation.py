@@ -110,6 +110,8 @@ async def test_a_text_goes_on_from_the_ids_of_others(
     assert raw[-1]["prompt_eval_count"] == 3
     plain, _ = await ask(client, path)
     assert "context" not in plain[-1]
+    _, headers = await ask(client, path, context=[], think=True, max_reasoning_tokens=3)
+    assert json.loads(headers[WARNINGS])[-1] == "max_reasoning_tokens has no effect on raw text."
     body = {"model": "demo", "prompt": "a", "context": [5, 10**6]}
     assert "context[1]" in (await refusal(client, path, body))[1]
 
@@ -149,7 +151,7 @@ async def test_what_has_no_effect_is_in_a_header(client: aiohttp.ClientSession) 
     options = {**GREEDY, "num_ctx": 8192, "mirostat": 1, "top_k": None, "foo": 1}
     _, headers = await ask(client, options=options, bar=2, think=True)
     found = json.loads(headers[WARNINGS])
-    for name in ("options.num_ctx", "options.mirostat", "options.foo", "bar", "enable_thinking"):
+    for name in ("options.num_ctx", "options.mirostat", "options.foo", "bar", "think"):
         assert [text for text in found if name in text], name
     assert len(found) == 5
     _, headers = await ask(client)
@@ -169,7 +171,10 @@ async def test_errors_name_what_is_wrong(client: aiohttp.ClientSession) -> None:
         ({"options": {"stop": ["a"] * 17}}, "options.stop"),
         ({"keep_alive": "soon"}, "keep_alive"),
         ({"format": "yaml"}, "format"),
-        ({"think": "hard"}, "think"),
+        ({"think": "none"}, "think must be true, false,"),
+        ({"options": {"num_predict": 2**63}}, "`options.num_predict`: input should be less"),
+        ({"options": {"num_predict": 2}, "min_tokens": 3}, "than options.num_predict."),
+        ({"options": {"top_k": -2}}, "options.top_k"),
         ({"messages": [{"role": "nobody"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "a" * (2**20 + 1)}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "images": ["!"]}]}, "messages[0].content[0]"),
@@ -220,6 +225,7 @@ def test_options_by_our_names() -> None:
         "seed": 4,
     }
     assert Options(num_predict=-1, seed=-1, repeat_last_n=-1).sampling() == {"repetition_window": 0}
+    assert Options(top_k=-1).sampling() == {"top_k": 0}
     off = Options(repeat_penalty=1.3, repeat_last_n=0).sampling()
     assert off == {"repetition_penalty": 1.0, "repetition_window": 0}
 

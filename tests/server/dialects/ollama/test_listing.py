@@ -86,6 +86,25 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class LateNames(Models):
+    """As if a model went right after its name was listed."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*super().names, "gone")
+
+
+async def test_a_model_that_goes_meanwhile_is_left_out(library: Path) -> None:
+    config = Config(models_dir=(str(library),), port=0, drain_seconds=0, warmup="off")
+    with LateNames(config) as models:
+        server = await HttpServer.start(models, config)
+        async with aiohttp.ClientSession(server.url) as client:
+            listed = (await read(client, "/api/tags"))["models"]
+            assert {model["name"] for model in listed} >= {"org/one:latest"}
+            assert "gone:latest" not in {model["name"] for model in listed}
+        await server.drain()
+
+
 @pytest.mark.parametrize(("keys", "reason"), [((), "unload"), (("key",), "stop")])
 async def test_no_model_is_loaded_to_be_unloaded(
     library: Path, keys: tuple[str, ...], reason: str
