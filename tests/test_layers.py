@@ -296,8 +296,8 @@ def test_names_of_models_are_looked_up_off_the_loop() -> None:
                 if isinstance(node, ast.Call)
             }
             assert not any(re.fullmatch(blocking, each) for each in called), module
-            seen += any(each.endswith("models.afind") for each in called)
-    assert seen > 5, "the test recognises no call"
+            seen += any(each.endswith(".afind") for each in called)
+    assert seen > 2, "the test recognises no call"
 
 
 def test_there_are_no_cycles() -> None:

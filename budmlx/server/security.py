@@ -242,7 +242,7 @@ async def listed(request: web.Request) -> list[tuple[str, ServedModel]]:
     permitted = await _permitted(request) if key is not None and key.models else None
     for name in models.names:
         with suppress(ModelNotFoundError):  # another request found that it is gone
-            served = models.find(name)
+            served = await models.afind(name, default=False)
             if permitted is None or _permits(permitted, served):
                 found.append((name, served))
     return found

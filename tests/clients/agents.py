@@ -23,6 +23,8 @@ SCRIPTS = {
     "json": ['{"title": "Cats", "count": 2}'],
 }
 """`script NAME;` in a user's message starts one; see `tests.agent_model`."""
+PINGS = {"BUDMLX_HOLD_SECONDS": "0", "BUDMLX_KEEPALIVE_SECONDS": "0.01"}
+"""Settings with which streams begin before the first token, as those of long prompts do."""
 
 WRITE = (
     "import json, sys; from pathlib import Path; from tests.agent_model import write_agent_model; "
@@ -31,12 +33,15 @@ WRITE = (
 
 
 @contextmanager
-def serving_scripts() -> Iterator[str]:
-    """The address of a server that takes `KEY`; its model is called `agent`."""
+def serving_scripts(**settings: str) -> Iterator[str]:
+    """The address of a server that takes `KEY`; its model is called `agent`.
+
+    settings: of the environment.
+    """
     python = os.environ.get("BUDMLX_PYTHON", sys.executable)
     with tempfile.TemporaryDirectory(prefix="budmlx-agent-") as folder:
         path = Path(folder) / "agent"
         scripts = json.dumps({"hello": ["Hello."], "over": ["That is all."], **SCRIPTS})
         subprocess.run([python, "-c", WRITE, str(path), scripts], cwd=ROOT, check=True)
-        with started(BUDMLX_MODEL=str(path), BUDMLX_ALIAS="agent") as (url, _):
+        with started(BUDMLX_MODEL=str(path), BUDMLX_ALIAS="agent", **settings) as (url, _):
             yield url

@@ -31,6 +31,7 @@ group responses "openai==3.57.0 openai-agents==0.24.0" test_responses_packages.p
 group anthropic "anthropic==2.14.0 langchain-anthropic==1.7.10 litellm==1.110.2" \
   test_anthropic_package.py test_anthropic_others.py
 group anthropic-old "anthropic==0.75.0" test_anthropic_package.py
+group pydantic-ai "pydantic-ai-slim[openai,anthropic]==2.68.0" test_pydantic_ai.py
 group ollama "ollama==0.6.3 langchain-ollama==1.1.0 litellm==1.110.2 llm==0.36 llm-ollama==0.19.1
 llama-index-llms-ollama==0.11.0" test_ollama_package.py
 group schemathesis "schemathesis==4.32.5" test_schemathesis.py

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.agents import serving_scripts
+from tests.clients.agents import PINGS, serving_scripts
 from tests.clients.server import KEY, needed
 
 langchain = needed("langchain_anthropic")
@@ -17,7 +17,7 @@ litellm = needed("litellm")
 
 @pytest.fixture(scope="module")
 def agents() -> Iterator[str]:
-    with serving_scripts() as url:
+    with serving_scripts(**PINGS) as url:
         yield url
 
 

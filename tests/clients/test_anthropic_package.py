@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.agents import serving_scripts
+from tests.clients.agents import PINGS, serving_scripts
 from tests.clients.server import KEY, needed
 
 anthropic = needed("anthropic")
@@ -22,7 +22,7 @@ TOOL: Any = {
 
 @pytest.fixture(scope="module")
 def agents() -> Iterator[str]:
-    with serving_scripts() as url:
+    with serving_scripts(**PINGS) as url:
         yield url
 
 
@@ -53,6 +53,10 @@ def test_whole_and_streamed(sdk: Any) -> None:
     )
     events = list(sdk.messages.create(**ask("Hi"), stream=True))
     assert events[0].type == "message_start" and events[-1].type == "message_stop"
+    begun, [ended] = events[0].message.usage, [e.usage for e in events if e.type == "message_delta"]
+    for name in counts:
+        assert getattr(begun, name) == getattr(ended, name)
+    assert sum(getattr(begun, name) for name in counts) > 3
 
 
 def test_asynchronous(agents: str) -> None:

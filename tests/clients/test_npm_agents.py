@@ -1,4 +1,4 @@
-"""Coding agents from npm do a whole task: a question, a call that reads a file, an answer.
+"""Coding agents from npm, launched, do a whole task: a question, a call that reads, an answer.
 
 The model says what scripts say; everything else, prompts and tools included, is the agents' own.
 """
@@ -9,11 +9,11 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -43,15 +43,23 @@ class Place:
     folder: Path
     home: Path
 
-    def run(self, agent: str, *arguments: str, **environment: str) -> str:
-        """What an agent prints. Fails if it does, or is not there."""
-        program = AGENTS / "node_modules" / ".bin" / agent
-        if not program.exists():
+    def launch(self, agent: str, *arguments: str, **environment: str) -> str:
+        """What an agent prints that `budmlx launch` starts. Fails if it does, or is not there."""
+        programs = AGENTS / "node_modules" / ".bin"
+        if not (programs / agent).exists():
             missing(f"{agent} is missing; make test-clients installs it where npm is")
+        own = {
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            "BUDMLX_BASE_URL": self.url,
+            "BUDMLX_API_KEY": KEY,
+        }
+        python = os.environ.get("BUDMLX_PYTHON", sys.executable)
         done = subprocess.run(
-            [program, *arguments],
+            [python, "-m", "budmlx", "launch", agent, "--", *arguments],
             cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.home), **environment},
+            env={**own, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -82,15 +90,10 @@ def place() -> Iterator[Place]:
 @pytest.mark.timeout(300)
 def test_claude_code(place: Place) -> None:
     said = json.loads(
-        place.run(
+        place.launch(
             *("claude", "-p", f"script claude; {TASK}", "--output-format", "json"),
             # All of its tools are 20,000 tokens, which take a CPU minutes.
             *("--tools", "Read,Bash", "--allowedTools", "Read"),
-            ANTHROPIC_BASE_URL=place.url,
-            ANTHROPIC_AUTH_TOKEN=KEY,
-            ANTHROPIC_MODEL="agent",
-            ANTHROPIC_DEFAULT_HAIKU_MODEL="agent",
-            CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
             DISABLE_AUTOUPDATER="1",
         )
     )
@@ -103,14 +106,8 @@ def test_claude_code(place: Place) -> None:
 
 @pytest.mark.timeout(300)
 def test_codex(place: Place) -> None:
-    folder = place.home / ".codex"
-    folder.mkdir()
-    (folder / "config.toml").write_text(
-        'model = "agent"\nmodel_provider = "budmlx"\n[model_providers.budmlx]\nname = "budmlx"\n'
-        f'base_url = "{place.url}/v1"\nwire_api = "responses"\nenv_key = "BUDMLX_KEY"\n'
-    )
     arguments = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "--json")
-    said = place.run("codex", "exec", *arguments, f"script codex; {TASK}", BUDMLX_KEY=KEY)
+    said = place.launch("codex", "exec", *arguments, f"script codex; {TASK}")
     items = [item for line in said.splitlines() if (item := json.loads(line).get("item"))]
     [ran] = {each["id"]: each for each in items if each["type"] == "command_execution"}.values()
     assert ran["aggregated_output"] == "The word is marmalade.\n"
@@ -119,16 +116,7 @@ def test_codex(place: Place) -> None:
 
 @pytest.mark.timeout(300)
 def test_opencode(place: Place) -> None:
-    model = {"name": "agent", "limit": {"context": 60_000, "output": 8_000}}
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "options": {"baseURL": f"{place.url}/v1", "apiKey": KEY},
-        "models": {"agent": model},
-    }
-    settings: dict[str, Any] = {"provider": {"budmlx": provider}, "share": "disabled"}
-    settings |= {"model": "budmlx/agent", "small_model": "budmlx/agent", "autoupdate": False}
-    (place.folder / "opencode.json").write_text(json.dumps(settings))
-    said = place.run(
+    said = place.launch(
         *("opencode", "run", f"script opencode; {TASK}"),
         OPENCODE_DISABLE_MODELS_FETCH="1",
         OPENCODE_DISABLE_DEFAULT_PLUGINS="1",

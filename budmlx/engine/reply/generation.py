@@ -265,6 +265,11 @@ class Generation:
         """The core took a row out of its queue."""
         return self._started is not None
 
+    @property
+    def answered(self) -> bool:
+        """The first events are made, and what of the prompt was cached is known."""
+        return self._cached_tokens is not None
+
     def stamp_start(self, now: float) -> None:
         """The core took a row out of its queue at `now`."""
         self._started = self._started or now

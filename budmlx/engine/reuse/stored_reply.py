@@ -72,6 +72,12 @@ class StoredReply(msgspec.Struct, frozen=True, array_like=True):
     reasoning_tokens: int
     warnings: tuple[str, ...] = ()
 
+    @property
+    def usage(self) -> Usage:
+        """The counts of a replay. The prompt counts as cached."""
+        prompt = self.prompt_tokens
+        return Usage(prompt, self.completion_tokens, prompt, self.reasoning_tokens)
+
     def encode(self) -> bytes:
         """The bytes of the reply, as msgpack."""
         return msgspec.msgpack.encode(self)
@@ -117,7 +123,7 @@ def stored(key: str, events: Sequence[Event]) -> StoredReply | None:
 
 
 def replay(reply: StoredReply) -> Iterator[Event]:
-    """The events of a stored reply. Its prompt counts as cached."""
+    """The events of a stored reply."""
     for number, choice in enumerate(reply.choices):
         if choice.reasoning:
             yield ReasoningDelta(choice.reasoning, number)
@@ -127,14 +133,10 @@ def replay(reply: StoredReply) -> Iterator[Event]:
         for index, (call_id, name, arguments) in enumerate(choice.calls):
             yield ToolCallDelta(index, call_id, name, arguments, number)
         yield ChoiceFinished(choice.reason, number, choice.stop)
-    usage = Usage(
-        reply.prompt_tokens,
-        reply.completion_tokens,
-        reply.prompt_tokens,
-        reply.reasoning_tokens,
-    )
     reasons = tuple(choice.reason for choice in reply.choices)
-    yield Finished(reasons, usage, Timing(0.0, 0.0, 0.0), cached=True, warnings=reply.warnings)
+    yield Finished(
+        reasons, reply.usage, Timing(0.0, 0.0, 0.0), cached=True, warnings=reply.warnings
+    )
 
 
 def reply_key(request: Request, ids: Sequence[int], salt: str) -> str:

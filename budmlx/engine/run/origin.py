@@ -43,6 +43,7 @@ class RequestOrigin:
 
     recorded: an engine took the request, so its end is recorded there.
     generation: its tokens on their way, since it was given to the core.
+    stored: the counts of the stored reply that answers it.
     sink: gets the record, on the thread on which the request ends. account: pays for it.
     """
 
@@ -53,8 +54,16 @@ class RequestOrigin:
     started: float = field(default_factory=time.time)
     recorded: bool = False
     generation: Generation | None = None
+    stored: Usage | None = None
     sink: Callable[[RequestRecord], object] | None = None
     account: Account | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens so far, known with the first event; None before."""
+        if self.generation is None or not self.generation.answered:
+            return self.stored
+        return self.generation.usage
 
     @property
     def prefilled(self) -> tuple[int, int] | None:

@@ -252,6 +252,7 @@ class RequestOutcome:
 
     def replayed(self, reply: StoredReply) -> Iterator[Event]:
         """The events of a stored reply."""
+        self._origin.stored = reply.usage
         for event in replay(reply):
             if isinstance(event, Finished):
                 self._finished = event

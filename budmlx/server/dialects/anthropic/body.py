@@ -148,11 +148,13 @@ class ConversationBody(Body):
     def _variables(self, names: dict[str, str]) -> dict[str, Any]:
         """Variables for the chat template. names: gets the places that they come from."""
         variables: dict[str, Any] = {}
-        configs = [("", self.output_config)]
-        configs += [(f"messages[{i}].", each.output_config) for i, each in enumerate(self.messages)]
-        for place, config in configs:
-            if config is not None and config.effort is not None:
-                variables["reasoning_effort"] = config.effort
+        efforts = [("", self.output_config.effort)] if self.output_config is not None else []
+        for index, message in enumerate(self.messages):
+            if message.output_config is not None:
+                efforts.append((f"messages[{index}].", message.output_config.effort))
+        for place, effort in efforts:
+            if effort is not None:
+                variables["reasoning_effort"] = effort
                 names["reasoning_effort"] = f"{place}output_config.effort"
         if self.thinking is not None and self.thinking.type in ("enabled", "disabled"):
             variables["enable_thinking"] = self.thinking.type == "enabled"

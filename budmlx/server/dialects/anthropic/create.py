@@ -52,11 +52,16 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         adapter=body.adapter_of(model),
     )
     warnings += history.warnings
-    reply = MessageReply(body.model, body.max_tokens, request_id(request), warnings, sealer.seal)
+    origin = request[ORIGIN]
+    reply = MessageReply(
+        *(body.model, body.max_tokens, request_id(request), warnings),
+        sealed=sealer.seal,
+        usage=lambda: origin.usage,
+    )
 
     async def run(engine: Engine) -> answer.Events:
         warnings.extend(await off_loop(size, _warnings, engine, generation, history))
-        return _in_request(engine.aevents(generation, request.get(ORIGIN)), history)
+        return _in_request(engine.aevents(generation, origin), history)
 
     if body.wants_stream(request.headers):
         return await answer.streamed(request, model, reply, run)

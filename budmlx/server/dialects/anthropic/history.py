@@ -256,8 +256,8 @@ class _Reader:
                     )
                 yield TextPart("\n\n".join(filter(None, texts)))
         elif isinstance(block, SearchResultBlock):
-            texts = [block.title, block.source, *(each.text for each in block.content)]
-            yield TextPart("\n\n".join(texts))
+            found = (block.title, block.source, *(each.text for each in block.content))
+            yield TextPart("\n\n".join(found))
         elif isinstance(block, ToolReferenceBlock) and block.tool_name in self._tools:
             self._history.shown.add(block.tool_name)
             yield TextPart(definition_text(self._tools[block.tool_name]))

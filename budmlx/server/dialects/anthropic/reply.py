@@ -38,7 +38,9 @@ StopReason = Literal[
 EVENTS = (
     "Server-sent events, each with the name of its type: `message_start`, for each block "
     "`content_block_start`, `content_block_delta` and `content_block_stop`, then `message_delta` "
-    "and `message_stop`. A `ping` may come anywhere. An error is the last event."
+    "and `message_stop`. A `ping` may come anywhere, also before the first event, which waits for "
+    "the counts of the prompt; its `prefill` says how far a long prompt is. An error is the last "
+    "event."
 )
 
 
@@ -68,10 +70,6 @@ class MessageUsage(Struct, frozen=True):
         details = OutputTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET
         rest = usage.prompt_tokens - read - written
         return cls(rest, read, written, usage.completion_tokens, details)
-
-
-NO_USAGE = MessageUsage(0, 0, 0, 0)
-"""At the beginning of a stream, before anything is known."""
 
 
 class TextOut(Struct, frozen=True, tag_field="type", tag="text"):
@@ -117,8 +115,17 @@ class MessageStart(Struct, frozen=True, tag_field="type", tag="message_start"):
     message: MessageOut
 
 
+class Prefill(Struct, frozen=True):
+    """How far a long prompt is, in tokens."""
+
+    completed: int
+    total: int
+
+
 class Ping(Struct, frozen=True, tag_field="type", tag="ping"):
-    """A sign of life."""
+    """A sign of life, which clients leave out. prefill: while a long prompt is computed."""
+
+    prefill: Prefill | UnsetType = UNSET
 
 
 class BlockStart(Struct, frozen=True, tag_field="type", tag="content_block_start"):
@@ -173,10 +180,14 @@ class Ending(Struct, frozen=True):
 
 
 class MessageDelta(Struct, frozen=True, tag_field="type", tag="message_delta"):
-    """The end of the reply, with the counts."""
+    """The end of the reply, with the counts.
+
+    warnings: that reasoning was cut by its budget, which nobody knew when the headers were sent.
+    """
 
     delta: Ending
     usage: MessageUsage
+    warnings: tuple[str, ...] | UnsetType = UNSET
     cache_explanation: CacheExplanation | UnsetType = UNSET
 
 
@@ -196,7 +207,9 @@ STREAMED = Streamed("text/event-stream", EVENTS, MessageEvent)
 class MessageReply:
     """Encodes the reply to one request.
 
-    max_tokens: of the request. sealed: makes the signature of reasoning.
+    max_tokens: of the request. sealed: makes the signature of reasoning. usage: the counts so
+    far; None before the first event. They are in the start of the message, where clients show
+    them, so that only pings go before the first event.
     """
 
     stream_type = "text/event-stream"
@@ -208,6 +221,7 @@ class MessageReply:
         request_id: str,
         warnings: list[str],
         sealed: Callable[[str], str],
+        usage: Callable[[], Usage | None],
     ):
         """model: as the client wrote it. warnings: those known so far; more may be added."""
         self.id = f"msg_{uuid.uuid4().hex}"
@@ -216,6 +230,8 @@ class MessageReply:
         self._max_tokens = max_tokens
         self._request_id = request_id
         self._sealed = sealed
+        self._usage = usage
+        self._started = False
         self._index = 0
         self._open: type[BlockOut] | None = None
         self._thought = ""
@@ -252,13 +268,16 @@ class MessageReply:
         )
 
     def opening(self) -> bytes:
-        """The start of the message."""
-        message = MessageOut(self.id, "assistant", self._model, (), None, None, NO_USAGE)
-        return _framed(MessageStart(message))
+        """The start of the message, or a ping if it is too early for that."""
+        return self._start() or self.keep_alive()
 
     def keep_alive(self) -> bytes:
         """A ping."""
         return _framed(Ping())
+
+    def prefilled(self, done: int, total: int) -> bytes:
+        """A ping that says how far a long prompt is."""
+        return _framed(Ping(Prefill(done, total)))
 
     def end(self) -> bytes:
         """The end of a complete stream."""
@@ -270,6 +289,19 @@ class MessageReply:
 
     def chunks(self, event: Event) -> bytes:
         """The events for one event of the engine."""
+        return self._start() + self._chunks(event)
+
+    def _start(self) -> bytes:
+        """The start of the message, once its counts are known; later nothing."""
+        usage = self._usage()
+        if self._started or usage is None:
+            return b""
+        self._started = True
+        counts = MessageUsage.of(usage)
+        message = MessageOut(self.id, "assistant", self._model, (), None, None, counts)
+        return _framed(MessageStart(message))
+
+    def _chunks(self, event: Event) -> bytes:
         if isinstance(event, ChoiceFinished):
             self._ended = event
             return self._closed()
@@ -277,7 +309,8 @@ class MessageReply:
             assert self._ended is not None
             ending = self._ending(self._ended.reason, self._ended.stop, event.usage)
             explained = event.cache_explanation or UNSET
-            return _framed(MessageDelta(ending, MessageUsage.of(event.usage), explained))
+            usage, late = MessageUsage.of(event.usage), event.warnings or UNSET
+            return _framed(MessageDelta(ending, usage, late, explained))
         if isinstance(event, ToolCallDelta):
             begun = self._begun(ToolUseOut(event.id, event.name, {})) if event.id else b""
             return begun + (self._piece(InputPiece(event.arguments)) if event.arguments else b"")

@@ -13,7 +13,6 @@ from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
 
 from budmlx.engine.load.library.pull import PullProgress
-from budmlx.engine.models.models import Models
 from budmlx.errors import BudmlxError, ModelNotFoundError
 from budmlx.server.admin import check_admin
 from budmlx.server.answer import HEADERS
@@ -23,6 +22,7 @@ from budmlx.server.dialects.ollama.request_body import NamedModel, read
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
 from budmlx.server.model_files import pulling, removed
+from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, MODELS
 from budmlx.server.warnings_header import warnings_header
 
@@ -65,7 +65,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     headers = warnings_header(body.review(strict=request.app[CONFIG].strict))
     models = request.app[MODELS]
     name = meant(body.model, models)
-    if not await _is_here(name, models):
+    if not await _is_here(request, name):
         check_admin(request)
         async with aclosing(pulling(models, name)) as progress:
             if body.stream is not False:
@@ -78,16 +78,17 @@ async def pull(request: web.Request) -> web.StreamResponse:
     return web.Response(body=lines, content_type=NDJSON, headers=headers)
 
 
-async def _is_here(name: str, models: Models) -> bool:
+async def _is_here(request: web.Request, name: str) -> bool:
     """Whether a name is served by a model whose files are on this machine.
 
     The model for unknown names does not count: it is another one than that which is wanted.
     """
     try:
-        resident = (await models.afind(name, default=False)).resident
+        resident = (await find_model(request, name, default=False)).resident
     except ModelNotFoundError:
         return False
-    return await asyncio.to_thread(models.descriptions.files, resident) is not None
+    descriptions = request.app[MODELS].descriptions
+    return await asyncio.to_thread(descriptions.files, resident) is not None
 
 
 async def _streamed(

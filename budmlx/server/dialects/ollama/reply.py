@@ -100,6 +100,8 @@ class Line(Struct, frozen=True, kw_only=True):
     load_duration: in the queue, or while the model was loaded. prompt_eval_count: tokens of the
     prompt, those included whose KV was reused. cached: the reply is that of an equal request.
     cache_explanation: if the request asked for it. prefill: in lines before the first text.
+    warnings: that reasoning was cut by its budget; in the last line of a stream, whose headers
+    came too early for it.
     """
 
     model: str
@@ -114,6 +116,7 @@ class Line(Struct, frozen=True, kw_only=True):
     eval_duration: int | UnsetType = UNSET
     logprobs: tuple[LineLogprob, ...] | UnsetType = UNSET
     prefill: Prefill | UnsetType = UNSET
+    warnings: tuple[str, ...] | UnsetType = UNSET
     cached: bool | UnsetType = UNSET
     cache_explanation: CacheExplanation | UnsetType = UNSET
 
@@ -200,7 +203,8 @@ class ReplyBuilder(ABC):
             case ChoiceFinished():
                 return b""
             case Finished():
-                return self._line(**_outcome(event.reason, event), **self._closing())
+                late = event.warnings or UNSET
+                return self._line(warnings=late, **_outcome(event.reason, event), **self._closing())
 
     def whole(self, done: Completion) -> bytes:
         """The JSON of a whole reply."""

@@ -23,6 +23,7 @@ async def reply_to(client: aiohttp.ClientSession, body: Body) -> Body:
         assert response.status == 200, await response.text()
         events = [event["data"] for event in events_of(await response.read())]
     message: Body = events[0]["message"]
+    begun = counts(message)
     for data in events[1:]:
         if data["type"] == "content_block_start":
             message["content"].append(data["content_block"])
@@ -39,6 +40,7 @@ async def reply_to(client: aiohttp.ClientSession, body: Body) -> Body:
             message["usage"] = data["usage"]
             message["stop_reason"] = data["delta"]["stop_reason"]
     assert events[-1] == {"type": "message_stop"}
+    assert sum(begun) > 0 and begun == counts(message)
     return message
 
 

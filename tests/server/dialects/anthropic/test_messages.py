@@ -99,6 +99,17 @@ async def test_streamed(engine: Engine, client: aiohttp.ClientSession) -> None:
     assert events[-2]["data"]["usage"]["input_tokens"] == expected.usage.prompt_tokens
 
 
+async def test_a_stored_reply_counts_its_prompt_as_read(client: aiohttp.ClientSession) -> None:
+    for stored in (False, True):
+        events = await stream(client, content="Once", cache=True)
+        begun = events[0]["data"]["message"]["usage"]
+        [ended] = [e["data"]["usage"] for e in events if e["event"] == "message_delta"]
+        assert begun["input_tokens"] == ended["input_tokens"]
+        assert begun["cache_read_input_tokens"] == ended["cache_read_input_tokens"]
+        assert (begun["input_tokens"] == 0) is stored
+        assert (begun["cache_read_input_tokens"] > 0) is stored
+
+
 async def test_a_forced_call(client: aiohttp.ClientSession) -> None:
     for choice in ({"type": "any"}, {"type": "tool", "name": "get_weather"}):
         choice["disable_parallel_tool_use"] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -28,10 +29,13 @@ from tests.server.dialects.anthropic.captures import events_of, reply
 
 TIMING = Timing(0, 0, 0)
 USAGE = Usage(120, 31, cached_tokens=100)
+BEGUN = Usage(120, 1, cached_tokens=100)
 
 
-def encoder(max_tokens: int = 100) -> MessageReply:
-    made = MessageReply("local-model", max_tokens, "req_01", [], lambda text: "c2ln")
+def encoder(
+    max_tokens: int = 100, usage: Callable[[], Usage | None] = lambda: BEGUN
+) -> MessageReply:
+    made = MessageReply("local-model", max_tokens, "req_01", [], lambda text: "c2ln", usage)
     made.id = "msg_01"
     return made
 
@@ -53,12 +57,32 @@ def test_the_stream_that_all_clients_accept() -> None:
         ToolCallDelta(0, "toolu_01", "Bash", '{"command": "ls"}'),
         *finished("tool_calls"),
     ]
-    expected = reply()["stream"]
-    # The counts are known at the end alone, where all clients take them over.
-    expected[0]["data"]["message"]["usage"] = dict.fromkeys(
-        expected[0]["data"]["message"]["usage"], 0
-    )
-    assert stream(encoder(), events) == expected
+    assert stream(encoder(), events) == reply()["stream"]
+
+
+def test_the_message_starts_when_its_counts_are_known() -> None:
+    known: list[Usage] = []
+    made = encoder(usage=lambda: known[0] if known else None)
+    early = made.opening() + made.keep_alive() + made.prefilled(512, 2048)
+    assert [event["data"] for event in events_of(early)] == [
+        {"type": "ping"},
+        {"type": "ping"},
+        {"type": "ping", "prefill": {"completed": 512, "total": 2048}},
+    ]
+    known.append(BEGUN)
+    begun = events_of(made.chunks(TextDelta("Hello.")) + made.chunks(TextDelta(" You.")))
+    assert [event["event"] for event in begun] == [
+        "message_start", "content_block_start", "content_block_delta", "content_block_delta",
+    ]  # fmt: skip
+    assert begun[0] == reply()["stream"][0]
+
+
+def test_reasoning_that_was_cut_is_told_at_the_end() -> None:
+    end = Finished(("stop",), USAGE, TIMING, warnings=("It was cut.",))
+    for events, warnings in (([end], ["It was cut."]), (finished("stop")[1:], None)):
+        told = stream(encoder(), [ChoiceFinished("stop"), *events])
+        assert told[-2]["event"] == "message_delta"
+        assert told[-2]["data"].get("warnings") == warnings
 
 
 def test_the_whole_reply_that_all_clients_accept() -> None:

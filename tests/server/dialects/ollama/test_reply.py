@@ -80,6 +80,12 @@ def test_a_streamed_chat() -> None:
     assert lines(reply.failure(Failure(500, "no"))) == [{"error": "no"}]
 
 
+def test_reasoning_that_was_cut_is_told_at_the_end() -> None:
+    end = Finished(("stop",), USAGE, TIMING, warnings=("It was cut.",))
+    *_, last = lines(b"".join(map(chat().chunks, [ChoiceFinished("stop"), end])))
+    assert last["done"] and last["warnings"] == ["It was cut."]
+
+
 @pytest.mark.parametrize(
     ("reason", "shown"),
     [("stop", "stop"), ("length", "length"), ("tool_calls", "stop"), ("content_filter", "stop")],
