@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,24 +56,23 @@ def turns(count: int, content: str) -> tuple[Message, ...]:
     ids=["content", "arguments", "explained"],
 )
 async def test_the_loop_goes_on_meanwhile(engine: Engine, request_: Request) -> None:
-    pauses: list[float] = []
+    ticks = 0
 
     async def tick() -> None:
+        nonlocal ticks
         while True:
-            begin = time.perf_counter()
             await asyncio.sleep(0.005)
-            pauses.append(time.perf_counter() - begin)
+            ticks += 1
 
     ticking = asyncio.create_task(tick())
     await asyncio.sleep(0.02)
-    begin = time.perf_counter()
+    before = ticks
     with pytest.raises(ContextLengthError):
         [_ async for _ in engine.aevents(request_)]
-    took = time.perf_counter() - begin
-    await asyncio.sleep(0.02)
+    during = ticks - before
     ticking.cancel()
-    # Work on the loop, or work that lets no other thread run, is one pause of nearly all of it.
-    assert max(pauses) < 0.4 * took, f"{max(pauses):.2f} s of {took:.2f} s"
+    # Work on the loop, or work that lets no other thread run, leaves it a few turns at most.
+    assert during >= 10, during
 
 
 def test_all_that_is_rendered_counts(engine: Engine) -> None:
