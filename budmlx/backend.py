@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,11 +63,32 @@ def importing_mlx() -> Iterator[None]:
         ModelLoadError: MLX cannot be loaded; says what to install.
     """
     try:
-        yield
+        with _open_files_kept():
+            yield
     except ImportError as error:
         if "mlx.core" in sys.modules:  # something else is missing
             raise
         raise ModelLoadError(f"MLX cannot be loaded ({error}). {ADVICE}") from error
+
+
+@contextlib.contextmanager
+def _open_files_kept() -> Iterator[None]:
+    """Context in which nobody changes the limits of open files.
+
+    mlx-lm sets them when it is imported: it lowers those of a server, and where the hard limit is
+    below its own, which only root may raise, it could not be imported.
+    """
+    inner = resource.setrlimit
+
+    def setrlimit(kind: int, limits: tuple[int, int]) -> None:
+        if kind != resource.RLIMIT_NOFILE:
+            inner(kind, limits)
+
+    resource.setrlimit = setrlimit
+    try:
+        yield
+    finally:
+        resource.setrlimit = inner
 
 
 def conflict() -> str:

@@ -23,7 +23,7 @@ from budmlx.config import Config
 from budmlx.config.sources import load_config
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.models import Models
-from budmlx.open_files import raise_open_files_limit
+from budmlx.open_files import connections_within, raise_open_files_limit
 from budmlx.server.app import create_loading_app
 from budmlx.server.app import serve as serve_http
 from budmlx.server.limits import DEFAULTS as LIMITS
@@ -33,8 +33,6 @@ from budmlx.server.loading import LoadingServer
 log = logging.getLogger(__name__)
 
 OPTIONS = config_options()
-SPARE_FILES = 64
-"""Files that are open beside connections: of the core, models, stores, libraries."""
 
 
 @with_options(OPTIONS)
@@ -90,13 +88,14 @@ def _read_again(flags: Mapping[str, Any], file: Path | None) -> Config:
 
 def _allow_connections() -> None:
     """Raise the limit of open files; log it if all connections cannot be open at once."""
-    limit, wanted = raise_open_files_limit(), LIMITS.max_connections + SPARE_FILES
-    if limit < wanted:
+    limit, most = raise_open_files_limit(), connections_within(LIMITS.max_connections)
+    if most < LIMITS.max_connections:
         log.warning(
-            "The system allows %d open files; %d connections need %d. See: ulimit -Hn.",
+            "The system allows %d open files, so at most %d connections instead of %d are open at "
+            "once. See: ulimit -Hn.",
             limit,
+            most,
             LIMITS.max_connections,
-            wanted,
         )
 
 

@@ -18,6 +18,7 @@ from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.engine.store.store import Store
 from budmlx.errors import ConfigError, EngineUnavailableError
+from budmlx.open_files import connections_within
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
 from budmlx.server.dialects.base import Dialects
@@ -26,7 +27,13 @@ from budmlx.server.in_flight import InFlight
 from budmlx.server.keys import KeyRing
 from budmlx.server.ledger import Ledger
 from budmlx.server.limits import DEFAULTS, Limits
-from budmlx.server.listening import BACKLOG, Listening, listen
+from budmlx.server.listening import (
+    ACCEPTED,
+    BACKLOG,
+    Listening,
+    listen,
+    tell_of_open_files,
+)
 from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import LIMITER, RateLimiter, brief_paths
 from budmlx.server.records import PATHS, WATCHERS, paths_of
@@ -172,7 +179,8 @@ def _application(
     )
     app[CONFIG] = config
     app[KEYS] = keys
-    app[LIMITS] = limits
+    most = connections_within(limits.max_connections)
+    app[LIMITS] = replace(limits, max_connections=most)
     app[SEALER] = Sealer()
     app[DIALECTS] = dialects
     app[PATHS], app[WATCHERS] = {}, ()
@@ -212,8 +220,10 @@ class HttpServer:
         runner = Runner(app)
         await runner.setup()
         for each in listening.sockets:
-            site = web.SockSite(runner, each, backlog=BACKLOG, ssl_context=listening.ssl)
+            # asyncio accepts so many connections in a row, also when there is no file for them.
+            site = web.SockSite(runner, each, backlog=ACCEPTED, ssl_context=listening.ssl)
             await site.start()
+            each.listen(BACKLOG)
         return cls(app, runner, listening)
 
     @property
@@ -247,6 +257,7 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(tell_of_open_files())
     server = await HttpServer.start(models, config, listening=listening, read=read)
     second = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

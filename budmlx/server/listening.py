@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
+import math
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +19,13 @@ from budmlx.errors import ConfigError
 from budmlx.server.security import bracketed, check_bind
 from budmlx.server.tls import Certificate
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 1024
+ACCEPTED = 16
+"""So many connections are accepted in a row before others are served."""
+
+TOLD_SECONDS = 60.0
 # There, one program may bind an address beside another that has the same port on all addresses.
 SHARES_PORTS = sys.platform == "darwin"
 PROBE_SECONDS = 1.0
@@ -49,6 +59,25 @@ class Listening:
         """Close the sockets. Idempotent."""
         for each in self.sockets:
             each.close()
+
+
+def tell_of_open_files() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """An exception handler that says once a minute that there are no files for connections.
+
+    asyncio goes on accepting a second later.
+    """
+    told = -math.inf
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif (now := time.monotonic()) > told + TOLD_SECONDS:
+            told = now
+            log.warning("New connections wait: too many files are open. See: ulimit -n.")
+
+    return handle
 
 
 def listen(config: ServerConfig) -> Listening:

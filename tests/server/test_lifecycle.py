@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import socket
 import struct
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import aiohttp
+import psutil
 import pytest
 
 from budmlx import Engine
@@ -185,6 +187,36 @@ async def test_drain_ends_replies_that_take_too_long(engine: Engine, start: Star
         assert response.status == 503
         assert response.headers["Retry-After"].isdigit()
         assert "shutting down" in (await response.json())["message"]
+
+
+CONNECTING = """
+import socket, sys
+there = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(40)]
+print("connected", flush=True)
+there[-1].sendall(b"GET /health HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n")
+print(there[-1].recv(12).decode(), flush=True)
+"""
+
+
+async def test_without_open_files_connections_wait(
+    server: HttpServer, caplog: pytest.LogCaptureFixture
+) -> None:  # LIMITS 26
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(listening.tell_of_open_files())
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CONNECTING, str(server.port)), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 5, hard))
+    try:
+        assert await process.stdout.readline() == b"connected\n"
+        await asyncio.sleep(1.5)  # asyncio tries again each second
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await process.stdout.readline() == b"HTTP/1.0 200\n"
+    assert await process.wait() == 0
+    assert caplog.text.count("too many files are open") == 1 and "Traceback" not in caplog.text
 
 
 async def test_a_taken_port(server: HttpServer, start: Start) -> None:  # LIMITS 27
