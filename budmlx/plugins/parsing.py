@@ -123,6 +123,8 @@ class CallSyntax:
     call: the grammar of a call of this tool.
     only_forced: replies without calls have markup too, so that a grammar of free text with
     calls in it would get in its way.
+    plain: texts among the arguments stand as they are, and whatever their schemas say of their
+    form, beside `enum`, is not enforced.
     """
 
     trigger: str
@@ -131,6 +133,7 @@ class CallSyntax:
     separator: str = ""
     close: str = ""
     only_forced: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,13 +77,13 @@ def _syntax(tags: Tags, model: ModelTraits) -> CallSyntax:
     line, (opening, closing) = tags.line, tags.outer
     if not opening:
         call = TagGrammar(tags, model.tokens).call
-        return CallSyntax(tags.begin, call, separator=line)
+        return CallSyntax(tags.begin, call, separator=line, plain=True)
     if tags.alone:
         call = TagGrammar(tags, model.tokens, opening + line, line + closing).call
-        return CallSyntax(opening, call, separator=line)
+        return CallSyntax(opening, call, separator=line, plain=True)
     # No separator: it would be the beginning of what closes the section, and win over it.
     call = TagGrammar(tags, model.tokens, after=line).call
-    return CallSyntax(opening, call, open=opening + line, close=closing)
+    return CallSyntax(opening, call, open=opening + line, close=closing, plain=True)
 
 
 def _family(name: str, tags: Tags, *signs: str) -> Family:
@@ -156,7 +156,7 @@ def _muse_syntax(model: ModelTraits) -> CallSyntax:
         written = write(tool)
         return replace(written, begin=f" to={tool.name}{_MESSAGE}{written.begin}")
 
-    return CallSyntax("", call, separator=_MORE + _REPLY, only_forced=True)
+    return CallSyntax("", call, separator=_MORE + _REPLY, only_forced=True, plain=True)
 
 
 QWEN3_CODER = _family("qwen3-coder", _QWEN, "<tool_call>\\n<function=", "<tool_call>\n<function=")

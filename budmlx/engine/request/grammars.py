@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -27,6 +27,8 @@ from budmlx.types import Request, ResponseFormat, Tool
 ANY_TEXT = r"/(.|\n)*/"
 MAX_FORM = 1_048_576
 """Characters of a form, or of the schemas of all tools whose calls are constrained."""
+FORMS = frozenset(["pattern", "format", "minLength", "maxLength"])
+"""What a schema says of the form of a text."""
 # Tokens of a reply that reasoning leaves to the form; of a short reply it leaves half.
 ROOM = 512
 
@@ -140,16 +142,38 @@ def can_be_strict(parsers: Parsers) -> bool:
 
 def unenforced_formats(request: Request, parsers: Parsers) -> list[str]:
     """The values of `format` that nothing enforces, in schemas that are enforced otherwise."""
-    tools, form = active_tools(request), request.response_format
-    strict = can_be_strict(parsers)
-    forced = request.tool_choice.mode == "required"
     found: set[str] = set()
-    for tool in tools:
-        if forced or form is not None or (strict and tool.strict):
-            found |= unknown_formats(tool.parameters)
+    for tool in _constrained(request, parsers):
+        found |= unknown_formats(tool.parameters)
+    form = request.response_format
     if form is not None and form.kind == "json_schema":
         found |= unknown_formats(form.value)
     return sorted(found)
+
+
+def unenforced_texts(request: Request, parsers: Parsers) -> list[str]:
+    """The arguments whose form this model's calls do not enforce, as `tool.argument`."""
+    syntax = parsers.calls.value.syntax if parsers.calls is not None else None
+    if syntax is None or not syntax.plain:
+        return []
+    return [
+        f"{tool.name}.{name}"
+        for tool in _constrained(request, parsers)
+        for name, schema in _properties(tool)
+        if isinstance(schema, Mapping) and "enum" not in schema and not FORMS.isdisjoint(schema)
+    ]
+
+
+def _properties(tool: Tool) -> Iterable[tuple[str, Any]]:
+    found = tool.parameters.get("properties")
+    return found.items() if isinstance(found, Mapping) else ()
+
+
+def _constrained(request: Request, parsers: Parsers) -> list[Tool]:
+    """The tools whose calls are constrained."""
+    strict, form = can_be_strict(parsers), request.response_format
+    every = request.tool_choice.mode == "required" or form is not None
+    return [tool for tool in active_tools(request) if every or (strict and tool.strict)]
 
 
 def _syntax(spec: ToolParserSpec) -> CallSyntax:

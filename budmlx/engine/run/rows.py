@@ -25,6 +25,7 @@ from budmlx.engine.request.grammars import (
     is_forced,
     leaving_room,
     unenforced_formats,
+    unenforced_texts,
 )
 from budmlx.engine.request.history import changes
 from budmlx.engine.request.plugin_choices import PluginChoices
@@ -310,6 +311,9 @@ class RequestWarnings:
         if enforces and (formats := unenforced_formats(request, self.parsers)):
             listed = ", ".join(formats[:MOST_NAMED])
             warnings.append(f"format has no effect where it is one of these: {listed}.")
+        if request.tools and (texts := unenforced_texts(request, self.parsers)):
+            listed = ", ".join(texts[:MOST_NAMED])
+            warnings.append(f"The form of these is not enforced in this model's calls: {listed}.")
         if request.reasoning == "raw" and self.parsers.takes_reasoning(request):
             warnings.append("reasoning raw has no effect beside a form, which is all the content.")
         if self.filtered and request.sampling.logprobs is not None:

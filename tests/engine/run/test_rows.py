@@ -85,3 +85,20 @@ def test_what_has_no_effect_is_told() -> None:
             "tools has no effect on raw text.",
             "thinking has no effect on raw text.",
         ]
+
+
+def test_the_form_of_texts_without_quotes_is_not_enforced() -> None:
+    kinds = {
+        "a": {"type": "string", "pattern": "x+"},
+        "b": {"enum": ["x"], "minLength": 1},
+        "c": {"type": "string"},
+        "d": True,
+    }
+    loose = {"name": "f", "parameters": {"type": "object", "properties": kinds}}
+    tools = [{**loose, "strict": True}, {**loose, "name": "g"}, {**TOOL, "name": "h"}]
+    for parser, told in (("qwen3-coder", True), ("hermes", False)):
+        with Engine.load(tool_parser=parser) as engine:
+            found = engine.warnings(chat_request("Hi", {"tools": tools}))
+            assert bool(found) == told and (not told or found[0].endswith(": f.a."))
+            forced = chat_request("Hi", {"tools": tools, "tool_choice": "required"})
+            assert not told or engine.warnings(forced)[0].endswith(": f.a, g.a.")

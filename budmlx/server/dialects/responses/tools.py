@@ -224,6 +224,8 @@ class Toolbox:
         self.warnings: list[str] = []
         self._callables: dict[str, CalledTool] = {}
         self._names: dict[tuple[str | None, str], str] = {}
+        callables = (FunctionDefinition, CustomDefinition)
+        self._outside = {each.name for each in given if isinstance(each, callables)}
         tools: list[Tool] = []
         for index, each in enumerate(given):
             place = f"tools[{index}]"
@@ -246,15 +248,12 @@ class Toolbox:
             self.warnings.append(f"`{place}` was left out: there is no tool {each.type} here.")
             return
         name = each.name
-        if name in self._callables:
-            taken = namespace is None or (namespace, name) in self._names
-            longer = f"{namespace}.{name}"
-            if taken or longer in self._callables:
-                raise InvalidRequestError(
-                    f"{place} has the name of another tool, {name if taken else longer}.",
-                    param=place,
-                )
-            name = longer
+        taken = name in self._callables
+        if namespace is not None and (taken or name in self._outside):
+            name = f"{namespace}.{name}"
+            taken = name in self._callables or (namespace, each.name) in self._names
+        if taken:
+            raise InvalidRequestError(f"{place} has the name of another tool, {name}.", param=place)
         self._names[namespace, each.name] = name
         custom = isinstance(each, CustomDefinition)
         self._callables[name] = CalledTool(each.name, namespace, custom)

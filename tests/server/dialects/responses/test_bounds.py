@@ -14,10 +14,13 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server import sealed
 from budmlx.server.app import HttpServer
 from budmlx.server.dialects.responses.asked import Asked
+from budmlx.server.dialects.responses.encoder import Reply
 from budmlx.server.dialects.responses.kept import KeptResponses
+from budmlx.server.dialects.responses.reply import ReplyBuilder
 from budmlx.server.dialects.responses.tools import Toolbox, ToolList
 from budmlx.server.sealed import Sealer
 from budmlx.server.wire import MAX_WARNINGS
+from budmlx.types import Finished, Timing, Usage
 from tests.server.dialects.responses.tools import EXEC, ask
 
 TOOLS: TypeAdapter[list[Any]] = TypeAdapter(ToolList)
@@ -52,6 +55,29 @@ def test_sealed_reasoning_is_bounded(
     assert caught.value.param == "input[2].encrypted_content"
 
 
+async def test_a_warning_after_the_header_is_in_the_response(tmp_path: Path) -> None:
+    sealer = Sealer(tmp_path / "key")
+    asked = Asked({"model": "m", "input": "Hi"}, sealer)
+    builder = ReplyBuilder(
+        asked.response(),
+        asked.toolbox,
+        sealer,
+        summarised=False,
+        incremental=False,
+        asks_cache=False,
+    )
+
+    async def keep() -> str:
+        return ""
+
+    reply = Reply(builder, ["a"], keep)
+    reply.warn(["b"])
+    assert json.loads(reply.headers["X-Budmlx-Warnings"]) == ["a", "b"]
+    reply.warn(["c"])
+    builder_events = list(builder.add(Finished(("stop",), Usage(1, 1), Timing(0, 0, 0))))
+    assert builder_events[-1].response.warnings == ["c"]  # type: ignore[union-attr]
+
+
 async def test_a_stream_of_the_background_has_the_header(server: HttpServer) -> None:
     answer = await ask(server, input="Hi", strange=1, background=True, stream=True)
     [told] = json.loads(answer.headers["X-Budmlx-Warnings"])
@@ -65,5 +91,9 @@ def test_names_of_tools_do_not_collide() -> None:
     for tools in permutations([plain, longer, space]):
         with pytest.raises(InvalidRequestError, match="has the name of another tool"):
             Toolbox(TOOLS.validate_python(list(tools)))
-    two = Toolbox(TOOLS.validate_python([plain, space]))
-    assert (two.name_of("f", None), two.name_of("f", "n")) == ("f", "n.f")
+    for tools in permutations([plain, space]):
+        two = Toolbox(TOOLS.validate_python(list(tools)))
+        assert (two.name_of("f", None), two.name_of("f", "n")) == ("f", "n.f")
+    twice = {**space, "tools": [plain, plain]}
+    with pytest.raises(InvalidRequestError, match="has the name of another tool"):
+        Toolbox(TOOLS.validate_python([twice]))

@@ -182,7 +182,7 @@ async def test_a_response_in_the_background(server: HttpServer) -> None:
     check_error(await send(server, "GET", f"{other['id']}?stream=true"), 400, param="stream")
 
 
-async def test_warnings_that_come_late(server: HttpServer) -> None:
+async def test_warnings_that_come_late(server: HttpServer, start: Start) -> None:
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"cmd": "ec'}
     output = {"type": "function_call_output", "call_id": "c", "output": "It was cut."}
     asked: dict[str, Any] = {"input": [{"role": "user", "content": "Hi"}, call, output]}
@@ -190,6 +190,10 @@ async def test_warnings_that_come_late(server: HttpServer) -> None:
     assert told.startswith("input[1] is a JSON object that was cut off")
     made = (await ask(server, **asked, background=True)).json
     assert (await finished(server, made["id"]))["warnings"] == [told]
+    # A stream whose header was sent before has it at its end, and never twice.
+    streamed = await ask(await start(hold_seconds=0.0), **asked, stream=True)
+    early = json.loads(streamed.headers.get("X-Budmlx-Warnings", "[]"))
+    assert [*early, *events(streamed)[-1]["response"].get("warnings", ())] == [told]
 
 
 async def test_a_stream_is_resumed(server: HttpServer) -> None:
