@@ -65,6 +65,7 @@ LATE = {
     "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
     "budmlx.engine.hosts.process": {"budmlx.core"},
+    "budmlx.engine.hosts.device_memory": {"budmlx.core.device_memory"},
     "budmlx.server.app": {"budmlx.server.telemetry.traces"},
     "budmlx.plugins.discovery": {
         f"budmlx.builtin.{name}"

@@ -91,6 +91,12 @@ def test_strings_messages_and_dicts_mean_the_same(engine: Engine) -> None:
     assert len(replies) == 1
 
 
+def test_a_chat_has_no_suffix(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.chat("Hi", suffix="bye")
+    assert caught.value.param == "suffix"
+
+
 def test_stop_strings_end_the_text_before_them(engine: Engine) -> None:
     whole = engine.chat(MESSAGES, temperature=0, max_tokens=60).text
     stop = whole[20:24]

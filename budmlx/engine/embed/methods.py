@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -11,11 +11,13 @@ from budmlx.engine.embed.embeddings import EmbeddingPipeline, Embeddings, EmbedO
 from budmlx.engine.embed.rerank import Ranker, Ranking, RankOptions
 from budmlx.engine.embed.texts import Text
 from budmlx.engine.procedures import Procedure, adrive, drive
-from budmlx.engine.request.python_api import Messages, chat_request
+from budmlx.engine.request.python_api import Messages, chat_request, check_names
 from budmlx.engine.run.decisions import Decider, Decision
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.progress import Progress
 from budmlx.types import Request
+
+Options = TypeVar("Options", EmbedOptions, RankOptions)
 
 
 class EmbeddingMethods:
@@ -41,7 +43,7 @@ class EmbeddingMethods:
         >>> engine.embed(["a", "b"]).vectors.shape
         (2, 64)
         """
-        return drive(self._embed(texts, EmbedOptions(**options), progress=progress))
+        return drive(self._embed(texts, _options(EmbedOptions, options), progress=progress))
 
     async def aembed(
         self,
@@ -52,7 +54,7 @@ class EmbeddingMethods:
         **options: Any,
     ) -> Embeddings:
         """`embed` for asyncio. origin: what `RequestRecord`s say of where it came from."""
-        return await adrive(self._embed(texts, EmbedOptions(**options), origin, progress=progress))
+        return await adrive(self._embed(texts, _options(EmbedOptions, options), origin, progress=progress))
 
     def rerank(self, query: str, documents: Sequence[str], **options: Any) -> Ranking:
         """Sort documents by how well they answer a query.
@@ -67,7 +69,7 @@ class EmbeddingMethods:
         True
         """
         self._check_open()
-        return drive(self._ranker.run(query, documents, RankOptions(**options)))
+        return drive(self._ranker.run(query, documents, _options(RankOptions, options)))
 
     async def arerank(
         self,
@@ -79,7 +81,7 @@ class EmbeddingMethods:
     ) -> Ranking:
         """`rerank` for asyncio. origin: see `aembed`."""
         self._check_open()
-        return await adrive(self._ranker.run(query, documents, RankOptions(**options), origin))
+        return await adrive(self._ranker.run(query, documents, _options(RankOptions, options), origin))
 
     def decide(
         self, messages: Messages | Request, choices: Sequence[str], **options: Any
@@ -135,3 +137,9 @@ class EmbeddingMethods:
 
     def _check_open(self) -> None:
         raise NotImplementedError
+
+
+def _options(kind: type[Options], options: dict[str, Any]) -> Options:
+    """Options of a request by their names. Raises InvalidRequestError."""
+    check_names(options, kind.__slots__)
+    return kind(**options)

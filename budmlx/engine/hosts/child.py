@@ -55,7 +55,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL if sys.stderr is None else None,
                 pass_fds=(descriptor, self._note.fileno()),
-                env=_environment(),
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C is for the parent to judge
             )
         except BaseException:
@@ -195,6 +195,6 @@ def _describe(status: int | None) -> str:
     return f"its process was killed by signal {-status} ({signal.strsignal(-status)}){hint}"
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The environment, made to import the same modules from the same places as here."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import threading
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -11,12 +12,32 @@ from budmlx.engine.load.directory import check_model_dir
 from budmlx.engine.load.library.download_bar import download_bar
 from budmlx.engine.load.library.library import Library
 from budmlx.engine.load.library.places import name_of
-from budmlx.engine.load.library.pull import pull
+from budmlx.engine.load.library.pull import PullProgress, Report, pull
 from budmlx.engine.load.repository import REPOSITORY_NAME
 from budmlx.errors import ModelLoadError
 
 SHIPPED_MODEL = Path(__file__).parents[2] / "assets" / "tiny"
 """The demo model."""
+
+Fetch = Callable[[str, str | None], Path]
+"""Downloads a revision of a repository; gives its directory. Raises ModelLoadError."""
+
+
+def pull_with_bar(
+    name: str,
+    revision: str | None,
+    report: Report | None = None,
+    cancelled: threading.Event | None = None,
+) -> Path:
+    """`pull` with a bar on stderr where something is to be fetched."""
+    with download_bar(name) as show:
+
+        def both(progress: PullProgress) -> None:
+            show(progress)
+            if report is not None:
+                report(progress)
+
+        return pull(name, revision, both, cancelled)
 
 
 def resolve_model(
@@ -24,7 +45,7 @@ def resolve_model(
     revision: str | None = None,
     *,
     models_dirs: Iterable[str | Path] = (),
-    fetch: bool = True,
+    fetch: Fetch | None = pull_with_bar,
     own: Collection[str] = (),
 ) -> Path:
     """Find a model as `find_model` does, and check its files.
@@ -44,14 +65,14 @@ def find_model(
     revision: str | None = None,
     *,
     models_dirs: Iterable[str | Path] = (),
-    fetch: bool = True,
+    fetch: Fetch | None = pull_with_bar,
 ) -> Path:
     """Find the model `name`, and download it if needed.
 
     name: a directory, used as it is; a model in `models_dirs` or in LM Studio's folders; or a hub
-    repository `org/name`, see `pull`, with a bar on stderr where something is to be fetched.
+    repository `org/name`.
     revision: branch, tag or commit of a repository, which is then taken from the hub.
-    fetch: it may be downloaded.
+    fetch: downloads it; None if that may not be.
 
     Raises:
         ModelLoadError: there is no such model; says what to do next.
@@ -63,11 +84,11 @@ def find_model(
         return path
     if path.exists():
         raise ModelLoadError(f"{name} is a file; name the directory that holds config.json.")
-    return _named(name, revision, models_dirs, fetch=fetch)
+    return _named(name, revision, models_dirs, fetch)
 
 
 def _named(
-    name: str, revision: str | None, models_dirs: Iterable[str | Path], *, fetch: bool
+    name: str, revision: str | None, models_dirs: Iterable[str | Path], fetch: Fetch | None
 ) -> Path:
     """The directory of a model that is not named by its path."""
     is_repository = REPOSITORY_NAME.fullmatch(name) is not None
@@ -81,8 +102,7 @@ def _named(
             "Models on this machine are listed by: budmlx models"
         )
     if fetch:
-        with download_bar(name) as report:
-            return pull(name, revision, report)
+        return fetch(name, revision)
     if (path := _cached(name, revision)) is None:
         chosen = f" --revision {revision}" if revision else ""
         raise ModelLoadError(

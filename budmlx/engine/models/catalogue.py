@@ -232,7 +232,7 @@ def demo(config: Config) -> ModelSpec:
     """The model that comes with budmlx."""
     values: dict[str, Any] = {"model": None, "revision": None, "models": {}}
     values["alias"] = (*config.alias, "demo")
-    return _spec(DEMO_NAME, config.model_copy(update=values), Library().at(SHIPPED_MODEL))
+    return spec_of(DEMO_NAME, config.model_copy(update=values), Library().at(SHIPPED_MODEL))
 
 
 def configured(config: Config, library: Library) -> ModelSpec:
@@ -240,18 +240,19 @@ def configured(config: Config, library: Library) -> ModelSpec:
     assert config.model is not None
     name, path = model_name(config.model), Path(config.model).expanduser()
     if path.is_dir():
-        return _spec(name, config, library.at(path))
+        return spec_of(name, config, library.at(path))
     # Another revision than that which is here may be fetched.
     here = library.lookup(config.model) if config.revision is None else None
-    return ModelSpec(name, config) if here is None else _spec(name, config, here)
+    return ModelSpec(name, config) if here is None else spec_of(name, config, here)
 
 
 def described(config: Config, model: LocalModel) -> ModelSpec:
     """A model of the library, with the settings that it has in a configuration."""
     own = config.for_model(model.name).model_copy(update={"model": str(model.path)})
-    return _spec(model.name, own, model)
+    return spec_of(model.name, own, model)
 
 
-def _spec(name: str, config: Config, model: LocalModel) -> ModelSpec:
+def spec_of(name: str, config: Config, model: LocalModel) -> ModelSpec:
+    """A model whose files are here. config: with its own settings."""
     created = int(model.path.stat().st_mtime) if model.path.exists() else 0
     return ModelSpec(name, config, model.weights, model.context, created)

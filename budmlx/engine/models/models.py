@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -15,18 +16,24 @@ from typing import Self
 from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.engine import DEMO_NAME, Engine
-from budmlx.engine.load.hub import SHIPPED_MODEL, resolve_model
+from budmlx.engine.hosts.device_memory import device_memory
+from budmlx.engine.load.hub import SHIPPED_MODEL, Fetch, pull_with_bar, resolve_model
 from budmlx.engine.load.library.library import Library
-from budmlx.engine.models.catalogue import FRESH_SECONDS, Catalogue, offered
+from budmlx.engine.load.library.pull import PullProgress
+from budmlx.engine.models.catalogue import FRESH_SECONDS, Catalogue, offered, spec_of
 from budmlx.engine.models.descriptions import Descriptions
 from budmlx.engine.models.residency import Residency, ResidencyPolicy
 from budmlx.engine.models.resident import ModelSpec, Resident
-from budmlx.engine.models.unloaded import UnloadedModels
+from budmlx.engine.models.unloaded import Outlook, UnloadedModels
 from budmlx.engine.run.adapters import unknown_adapter
 from budmlx.errors import EngineUnavailableError, ModelLoadError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
-from budmlx.types import Estimate, Request
+from budmlx.types import Request
+from budmlx.units import size_text
+
+MOST_DOWNLOADS = 2
+"""So many models are fetched at once."""
 
 
 class ServedModel:
@@ -150,7 +157,9 @@ class Models:
     def _set(self, config: Config, catalogue: Catalogue) -> None:
         self._config = config
         self._catalogue = catalogue
-        self._residency = Residency(self._open, _policy(config))
+        self._closing = threading.Event()
+        self._downloads = threading.BoundedSemaphore(MOST_DOWNLOADS)
+        self._residency = Residency(self._open, self._find, _policy(config))
         self.descriptions = Descriptions(self.library, self.plugins)
         self._unloaded = UnloadedModels(self.plugins, self.library)
 
@@ -161,7 +170,8 @@ class Models:
         self.close()
 
     def close(self) -> None:
-        """Unload everything. Idempotent."""
+        """Unload everything, and end downloads. Idempotent."""
+        self._closing.set()
         self._residency.close()
         self._unloaded.close()
         self.plugins.close()
@@ -245,12 +255,10 @@ class Models:
         leaving, room = self._residency.outlook(model.resident)
         return [each.name for each in leaving], room
 
-    def estimate(
-        self, model: ServedModel, request: Request, room: int | None
-    ) -> Future[tuple[Estimate, list[str]]]:
-        """What a request to a model that is not loaded would take, and the warnings about it.
+    def estimate(self, model: ServedModel, request: Request) -> Future[Outlook]:
+        """What a request to a model that is not loaded would take.
 
-        room: see `outlook`. The future raises the errors of `Engine.estimate`, and ModelLoadError.
+        The future raises the errors of `Engine.estimate`, and ModelLoadError.
 
         Raises:
             ModelNotFoundError: the model has no such adapter.
@@ -258,9 +266,18 @@ class Models:
         """
         if request.adapter and request.adapter not in model.resident.adapters:
             raise unknown_adapter(request.adapter, model.resident.adapters)
-        return self._unloaded.estimate(
-            model.resident.spec, partial(_path, fetch=False), request, room
-        )
+        return self._unloaded.submit(partial(self._estimated, model, request))
+
+    def _estimated(self, model: ServedModel, request: Request) -> Outlook:
+        resident = model.resident
+        path = _path(resident.spec, own=self.plugins.loaded_types)
+        read = self._unloaded.read(path, resident.spec)
+        self._residency.learn(resident, read.weights)
+        if self._residency.total is None and (total := device_memory()) is not None:
+            self._residency.learn_total(total)
+        leaving, room = self.outlook(model)
+        estimate = read.estimate(request, room)
+        return Outlook(estimate, leaving, read.warnings.of(request))
 
     def load(self, name: str, notice: Notice | None = None) -> None:
         """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.
@@ -288,22 +305,35 @@ class Models:
         only = self.residents if len(self.residents) == 1 else ()
         return [self.resident(name) for name in self._config.preload] or list(only)
 
+    def _find(self, spec: ModelSpec, notice: Notice) -> ModelSpec:
+        """The model with what its files say, which are fetched if they may be."""
+
+        def tell(progress: PullProgress) -> None:
+            if progress.stage == "downloading":
+                notice(f"{size_text(progress.done)} of {size_text(progress.total)} are fetched")
+
+        def fetch(name: str, revision: str | None) -> Path:
+            with self._downloads:
+                return pull_with_bar(name, revision, tell, self._closing)
+
+        path = _path(spec, fetch if spec.fetch else None, self.plugins.loaded_types)
+        return spec_of(spec.name, spec.config, self.library.at(path))
+
     def _open(self, spec: ModelSpec, limit: int | None, notice: Notice) -> Engine:
         config = spec.config
         if limit is not None:
             config = config.model_copy(update={"memory_limit": limit})
         name = DEMO_NAME if config.model is None else spec.name
-        path = _path(spec, fetch=spec.fetch, own=self.plugins.loaded_types)
-        return Engine(path, name, config, notice=notice)
+        return Engine(_path(spec, own=self.plugins.loaded_types), name, config, notice=notice)
 
 
-def _path(spec: ModelSpec, *, fetch: bool, own: Collection[str] = ()) -> Path:
+def _path(spec: ModelSpec, fetch: Fetch | None = None, own: Collection[str] = ()) -> Path:
     """The directory of a model. fetch, own: see `resolve_model`. Raises ModelLoadError."""
     config = spec.config
     if config.model is None:
         return SHIPPED_MODEL
     dirs = config.models_dir
-    if not fetch and Path(config.model).is_absolute() and not Path(config.model).exists():
+    if fetch is None and Path(config.model).is_absolute() and not Path(config.model).exists():
         raise ModelLoadError(f"{spec.name} is not on this machine any more.")
     return resolve_model(config.model, config.revision, models_dirs=dirs, fetch=fetch, own=own)
 

@@ -7,16 +7,17 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.resident import ModelSpec, Resident
-from budmlx.engine.models.shares import fit, shares
+from budmlx.engine.models.room import Room
 from budmlx.errors import (
     BudmlxError,
     EngineClosedError,
@@ -25,13 +26,16 @@ from budmlx.errors import (
     OverloadedError,
 )
 from budmlx.protocol import MemoryBudget
-from budmlx.units import size_text
+from budmlx.threads import run_apart
 
 log = logging.getLogger(__name__)
 
 Open = Callable[[ModelSpec, int | None, Callable[[str], None]], Engine]
 """Loads a model. Its arguments: the model; bytes that it may use, None for the device's; what is
 called with words meanwhile. Raises ModelLoadError or ConfigError."""
+Find = Callable[[ModelSpec, Callable[[str], None]], ModelSpec]
+"""Finds the files of a model, and fetches them if it may; gives the model with their size. Its
+second argument is called with words meanwhile. Raises ModelLoadError."""
 Action = Callable[[], None]
 
 RETRY_SECONDS = 10.0
@@ -63,25 +67,33 @@ class Residency:
     """Loads models that are wanted, and unloads others first where there is no room. Thread-safe.
 
     Wanted models stand in one line and are loaded by one thread, one after the other, however
-    many wait for each. A model makes way when it is not pinned and has stayed for a while: first
-    those that nobody uses, the least recently used one first; then others, whose running requests
-    end first while new ones stand in line.
+    many wait for each. Those whose size is not known are found first, each on a thread of its
+    own, so that a download holds up no other. A model makes way when it is not pinned and has
+    stayed for a while: first those that nobody uses, the least recently used one first; then
+    others, whose running requests end first while new ones stand in line.
     """
 
-    def __init__(self, open_engine: Open, policy: ResidencyPolicy):
+    def __init__(self, open_engine: Open, find: Find, policy: ResidencyPolicy):
         self._open = open_engine
+        self._find = find
         self._policy = policy
-        self._total = policy.budget
+        self._room = Room(policy.budget, policy.most)
         self._changed = threading.Condition()  # and the lock of all that follows
         self._line: deque[Resident] = deque()
-        self._present: list[Resident] = []  # loading, loaded or unloading
+        self._present = self._room.present
+        self._sought: set[Resident] = set()  # their files are being found
         self._closed = False
         self._thread: threading.Thread | None = None
 
+    def learn_total(self, total: int) -> None:
+        """Take the bytes that the device has for all models, if nobody has said them yet."""
+        with self._changed:
+            self._room.total = self._room.total or total
+
     @property
     def total(self) -> int | None:
-        """Bytes for all models; None as long as nothing was loaded that could say."""
-        return self._total
+        """Bytes for all models; None as long as nobody has said what the device has."""
+        return self._room.total
 
     def request(self, resident: Resident) -> Engine | Future[Engine]:
         """Hold a model: its engine, or what becomes it. Each is to be released, or left.
@@ -105,7 +117,7 @@ class Residency:
             future: Future[Engine] = Future()
             resident.waiting.append(future)
             if resident.state != "loading" and resident not in self._line:
-                self._line.append(resident)
+                self._stand_in_line(resident)
             self._wake()
             return future
 
@@ -164,20 +176,7 @@ class Residency:
         the bytes that it would have then: 0 if there is no room, None if nobody knows.
         """
         with self._changed:
-            stay = [each for each in self._present if each is not resident]
-            leaving: list[Resident] = []
-            for each in self._candidates():
-                if self._has_room(resident, stay):
-                    break
-                if each is not resident:
-                    leaving.append(each)
-                    stay.remove(each)
-            if not self._has_room(resident, stay):
-                return [], 0
-            if self._total is None:
-                return leaving, None
-            claims = {each.name: each.claim for each in (*stay, resident)}
-            return leaving, shares(claims, self._total)[resident.name]
+            return self._room.outlook(resident)
 
     def adopt(self, resident: Resident, engine: Engine) -> None:
         """Take a model that is loaded already."""
@@ -189,7 +188,7 @@ class Residency:
         """Close every engine; who waits gets EngineClosedError. Idempotent."""
         with self._changed:
             self._closed = True
-            for resident in {*self._line, *self._present}:
+            for resident in {*self._line, *self._present, *self._sought}:
                 resident.fail_waiting(EngineClosedError("The models were closed."))
             self._changed.notify_all()
             thread = self._thread
@@ -198,6 +197,39 @@ class Residency:
         for resident in self._present:
             if resident.engine is not None:
                 resident.engine.close()
+
+    def learn(self, resident: Resident, weights: int) -> None:
+        """Take the bytes of a model's weights, if nobody knew them yet."""
+        with self._changed:
+            resident.weights = resident.claim.weights or weights
+
+    # Finding, on a thread of its own
+
+    def _stand_in_line(self, resident: Resident) -> None:
+        if resident.spec.found or resident.state == "unloading":
+            self._line.append(resident)
+        else:
+            resident.state, resident.error = "loading", None
+            self._sought.add(resident)
+            run_apart("budmlx-find", partial(self._look_for, resident))
+
+    def _look_for(self, resident: Resident) -> None:
+        problem: BudmlxError | None = None
+        try:
+            spec = self._find(resident.spec, partial(_tell, resident))
+        except Exception as error:  # the boundary of the thread: those who wait must know
+            problem = _said(resident, error)
+        with self._changed:
+            self._sought.discard(resident)
+            resident.progress = ""
+            if problem is not None:
+                resident.failed(problem)
+            elif not self._closed:  # then they have been told
+                resident.spec, resident.state = spec, "unloaded"
+                with suppress(ModelLoadError):  # those who wait are told
+                    self._refuse_what_never_fits(resident)
+                    self._line.append(resident)
+                    self._wake()
 
     # The thread
 
@@ -234,7 +266,7 @@ class Residency:
                 self._line.popleft()
             elif head.state == "unloading":  # it comes back when it is gone
                 return None
-            elif self._has_room(head, self._present):
+            elif self._room.holds(head):
                 self._line.popleft()
                 head.state, head.error = "loading", None
                 self._present.append(head)
@@ -257,11 +289,6 @@ class Residency:
 
     # Room
 
-    def _has_room(self, newcomer: Resident, others: Iterable[Resident]) -> bool:
-        together = {each.name: each.claim for each in (*others, newcomer)}
-        enough = self._total is None or fit(together, self._total)
-        return enough and len(together) <= self._policy.most
-
     def _to_unload(self, head: Resident, now: float) -> list[Resident]:
         """The models that make way; none if somebody has to be waited for first.
 
@@ -270,50 +297,26 @@ class Residency:
         leaving: list[Resident] = []
         if any(each.state == "unloading" for each in self._present):
             return leaving
-        for each in self._candidates():
+        for each in self._room.candidates():
             if now < each.loaded_at + self._policy.min_stay:
                 continue
             if each.users and self._policy.when_full == "fail":
                 break
             leaving.append(each)
-            if self._has_room(head, [one for one in self._present if one not in leaving]):
+            if self._room.holds(head, [one for one in self._present if one not in leaving]):
                 return leaving
         if self._policy.when_full == "fail":
             self._line.popleft()
-            head.fail_waiting(OverloadedError(self._no_room(head)))
+            head.fail_waiting(OverloadedError(self._room.refusal(head)))
         return []
-
-    def _candidates(self) -> list[Resident]:
-        """The models that may make way: those that nobody uses first, and the longest unused."""
-        stays = [each for each in self._present if each.state == "loaded" and not each.pinned]
-        return sorted(stays, key=lambda each: (each.users > 0, each.used_at))
 
     def _refuse_what_never_fits(self, resident: Resident) -> None:
         stay = [each for each in self._present if each.pinned and each is not resident]
-        if self._has_room(resident, stay):
+        if self._room.holds(resident, stay):
             return
-        error = ModelLoadError(self._no_room(resident))
+        error = ModelLoadError(self._room.refusal(resident))
         resident.failed(error)
         raise error
-
-    def _no_room(self, resident: Resident) -> str:
-        others = ", ".join(
-            f"{each.name} ({size_text(each.claim.least)}{', pinned' if each.pinned else ''})"
-            for each in self._present
-        )
-        total = self._total
-        budget = f"{size_text(total)} for all models" if total else "the limit of models"
-        return (
-            f"{resident.name} needs about {size_text(resident.claim.least)}, and there is no room "
-            f"for it within {budget}"
-            + (f" beside {others}. Unload one of them" if others else "")
-            + ", or raise --memory-budget or --max-models."
-        )
-
-    def _limits(self) -> dict[str, int]:
-        """Bytes for each model that is present; empty as long as nobody knows their sum."""
-        claims = {each.name: each.claim for each in self._present}
-        return {} if self._total is None else shares(claims, self._total)
 
     def _share_out(self, limits: dict[str, int], *, larger: bool) -> list[Future[MemoryBudget]]:
         """Tell models their limits: those that grow, or those that shrink."""
@@ -334,11 +337,8 @@ class Residency:
         try:
             limits = self._make_room()
             engine = self._open(resident.spec, limits.get(resident.name), partial(_tell, resident))
-        except BudmlxError as error:
-            problem = error
-        except Exception:  # the boundary of the thread: those who wait must know
-            log.exception("Loading %s failed", resident.name)
-            problem = ModelLoadError(f"{resident.name} could not be loaded; the log says more.")
+        except Exception as error:  # the boundary of the thread: those who wait must know
+            problem = _said(resident, error)
         with self._changed:
             resident.progress = ""
             if engine is None:
@@ -351,8 +351,8 @@ class Residency:
                 resident.load_seconds = time.monotonic() - begin
                 if resident.leaving:
                     resident.state = "unloading"
-                self._total = self._total or engine.status().budget.device
-            self._share_out(self._limits(), larger=True)
+                self._room.total = self._room.total or engine.status().budget.device
+            self._share_out(self._room.limits(), larger=True)
 
     def _make_room(self) -> dict[str, int]:
         """Shrink the models that are loaded; returns the limits of all.
@@ -361,7 +361,7 @@ class Residency:
             EngineUnavailableError: one of them does not give up its memory.
         """
         with self._changed:
-            limits = self._limits()
+            limits = self._room.limits()
             shrinking = self._share_out(limits, larger=False)
         try:
             for kept in shrinking:
@@ -380,7 +380,15 @@ class Residency:
         with self._changed:
             self._present.remove(resident)
             resident.gone()
-            self._share_out(self._limits(), larger=True)
+            self._share_out(self._room.limits(), larger=True)
+
+
+def _said(resident: Resident, error: Exception) -> BudmlxError:
+    """What those who wait are told of an error."""
+    if isinstance(error, BudmlxError):
+        return error
+    log.error("Loading %s failed", resident.name, exc_info=error)
+    return ModelLoadError(f"{resident.name} could not be loaded; the log says more.")
 
 
 def _tell(resident: Resident, words: str) -> None:

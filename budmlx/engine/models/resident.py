@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from budmlx.config import Config, adapter_paths
 from budmlx.engine.engine import Engine
@@ -28,7 +29,7 @@ class ModelSpec:
     name: what it is called. config: its settings, with `model` saying where it is.
     weights: their bytes, 0 if unknown. context: tokens that it was made for, if known.
     created: when, in seconds of the Unix clock.
-    fetch: it may be fetched from the hub when it is loaded.
+    fetch: it may be fetched from the hub before it is loaded.
     """
 
     name: str
@@ -43,6 +44,11 @@ class ModelSpec:
         """Further names."""
         return self.config.alias
 
+    @property
+    def found(self) -> bool:
+        """Whether its files are known to be here, and their size with them."""
+        return self.weights > 0 and not self.fetch
+
 
 @dataclass(slots=True, eq=False)
 class Resident:
@@ -51,7 +57,7 @@ class Resident:
     users: those who hold the engine. waiting: those who want it. leaving: those who wait for its
     end. pinned: it makes way for none. idle_seconds: it is unloaded when unused for so long;
     infinite to stay. loads: how often it was loaded. past: what its core did in former loads.
-    weights: in bytes, once it was loaded. limit: bytes that the loaded model was told to keep
+    weights: in bytes, once they are known. limit: bytes that the loaded model was told to keep
     within. loaded_at, used_at, failed_at: seconds of the monotonic clock. load_seconds: how long
     the last load took. error: why it failed. progress: words about a load, which `notice` gets,
     too.
@@ -76,9 +82,10 @@ class Resident:
     error: BudmlxError | None = None
     progress: str = ""
     notice: Notice | None = None
+    _counting: threading.RLock = field(default_factory=threading.RLock)  # past and engine
 
     @classmethod
-    def of(cls, spec: ModelSpec) -> Resident:
+    def of(cls, spec: ModelSpec) -> Self:
         """A model that is not loaded, with its settings."""
         self = cls(spec, pinned=spec.config.pin)
         self.idle_seconds = self.usual_idle_seconds
@@ -124,8 +131,9 @@ class Resident:
     @property
     def counts(self) -> CoreCounts:
         """What its core did, in former loads, too."""
-        engine = self.engine
-        return self.past if engine is None else plus(self.past, engine.status().counts)
+        with self._counting:
+            engine = self.engine
+            return self.past if engine is None else plus(self.past, engine.status().counts)
 
     @property
     def wanted(self) -> bool:
@@ -158,6 +166,7 @@ class Resident:
         """The load ended with an error."""
         self.state, self.error, self.failed_at = "failed", error, time.monotonic()
         self.fail_waiting(error)
+        self.left()
 
     def loaded(self, engine: Engine) -> None:
         """The load ended well; all who wait hold the engine now."""
@@ -174,9 +183,14 @@ class Resident:
 
     def gone(self) -> None:
         """The model is no longer loaded."""
-        self.past = self.counts
-        self.state, self.engine, self.limit = "unloaded", None, 0
+        with self._counting:
+            self.past, self.engine = self.counts, None
+        self.state, self.limit = "unloaded", 0
         self.idle_seconds = self.usual_idle_seconds
+        self.left()
+
+    def left(self) -> None:
+        """Tell all who wait for its end that it has come."""
         leaving, self.leaving = self.leaving, []
         for future in leaving:
             future.set_result(None)

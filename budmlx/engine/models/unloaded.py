@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from budmlx.config import Config
 from budmlx.engine.assembly import TextParts
@@ -29,12 +29,24 @@ from budmlx.plugins.manager import Plugins
 from budmlx.threads import Worker
 from budmlx.types import Estimate, ModelInfo, Request
 
+T = TypeVar("T")
+
 KEPT = 2
 """So many models have their tokenizers here: that of a large vocabulary takes 100 MB."""
 MOST_WAITING = 32
 
-Find = Callable[[ModelSpec], Path]
-"""Gives the directory of a model. Raises ModelLoadError."""
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a request to a model that is not loaded would take.
+
+    to_unload: names of the models that would have to go first. warnings: about parts of the
+    request that would have no effect.
+    """
+
+    estimate: Estimate
+    to_unload: Sequence[str]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +138,21 @@ class UnloadedModels:
         self._lock = threading.Lock()
         self._worker: Worker | None = None
 
-    def estimate(
-        self, spec: ModelSpec, find: Find, request: Request, room: int | None
-    ) -> Future[tuple[Estimate, list[str]]]:
-        """See `UnloadedModel.estimate`; with warnings. find: gives the model's directory.
-
-        Raises:
-            OverloadedError: too many wait.
-        """
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Run what uses `read`, on the thread. Raises OverloadedError if too much waits for it."""
         with self._lock:
             self._worker = worker = self._worker or Worker("budmlx-estimates")
         if worker.backlog >= MOST_WAITING:
             raise OverloadedError("Too many estimates of models that are not loaded; retry later.")
-        return worker.submit(partial(self._estimated, spec, find, request, room))
+        return worker.submit(call)
+
+    def read(self, path: Path, spec: ModelSpec) -> UnloadedModel:
+        """The model in `path`, on the thread only. Raises ModelLoadError, ConfigError."""
+        model = self._read.get((spec.name, path))
+        if model is None or model.files != signature(path) or model.config is not spec.config:
+            model = UnloadedModel.read(path, spec, self._plugins, self._library)
+            self._read.put((spec.name, path), model)
+        return model
 
     def close(self) -> None:
         """End the thread."""
@@ -146,13 +160,3 @@ class UnloadedModels:
             if self._worker is not None:
                 self._worker.end()
                 self._worker = None
-
-    def _estimated(
-        self, spec: ModelSpec, find: Find, request: Request, room: int | None
-    ) -> tuple[Estimate, list[str]]:
-        path = find(spec)
-        model = self._read.get((spec.name, path))
-        if model is None or model.files != signature(path) or model.config is not spec.config:
-            model = UnloadedModel.read(path, spec, self._plugins, self._library)
-            self._read.put((spec.name, path), model)
-        return model.estimate(request, room), model.warnings.of(request)

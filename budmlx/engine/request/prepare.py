@@ -113,6 +113,10 @@ class Preparation:
             if isinstance(raw, str):
                 raw = self._tokenizer.encode(raw, add_special=True)
             return request, TokenizedPrompt(list(raw))
+        if request.suffix is not None:
+            raise InvalidRequestError(
+                "`suffix` belongs to a prompt of text, not to messages.", param="suffix"
+            )
         check_results(request.messages)
         check_prefix(request.messages)
         shown: Sequence[KeyedImage] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -36,6 +36,16 @@ def prompt_request(prompt: str | Sequence[int], options: Mapping[str, Any]) -> R
     return _request(options, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
 
 
+def check_names(given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse options that there are not. Raises InvalidRequestError; `param` names the first."""
+    for name in given:
+        if name not in known:
+            raise InvalidRequestError(
+                f"Unknown parameter {name}. Known parameters: {', '.join(sorted(known))}.",
+                param=name,
+            )
+
+
 def _request(options: Mapping[str, Any], **source: Any) -> Request:
     given = {name: value for name, value in options.items() if value is not None}
     extras = {name: given.pop(name) for name in REQUEST_OPTIONS & given.keys()}
@@ -51,12 +61,7 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
         raise InvalidRequestError("speculation must be a bool.", param="speculation")
     if not isinstance(extras.get("adapter", ""), str):
         raise InvalidRequestError("adapter must be a name.", param="adapter")
-    for name in given:
-        if name not in SAMPLING_FIELDS:
-            known = ", ".join(sorted(SAMPLING_FIELDS | REQUEST_OPTIONS))
-            raise InvalidRequestError(
-                f"Unknown parameter {name}. Known parameters: {known}.", param=name
-            )
+    check_names(given, SAMPLING_FIELDS | REQUEST_OPTIONS)
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
     if isinstance(given.get("logit_bias"), Mapping):

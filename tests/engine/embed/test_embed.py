@@ -109,12 +109,19 @@ async def test_async_beside_a_chat_and_cancelled(engine: Engine) -> None:
         (["a"], {"dimensions": 65}, "dimensions"),
         (["a"], {"prompt_name": "query"}, "prompt_name"),
         (["a"], {"adapter": "pirate"}, "model"),
+        (["a"], {"size": 3}, "size"),
     ],
 )
 def test_what_is_refused(engine: Engine, texts: Any, options: Any, param: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         engine.embed(texts, **options)
     assert caught.value.param == param
+
+
+def test_a_ranking_has_no_other_options(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError, match="Known parameters: .*top_n") as caught:
+        engine.rerank("a", ["b"], top=3)
+    assert caught.value.param == "top"
 
 
 def test_a_text_that_is_too_long_is_refused_or_cut(engine: Engine) -> None:

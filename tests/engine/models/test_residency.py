@@ -21,7 +21,7 @@ from budmlx.errors import (
     ModelLoadError,
     OverloadedError,
 )
-from budmlx.protocol import MemoryBudget
+from budmlx.protocol import CoreCounts, MemoryBudget
 
 MIB = 2**20
 PATIENCE = 20.0
@@ -37,7 +37,8 @@ class StandIn:
         self.closed = False
 
     def status(self) -> HostStatus:
-        return HostStatus(True, budget=MemoryBudget(self.limits[-1], self.spec.weights, 0, 10**12))
+        budget = MemoryBudget(self.limits[-1], self.spec.weights, 0, 10**12)
+        return HostStatus(True, budget=budget, counts=CoreCounts(busy=1.0))
 
     def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
         kept: Future[MemoryBudget] = Future()
@@ -58,14 +59,30 @@ class House:
         self.go = threading.Event()
         self.go.set()
         self.broken: set[str] = set()
+        self.arrived = threading.Event()
+        self.arrived.set()
+        self.missing: set[str] = set()
         self.engines: dict[str, StandIn] = {}
         self.most = 0
-        self.residency = Residency(self._open, ResidencyPolicy(**{"min_stay": 0.0, **policy}))
+        self.residency = Residency(
+            self._open, self._find, ResidencyPolicy(**{"min_stay": 0.0, **policy})
+        )
 
     def model(self, name: str, weights: int = 100 * MIB, **settings: Any) -> Resident:
         config = Config(**settings)
         spec = ModelSpec(name, config, weights)
         return Resident.of(spec)
+
+    def abroad(self, name: str) -> Resident:
+        """A model that is not here yet."""
+        return Resident.of(ModelSpec(name, Config(), fetch=True))
+
+    def _find(self, spec: ModelSpec, notice: Callable[[str], None]) -> ModelSpec:
+        notice("half of it is here")
+        assert self.arrived.wait(PATIENCE)
+        if spec.name in self.missing:
+            raise ModelLoadError(f"{spec.name} is not in the hub.")
+        return ModelSpec(spec.name, spec.config, 100 * MIB)
 
     def _open(self, spec: ModelSpec, limit: int | None, notice: Callable[[str], None]) -> Engine:
         self.loads.append(spec.name)
@@ -98,6 +115,7 @@ def house() -> Iterator[Callable[..., House]]:
     yield make
     for each in houses:
         each.go.set()
+        each.arrived.set()
         each.residency.close()
 
 
@@ -334,3 +352,94 @@ def test_the_end(house: Make) -> None:
     assert here.engines["a"].closed and here.engines["b"].closed
     with pytest.raises(EngineClosedError):
         here.residency.request(a)
+
+
+def test_a_model_that_comes_from_the_hub_counts_before_it_is_loaded(house: Make) -> None:
+    here = house(budget=132 * MIB)
+    a, b, far = here.model("a"), here.model("b"), here.abroad("far")
+    here.arrived.clear()
+    waiting = [here.residency.request(far) for _ in range(5)]
+    here.use(a)  # downloads hold up no other
+    assert (far.state, far.progress) == ("loading", "half of it is here")
+    here.arrived.set()
+    for each in waiting:
+        assert isinstance(each, Future) and each.result(PATIENCE)
+        here.residency.release(far)
+    assert here.loads == ["a", "far"] and here.most == 1 and here.engines["a"].closed
+    here.use(b)
+    here.arrived.clear()
+    here.use(far)  # it is not fetched again
+    assert here.most == 1
+
+
+def test_a_download_that_fails_is_told_to_all(house: Make) -> None:
+    here = house(budget=90 * MIB)
+    lost, large = here.abroad("lost"), here.abroad("large")
+    here.missing.add("lost")
+    for far, message in (
+        (lost, "lost is not in the hub"),
+        (large, r"large needs about 132\.0 MiB"),
+    ):
+        here.arrived.clear()
+        waiting = [here.residency.request(far) for _ in range(3)]
+        here.arrived.set()
+        for each in waiting:
+            assert isinstance(each, Future)
+            with pytest.raises(ModelLoadError, match=message):
+                each.result(PATIENCE)
+        assert far.state == "failed" and far.progress == ""
+    assert here.loads == []
+
+
+def test_the_end_does_not_wait_for_downloads(house: Make) -> None:
+    here = house()
+    here.arrived.clear()
+    waiting = here.residency.request(here.abroad("far"))
+    here.residency.close()
+    assert isinstance(waiting, Future)
+    with pytest.raises(EngineClosedError):
+        waiting.result(PATIENCE)
+
+
+def test_an_unload_of_what_fails_to_load_ends(house: Make) -> None:
+    here = house()
+    a = here.model("a")
+    here.broken.add("a")
+    here.go.clear()
+    waiting = here.residency.request(a)
+    eventually(lambda: here.loads == ["a"])
+    gone = here.residency.unload(a)
+    here.go.set()
+    gone.result(PATIENCE)
+    assert isinstance(waiting, Future) and waiting.exception(PATIENCE)
+
+
+class Slow(Resident):
+    """A model whose engine takes time to be taken away."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "engine" and value is None:
+            time.sleep(0.05)
+        super().__setattr__(name, value)
+
+
+def test_counts_of_a_model_are_never_told_twice(house: Make) -> None:
+    here = house()
+    a = Slow.of(here.model("a").spec)
+    here.use(a)
+    seen, over = list[float](), threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.append(a.counts.busy)
+            time.sleep(0.005)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    for _ in range(2):
+        here.residency.unload(a).result(PATIENCE)
+        time.sleep(0.05)
+        here.use(a)
+    over.set()
+    watching.join()
+    assert seen == sorted(seen) and a.counts.busy == 3

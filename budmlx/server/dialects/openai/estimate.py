@@ -58,15 +58,17 @@ async def estimate(request: web.Request) -> web.Response:
         adapter=body.adapter_of(model),
     )
     resident = model.resident
-    to_unload, room = models.outlook(model)
+    to_unload: Sequence[str] = ()
     if (state := resident.state) == "loaded":
         async with model.aengine() as engine:
             found = await asyncio.to_thread(engine.estimate, chat)
             warnings += await asyncio.to_thread(engine.warnings, chat)
     else:
-        found, more = await asyncio.wrap_future(models.estimate(model, chat, room))
-        found = replace(found, waiting=len(resident.waiting), expected_wait=resident.load_seconds)
-        warnings += more
+        outlook = await asyncio.wrap_future(models.estimate(model, chat))
+        wait, queued = resident.load_seconds, len(resident.waiting)
+        found = replace(outlook.estimate, waiting=queued, expected_wait=wait)
+        to_unload = outlook.to_unload
+        warnings += outlook.warnings
     reply = EstimateReply(
         model=model.name,
         state=state,

@@ -115,7 +115,7 @@ async def test_what_has_no_room_does_not_fit(tmp_path: Path) -> None:
     values = {"models_dir": (str(tmp_path / "org"),), "warmup": "off", "port": 0}
     values["engine_host"] = "thread"
     pinned = {"one": ModelConfig(pin=True)}
-    for memory, fits in ((50 * MIB, False), ("auto", None)):
+    for memory, fits in ((50 * MIB, False), ("auto", True)):
         config = Config(**values, memory_budget=memory, models=pinned)
         with Models(config) as models:
             server = await HttpServer.start(models, config)
