@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from budmlx.engine.models.shares import LEAST_WORK
 from tests.hub_server import Hub
 from tests.model_folders import snapshot
 from tests.models import tiny_model_dir
@@ -166,3 +168,22 @@ def test_a_model_comes_and_goes_in_the_words_of_ollama(tmp_path: Path) -> None:
         assert status == 200
         assert "org/tiny" not in names(url)
         assert call(f"{api}/delete", "DELETE", model="org/tiny")[0] == 404
+
+
+def test_models_that_requests_fetch_share_the_memory(tmp_path: Path) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
+    weights = len(files["model.safetensors"])
+    # One of them, and all but the weights of another.
+    budget = 2 * LEAST_WORK + weights + weights // 2
+    hub = Hub({"org/one": {"main": files}, "org/two": {"main": files}})
+    shutil.copytree(tiny_model_dir(), tmp_path / "here" / "small")
+    options = ["--pull-on-demand", "--memory-budget", str(budget), "--min-stay", "0"]
+    options += ["--models-dir", str(tmp_path / "here")]
+    with hub, served(hub, tmp_path, *options) as url:
+        for name in ("org/one", "org/two"):
+            chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+            status, data = call(f"{url}/v1/chat/completions", "POST", model=name, **chat)
+            assert status == 200, data
+        listed = json.loads(call(f"{url}/v1/models")[1])["data"]
+        states = {each["id"]: each["state"] for each in listed if each["id"] in hub.repositories}
+        assert states == {"org/one": "unloaded", "org/two": "loaded"}

@@ -54,7 +54,9 @@ class EmbeddingMethods:
         **options: Any,
     ) -> Embeddings:
         """`embed` for asyncio. origin: what `RequestRecord`s say of where it came from."""
-        return await adrive(self._embed(texts, _options(EmbedOptions, options), origin, progress=progress))
+        return await adrive(
+            self._embed(texts, _options(EmbedOptions, options), origin, progress=progress)
+        )
 
     def rerank(self, query: str, documents: Sequence[str], **options: Any) -> Ranking:
         """Sort documents by how well they answer a query.
@@ -81,7 +83,9 @@ class EmbeddingMethods:
     ) -> Ranking:
         """`rerank` for asyncio. origin: see `aembed`."""
         self._check_open()
-        return await adrive(self._ranker.run(query, documents, _options(RankOptions, options), origin))
+        return await adrive(
+            self._ranker.run(query, documents, _options(RankOptions, options), origin)
+        )
 
     def decide(
         self, messages: Messages | Request, choices: Sequence[str], **options: Any

@@ -81,10 +81,14 @@ class Catalogue:
                 if self.by_name[name].idle:
                     self._from_library.discard(name)
                     self._remove(self.by_name[name])
-            for name in [name for name in found if name not in self.by_name]:
-                self._from_library.add(name)
-                on_demand = self._on_demand.pop(name, None)
-                self.add(on_demand or Resident.of(described(self._config, found[name])))
+            for name, model in found.items():
+                spec = described(self._config, model)
+                if name in self._from_library:
+                    self.by_name[name].moved(spec)
+                elif name not in self.by_name:
+                    self._from_library.add(name)
+                    on_demand = self._on_demand.pop(name, None)
+                    self.add(on_demand or Resident.of(spec))
             self._read_at = time.monotonic()
 
     def keep(self, before: Catalogue) -> list[str]:

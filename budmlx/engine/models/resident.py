@@ -148,6 +148,11 @@ class Resident:
         limit = self.spec.config.memory_limit
         return Claim(self.weights or self.spec.weights, limit and int(limit))
 
+    def moved(self, spec: ModelSpec) -> None:
+        """Its files are elsewhere now, or others; of a model that is loaded they stay."""
+        if self.spec != spec and self.idle:
+            self.spec, self.weights = spec, 0
+
     def idle_until(self) -> float | None:
         """When it is to be unloaded if nobody uses it; None if it stays."""
         stays = self.pinned or self.idle_seconds == math.inf

@@ -119,7 +119,7 @@ def test_what_is_refused(engine: Engine, texts: Any, options: Any, param: str) -
 
 
 def test_a_ranking_has_no_other_options(engine: Engine) -> None:
-    with pytest.raises(InvalidRequestError, match="Known parameters: .*top_n") as caught:
+    with pytest.raises(InvalidRequestError, match=r"Known parameters: .*top_n") as caught:
         engine.rerank("a", ["b"], top=3)
     assert caught.value.param == "top"
 

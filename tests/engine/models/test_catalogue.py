@@ -15,6 +15,7 @@ from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.engine.models.catalogue import Catalogue, demo, offered
 from budmlx.engine.models.models import Models
 from budmlx.errors import ModelLoadError, ModelNotFoundError
+from budmlx.testing.tiny_random import LLAMA
 from tests.models import tiny_model_dir
 
 
@@ -129,6 +130,22 @@ def test_a_model_that_is_gone_is_told_without_its_place(folder: Path) -> None:
         models.refresh()
         with pytest.raises(ModelNotFoundError):
             models.find("org/late")
+
+
+def test_files_that_changed_are_seen_until_a_model_is_loaded(folder: Path) -> None:
+    names = catalogue(folder)
+    resident, _ = names.find("org/small")
+    before = resident.claim.weights
+    shutil.rmtree(folder / "org" / "small")
+    wide = {**LLAMA, "intermediate_size": 2 * LLAMA["intermediate_size"]}
+    shutil.copytree(tiny_model_dir(wide), folder / "org" / "small")
+    names.refresh()
+    assert names.find("org/small")[0] is resident and resident.claim.weights > before
+    resident.state = "loading"
+    shutil.rmtree(folder / "org" / "small")
+    shutil.copytree(tiny_model_dir(), folder / "org" / "small")
+    names.refresh()
+    assert resident.claim.weights > before
 
 
 def test_models_are_loaded_from_the_start(folder: Path) -> None:
