@@ -259,4 +259,12 @@ def described(config: Config, model: LocalModel) -> ModelSpec:
 def spec_of(name: str, config: Config, model: LocalModel) -> ModelSpec:
     """A model whose files are here. config: with its own settings."""
     created = int(model.path.stat().st_mtime) if model.path.exists() else 0
-    return ModelSpec(name, config, model.weights, model.context, created)
+    return ModelSpec(
+        name,
+        config,
+        weights=model.weights,
+        context=model.context,
+        kv=model.kv,
+        embeds=model.kind == "embedding" or config.pooling is not None,
+        created=created,
+    )

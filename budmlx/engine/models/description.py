@@ -9,7 +9,6 @@ from typing import Any, Self
 
 from budmlx.config import ModelConfig
 from budmlx.engine.assembly import TextParts
-from budmlx.engine.load.directory import read_json
 from budmlx.engine.load.generation_config import sampling_defaults
 from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
 from budmlx.engine.load.library.local_model import LocalModel
@@ -102,9 +101,8 @@ class ModelDescription:
     def of(cls, model: LocalModel, config: ModelConfig, plugins: Plugins) -> Self:
         """Read the files of a model; it never fails. config: with the model's own settings."""
         problems = [model.problem] if model.problem else []
-        text, layout = None, None
+        text, layout = None, model.kv
         try:
-            layout = KVLayout.of(read_json(model.path / "config.json", model.name), model.dtype)
             text = TextFeatures.of(model.path, config, plugins)
         except BudmlxError as error:
             problems += [error.message] if model.servable else []

@@ -22,8 +22,9 @@ from budmlx.engine.load.library.library import Library
 from budmlx.engine.load.library.pull import PullProgress
 from budmlx.engine.models.catalogue import FRESH_SECONDS, Catalogue, offered, spec_of
 from budmlx.engine.models.descriptions import Descriptions
-from budmlx.engine.models.residency import Residency, ResidencyPolicy
+from budmlx.engine.models.residency import Residency
 from budmlx.engine.models.resident import ModelSpec, Resident
+from budmlx.engine.models.room import ResidencyPolicy
 from budmlx.engine.models.unloaded import Outlook, UnloadedModels
 from budmlx.engine.run.adapters import unknown_adapter
 from budmlx.errors import EngineUnavailableError, ModelLoadError
@@ -101,6 +102,16 @@ class ServedModel:
             self._residency.withdraw(self.resident, loading)
             raise
 
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a prompt and its reply together, as far as is known: of a model that is
+        not loaded those that it would have room for now.
+        """
+        resident = self.resident
+        if resident.engine is not None:
+            return resident.longest
+        return resident.spec.longest(self._residency.outlook(resident)[1])
+
     def keep(self, seconds: float) -> None:
         """Have it unloaded after so long without a user; see `Residency.keep`."""
         self._residency.keep(self.resident, seconds)
@@ -158,6 +169,7 @@ class Models:
         self._config = config
         self._catalogue = catalogue
         self._closing = threading.Event()
+        self._asking, self._asked = threading.Lock(), False
         self._downloads = threading.BoundedSemaphore(MOST_DOWNLOADS)
         self._residency = Residency(self._open, self._find, _policy(config))
         self.descriptions = Descriptions(self.library, self.plugins)
@@ -198,8 +210,9 @@ class Models:
         return there[0].engine if len(there) == 1 and there[0].pinned else None
 
     def refresh(self) -> None:
-        """See what has come to this machine, and what has gone."""
+        """See what has come to this machine, what has gone, and how much memory there is."""
         self._catalogue.refresh()
+        self._ask_device()
 
     def resident(self, name: str) -> Resident:
         """The model that answers to `name`, to be looked at. Raises ModelNotFoundError."""
@@ -272,12 +285,20 @@ class Models:
         resident = model.resident
         path = _path(resident.spec, own=self.plugins.loaded_types)
         read = self._unloaded.read(path, resident.spec)
-        self._residency.learn(resident, read.weights)
-        if self._residency.total is None and (total := device_memory()) is not None:
-            self._residency.learn_total(total)
+        spec = resident.spec
+        self._residency.learn(resident, spec_of(spec.name, spec.config, self.library.at(path)))
+        self._ask_device()
         leaving, room = self.outlook(model)
-        estimate = read.estimate(request, room)
+        longest = None if room is None else resident.spec.longest(room)
+        estimate = read.estimate(request, longest)
         return Outlook(estimate, leaving, read.warnings.of(request))
+
+    def _ask_device(self) -> None:
+        """Know how much memory there is for all models, if that can be known; it may block."""
+        with self._asking:
+            if self._residency.total is None and not self._asked:
+                self._asked = True
+                self._residency.learn_total(device_memory())
 
     def load(self, name: str, notice: Notice | None = None) -> None:
         """Load a model now, however long it takes. Raises the errors of `ServedModel.aengine`.

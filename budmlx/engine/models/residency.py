@@ -11,13 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 from budmlx.engine.engine import Engine
 from budmlx.engine.models.resident import ModelSpec, Resident
-from budmlx.engine.models.room import Room
+from budmlx.engine.models.room import ResidencyPolicy, Room
 from budmlx.errors import (
     BudmlxError,
     EngineClosedError,
@@ -46,23 +45,6 @@ LONGEST_WAIT = 86400.0
 """Seconds. Locks cannot wait for much longer times; what is due later is looked at again."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResidencyPolicy:
-    """How models share a device.
-
-    budget: bytes for all of them; None for the device's. most: how many may be loaded.
-    min_stay: seconds that a model stays after its load, whoever waits. when_full: whether
-    requests wait for a model that has no room before others end. shrink_seconds: how long running
-    rows may keep memory that another model is to get.
-    """
-
-    budget: int | None = None
-    most: float = math.inf
-    min_stay: float = 30.0
-    when_full: Literal["wait", "fail"] = "wait"
-    shrink_seconds: float = 60.0
-
-
 class Residency:
     """Loads models that are wanted, and unloads others first where there is no room. Thread-safe.
 
@@ -77,15 +59,15 @@ class Residency:
         self._open = open_engine
         self._find = find
         self._policy = policy
-        self._room = Room(policy.budget, policy.most)
-        self._changed = threading.Condition()  # and the lock of all that follows
+        self._room = Room(policy)
+        self._changed = threading.Condition()  # reentrant, and the lock of all that follows
         self._line: deque[Resident] = deque()
         self._present = self._room.present
         self._sought: set[Resident] = set()  # their files are being found
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def learn_total(self, total: int) -> None:
+    def learn_total(self, total: int | None) -> None:
         """Take the bytes that the device has for all models, if nobody has said them yet."""
         with self._changed:
             self._room.total = self._room.total or total
@@ -183,6 +165,7 @@ class Residency:
         with self._changed:
             resident.loaded(engine)
             self._present.append(resident)
+            self.learn_total(engine.status().budget.device)
 
     def close(self) -> None:
         """Close every engine; who waits gets EngineClosedError. Idempotent."""
@@ -198,10 +181,11 @@ class Residency:
             if resident.engine is not None:
                 resident.engine.close()
 
-    def learn(self, resident: Resident, weights: int) -> None:
-        """Take the bytes of a model's weights, if nobody knew them yet."""
+    def learn(self, resident: Resident, spec: ModelSpec) -> None:
+        """Take what the files of a model say, if nobody knew it yet."""
         with self._changed:
-            resident.weights = resident.claim.weights or weights
+            if not resident.spec.weights and resident.idle:
+                resident.spec = replace(spec, fetch=resident.spec.fetch)
 
     # Finding, on a thread of its own
 
@@ -297,7 +281,7 @@ class Residency:
         leaving: list[Resident] = []
         if any(each.state == "unloading" for each in self._present):
             return leaving
-        for each in self._room.candidates():
+        for each in self._room.candidates(head):
             if now < each.loaded_at + self._policy.min_stay:
                 continue
             if each.users and self._policy.when_full == "fail":
@@ -305,7 +289,7 @@ class Residency:
             leaving.append(each)
             if self._room.holds(head, [one for one in self._present if one not in leaving]):
                 return leaving
-        if self._policy.when_full == "fail":
+        if self._policy.when_full == "fail" or not self._room.may_come(head):
             self._line.popleft()
             head.fail_waiting(OverloadedError(self._room.refusal(head)))
         return []
@@ -351,7 +335,7 @@ class Residency:
                 resident.load_seconds = time.monotonic() - begin
                 if resident.leaving:
                     resident.state = "unloading"
-                self._room.total = self._room.total or engine.status().budget.device
+                self.learn_total(engine.status().budget.device)
             self._share_out(self._room.limits(), larger=True)
 
     def _make_room(self) -> dict[str, int]:

@@ -13,8 +13,10 @@ from typing import Literal, Self
 
 from budmlx.config import Config, adapter_paths
 from budmlx.engine.engine import Engine
-from budmlx.engine.models.shares import Claim
+from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
+from budmlx.engine.models.shares import LEAST_WORK, Claim
 from budmlx.errors import BudmlxError
+from budmlx.model_context import UNBOUNDED_CONTEXT
 from budmlx.progress import Notice
 from budmlx.protocol import CoreCounts
 from budmlx.protocol.counts import plus
@@ -27,7 +29,8 @@ class ModelSpec:
     """A model that can be loaded.
 
     name: what it is called. config: its settings, with `model` saying where it is.
-    weights: their bytes, 0 if unknown. context: tokens that it was made for, if known.
+    weights: their bytes, 0 if unknown. context: tokens that it was made for, if known. kv: what it
+    keeps of them, if known. embeds: it makes vectors for others, and does not chat.
     created: when, in seconds of the Unix clock.
     fetch: it may be fetched from the hub before it is loaded.
     """
@@ -36,6 +39,8 @@ class ModelSpec:
     config: Config
     weights: int = 0
     context: int | None = None
+    kv: KVLayout | None = None
+    embeds: bool = False
     created: int = 0
     fetch: bool = False
 
@@ -48,6 +53,24 @@ class ModelSpec:
     def found(self) -> bool:
         """Whether its files are known to be here, and their size with them."""
         return self.weights > 0 and not self.fetch
+
+    def longest(self, room: int | None = None) -> int | None:
+        """Most tokens of a prompt and its reply together, as far as its files tell.
+
+        room: bytes that it would have, if that is known.
+        """
+        limits = filter(None, (self.context, self.config.context_limit))
+        context = min(limits, default=None)
+        if room is None or not self.weights:
+            return context
+        free, chunk = room - self.weights - LEAST_WORK, self.config.prefill_chunk
+        if free < 0:
+            return 0
+        if self.kv is None:
+            return context
+        chunk = CHUNK if chunk == "auto" else chunk
+        most = context or UNBOUNDED_CONTEXT
+        return self.kv.longest_row(free, most, self.config.kv_bits, chunk)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +147,7 @@ class Resident:
         """Most tokens of a prompt and its reply together, as far as is known."""
         engine = self.engine
         if engine is None:
-            return self.spec.context
+            return self.spec.longest()
         longest = engine.status().budget.longest_row or engine.info.context_length
         return min(longest, engine.info.context_length)
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from budmlx.config import Config
 from budmlx.engine.assembly import TextParts
 from budmlx.engine.load.directory import read_json
 from budmlx.engine.load.library.facts import Signature, signature
-from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
 from budmlx.engine.load.library.library import Library
 from budmlx.engine.models.resident import ModelSpec
-from budmlx.engine.models.shares import LEAST_WORK
 from budmlx.engine.procedures import drive
 from budmlx.engine.request.prepare import Preparation
 from budmlx.engine.run.rows import RequestWarnings
@@ -53,16 +48,13 @@ class Outlook:
 class UnloadedModel:
     """What is read of a model that is not loaded.
 
-    files: the state of its directory then. weights: bytes. kv: None where it is not known.
+    files: the state of its directory then.
     """
 
     files: Signature
     info: ModelInfo
     preparation: Preparation
     warnings: RequestWarnings
-    weights: int
-    kv: KVLayout | None
-    config: Config
 
     @classmethod
     def read(cls, path: Path, spec: ModelSpec, plugins: Plugins, library: Library) -> Self:
@@ -90,40 +82,27 @@ class UnloadedModel:
             info,
             text.preparation(info, config, plugins),
             text.warnings(info, plugins, cached=config.cache != "off"),
-            facts.weights,
-            KVLayout.of(described, facts.dtype),
-            config,
         )
 
-    def estimate(self, request: Request, room: int | None) -> Estimate:
-        """What a request would take. room: bytes that the model would have; None if unknown.
+    def estimate(self, request: Request, longest: int | None) -> Estimate:
+        """What a request would take. longest: tokens that memory will hold; None if unknown.
 
         Raises:
             InvalidRequestError, ContextLengthError: as the loaded model does.
         """
         _, prompt = drive(self.preparation.run(request))
         count, context = len(prompt.ids), self.info.context_length
-        longest = context if room is None else self._longest(room)
+        held = context if longest is None else longest
         most = request.sampling.max_tokens or context
         return Estimate(
             prompt_tokens=count,
             cached_tokens=0,
-            max_tokens=max(0, min(most, longest - count)),
-            fits=None if room is None else count < longest,
+            max_tokens=max(0, min(most, held - count)),
+            fits=None if longest is None else count < longest,
             running=0,
             waiting=0,
             expected_wait=None,
         )
-
-    def _longest(self, room: int) -> int:
-        """Most tokens of a row within so many bytes: it may be copied once, as it grows."""
-        free, chunk = room - self.weights - LEAST_WORK, self.config.prefill_chunk
-        chunk = CHUNK if chunk == "auto" else chunk
-        if free < 0 or self.kv is None:
-            return 0 if free < 0 else self.info.context_length
-        size = partial(self.kv.row_bytes, kv_bits=self.config.kv_bits, chunk=chunk)
-        tokens = range(1, self.info.context_length + 1)
-        return bisect_right(tokens, free, key=lambda count: 2 * size(count))
 
 
 class UnloadedModels:

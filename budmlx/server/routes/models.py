@@ -39,10 +39,10 @@ class Model(Struct, frozen=True):
 
     created: when the model was made, in seconds of the Unix clock. root: the name of the model
     itself, where this is another name of it. parent: the same, of an adapter. state: whether it
-    is loaded. max_model_len: tokens of a prompt and its reply together; of a loaded model those
-    that its memory holds. error: why it could not be loaded. speculation: of a loaded model, the
-    setting, or unsupported where what was computed cannot be taken back. residence: what it takes,
-    if it is loaded. The fields after it say some of this in the words of Anthropic.
+    is loaded. max_model_len: tokens of a prompt and its reply together that its memory holds, or
+    would hold if it were loaded now. error: why it could not be loaded. speculation: of a loaded
+    model, the setting, or unsupported where what was computed cannot be taken back. residence:
+    what it takes, if it is loaded. The fields after it say some of this in the words of Anthropic.
     """
 
     id: str
@@ -124,6 +124,7 @@ async def get_model(request: web.Request) -> web.Response:
 def entry_of(name: str, served: ServedModel) -> Model:
     """What is told of a model under one of its names."""
     model = served.resident
+    longest = served.longest
     error = UNSET if model.error is None else model.error.message
     return Model(
         name,
@@ -132,15 +133,15 @@ def entry_of(name: str, served: ServedModel) -> Model:
         "budmlx",
         root=model.name,
         state=model.state,
-        max_model_len=model.longest,
+        max_model_len=longest,
         parent=model.name if served.adapter else UNSET,
         error=error,
         speculation=UNSET if model.engine is None else model.engine.info.speculation,
         residence=UNSET if model.engine is None else _residence(model, model.engine),
         display_name=name,
         created_at=datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        max_input_tokens=model.longest,
-        max_tokens=model.longest,
+        max_input_tokens=longest,
+        max_tokens=longest,
     )
 
 

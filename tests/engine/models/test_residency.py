@@ -13,8 +13,9 @@ import pytest
 from budmlx.config import Config
 from budmlx.engine.engine import Engine
 from budmlx.engine.hosts.host import HostStatus
-from budmlx.engine.models.residency import Residency, ResidencyPolicy
+from budmlx.engine.models.residency import Residency
 from budmlx.engine.models.resident import ModelSpec, Resident
+from budmlx.engine.models.room import ResidencyPolicy
 from budmlx.errors import (
     EngineClosedError,
     EngineUnavailableError,
@@ -68,10 +69,10 @@ class House:
             self._open, self._find, ResidencyPolicy(**{"min_stay": 0.0, **policy})
         )
 
-    def model(self, name: str, weights: int = 100 * MIB, **settings: Any) -> Resident:
-        config = Config(**settings)
-        spec = ModelSpec(name, config, weights)
-        return Resident.of(spec)
+    def model(
+        self, name: str, weights: int = 100 * MIB, *, embeds: bool = False, **settings: Any
+    ) -> Resident:
+        return Resident.of(ModelSpec(name, Config(**settings), weights, embeds=embeds))
 
     def abroad(self, name: str) -> Resident:
         """A model that is not here yet."""
@@ -178,6 +179,29 @@ def test_pinned_models_stay_and_what_cannot_fit_is_refused_with_numbers(house: M
     with pytest.raises(ModelLoadError, match=r"other needs about 232.0 MiB.*300.0 MiB.*pinned"):
         here.residency.request(other)
     assert here.loads == ["pinned"]
+
+
+def test_vectors_do_not_push_out_the_chat_model_that_they_are_for(house: Make) -> None:
+    here = house(budget=2 * 132 * MIB)
+    older, chat, vectors, large = (
+        here.model("older"),
+        here.model("chat"),
+        here.model("vectors", embeds=True),
+        here.model("large", weights=150 * MIB, embeds=True),
+    )
+    for each in (older, chat, vectors):
+        here.use(each)
+    assert [each.state for each in (older, chat, vectors)] == ["unloaded", "loaded", "loaded"]
+    waiting = here.residency.request(large)
+    assert isinstance(waiting, Future)
+    with pytest.raises(OverloadedError, match=r"large needs about 182\.0 MiB.*beside chat"):
+        waiting.result(PATIENCE)
+    assert (chat.state, vectors.state, large.state) == ("loaded", "loaded", "unloaded")
+    assert here.residency.outlook(large) == ([], 0)
+    here.residency.unload(chat).result(PATIENCE)
+    here.use(large)
+    here.use(chat)  # chat models push out the others
+    assert (chat.state, vectors.state, large.state) == ("loaded", "unloaded", "unloaded")
 
 
 def test_running_requests_end_before_their_model_goes(house: Make) -> None:

@@ -17,6 +17,7 @@ from budmlx.engine.load.directory import (
     known_architectures,
     read_json,
 )
+from budmlx.engine.load.library.kv_size import KVLayout
 from budmlx.engine.load.library.local_model import Facts, Kind, Quantization
 from budmlx.errors import ModelLoadError
 from budmlx.model_context import context_of
@@ -74,14 +75,16 @@ def read_facts(path: Path, name: str, seen: Signature, own: Collection[str] = ()
             words = _unfit(config, names, own)
         problem = f"{name} {words}" if words else ""
         complete = complete and any(map(_makes_a_tokenizer, names))
+    dtype = _dtype(tensors)
     return Facts(
         size=sum(size for _, size, _ in seen),
         weights=_bytes(tensors),
         parameters=_parameters(tensors, quantization),
-        dtype=_dtype(tensors),
+        dtype=dtype,
         architecture=_architecture(config),
         quantization=quantization,
         context=context_of(config),
+        kv=KVLayout.of(config, dtype),
         kind=kind,
         complete=complete,
         problem=problem,

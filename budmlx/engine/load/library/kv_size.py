@@ -8,8 +8,10 @@ does not depend on the context, is left out. A loaded model knows the exact numb
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 CHUNK = 2048
@@ -102,6 +104,16 @@ class KVLayout:
         if kv_bits is not None and self.group_size is not None:
             each = kv_bits / 8 + 2 * self.itemsize / self.group_size
         return int(each * sum(layer.kept(tokens, chunk) for layer in self.layers))
+
+    def longest_row(
+        self, room: int, most: int, kv_bits: int | None = None, chunk: int = CHUNK
+    ) -> int:
+        """Tokens of the longest row within `room` bytes: it may be copied once, as it grows.
+
+        most: tokens that are enough.
+        """
+        size = partial(self.row_bytes, kv_bits=kv_bits, chunk=chunk)
+        return bisect_right(range(1, most + 1), room, key=lambda count: 2 * size(count))
 
 
 def _layers(text: Mapping[str, Any], kind: str, *, windows: bool) -> tuple[list[_Layer], bool]:

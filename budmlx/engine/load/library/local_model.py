@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from budmlx.engine.load.library.kv_size import KVLayout
+
 Place = Literal["models-dir", "hub", "lm-studio", "path"]
 """Where a model was found: a directory of `--models-dir`, the hub's cache, a folder of LM Studio's,
 or a path that somebody named."""
@@ -37,8 +39,9 @@ class Facts:
     size: bytes of its files. weights: bytes of its tensors; 0 if their headers cannot be read.
     parameters: numbers before quantization; None if unknown. dtype: of most weights that are not
     packed, as safetensors writes it, such as `BF16`. architecture: the `model_type`, empty if it
-    has none. context: tokens; None where the model names no limit. complete: all files that loading
-    needs are there and whole. problem: why it cannot be served, a sentence; empty if it can.
+    has none. context: tokens; None where the model names no limit. kv: what it keeps of tokens;
+    None if unknown. complete: all files that loading needs are there and whole. problem: why it
+    cannot be served, a sentence; empty if it can.
     """
 
     size: int = 0
@@ -48,6 +51,7 @@ class Facts:
     architecture: str = ""
     quantization: Quantization | None = None
     context: int | None = None
+    kv: KVLayout | None = None
     kind: Kind = "unknown"
     complete: bool = True
     problem: str = ""
@@ -81,5 +85,5 @@ class LocalModel(Facts):
         """All that is known, for JSON."""
         values = {**asdict(self), "path": str(self.path), "also": [str(each) for each in self.also]}
         first = ("name", "place", "path", "revision")
-        rest = {key: value for key, value in values.items() if key not in first}
+        rest = {key: value for key, value in values.items() if key not in (*first, "kv")}
         return {**{key: values[key] for key in first}, "servable": self.servable, **rest}
