@@ -209,7 +209,9 @@ class Residency:
             if problem is not None:
                 resident.failed(problem)
             elif not self._closed:  # then they have been told
-                resident.spec, resident.state = spec, "unloaded"
+                # Settings may have changed meanwhile.
+                resident.spec = replace(spec, config=resident.spec.config)
+                resident.state = "unloaded"
                 with suppress(ModelLoadError):  # those who wait are told
                     self._refuse_what_never_fits(resident)
                     self._line.append(resident)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from budmlx.config import Config
 from budmlx.engine.assembly import TextParts
 from budmlx.engine.load.directory import read_json
 from budmlx.engine.load.library.facts import Signature, signature
@@ -55,6 +56,7 @@ class UnloadedModel:
     info: ModelInfo
     preparation: Preparation
     warnings: RequestWarnings
+    config: Config
 
     @classmethod
     def read(cls, path: Path, spec: ModelSpec, plugins: Plugins, library: Library) -> Self:
@@ -82,6 +84,7 @@ class UnloadedModel:
             info,
             text.preparation(info, config, plugins),
             text.warnings(info, plugins, cached=config.cache != "off"),
+            config,
         )
 
     def estimate(self, request: Request, longest: int | None) -> Estimate:
