@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shlex
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from budmlx.cli.show_config import sampling_comments, to_toml
 from budmlx.config import Config
 from budmlx.config.sources import load_config
 from budmlx.engine.engine import Engine
+from budmlx.engine.load.library.pull import downloads_run
 from budmlx.engine.models.models import Models
 from budmlx.open_files import connections_within, raise_open_files_limit
 from budmlx.server.app import create_loading_app
@@ -80,6 +82,10 @@ def serve(
         announce = announcer(models, settings)
         read = partial(_read_again, flags, config)
         asyncio.run(serve_http(models, settings, announce, listening, read))
+    if downloads_run():
+        # Python would wait for their threads, and these for the network.
+        logging.shutdown()
+        os._exit(0)
 
 
 def _read_again(flags: Mapping[str, Any], file: Path | None) -> Config:

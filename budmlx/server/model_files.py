@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from budmlx.engine.load.library.pull import PullProgress, pull
@@ -13,6 +14,7 @@ from budmlx.engine.load.library.removal import Removal
 from budmlx.engine.models.models import Models
 from budmlx.engine.models.resident import Resident
 from budmlx.errors import BudmlxError, InvalidRequestError, ModelNotFoundError
+from budmlx.threads import run_apart
 
 
 async def pulling(
@@ -33,7 +35,9 @@ async def pulling(
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(news.put_nowait, progress)
 
-    work = asyncio.create_task(asyncio.to_thread(pull, name, revision, report, cancelled))
+    # Not on the loop's own threads, for whose end a server waits.
+    call = partial(pull, name, revision, report, cancelled)
+    work = asyncio.wrap_future(run_apart("budmlx-pull-request", call))
     work.add_done_callback(_seen)
     begun = False
     try:
@@ -51,13 +55,15 @@ async def pulling(
     await asyncio.to_thread(models.refresh)
 
 
-def _seen(work: asyncio.Task[Any]) -> None:
+def _seen(work: asyncio.Future[Any]) -> None:
     """Look at the error of a pull, which nobody else does where the client has gone."""
     if not work.cancelled():
         work.exception()
 
 
-async def _next(news: asyncio.Queue[PullProgress], work: asyncio.Task[Any]) -> PullProgress | None:
+async def _next(
+    news: asyncio.Queue[PullProgress], work: asyncio.Future[Any]
+) -> PullProgress | None:
     """The latest progress; None when the work has ended and nothing is left to be told."""
     waiting = asyncio.create_task(news.get())
     try:

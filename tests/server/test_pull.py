@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from budmlx.engine.models.shares import LEAST_WORK
 from tests.hub_server import Hub
@@ -143,6 +147,30 @@ def test_a_pull_that_is_given_up_leaves_no_task(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "Task" not in errors
+
+
+def _pull(url: str) -> None:
+    with suppress(OSError, http.client.HTTPException):  # the server ends meanwhile
+        call(f"{url}/v1/models/pull", "POST", model="org/tiny")
+
+
+@pytest.mark.parametrize("by", ["chat", "pull"])
+def test_a_server_ends_although_the_hub_stalls(tmp_path: Path, by: str) -> None:
+    files = {file.name: file.read_bytes() for file in tiny_model_dir().iterdir()}
+    environment = {"HOME": str(tmp_path), "HF_HUB_DOWNLOAD_TIMEOUT": "300"}
+    options = ["--port", "0", "--warmup", "off", "--pull-on-demand", "--load-wait", "0"]
+    with (
+        Hub({"org/tiny": {"main": files}}, stall={"model.safetensors"}) as hub,
+        started(*options, environment=hub.environment(tmp_path) | environment) as (url, process),
+    ):
+        if by == "chat":
+            chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+            assert call(f"{url}/v1/chat/completions", "POST", model="org/tiny", **chat)[0] == 503
+        else:
+            threading.Thread(target=_pull, args=(url,), daemon=True).start()
+        assert hub.stalled.wait(60)
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_a_model_comes_and_goes_in_the_words_of_ollama(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ except ImportError:  # It is not public: a file that hf_xet fetches is then fini
 
 _FAULTS = (OSError, HTTPError, ValueError, RuntimeError)
 """What huggingface_hub and the protocols below it raise."""
+_RUNNING: set[concurrent.futures.Future[str]] = set()
 _FILES: Any = {"allow_patterns": ALLOWED, "ignore_patterns": IGNORED}
 
 
@@ -162,6 +163,14 @@ def _check(name: str, plan: _Plan) -> None:
     get_hf_file_metadata(hf_hub_url(name, plan.missing[0], revision=plan.commit))
 
 
+def downloads_run() -> bool:
+    """Whether a download goes on, also one that was cancelled and waits for the network.
+
+    huggingface_hub's threads are such that Python waits for them at its end.
+    """
+    return bool(_RUNNING)
+
+
 def _size(count: int) -> str:
     return ByteSize(count).human_readable(separator=" ")
 
@@ -177,6 +186,8 @@ def _cancelled(name: str) -> CancelledError:
 def _interruptible(call: Callable[[], str], cancelled: threading.Event) -> str:
     """The result of a call that ends early once `cancelled` is set; Ctrl-C sets it."""
     future = run_apart("budmlx-pull", call)
+    _RUNNING.add(future)
+    future.add_done_callback(_RUNNING.discard)
     try:
         return future.result()
     except KeyboardInterrupt:
