@@ -71,7 +71,9 @@ async def ready(request: web.Request) -> web.Response:
     """
     if request.app[IN_FLIGHT].draining:
         raise EngineUnavailableError("The server is shutting down.")
-    engines = request.app[MODELS].loaded
+    # A model that is on its way out makes no progress, and nobody needs it to.
+    stay = [each for each in request.app[MODELS].residents if each.state == "loaded"]
+    engines = [each.engine for each in stay if each.engine is not None]
     memory, numbers, problems = [], {}, {}
     for engine in engines:
         status = engine.status()
