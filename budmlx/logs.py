@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal, TextIO, get_args
 
@@ -22,13 +24,40 @@ FIELDS = "fields"
 """The attribute of a log record with what a line of JSON has beside its message."""
 MOST_CHARACTERS = 10_000
 """Of a message; tracebacks come on top."""
+MOST_LINES = 500
+"""That a `Tail` keeps."""
 
 
 def set_up(level: Level, form: Format, stream: TextIO | None = None) -> None:
     """Log to a stream from now on, by default the standard error stream."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines() if form == "json" else TextLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    handlers = [logging.StreamHandler(stream), Tail()]
+    for handler in handlers:
+        handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
+
+
+class Tail(logging.Handler):
+    """Keeps the last lines of the log, for those who look at the server from afar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line; the lock of the handler is held."""
+        self._count += 1
+        self._lines.append((self._count, self.format(record)))
+
+    def after(self, number: int) -> list[tuple[int, str]]:
+        """The lines after that number that are still here, each with its own."""
+        with self.lock or nullcontext():
+            return [each for each in self._lines if each[0] > number]
+
+
+def tail() -> Tail | None:
+    """The last lines of the log; None if `set_up` was not called."""
+    return next((each for each in logging.getLogger().handlers if isinstance(each, Tail)), None)
 
 
 def set_level(level: Level) -> None:

@@ -1,16 +1,22 @@
-"""Admin rights: who may load, unload, fetch and delete models over HTTP."""
+"""Admin rights: who may load, unload, fetch and delete models over HTTP, and watch others."""
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 
 from aiohttp import web
 
 from budmlx.server.errors import HttpError
+from budmlx.server.records import ORIGIN
 from budmlx.server.state import DIALECTS, KEYS
+
+log = logging.getLogger(__name__)
 
 FORWARDED = ("forwarded", "via", "x-real-ip")
 """Headers of proxies, behind which everybody comes from this machine; and `x-forwarded-*`."""
+MOST = 300
+"""Characters of what an admin does."""
 
 
 def check_admin(request: web.Request) -> None:
@@ -21,6 +27,13 @@ def check_admin(request: web.Request) -> None:
     """
     if problem := _problem(request):
         raise HttpError(403, problem, code="admin_only")
+
+
+def log_action(request: web.Request, what: str) -> None:
+    """Write what an admin does, and who it is. what: a verb and its object."""
+    peer = request.get_extra_info("peername")
+    where = str(peer[0]) if peer else "a local socket"
+    log.info("Admin %s from %s: %s", request[ORIGIN].key or "without a key", where, what[:MOST])
 
 
 def is_admin(request: web.Request) -> bool:

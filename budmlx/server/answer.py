@@ -79,21 +79,28 @@ async def _events(
     request: web.Request, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int
 ) -> AsyncIterator[Events]:
     """`running`, for a request."""
-    request[ORIGIN].response_id = encoder.id
+    origin = request[ORIGIN]
+    origin.response_id = encoder.id
     key = request.get(NAMESPACE, "")
-    async with running(request.app, model, run, places=places, key=key) as events:
+    async with running(request.app, model, run, places=places, key=key, origin=origin) as events:
         yield events
 
 
 @asynccontextmanager
 async def running(
-    app: web.Application, model: ServedModel, run: Run, *, places: int = 1, key: str = ""
+    app: web.Application,
+    model: ServedModel,
+    run: Run,
+    *,
+    places: int = 1,
+    key: str = "",
+    origin: RequestOrigin | None = None,
 ) -> AsyncIterator[Events]:
     """Hold places, load the model if need be, and run; leaving the block cancels the generation.
 
     It needs no connection, so that work can go on without one. key: identifies the API key.
     """
-    async with app[IN_FLIGHT].slot(places, key):
+    async with app[IN_FLIGHT].slot(places, key, model=model.name, origin=origin):
         begin = time.monotonic()
         async with model.aengine() as engine:
             waited = time.monotonic() - begin

@@ -38,7 +38,17 @@ from budmlx.server.plugin_routes import add_plugin_routes
 from budmlx.server.rate_limit import LIMITER, RateLimiter, brief_paths
 from budmlx.server.records import PATHS, WATCHERS, paths_of
 from budmlx.server.reload import RELOADER, Read, Reloader
-from budmlx.server.routes import docs, health, library, log_level, metrics, reload, usage
+from budmlx.server.routes import (
+    docs,
+    health,
+    library,
+    log_level,
+    metrics,
+    page,
+    reload,
+    usage,
+    watch,
+)
 from budmlx.server.routes import models as model_routes
 from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
@@ -54,7 +64,7 @@ from budmlx.server.state import (
     SEALER,
     STORE,
 )
-from budmlx.server.telemetry.metrics import METRICS, Metrics
+from budmlx.server.telemetry.metrics import METRICS, RECENT, Metrics, Recent
 from budmlx.server.transport import Runner, exchanges, prepare
 
 log = logging.getLogger(__name__)
@@ -70,6 +80,8 @@ ROUTES = (
     usage.endpoints,
     metrics.endpoints,
     docs.endpoints,
+    page.endpoints,
+    watch.endpoints,
 )
 
 
@@ -102,6 +114,8 @@ def create_app(
     for dialect in dialects:
         dialect.set_up(app)
     app.on_cleanup.append(_close_store)
+    app[RECENT] = recent = Recent()
+    app[WATCHERS] = (recent.watch,)
     if config.metrics:
         _count(app)
     if config.otlp_traces_endpoint:
@@ -118,7 +132,7 @@ def create_app(
 def _count(app: web.Application) -> None:
     """Count what happens, for `GET /metrics`."""
     counted = Metrics(app[MODELS], app[IN_FLIGHT])
-    app[METRICS], app[WATCHERS] = counted, (counted.watch,)
+    app[METRICS], app[WATCHERS] = counted, (*app[WATCHERS], counted.watch)
 
 
 def _trace(app: web.Application, endpoint: str) -> None:
@@ -151,7 +165,8 @@ def _rows(models: Models, config: Config) -> int:
 
 
 def create_loading_app(config: Config, dialects: Dialects = REGISTERED) -> web.Application:
-    """The application while a model is loaded: `/health` answers as ever, all else gets 503.
+    """The application while a model is loaded: `/health` and the page answer as ever, all else
+    gets 503.
 
     Raises ConfigError for unusable keys.
     """
@@ -161,6 +176,8 @@ def create_loading_app(config: Config, dialects: Dialects = REGISTERED) -> web.A
     for endpoint in health.endpoints:
         waits = endpoint.handler is health.ready
         app.add_routes((replace(endpoint, handler=_loading) if waits else endpoint).routes())
+    for endpoint in page.endpoints:
+        app.add_routes(endpoint.routes())
     app.router.add_route("*", "/{path:.*}", _loading)
     return app
 

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
-from budmlx.errors import EngineUnavailableError, OverloadedError
+from budmlx.engine.run.origin import RequestOrigin
+from budmlx.errors import EngineUnavailableError, OverloadedError, RequestFailedError
 
 FINAL_EVENT_SECONDS = 1.0
 """Seconds for requests that the drain ended to send their last event."""
+CANCELLED = "An administrator of the server cancelled this request."
+
+
+@dataclass(slots=True, eq=False)
+class Holder:
+    """A request that holds places.
+
+    key: identifies its API key. model: it is for. cancelled: an admin ended it.
+    """
+
+    places: int
+    key: str
+    model: str = ""
+    origin: RequestOrigin | None = None
+    cancelled: bool = False
 
 
 class InFlight:
@@ -23,21 +40,34 @@ class InFlight:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self._scopes: dict[asyncio.Timeout, tuple[str, int]] = {}
+        self._scopes: dict[asyncio.Timeout, Holder] = {}
         self._empty = asyncio.Event()
         self.draining = False
 
     @property
     def count(self) -> int:
         """The number of places that are held."""
-        return sum(places for _, places in self._scopes.values())
+        return sum(holder.places for holder in self._scopes.values())
+
+    @property
+    def holders(self) -> Sequence[Holder]:
+        """Those who hold places, in the order in which they came."""
+        return tuple(self._scopes.values())
 
     @asynccontextmanager
-    async def slot(self, places: int = 1, key: str = "") -> AsyncIterator[None]:
+    async def slot(
+        self,
+        places: int = 1,
+        key: str = "",
+        *,
+        model: str = "",
+        origin: RequestOrigin | None = None,
+    ) -> AsyncIterator[None]:
         """Hold places. Raises OverloadedError when there are too few, EngineUnavailableError
-        when the server is shutting down or its patience with this request ends.
+        when the server is shutting down or its patience with this request ends,
+        RequestFailedError when an admin cancels it.
 
-        key: any string that identifies the API key of the request.
+        key: any string that identifies the API key of the request. The others: see `Holder`.
         """
         if self.draining:
             raise _shutting_down()
@@ -46,12 +76,14 @@ class InFlight:
                 f"{min(self.count, self.limit)} requests are already running or waiting, of at "
                 f"most {self.limit}; retry later."
             )
-        scope = asyncio.timeout(None)
+        scope, holder = asyncio.timeout(None), Holder(places, key, model, origin)
         try:
             async with scope:
-                self._scopes[scope] = (key, places)
+                self._scopes[scope] = holder
                 yield
         except TimeoutError:
+            if holder.cancelled:
+                raise RequestFailedError(CANCELLED, code="cancelled") from None
             if scope.expired():
                 raise _shutting_down() from None
             raise
@@ -63,9 +95,20 @@ class InFlight:
     def _in_share(self, key: str, places: int) -> bool:
         """Whether a key would hold no more than its share, while others hold places, too."""
         held = Counter({key: places})
-        for each, count in self._scopes.values():
-            held[each] += count
+        for holder in self._scopes.values():
+            held[holder.key] += holder.places
         return len(held) > 1 and held[key] <= max(1, self.limit // len(held))
+
+    def cancel(self, request_id: str) -> int:
+        """End the requests with this id; clients choose ids. Returns how many there were."""
+        now = asyncio.get_running_loop().time()
+        found = 0
+        for scope, holder in self._scopes.items():
+            if holder.origin is not None and holder.origin.request_id == request_id:
+                holder.cancelled = True
+                scope.reschedule(now)
+                found += 1
+        return found
 
     async def drain(self, seconds: float) -> None:
         """Take no more requests, give the running ones `seconds`, then end them."""

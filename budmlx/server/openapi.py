@@ -22,7 +22,8 @@ REF = "#/components/schemas/"
 
 INTRODUCTION = """\
 A model on this machine. {dialects} Query strings are ignored but for the fields that are listed.
-Where API keys are configured, all but `/health`, `/ready`, `/docs` and this document need one.
+Where API keys are configured, all but `/health`, `/ready`, the page at `/` with its files, `/docs`
+and this document need one.
 Routes of plugins are not listed."""
 
 RANGES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}

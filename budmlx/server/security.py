@@ -31,8 +31,8 @@ from budmlx.server.state import (
 )
 from budmlx.server.warnings_header import NAME as WARNINGS
 
-OPEN_ROUTES = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
-"""Routes that answer without a key. The documents hold nothing that is not public."""
+OPEN_ROUTES = frozenset({"/", "/page/{file}", "/health", "/ready", "/docs", "/openapi.json"})
+"""Routes that answer without a key. The page and the documents hold nothing that is not public."""
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 WILDCARDS = frozenset({"", "0.0.0.0", "[::]"})

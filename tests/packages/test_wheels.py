@@ -84,8 +84,9 @@ def test_it_chats_and_serves(directory: Path) -> None:
         with urllib.request.urlopen(request) as response:
             reply = json.load(response)
         assert reply["choices"][0]["message"]["content"]
-        with urllib.request.urlopen(f"{url}/docs") as response:
-            assert response.status == 200
+        for path in ("docs", "page/main.js", "page/base.css"):
+            with urllib.request.urlopen(f"{url}/{path}") as response:
+                assert response.status == 200
 
 
 def test_the_archives_hold_what_belongs_to_them() -> None:

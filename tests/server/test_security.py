@@ -193,7 +193,8 @@ async def test_every_route_needs_a_key(engine: Engine, start: Start) -> None:  #
     assert ("POST", "/v1/chat/completions") in routes and len(routes) > 5
     server = await start(api_keys=KEYS)
     for method, path in routes:
-        raw = post(b"{}", path.replace("{id}", "demo")).replace(b"POST", method.encode(), 1)
+        target = path.replace("{id}", "demo").replace("{file}", "main.js")
+        raw = post(b"{}", target).replace(b"POST", method.encode(), 1)
         answer = await exchange(server, raw)
         if path in OPEN_ROUTES:
             assert answer.status == 200

@@ -16,7 +16,7 @@ endpoints = EndpointTable()
 PAGE = Path(__file__).parents[2] / "assets" / "docs.html"
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "img-src data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 

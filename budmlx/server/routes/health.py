@@ -77,7 +77,7 @@ async def ready(request: web.Request) -> web.Response:
     memory, numbers, problems = [], {}, {}
     for engine in engines:
         status = engine.status()
-        memory.append(_memory(status))
+        memory.append(memory_of(status))
         numbers[engine.info.name] = dict(engine.info.numbers)
         if not status.ready:
             problems[engine.info.name] = status.reason or "The model makes no progress."
@@ -87,7 +87,8 @@ async def ready(request: web.Request) -> web.Response:
     return web.json_response(msgspec.to_builtins(reply))
 
 
-def _memory(status: HostStatus) -> Memory:
+def memory_of(status: HostStatus) -> Memory:
+    """What a model takes and may take."""
     budget, use = status.budget, status.memory
     return Memory(
         budget.limit,

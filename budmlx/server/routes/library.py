@@ -12,7 +12,7 @@ from msgspec import Struct
 from pydantic import Field
 
 from budmlx.errors import BudmlxError, InvalidRequestError
-from budmlx.server.admin import check_admin
+from budmlx.server.admin import check_admin, log_action
 from budmlx.server.answer import HEADERS
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable, Streamed
@@ -63,6 +63,7 @@ async def load(request: web.Request) -> web.Response:
     check_admin(request)
     body, _ = await parsed(request, ModelRequest.parse)
     model = await find_model(request, body.model, default=False)
+    log_action(request, f"load {body.model}")
     async with model.aengine(patient=True):
         pass
     return _json(entry_of(body.model, model))
@@ -79,6 +80,7 @@ async def unload(request: web.Request) -> web.Response:
             f"{body.model} is the only model, and stays loaded.", param="model"
         )
     model = await find_model(request, body.model, default=False)
+    log_action(request, f"unload {body.model}")
     await asyncio.wrap_future(models.unload(body.model))
     return _json(entry_of(body.model, model))
 
@@ -96,6 +98,7 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
     """Fetch a model into the hub's cache; ends with the connection, and can be resumed."""
     check_admin(request)
     body, _ = await parsed(request, PullRequest.parse)
+    log_action(request, f"pull {body.model}")
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
     try:
         async with aclosing(pulling(request.app[MODELS], body.model, body.revision)) as progress:
@@ -121,6 +124,7 @@ async def delete(request: web.Request) -> web.Response:
     """Delete a model that is not loaded from the hub's cache."""
     check_admin(request)
     name = request.match_info["id"]
+    log_action(request, f"delete {name}")
     return _json(Removed(name, await removed(request.app[MODELS], name)))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from budmlx import logs
 from budmlx.logs import Level
-from budmlx.server.admin import check_admin
+from budmlx.server.admin import check_admin, log_action
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.routes.bodies import StrictBody
@@ -35,6 +35,7 @@ async def log_level(request: web.Request) -> web.Response:
     """Change it for the server and the processes of its loaded models, until they end."""
     check_admin(request)
     body, _ = await parsed(request, LogLevelRequest.parse)
+    log_action(request, f"log level {body.level}")
     logs.set_level(body.level)
     for engine in request.app[MODELS].loaded:
         engine.set_log_level(body.level)

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from budmlx.server.admin import check_admin
+from budmlx.server.admin import check_admin, log_action
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.reload import RELOADER
@@ -40,6 +40,7 @@ async def reload(request: web.Request) -> web.Response:
     """Read the configuration again, and take what a running server can."""
     check_admin(request)
     await parsed(request, ReloadRequest.parse)
+    log_action(request, "reload the configuration")
     found = await request.app[RELOADER].reload()
     reply = ReloadReply(found.taken, found.restart, found.models)
     return web.json_response(msgspec.to_builtins(reply))

@@ -17,6 +17,8 @@ log = logging.getLogger("budmlx.access")
 
 FIRST = ("request_id", "method", "path", "status", "seconds", "error", "reason")
 """What stands in a line of text without its name, or at the end."""
+LOOKS = frozenset({"/page/{file}", "/v1/watch", "/v1/log"})
+"""Routes that the page asks many times; they are logged as debugging."""
 MOST_OF_A_PATH = 200
 MOST_OF_A_REASON = 300
 
@@ -30,7 +32,9 @@ def write(exchange: Exchange) -> None:
     line = [exchange.method, path, status, f"{found['seconds']:.3f}s", found["request_id"], *words]
     if "error" in found:
         line.append(f"error={found['error']}: {found['reason']}")
-    log.info("%s", " ".join(each for each in line if each), extra=fields(**found))
+    looks = exchange.origin.route in LOOKS and exchange.failure is None
+    level = logging.DEBUG if looks else logging.INFO
+    log.log(level, "%s", " ".join(each for each in line if each), extra=fields(**found))
 
 
 def _text(name: str, value: object) -> str:

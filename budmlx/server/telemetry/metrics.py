@@ -1,4 +1,5 @@
-"""Metrics: counters of what the server did, and the text in which Prometheus reads them.
+"""Metrics: counters of what the server did, and the text in which Prometheus reads them; the
+requests that ended last.
 
 Requests are counted when they end; what models and the server say of themselves is asked for when
 somebody reads.
@@ -6,7 +7,9 @@ somebody reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from aiohttp import web
@@ -28,6 +31,8 @@ CLIENT_LEFT = 499
 MOST_ERRORS = 64
 """Codes of errors that are counted by themselves; plugins may invent any number."""
 OTHERS = "other"
+MOST_ENDED = 100
+"""Requests that are kept for those who watch."""
 
 
 class Metrics:
@@ -161,4 +166,30 @@ class _WithoutTimes:
             yield family
 
 
+class Recent:
+    """The requests that ended last. written: tokens of the replies of all that ended.
+
+    Those that only look at the server, and are answered, are left out.
+    """
+
+    def __init__(self) -> None:
+        self.written = 0
+        self._ended: deque[Exchange] = deque(maxlen=MOST_ENDED)
+
+    def watch(self, exchange: Exchange) -> None:
+        """Keep an exchange that is over, without its tokens."""
+        if not (exchange.records or exchange.generates or exchange.method in ("POST", "DELETE")):
+            return
+        origin = replace(exchange.origin, generation=None, sink=None)
+        self._ended.append(replace(exchange, origin=origin, headers={}))
+        usages = [each.usage for each in exchange.records if each.usage is not None]
+        self.written += sum(usage.completion_tokens for usage in usages)
+
+    @property
+    def ended(self) -> Sequence[Exchange]:
+        """The requests, the last one first."""
+        return tuple(reversed(self._ended))
+
+
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
+RECENT: web.AppKey[Recent] = web.AppKey("recent")

@@ -135,11 +135,12 @@ async def _found(
             model.keep(keep)
         return None, warnings
     found = None
-    async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
+    origin = request.get(ORIGIN)
+    slot = request.app[IN_FLIGHT].slot(1, key, model=model.name, origin=origin)
+    async with slot, model.aengine() as engine:
         if keep is not None:
             model.keep(keep)
         if texts:
-            origin = request.get(ORIGIN)
             own = {"owner": key, "adapter": model.adapter, **options}
             found = await engine.aembed(texts, origin=origin, **own)
     return found, [*warnings, *(found.warnings if found else ())]

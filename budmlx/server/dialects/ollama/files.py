@@ -14,7 +14,7 @@ from pydantic import Field
 
 from budmlx.engine.load.library.pull import PullProgress
 from budmlx.errors import BudmlxError, ModelNotFoundError
-from budmlx.server.admin import check_admin
+from budmlx.server.admin import check_admin, log_action
 from budmlx.server.answer import HEADERS
 from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.reply import NDJSON, OllamaError, line_of
@@ -67,6 +67,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     name = meant(body.model, models)
     if not await _is_here(request, name):
         check_admin(request)
+        log_action(request, f"pull {name}")
         async with aclosing(pulling(models, name)) as progress:
             if body.stream is not False:
                 return await _streamed(request, name, progress, headers)
@@ -128,7 +129,9 @@ async def delete(request: web.Request) -> web.Response:
     body, _ = await read(request, OllamaDelete.parse)
     headers = warnings_header(body.review(strict=request.app[CONFIG].strict))
     models = request.app[MODELS]
-    await removed(models, meant(body.model, models))
+    name = meant(body.model, models)
+    log_action(request, f"delete {name}")
+    await removed(models, name)
     return _json(SUCCESS, headers)
 
 

@@ -114,12 +114,6 @@ class OllamaShow(NamedModel):
     verbose: bool = Field(False, description="Changes nothing: all is told.")
 
 
-@endpoints.get("/", "The server is there", content_type="text/plain")
-async def root(request: web.Request) -> web.Response:
-    """Answer tests of the connection."""
-    return web.Response(text="Ollama is running")
-
-
 @endpoints.get("/api/version", "The version of the interface", Version)
 async def version(request: web.Request) -> web.Response:
     """Say which version of the interface this is."""

@@ -123,8 +123,10 @@ async def decisions(request: web.Request) -> web.Response:
     warnings = body.review(strict=request.app[CONFIG].strict)
     model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
     choices, question = body.answers(), body.to_request(key, model.adapter)
-    async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
-        found = await engine.adecide(question, choices, origin=request.get(ORIGIN))
+    origin = request.get(ORIGIN)
+    slot = request.app[IN_FLIGHT].slot(1, key, model=model.name, origin=origin)
+    async with slot, model.aengine() as engine:
+        found = await engine.adecide(question, choices, origin=origin)
     reply = DecisionReply(
         model=model.name,
         choice=found.choice,

@@ -108,10 +108,12 @@ async def embeddings(request: web.Request) -> web.Response:
     body, _ = await parsed(request, EmbeddingRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
     model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
-    async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
+    origin = request.get(ORIGIN)
+    slot = request.app[IN_FLIGHT].slot(1, key, model=model.name, origin=origin)
+    async with slot, model.aengine() as engine:
         found = await engine.aembed(
             body.texts,
-            origin=request.get(ORIGIN),
+            origin=origin,
             dimensions=body.dimensions,
             prompt_name=body.prompt_name or body.input_type,
             truncate=body.truncate,

@@ -93,11 +93,13 @@ async def rerank(request: web.Request) -> web.Response:
     body, _ = await parsed(request, RerankRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
     model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
-    async with request.app[IN_FLIGHT].slot(1, key), model.aengine() as engine:
+    origin = request.get(ORIGIN)
+    slot = request.app[IN_FLIGHT].slot(1, key, model=model.name, origin=origin)
+    async with slot, model.aengine() as engine:
         found = await engine.arerank(
             body.query,
             body.texts,
-            origin=request.get(ORIGIN),
+            origin=origin,
             top_n=body.top_n,
             instruction=body.instruction,
             truncate=body.truncate,

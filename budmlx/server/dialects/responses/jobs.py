@@ -71,7 +71,7 @@ class Job:
         self, app: web.Application, model: ServedModel, run: answer.Run
     ) -> list[ResponseEvent]:
         """The last events of the response; all others are said."""
-        async with answer.running(app, model, run, key=self._owner) as events:
+        async with answer.running(app, model, run, key=self._owner, origin=self.origin) as events:
             self._say(self.builder.start())
             async for event in events:
                 said = list(self.builder.add(event))
