@@ -32,6 +32,7 @@ class Parameters(TypedDict, total=False):
     n: int | None
     parallel_tool_calls: bool | None
     presence_penalty: float | None
+    priority: Literal["interactive", "background"] | None
     random_seed: int | None
     reasoning_effort: str | None
     reasoning_format: str | None

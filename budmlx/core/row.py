@@ -116,6 +116,11 @@ class Row:
         return self.request.id
 
     @property
+    def background(self) -> bool:
+        """Whether it runs only on what interactive rows leave."""
+        return self.request.background
+
+    @property
     def produced(self) -> int:
         """Generated tokens that have been read."""
         return len(self.ids) - len(self.request.prompt_ids)

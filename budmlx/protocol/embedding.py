@@ -31,7 +31,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
 
     skips: for each text, how many tokens at its beginning are not pooled; empty for none.
     seconds: where the second text of each pair begins; empty if the texts are no pairs.
-    owner: as of a row.
+    owner, background: as of a row.
     """
 
     id: int
@@ -39,6 +39,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
     skips: list[int] = []
     seconds: list[int] = []
     owner: str = ""
+    background: bool = False
 
 
 class Vector(msgspec.Struct, frozen=True, array_like=True):

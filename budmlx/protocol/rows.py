@@ -81,6 +81,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     fork: rows with the same number here (not 0) have the same prompt and prefill once.
     namespace: rows reuse KV of rows with the same one only.
     owner: an opaque name of the client; waiting rows are started fairly among owners.
+    background: it runs only on what rows without this leave.
     images: what the prompt shows, in order.
     checkpoints: places in the prompt up to which others may be the same, ascending; those between
     the first and the last matter less.
@@ -107,6 +108,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     fork: int = 0
     namespace: str = ""
     owner: str = ""
+    background: bool = False
     images: list[Image] = []
     checkpoints: list[int] = []
     retained: list[tuple[int, float]] = []

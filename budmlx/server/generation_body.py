@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
+from aiohttp import web
 from pydantic import AfterValidator, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from budmlx.engine.models.models import ServedModel
 from budmlx.errors import InvalidRequestError
 from budmlx.server.declared import SCALARS, described, with_scalars, within
+from budmlx.server.state import KEY_PRIORITY
 from budmlx.server.unknown_fields import Extra, Loc
 from budmlx.server.wire import Body, ErrorMessage, Int, WireModel
 from budmlx.types import (
@@ -21,6 +23,7 @@ from budmlx.types import (
     MAX_TTL,
     CachePolicy,
     PluginChoice,
+    Priority,
     SamplingParams,
 )
 
@@ -90,6 +93,14 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return re.sub(rf"\b(?:{'|'.join(names)})\b", lambda found: names[found[0]], text)
 
 
+def priority_of(request: web.Request, *, low: bool) -> Priority:
+    """The class of a request, which may lower that of its key and never raise it.
+
+    low: it asks for the background.
+    """
+    return "background" if low else request.get(KEY_PRIORITY, "interactive")
+
+
 class NamedChoice(WireModel):
     """A sampler or logits processor of a plugin; the other fields are its options."""
 
@@ -154,6 +165,12 @@ class GenerationBody(Scalars):
     speculation: bool = Field(
         True, description="False drafts no tokens for this reply; it says the same either way."
     )
+    priority: Priority | None = Field(
+        None, description="`background` runs only on what interactive requests leave."
+    )
+    service_tier: str | None = Field(
+        None, description="`flex` is the same as the priority `background`; other texts are not."
+    )
 
     @field_validator("logit_bias")
     @classmethod
@@ -168,6 +185,12 @@ class GenerationBody(Scalars):
         if self.stream is not None:
             return self.stream
         return "text/event-stream" in headers.get("Accept", "").lower()
+
+    @property
+    def low_priority(self) -> bool:
+        """Whether it asks for the class of the background."""
+        flex = self.service_tier == "flex" and self.priority is None
+        return flex or self.priority == "background"
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""

@@ -17,6 +17,7 @@ from budmlx.server.keys import KeyRing
 from budmlx.server.ledger import Ledger
 from budmlx.server.limits import Limits
 from budmlx.server.sealed import Sealer
+from budmlx.types import Priority
 
 CONFIG = web.AppKey("config", ServerConfig)
 KEYS = web.AppKey("keys", KeyRing)
@@ -36,3 +37,5 @@ NAMESPACE = web.RequestKey("namespace", str)
 """Digest of the API key that a request came with; absent where no keys are set."""
 PAGE_ORIGIN = web.RequestKey("page_origin", str)
 """Origin of the page that a request came from, where it is another's and was let in."""
+KEY_PRIORITY: web.RequestKey[Priority] = web.RequestKey("key_priority")
+"""The class of the API key that a request came with; absent where the key has none."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from budmlx.types.sampling import CachePolicy, SamplingParams
 
+Priority = Literal["interactive", "background"]
+"""A class of requests: those of the background run only on what interactive ones leave."""
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
@@ -147,6 +149,7 @@ class Request:
     cache_salt: nothing is reused between requests with other salts.
     explain_cache: say how much of the prompt's KV was reused, and why not more.
     speculation: False keeps it from drafting tokens; what is said is the same.
+    priority: its class.
     adapter: the name of the adapter to use, empty for none; inside the engine, its files' digest.
     breakpoints: places up to which its messages are expected to come again.
     """
@@ -169,6 +172,7 @@ class Request:
     cache_salt: str = ""
     explain_cache: bool = False
     speculation: bool = True
+    priority: Priority = "interactive"
     adapter: str = ""
     breakpoints: tuple[Breakpoint, ...] = ()
 

@@ -48,6 +48,7 @@ CORRECTED = (
     ".paths./v2/rerank.",
     ".paths./v1/decisions.",
     ".schema.properties.speculation.",
+    ".schema.properties.priority.",
     # So did several models, and what may be done with them.
     ".paths./v1/estimate.",
     ".paths./v1/models/load.",

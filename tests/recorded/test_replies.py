@@ -19,7 +19,7 @@ NAMES = [asked["name"] for asked in lines_of(REQUESTS)]
 RECORDED = {reply["name"]: reply for reply in lines_of(REPLIES)}
 
 
-CHANGED = {"DELETE", "embeddings", "responses"}
+CHANGED = {"DELETE", "embeddings", "responses", "service_tier"}
 """Requests of what was missing when they were recorded."""
 
 # Elsewhere numbers are rounded otherwise, so that other tokens may be drawn.

@@ -1,5 +1,7 @@
-"""Admission: the fair queue of waiting rows, and whether rows fit into memory together, before they
-start and while they grow; and the draft of what was decided about rows.
+"""Admission: the rows that wait, by class; whether rows fit into memory together, before they start
+and while they grow; what a step may do beside them; and the draft of what was decided about rows.
+
+Rows of the background run on what interactive ones leave.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from itertools import chain
 
 import msgspec
 
-from budmlx.core.batch.plan import Plan
+from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import CACHE_STEP, MemoryModel
 from budmlx.core.row import Row
+from budmlx.core.schedule.prefill import BackgroundShare, PrefillBudget
 from budmlx.core.schedule.texts import TextQueue
 from budmlx.core.schedule.view import GroupView, Placement, View
 from budmlx.protocol import GenerateRequest
@@ -122,6 +125,55 @@ class FairQueue:
         return [row for row in rows if row not in waiting]
 
 
+class Line:
+    """The rows of one class that wait. Owners are compared by their rows of this class alone."""
+
+    def __init__(self, *, background: bool):
+        self.queue = FairQueue()
+        self._background = background
+
+    def of_class(self, rows: Iterable[Row]) -> list[Row]:
+        """Those of the rows that are of this class."""
+        return [row for row in rows if row.background == self._background]
+
+
+class Waiting:
+    """Rows that wait, in a line for each class; interactive ones come before all others."""
+
+    def __init__(self) -> None:
+        self.interactive = Line(background=False)
+        self.background = Line(background=True)
+        self.lines = (self.interactive, self.background)
+
+    def __len__(self) -> int:
+        return len(self.interactive.queue) + len(self.background.queue)
+
+    def __iter__(self) -> Iterator[Row]:
+        return chain(self.interactive.queue, self.background.queue)
+
+    def of(self, row: Row) -> FairQueue:
+        """The queue of a row's class."""
+        return (self.background if row.background else self.interactive).queue
+
+    def put_back(self, rows: Sequence[Row]) -> None:
+        """See `FairQueue.put_back`."""
+        for line in self.lines:
+            line.queue.put_back(line.of_class(rows))
+
+    def to_preempt(self, at_work: Sequence[Row]) -> Row:
+        """The row that gives up its place first, of the background if there is one.
+
+        at_work: the oldest first; at least one. See `FairQueue.to_preempt`.
+        """
+        background = self.background.of_class(at_work)
+        return self.background.queue.to_preempt(background or at_work)
+
+    def making_way(self, row: Row, at_work: Sequence[Row]) -> Row | None:
+        """The row of the background that makes way for one that is not, if there is one."""
+        background = [] if row.background else self.background.of_class(at_work)
+        return self.background.queue.to_preempt(background) if background else None
+
+
 class Admission:
     """Projects the bytes of rows against the memory limit.
 
@@ -212,6 +264,54 @@ class Room:
     @property
     def _lengths(self) -> list[list[int]]:
         return [*self._view.lengths, *self._texts.lengths]
+
+
+class Pace:
+    """Times steps by the results of their plans; no clock is read here."""
+
+    def __init__(self, view: View, texts: TextQueue, prefill: PrefillBudget):
+        self._view = view
+        self._texts = texts
+        self._prefill = prefill
+        self._share = BackgroundShare()
+        self._stepping = 0
+        self._seconds = 0.0
+        self._masking = 0.0
+        self._first_use = False
+
+    def begin(self, waiting: Waiting) -> int:
+        """Begin a step, see `View.beside`; returns the prompt tokens that it may compute."""
+        view, texts = self._view, self._texts
+        # Texts are seldom there.
+        wanted = bool(texts.requests) and texts.interactive
+        view.beside = beside = view.interactive or wanted
+        ready = not view.waiting and not wanted and self._prefill.knows(view.decoding)
+        work = view.background or (bool(texts.requests) and texts.background)
+        view.resting = not self._share.begin(beside=beside, ready=ready, work=work)
+        self._seconds = self._masking = 0.0
+        self._first_use = False
+        self._stepping = view.stepping
+        rows = waiting.interactive.queue if beside else waiting
+        others = wanted if beside else bool(texts.requests)
+        return self._prefill.budget(view.decoding, len(rows) + view.waiting + others)
+
+    def add(self, result: Result) -> None:
+        """Count the result of a plan of the step."""
+        self._seconds += result.seconds
+        self._first_use |= result.first_use
+        self._masking += result.masking
+
+    def end(self, prefilled: int) -> None:
+        """Learn from the step. prefilled: prompt tokens that it computed."""
+        if self._first_use:
+            return
+        if not self._share.mixed:
+            self._prefill.learn(self._seconds, prefilled=prefilled, decoding=self._stepping)
+        quiet = self._prefill.quiet_step(self._stepping)
+        if self._share.runs or not prefilled:
+            self._share.learn(self._seconds, quiet)
+        if self._masking and quiet and not self._share.mixed:
+            self._view.learn(self._masking, quiet)
 
 
 def _grown(groups: Lengths) -> list[list[int]]:

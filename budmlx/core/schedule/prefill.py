@@ -1,7 +1,7 @@
 """Prefill budget: the prompt tokens that a step may compute, so that running rows keep streaming;
-and the choice of the prompts that the next forward pass computes.
+the choice of the prompts that the next forward pass computes; and when background work takes part.
 
-The budget is learned from the durations of plans: no clock is read here.
+All is learned from the durations of plans: no clock is read here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ CROWD = 16.0
 # whoever watches the core hear from it; and before anything was measured, so many tokens.
 PASS_SECONDS = 1.0
 FIRST_CHUNK = 512
+# The part of the time of interactive rows that background work may take besides.
+SHARE = 0.2
+# After so many steps with background work there is one without, to know what that costs.
+LONGEST_RUN = 16
 # Weight of the newest measurement in the moving averages.
 NEWEST = 0.2
 # A pass may take long by accident, since a kernel is built or another program uses the device:
@@ -94,6 +98,10 @@ class PrefillBudget:
         per_token = max(self._prefill_seconds, 1e-9) / self._prefill_tokens
         return min(self._chunk, max(self._least, int(seconds / per_token)))
 
+    def knows(self, decoding: int) -> bool:
+        """Whether a step of about so many rows was measured without prompts."""
+        return decoding.bit_length() in self._quiet
+
     def quiet_step(self, decoding: int) -> float:
         """Seconds of a step of so many rows without prompts, or of the most similar number."""
         if not decoding or not self._quiet:
@@ -113,6 +121,62 @@ class PrefillBudget:
         self._prefill_tokens = _decayed(self._prefill_tokens, tokens)
         if tokens >= WHOLE:
             self._per_token = _averaged(self._per_token, cost / tokens)
+
+
+class BackgroundShare:
+    """Chooses the steps in which background work takes part beside interactive rows that decode.
+
+    What such a step takes longer than one without it is paid in advance, from a share of the time
+    of the steps of interactive rows: these are slowed down by no more than that, whatever the
+    background work costs. Everything is measured by steps; no clock is read here.
+
+    runs: background work takes part in this step.
+    """
+
+    def __init__(self, share: float = SHARE):
+        self._share = share
+        self._saved = 0.0
+        self._price = 0.0  # seconds that a step with background work takes longer
+        self._spent = 0.0  # the same of the last one, so far
+        self._beside = False
+        self.runs = False
+        self._ran = False
+        self._mixed = 0  # steps since the last one without background work
+
+    def begin(self, *, beside: bool, ready: bool, work: bool) -> bool:
+        """Begin a step; returns whether background work takes part.
+
+        beside: there are interactive rows or texts at work. ready: they only decode, and what
+        that costs is known. work: there is background work.
+        """
+        if not beside or not self._beside:
+            self._saved, self._mixed = 0.0, 0
+        affordable = self._saved >= self._price and self._mixed < LONGEST_RUN
+        self._ran, self.runs = self.runs, work and (not beside or (ready and affordable))
+        if self.runs and beside:
+            self._price += NEWEST * (self._spent - self._price)
+            self._spent = 0.0
+        self._beside = beside
+        return self.runs
+
+    @property
+    def mixed(self) -> bool:
+        """Whether this step's time is that of both classes: the device ends the step before."""
+        return self._beside and (self.runs or self._ran)
+
+    def learn(self, seconds: float, quiet: float) -> None:
+        """Record a step beside interactive rows that only decode.
+
+        seconds: of the step. quiet: of one without background work.
+        """
+        if not self._beside:
+            return
+        longer = max(seconds - quiet, 0.0) if self.mixed else 0.0
+        self._mixed = self._mixed + 1 if self.mixed else 0
+        self._spent += longer
+        # What is saved pays for one step, so that pauses of it are not made up for.
+        most = max(self._price, self._share * quiet)
+        self._saved = min(self._saved + self._share * quiet - longer, most)
 
 
 def _decayed(total: float, new: float) -> float:
@@ -137,6 +201,11 @@ class PromptView:
     def length(self) -> int:
         """Tokens of the prompt, and of what was generated before a fault."""
         return len(self.rows[0].ids)
+
+    @property
+    def background(self) -> bool:
+        """Whether its rows are of the background."""
+        return self.rows[0].background
 
     @property
     def constrained(self) -> bool:

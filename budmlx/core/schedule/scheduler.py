@@ -17,7 +17,7 @@ from budmlx.core.batch.plan import Plan, Result
 from budmlx.core.model.memory import memory_use
 from budmlx.core.row import Row
 from budmlx.core.sample.grammar import COMPILE_SECONDS, CompilingRows, Grammars
-from budmlx.core.schedule.admission import Admission, FairQueue, PlanDraft, Room
+from budmlx.core.schedule.admission import Admission, Line, Pace, PlanDraft, Room, Waiting
 from budmlx.core.schedule.claims import Claims, begin_turn
 from budmlx.core.schedule.disk_read import DiskReadBudget
 from budmlx.core.schedule.prefill import LEAST_REST, PrefillBudget
@@ -68,19 +68,17 @@ class Scheduler:
         )
         self._disk = disk or DiskReadBudget()
         self._rows: dict[int, Row] = {}
-        self._waiting = FairQueue()
-        self._claims = Claims(self._waiting)
+        self._waiting = Waiting()
+        self._claims = {line: Claims(line.queue) for line in self._waiting.lines}
         self._compiling = CompilingRows(grammars or Grammars(executor.info), compile_seconds)
         self._speculation = Speculation(speculation) if speculation else None
         self._report = StepReport()
         self._texts = TextQueue(self._report, executor.texts.whole, numbers.least_chunk)
+        self._pace = Pace(self._view, self._texts, self._prefill_budget)
         self._space = Room(self._admission, self._view, self._texts)
         self._trials = Trials()
         self._draft = PlanDraft()
         self._steps = 0
-        self._seconds = 0.0
-        self._first_use = False
-        self._masking = 0.0
         self._room: int | None = None
         self._memory = memory_use()
 
@@ -118,7 +116,7 @@ class Scheduler:
             self._report.failed(failed)
             return
         self._rows[row.id] = row
-        self._waiting.add(row)
+        self._waiting.of(row).add(row)
 
     def cancel(self, row_id: int) -> None:
         """Drop a row, or texts, wherever it is; unknown ids are ignored."""
@@ -129,7 +127,7 @@ class Scheduler:
                 self._run(self._settle())
             return
         if row in self._waiting:
-            self._waiting.remove(row)
+            self._waiting.of(row).remove(row)
         else:
             # Its reply may have ended at a stop string: the next prompt begins with it.
             self._draft.keep.append(row_id)
@@ -166,31 +164,24 @@ class Scheduler:
         """
         idle = not self._rows
         yield from self._settle(self._readable(), save=idle and self._executor.reuse.pending)
-        self._seconds = self._masking = 0.0
-        self._first_use = False
-        decoding, stepping = self._view.decoding, self._view.stepping
-        texts = bool(self._texts.requests)
-        budget = self._prefill_budget.budget(decoding, len(self._rows) - decoding + texts)
+        budget = self._pace.begin(self._waiting)
+        texts = bool(self._texts.requests) and (self._texts.interactive or not self._view.resting)
         share = budget // 2 if texts and self._view.prompts else budget
         prefilled, merges = yield from self._prefill(share)
         if texts:
             prefilled += yield from self._texts.plans(budget - prefilled, self._space.takes_text)
         if self._view.groups:
             yield self._decode(merges)
-        if not self._first_use:
-            self._prefill_budget.learn(self._seconds, prefilled=prefilled, decoding=stepping)
-            if self._masking and (quiet := self._prefill_budget.quiet_step(stepping)):
-                self._view.learn(self._masking, quiet)
+        self._pace.end(prefilled)
         yield from self._settle()
 
     def take(self, result: Result) -> None:
         """Process the result of the last plan."""
         self._memory = result.memory
-        self._seconds += result.seconds
+        self._pace.add(result)
         if self._waiting:
-            self._claims.computed(result.seconds)
-        self._first_use |= result.first_use
-        self._masking += result.masking
+            for claims in self._claims.values():
+                claims.computed(result.seconds)
         if self._executor.reuse.reads_disk:
             self._disk.learn(result.disk)
         self._view.update(result.prompts, result.groups, self._rows)
@@ -259,21 +250,16 @@ class Scheduler:
         """Decide which rows come in, and which ones wait again because memory is short."""
         self._steps += 1
         if self._compiling.rows:
-            self._take_compiled()
+            for row, problem in self._compiling.done(idle=not self._rows):
+                self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
         self._admission.reserved = self._executor.reuse.reserved
         self._admission.update(self._executor.memory)
         self._make_room()
-        if self._waiting and self._running:
-            self._grant_claim()
-        else:
-            self._claims.waited.clear()
-        self._admit()
+        self._admit(self._waiting.interactive)
+        if not self._waiting.interactive.queue:
+            self._admit(self._waiting.background)
         if self._executor.reuse.enabled and self._room != (room := self._space.spare):
             self._room = self._draft.room = room
-
-    def _take_compiled(self) -> None:
-        for row, problem in self._compiling.done(idle=not self._rows):
-            self._report.bad_grammar(row, problem) if problem else self._enqueue(row)
 
     @property
     def _running(self) -> int:
@@ -284,22 +270,38 @@ class Scheduler:
         waiting = set(self._waiting)
         return [row for row in self._rows.values() if row not in waiting]
 
-    def _admit(self) -> None:
-        while self._waiting and self._running < self._max_rows:
-            family = self._waiting.next(self._rows.values())
+    def _admit(self, line: Line) -> None:
+        """Let rows of one class in, while there is room or others make way."""
+        if line.queue and self._running:
+            self._grant_claim(line, self._claims[line])
+        else:
+            self._claims[line].waited.clear()
+        while line.queue:
+            family = line.queue.next(line.of_class(self._rows.values()))
             rows = family[: self._max_rows - self._running]
-            if not self._space.takes(rows):
+            if not rows or not self._space.takes(rows):
                 rows = family[:1]
-                if len(family) == 1 or not self._space.takes(rows):
-                    if self._compact():
+                if len(family) == 1 or not self._fits(rows[0]):
+                    if self._makes_room(rows[0]):
                         continue
                     return
             if rows[0].quarantined and not may_start(rows[0], self._at_work):
                 return
             self._start(rows)
 
+    def _fits(self, row: Row) -> bool:
+        return self._running < self._max_rows and self._space.takes([row])
+
+    def _makes_room(self, row: Row) -> bool:
+        """Make some room for a row that does not fit, at nobody's expense of its own class."""
+        if self._running < self._max_rows and self._compact():
+            return True
+        if (other := self._waiting.making_way(row, self._at_work)) is not None:
+            self._displace(other)
+        return other is not None
+
     def _start(self, rows: Sequence[Row]) -> None:
-        self._waiting.take(rows)
+        self._waiting.of(rows[0]).take(rows)
         for row in rows:
             self._report.start(row)
             if row.sent_back:
@@ -307,20 +309,19 @@ class Scheduler:
         self._view.admit(rows)
         self._draft.admit.append([row.id for row in rows])
 
-    def _grant_claim(self) -> None:
+    def _grant_claim(self, line: Line, claims: Claims) -> None:
         """Let rows make way for an owner that has waited for long without one; see `Claims`."""
-        self._claims.wait(self._at_work)
-        row = self._claims.claimant()
+        claims.wait(line.of_class(self._at_work))
+        row = claims.claimant()
         if row is None:
             return
-        while self._running >= self._max_rows or not self._space.takes([row]):
-            if self._running < self._max_rows and self._compact():
-                continue
-            displaced = self._claims.to_displace(self._at_work)
-            if displaced is None:
-                return
-            self._displace(displaced)
-        self._claims.grant(row)
+        while not self._fits(row):
+            if not self._makes_room(row):
+                displaced = claims.to_displace(line.of_class(self._at_work))
+                if displaced is None:
+                    return
+                self._displace(displaced)
+        claims.grant(row)
         self._start([row])
 
     def _displace(self, row: Row) -> None:
@@ -328,7 +329,7 @@ class Scheduler:
         if self._read(row):
             self._send_back([row])
             self._draft.keep.append(row.id)
-            self._waiting.put_behind(row)
+            self._waiting.of(row).put_behind(row)
 
     def _read(self, row: Row) -> bool:
         """Read the token in flight of a row that is to leave; returns whether it goes on.
@@ -346,7 +347,7 @@ class Scheduler:
         while self._running > 1 and self._space.short:
             if self._compact():
                 continue
-            row = self._waiting.to_preempt(self._rows.values())
+            row = self._waiting.to_preempt(self._at_work)
             if self._read(row):
                 self._requeue([row])
 
@@ -394,6 +395,6 @@ class Scheduler:
 
     def _fail(self, row: Row) -> None:
         """End a row that was sent back."""
-        self._waiting.remove(row)
+        self._waiting.of(row).remove(row)
         self._end([row])
         self._report.raised(row.id)

@@ -28,10 +28,16 @@ class _Request:
 
     id: int
     owner: str
+    background: bool
     lengths: list[int]
     left: list[tuple[int, int]]
     started: bool = False
     solo: bool = False
+
+    @property
+    def turn(self) -> tuple[bool, str]:
+        """Who takes turns: an owner in a class."""
+        return self.background, self.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,10 @@ class _Part:
 class TextQueue:
     """The requests for vectors, whose texts share passes with others of like length.
 
-    Owners take turns. Of an owner the oldest request goes first, its longest text before others;
-    shorter ones of any request fill the pass. A text that is longer than a pass may be is computed
-    in parts, one text at a time; with `whole` it is not.
+    Owners take turns, and texts of the background come after all others. Of an owner the oldest
+    request goes first, its longest text before others; shorter ones of any request fill the pass.
+    A text that is longer than a pass may be is computed in parts, one text at a time; with `whole`
+    it is not.
 
     report: hears which requests begin and fail. slack: tokens of padding that cost a pass next to
     nothing.
@@ -66,7 +73,7 @@ class TextQueue:
         self._slack = max(slack, SLACK)
         self.requests: dict[int, _Request] = {}
         self.lengths: list[list[int]] = []
-        self._turns: list[str] = []  # owners, the next one first
+        self._turns: list[tuple[bool, str]] = []  # class and owner, the next ones first
         self._part: _Part | None = None
         self._chosen: list[tuple[int, int]] = []
 
@@ -80,13 +87,23 @@ class TextQueue:
             self._report.too_long(request.id, max(lengths), longest)
             return False
         left = sorted((length, number) for number, length in enumerate(lengths))
-        own = _Request(request.id, request.owner, lengths, left)
+        own = _Request(request.id, request.owner, request.background, lengths, left)
         if not self.requests:  # it is the next one, and its pass may take long
             self._note_start([own])
         self.requests[request.id] = own
-        if request.owner not in self._turns:
-            self._turns.append(request.owner)
+        if own.turn not in self._turns:
+            self._turns.append(own.turn)
         return True
+
+    @property
+    def interactive(self) -> bool:
+        """Whether any text is not of the background."""
+        return not all(background for background, _ in self._turns)
+
+    @property
+    def background(self) -> bool:
+        """Whether any text is of the background."""
+        return any(background for background, _ in self._turns)
 
     def remove(self, request_id: int) -> list[int]:
         """Forget a request; returns its id if it was there."""
@@ -95,8 +112,8 @@ class TextQueue:
             return []
         if self._part is not None and self._part.request is request:
             self._set_part(None)
-        if all(other.owner != request.owner for other in self.requests.values()):
-            self._turns.remove(request.owner)
+        if all(other.turn != request.turn for other in self.requests.values()):
+            self._turns.remove(request.turn)
         return [request_id]
 
     def plans(self, budget: int, fits: Fits) -> Generator[Plan, None, int]:
@@ -142,21 +159,29 @@ class TextQueue:
             insort(request.left, (request.lengths[number], number))
 
     def _next(self, budget: int, fits: Fits) -> Embed | None:
-        """The next pass, by the owner whose turn it is, or the next one that has any."""
-        for owner in list(self._turns):
-            embed = self._pass_of(owner, budget, fits)
+        """The next pass, by the owner whose turn it is, or the next one that has any.
+
+        Background texts have none while there are others.
+        """
+        background = not self.interactive
+        turns = [turn for turn in self._turns if turn[0] == background]
+        if self._part is not None and self._part.request.turn not in turns:
+            # What is under way ends first if others need parts, too.
+            turns.append(self._part.request.turn)
+        for turn in turns:
+            embed = self._pass_of(turn, budget, fits)
             if embed is not None:
-                self._turns.remove(owner)
-                self._turns.append(owner)
+                self._turns.remove(turn)
+                self._turns.append(turn)
                 self._chosen = list(embed.texts)
                 self._note_start([self.requests[request_id] for request_id, _ in embed.texts])
                 return embed
         return None
 
-    def _pass_of(self, owner: str, budget: int, fits: Fits) -> Embed | None:
-        if self._part is not None and self._part.request.owner == owner:
+    def _pass_of(self, turn: tuple[bool, str], budget: int, fits: Fits) -> Embed | None:
+        if self._part is not None and self._part.request.turn == turn:
             return self._advance(self._part, budget)
-        own = (each for each in self.requests.values() if each.owner == owner and each.left)
+        own = (each for each in self.requests.values() if each.turn == turn and each.left)
         request = next(own, None)
         if request is None:
             return None
@@ -195,7 +220,7 @@ class TextQueue:
         length, number = leader.left.pop(first)
         batch = [(leader.id, number)]
         least = length - length // PADDED - self._slack
-        others = [leader] if leader.solo else self._sharing
+        others = [leader] if leader.solo else self._sharing(leader)
         taken: list[tuple[_Request, tuple[int, int]]] = []
         for request, text in _longest_first(others, length):
             if text[0] < least or length * (len(batch) + 1) > budget:
@@ -206,9 +231,9 @@ class TextQueue:
             request.left.remove(text)
         return batch
 
-    @property
-    def _sharing(self) -> list[_Request]:
-        return [request for request in self.requests.values() if not request.solo]
+    def _sharing(self, leader: _Request) -> list[_Request]:
+        requests = [each for each in self.requests.values() if not each.solo]
+        return [each for each in requests if each.background == leader.background]
 
     def _note_start(self, requests: Iterable[_Request]) -> None:
         for request in requests:

@@ -5,7 +5,7 @@ change them, and the choice of groups to merge.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from budmlx.core.batch.executor import Executor
@@ -42,6 +42,11 @@ class GroupView:
     def id(self) -> int:
         """The id by which plans name the group: that of one of its rows."""
         return self.rows[0].id
+
+    @property
+    def background(self) -> bool:
+        """Whether its rows are of the background; no group has both."""
+        return self.rows[0].background
 
     @property
     def constrained(self) -> bool:
@@ -136,11 +141,16 @@ class Placement:
 
 
 class View:
-    """The prompts and groups of the executor, the oldest first, and what should run together."""
+    """The prompts and groups of the executor, the oldest first, and what should run together.
+
+    beside: interactive rows or texts are at work, so that background ones do not count.
+    resting: those take no part in this step.
+    """
 
     def __init__(self, executor: Executor):
         self.prompts: list[PromptView] = []
         self.groups: list[GroupView] = []
+        self.beside = self.resting = False
         memory, numbers = executor.memory, executor.numbers
         self._placement = Placement(memory.weights, memory.rectangle, numbers.step_overhead)
         self._passes = PassChoice(
@@ -198,15 +208,42 @@ class View:
         return [row for prompt in self.prompts for row in prompt.rows]
 
     @property
+    def interactive(self) -> bool:
+        """Whether any row is not of the background."""
+        return not all(each.background for each in self._everything)
+
+    @property
+    def background(self) -> bool:
+        """Whether any row is of the background."""
+        return any(each.background for each in self._everything)
+
+    @property
+    def _everything(self) -> Iterator[PromptView | GroupView]:
+        yield from self.prompts
+        yield from self.groups
+
+    @property
+    def waiting(self) -> int:
+        """Rows whose prompt is not computed; without those of the background, if others are."""
+        return sum(len(prompt.rows) for prompt in self.prompts if self._leads(prompt))
+
+    @property
     def decoding(self) -> int:
-        """The number of rows that generate."""
-        return sum(len(group.rows) for group in self.groups)
+        """Rows that generate; without those of the background, if others are at work."""
+        return sum(len(group.rows) for group in self.groups if self._leads(group))
 
     @property
     def stepping(self) -> int:
-        """Rows that the next step computes: not those of a group with all last tokens drawn."""
-        going = [group for group in self.groups if not all(row.last_step for row in group.rows)]
+        """Those of `decoding` that the next step computes.
+
+        Rows of a group with all last tokens drawn are not among them.
+        """
+        groups = [group for group in self.groups if self._leads(group)]
+        going = [group for group in groups if not all(row.last_step for row in group.rows)]
         return sum(len(group.rows) for group in going)
+
+    def _leads(self, each: PromptView | GroupView) -> bool:
+        return not (self.beside and each.background)
 
     @property
     def lengths(self) -> list[list[int]]:
@@ -222,6 +259,7 @@ class View:
         budget: see `PassChoice.next`, as for `oldest`.
         """
         ready = [prompt for prompt in self.prompts if not prompt.restoring]
+        ready = [each for each in ready if not each.background] or ([] if self.resting else ready)
         # Rows of one pass become a group.
         apart = self._masks is None or self._masks > self._placement.cost([])
         return self._passes.next(ready, budget, oldest=oldest, apart=apart) if ready else None
@@ -260,21 +298,26 @@ class View:
 
         odd: whether this is a step that heavy groups skip; see `Placement.heavy`.
         """
-        if len(self.groups) < 2:
-            return self.groups, []
-        heavy = self._placement.heavy([group.lengths for group in self.groups])
+        resting = [group for group in self.groups if self.resting and group.background]
+        groups = [group for group in self.groups if group not in resting]
+        if len(groups) < 2:
+            return groups, resting
+        heavy = self._placement.heavy([group.lengths for group in groups])
         waits = [odd and each for each in heavy]
-        going = [g for g, skips in zip(self.groups, waits, strict=True) if not skips]
+        going = [g for g, skips in zip(groups, waits, strict=True) if not skips]
         # Those that wait for tokens come last, while the device is busy with the others.
         going.sort(key=lambda group: group.constrained)
-        return going, [g for g, skips in zip(self.groups, waits, strict=True) if skips]
+        return going, [*resting, *(g for g, skips in zip(groups, waits, strict=True) if skips)]
 
     def _wait(self, first: GroupView, second: GroupView) -> float:
         """What the masks of one group cost the rows of another that shares its steps, in bytes.
 
-        They are made while the device runs the forward pass; it idles for what they take longer.
-        As long as that is not known, the rows stay apart.
+        Groups of other classes share none, so that one can rest. Masks are made while the device
+        runs the forward pass; it idles for what they take longer. As long as that is not known,
+        the rows stay apart.
         """
+        if first.background != second.background:
+            return math.inf
         if first.constrained == second.constrained or first.mixed or second.mixed:
             return 0
         if self._masks is None:

@@ -19,7 +19,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Progress
 from budmlx.protocol import EmbedRequest
-from budmlx.types import Finished, Timing, Usage
+from budmlx.types import Finished, Priority, Timing, Usage
 
 MOST_TEXTS = 2048
 """Texts of one request."""
@@ -34,14 +34,15 @@ class EmbedOptions:
 
     dimensions: the vectors are cut to so many numbers, and have length 1 again. prompt_name: of
     the prompt that goes before each text. truncate: texts that are too long lose their end.
-    owner: whose turn it is. adapter: of the name that was asked for; vectors can have none.
-    param: what errors call the texts, with a place for a number.
+    owner: whose turn it is. priority: its class. adapter: of the name that was asked for; vectors
+    can have none. param: what errors call the texts, with a place for a number.
     """
 
     dimensions: int | None = None
     prompt_name: str | None = None
     truncate: bool = False
     owner: str = ""
+    priority: Priority = "interactive"
     adapter: str = ""
     param: str = "input[{}]"
 
@@ -180,6 +181,7 @@ class EmbeddingPipeline:
                 skips=encoded.skips[begin:end],
                 seconds=encoded.seconds[begin:end],
                 owner=options.owner,
+                background=options.priority == "background",
             )
             for request_id, begin, end in zip(ids, parts, ends, strict=True)
         ]

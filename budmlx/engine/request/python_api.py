@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from budmlx.engine.request.messages import parse_messages
 from budmlx.engine.request.plugin_choices import choice_of
 from budmlx.engine.request.tools import parse_response_format, parse_tool_choice, parse_tools
 from budmlx.errors import InvalidRequestError
-from budmlx.types import CachePolicy, Message, Request, SamplingParams
+from budmlx.types import CachePolicy, Message, Priority, Request, SamplingParams
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
 REQUEST_OPTIONS = frozenset(
     {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
     | {"incremental_calls", "response_format", "reasoning", "cache_salt", "explain_cache"}
-    | {"adapter", "speculation", "suffix"}
+    | {"adapter", "priority", "speculation", "suffix"}
 )
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
@@ -59,6 +59,8 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
         extras["response_format"] = parse_response_format(extras["response_format"])
     if not isinstance(extras.get("speculation", True), bool):
         raise InvalidRequestError("speculation must be a bool.", param="speculation")
+    if extras.get("priority", "interactive") not in get_args(Priority):
+        raise InvalidRequestError("priority must be interactive or background.", param="priority")
     if not isinstance(extras.get("adapter", ""), str):
         raise InvalidRequestError("adapter must be a name.", param="adapter")
     check_names(given, SAMPLING_FIELDS | REQUEST_OPTIONS)

@@ -27,7 +27,9 @@ from budmlx.types import (
 FORMAT = 3
 """Raise it when `StoredReply` changes: what older versions kept becomes a miss."""
 
-NOT_IN_KEY = frozenset({"cache", "explain_cache", "given", "breakpoints", "speculation"})
+NOT_IN_KEY = frozenset(
+    {"cache", "explain_cache", "given", "breakpoints", "speculation", "priority"}
+)
 """The fields of a request that say nothing about its answer. All others, new ones too, count."""
 
 

@@ -136,6 +136,7 @@ class RowBuilder:
                 reasoning=budget,
                 session=session,
                 owner=owner,
+                background=request.priority == "background",
                 request=REQUEST.get(),
             )
             for row in core_requests(

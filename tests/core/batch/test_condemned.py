@@ -215,7 +215,7 @@ def test_a_row_on_trial_is_not_blamed_for_a_newcomer(monkeypatch: pytest.MonkeyP
     driver.turn()
     driver.turns(4)
     driver.submit(request(9, [5, poison, 6], owner="other"))
-    driver.scheduler._claims.computed(60.0)
+    driver.scheduler._claims[driver.scheduler._waiting.interactive].computed(60.0)
     driver.run()
     assert set(driver.failed) == {9}
     assert {key: driver.tokens[key] for key in want} == want

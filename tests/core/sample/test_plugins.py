@@ -57,7 +57,7 @@ def test_a_row_that_makes_way_keeps_its_state(model: Model) -> None:
     admission.fits = fits  # type: ignore[method-assign]
     driver.turns(4)
     driver.submit(request(3, [6] * 5, owner="other", max_tokens=2))
-    driver.scheduler._claims.computed(60.0)
+    driver.scheduler._claims[driver.scheduler._waiting.interactive].computed(60.0)
     driver.turn()
     assert sum(row.sent_back for row in driver.scheduler._rows.values()) == 2
     driver.run()

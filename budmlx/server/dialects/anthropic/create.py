@@ -21,6 +21,7 @@ from budmlx.server.dialects.anthropic.errors import STATUSES
 from budmlx.server.dialects.anthropic.history import History
 from budmlx.server.dialects.anthropic.reply import STREAMED, MessageOut, MessageReply
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model, request_id
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
@@ -49,6 +50,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         generation,
         incremental_calls=config.incremental_tool_calls,
         namespace=request.get(NAMESPACE, ""),
+        priority=priority_of(request, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
     warnings += history.warnings

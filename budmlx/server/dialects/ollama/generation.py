@@ -22,6 +22,7 @@ from budmlx.server.dialects.ollama.keep_alive import KeepAlive, granted
 from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.options import NAMES, WITHOUT_EFFECT, Options
 from budmlx.server.dialects.ollama.reply import NoText, ReplyBuilder
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
@@ -160,6 +161,7 @@ async def answered(
     generation = replace(
         body.to_request(),
         namespace=request.get(NAMESPACE, ""),
+        priority=priority_of(request, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
 

@@ -31,6 +31,7 @@ from budmlx.server.dialects.openai.tools import (
     resolve_tools,
 )
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, NAMESPACE
@@ -206,6 +207,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),
+        priority=priority_of(request, low=chat.low_priority),
         adapter=chat.adapter_of(model),
     )
     reply = ChatReply(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -153,8 +155,13 @@ async def completions(request: web.Request) -> web.StreamResponse:
     model = await find_model(request, body.model)
     body.check(streaming=streaming)
     _check_places(body, request.app[IN_FLIGHT].limit)
-    own = {"namespace": request.get(NAMESPACE, ""), "adapter": body.adapter_of(model)}
-    requests = [replace(each, **own) for each in body.to_requests()]
+    own = partial(
+        replace,
+        namespace=request.get(NAMESPACE, ""),
+        priority=priority_of(request, low=body.low_priority),
+        adapter=body.adapter_of(model),
+    )
+    requests = [own(each) for each in body.to_requests()]
     reply = TextReply(body, warnings, logprobs=body.logprobs is not None)
 
     async def run(engine: Engine) -> answer.Events:

@@ -19,10 +19,12 @@ from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import ErrorMessage, Int
+from budmlx.types import Priority
 
 endpoints = EndpointTable("/v1", ERRORS)
 
@@ -57,6 +59,10 @@ class EmbeddingRequest(Body):
     )
     truncate: bool = Field(
         False, description="Cut what is longer than the model takes, with a warning."
+    )
+
+    priority: Priority | None = Field(
+        None, description="`background` runs only on what interactive requests leave."
     )
 
     def overridden(self) -> Iterator[str]:
@@ -118,6 +124,7 @@ async def embeddings(request: web.Request) -> web.Response:
             prompt_name=body.prompt_name or body.input_type,
             truncate=body.truncate,
             owner=key,
+            priority=priority_of(request, low=body.priority == "background"),
             adapter=model.adapter,
             param=body.param,
         )

@@ -17,6 +17,7 @@ from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, NAMESPACE
@@ -64,7 +65,10 @@ async def fim(request: web.Request) -> web.StreamResponse:
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
     model = await find_model(request, body.model)
     generation = replace(
-        body.to_request(), namespace=request.get(NAMESPACE, ""), adapter=body.adapter_of(model)
+        body.to_request(),
+        namespace=request.get(NAMESPACE, ""),
+        priority=priority_of(request, low=body.low_priority),
+        adapter=body.adapter_of(model),
     )
     reply = ChatReply(
         body,

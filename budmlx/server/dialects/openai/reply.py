@@ -97,7 +97,11 @@ class ReplyBuilder(ABC, Generic[ChunkChoice]):
             "created": int(time.time()),
             "model": body.model,
             "system_fingerprint": "",
-            "service_tier": UNSET if body.service_tier is None else "default",
+            "service_tier": UNSET
+            if (tier := body.service_tier) is None
+            else tier
+            if tier == "flex"
+            else "default",
         }
         self._warnings = warnings
         options = body.stream_options

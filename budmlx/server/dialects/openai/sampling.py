@@ -39,4 +39,3 @@ class GenerationRequest(GenerationBody):
         description="The form of the content, enforced while it is written. No effect on a "
         "forced call.",
     )
-    service_tier: str | None = Field(None, description="Any text; changes nothing.")

@@ -122,7 +122,7 @@ class Asked:
             parallel_tool_calls=body.parallel_tool_calls,
             previous_response_id=body.previous_response_id,
             reasoning={"effort": body.reasoning.effort, "summary": body.reasoning.summary},
-            service_tier="default",
+            service_tier="flex" if body.service_tier == "flex" else "default",
             store=body.store,
             temperature=self.request.sampling.temperature,
             text={**text, "format": text.get("format") or {"type": "text"}},

@@ -52,7 +52,7 @@ class ResponsesRequest(GenerationBody):
         without_effect=frozenset({"max_tool_calls", "context_management", "moderation"}),
         silent=frozenset(
             {"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
-            | {"client_metadata", "safety_identifier", "service_tier"}
+            | {"client_metadata", "safety_identifier"}
         ),
     )
 

@@ -24,6 +24,7 @@ from budmlx.server.dialects.responses.reply import ReplyBuilder
 from budmlx.server.dialects.responses.shapes import Response, ResponseEvent
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import EndpointTable, Streamed
+from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
@@ -56,6 +57,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         asked.request,
         incremental_calls=config.incremental_tool_calls,
         namespace=owner,
+        priority=priority_of(request, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
     builder = ReplyBuilder(

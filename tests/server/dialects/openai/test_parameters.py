@@ -128,7 +128,7 @@ async def test_min_tokens_hold_stops_back(client: aiohttp.ClientSession) -> None
 
 
 async def test_what_is_accepted_without_effect_is_said(client: aiohttp.ClientSession) -> None:
-    fields = {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "flex"}
+    fields = {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"}
     _, reply = await ask(client, reasoning_effort="low", parallel_tool_calls=False, **fields)
     assert reply["service_tier"] == "default"
     for name in ("user", "metadata", "store", "reasoning_effort"):

@@ -1,0 +1,90 @@
+"""Requests that ask for the background let others pass, in every dialect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from budmlx import Engine
+from budmlx.config import Config
+from budmlx.engine.models.models import Models
+from budmlx.errors import InvalidRequestError
+from budmlx.server.app import HttpServer
+from tests.models import tiny_model_dir
+from tests.server.tools import until
+
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {**MESSAGES, "max_tokens": 120},
+    "/v1/completions": {"prompt": "hi", "max_tokens": 120},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 120},
+    "/v1/messages": {**MESSAGES, "max_tokens": 120},
+    "/api/chat": {**MESSAGES, "stream": False, "options": {"num_predict": 120}},
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread", max_rows=1) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def server(engine: Engine) -> AsyncIterator[HttpServer]:
+    models = Models.of(engine, any_name=True)
+    server = await HttpServer.start(models, Config(port=0, drain_seconds=0))
+    yield server
+    await server.drain()
+
+
+@pytest.fixture
+async def session(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server.url) as session:
+        yield session
+
+
+async def ask(session: aiohttp.ClientSession, path: str, **body: Any) -> tuple[int, Any]:
+    async with session.post(path, json={"model": "x", **body}) as response:
+        return response.status, await response.json()
+
+
+async def overtaken(server: HttpServer, path: str, **body: Any) -> bool:
+    """Whether a chat that comes later, to a model that runs one row, ends earlier."""
+    async with aiohttp.ClientSession(server.url) as session:
+        return await _overtaken(server, session, path, **body)
+
+
+async def _overtaken(
+    server: HttpServer, session: aiohttp.ClientSession, path: str, **body: Any
+) -> bool:
+    first = asyncio.create_task(ask(session, path, ignore_eos=True, **body))
+    await until(lambda: server.in_flight.count == 1)
+    status, _ = await ask(session, "/v1/chat/completions", **MESSAGES, max_tokens=3)
+    before = not first.done()
+    assert (status, (await first)[0]) == (200, 200)
+    return before
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_the_background_lets_others_pass(server: HttpServer, path: str) -> None:
+    assert await overtaken(server, path, **BODIES[path], priority="background")
+
+
+async def test_flex_is_the_background(server: HttpServer, session: aiohttp.ClientSession) -> None:
+    chat = BODIES["/v1/chat/completions"]
+    assert await overtaken(server, "/v1/chat/completions", **chat, service_tier="flex")
+    _, reply = await ask(session, "/v1/chat/completions", **MESSAGES, service_tier="flex")
+    assert reply["service_tier"] == "flex"
+
+
+async def test_other_classes_are_refused(session: aiohttp.ClientSession, engine: Engine) -> None:
+    for path, body in BODIES.items():
+        status, reply = await ask(session, path, **body, priority="urgent")
+        assert status == 400 and "priority" in str(reply)
+    with pytest.raises(InvalidRequestError) as wrong:
+        engine.chat("hi", priority="urgent")
+    assert wrong.value.param == "priority"
