@@ -4,9 +4,9 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefill, sampled-step, adapters, models, host-work, prefix, images: see `bench.prefill`,
-`bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`, `bench.reuse` and
-`bench.pictures`.
+prefill, sampled-step, adapters, models, host-work, prefix, images, speculation: see
+`bench.prefill`, `bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`,
+`bench.reuse`, `bench.pictures` and `bench.speculation`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from bench.prefill import prefill
 from bench.reuse import prefix
 from bench.rows import greedy, load, new_scheduler, prompts
 from bench.sampled_step import sampled_step
+from bench.speculation import speculation
 from budmlx import Engine, Finished
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.types import Request, SamplingParams
@@ -204,6 +205,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "prefill": prefill,
     "sampled-step": sampled_step,
     "adapters": adapters,
+    "speculation": speculation,
     "models": several,
     "host-work": host_work,
     "prefix": prefix,

@@ -161,6 +161,7 @@ def _embedded_bars(run: Run) -> list[Bar]:
         found.append(Bar(name, cost, 1.15, False))
     found += _adapter_bars(run)
     found += _model_bars(run)
+    found += _draft_bars(run)
     work = run.embedded.get("host-work", [])
     if any("baseline_single_host" in metrics for metrics in work):
         for kind, label in (("single", "1 row"), ("sixteen", "16 rows")):
@@ -195,6 +196,27 @@ def _model_bars(run: Run) -> list[Bar]:
         Bar("two models in turns, TTFT p50 against one", turns, 1.05, False),
         Bar("a model that is loaded for a request, first token after", load, 3, False, " s"),
         Bar("memory back 2 s after an unload, of the model's", returned, 90, True, " %"),
+    ]
+
+
+DRAFT_BARS = {
+    "rewrite_1": ("files rewritten, 1 user", 2.5),
+    "rewrite_4": ("files rewritten, 4 users", 1.5),
+    "rewrite_16": ("files rewritten, 16 users", 1.3),
+    "replace_1": ("search and replace blocks, 1 user", 2.0),
+    "predicted_1": ("a reply with a prediction, 1 user", 2.5),
+    "json_1": ("JSON with long keys under a schema, 1 user", 1.5),
+    "chat_1": ("text without repetition, 1 user", 0.96),
+    "chat_4": ("text without repetition, 4 users", 0.96),
+    "chat_16": ("text without repetition, 16 users", 0.96),
+}
+
+
+def _draft_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("speculation", [])
+    return [
+        Bar(f"{name}, tokens/s with drafts of without", median(rounds, f"{kind}_ratio"), bar, True)
+        for kind, (name, bar) in DRAFT_BARS.items()
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import budmlx
 from bench import (
     adapters,
     embedded,
@@ -21,6 +22,7 @@ from bench import (
     report,
     reuse,
     sampled_step,
+    speculation,
 )
 from bench.contestants import NO_REUSE, Contestant, contestants
 from bench.machine import Device
@@ -179,6 +181,14 @@ def test_command_prints_a_line_for_each_number_of_users(server: ServerProcess) -
     assert "ended early" not in result.output
 
 
+def test_command_compares_edits_with_drafts_and_without(server: ServerProcess) -> None:
+    arguments = ["bench", "--url", server.url, "--users", "1", "--edit", "--requests", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--max-tokens", "4"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert "1, no drafts" in result.output and "1, drafts" in result.output
+    assert "failed" not in result.output and "refused" not in result.output
+
+
 def test_a_server_that_ends_shows_its_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"]
     with pytest.raises(SpawnError, match="no such model"):
@@ -315,6 +325,17 @@ def test_two_models_are_compared_with_one() -> None:
         "100.00 ms",
         "1.10x",
     ]
+
+
+def test_rows_say_their_scripts_with_drafts_and_without() -> None:
+    path = Path(budmlx.__file__).parent / "assets" / "tiny"
+    kinds = ["replace_1", "predicted_1", "json_1"]
+    found = speculation.speculation(path, kinds, speculation.Sizes(pairs=1, tokens=16, file=300))
+    assert len(found) == 6 and all(value > 0 for value in found.values())
+    rounds = [{f"{kind}_ratio": 1.4 for kind in speculation.KINDS}]
+    bars = goals.bars(Run(embedded={"speculation": rounds}))
+    reached = [bar.reached for bar in bars if "with drafts" in bar.name]
+    assert reached == [False, False, True, False, False, False, True, True, True]
 
 
 def test_the_hosts_work_is_the_rest_of_a_step() -> None:

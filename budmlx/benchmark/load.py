@@ -99,6 +99,13 @@ def random_prompt(chance: random.Random, words: int, label: str) -> str:
     return " ".join([start, *chance.choices(WORDS, k=words)])
 
 
+def edit_prompt(chance: random.Random, words: int, label: str) -> str:
+    """A text that is to be repeated with another word in one place."""
+    text = random_prompt(chance, words, label)
+    word = text.split(" ")[-1]
+    return f"{text}\n\nRepeat the text above, with the word lake in place of {word}. Say no more."
+
+
 def chat_body(model: str, prompt: str, max_tokens: int, **options: Any) -> dict[str, Any]:
     """The JSON of a streamed chat request that reports its usage."""
     return {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.error import URLError
@@ -17,7 +19,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from budmlx.benchmark.load import Summary, chat_body, closed_loop, random_prompt, summarize
+from budmlx.benchmark.load import (
+    Summary,
+    chat_body,
+    closed_loop,
+    edit_prompt,
+    random_prompt,
+    summarize,
+)
 from budmlx.benchmark.server_process import ServerProcess, first_model
 from budmlx.cli.flags import CONFIG_OPTION, given, sampling_options, with_options
 from budmlx.cli.load_model import for_served, progress, read_config
@@ -26,6 +35,11 @@ from budmlx.errors import ConfigError
 
 SAMPLING_OPTIONS = sampling_options()
 MAX_TOKENS = 64
+# What is measured, and what its requests have in them.
+EDITS: Mapping[bool, Mapping[str, Mapping[str, Any]]] = {
+    False: {"": {}},
+    True: {", no drafts": {"speculation": False}, ", drafts": {}},
+}
 COLUMNS = ("users", "tokens/s", "TTFT p50", "TTFT p95", "ITL p50", "ITL p95", "")
 
 
@@ -47,6 +61,14 @@ def bench(
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests of each user.")] = 3,
     prompt_words: Annotated[int, typer.Option(min=1, help="Words of each prompt.")] = 40,
+    edit: Annotated[
+        bool,
+        typer.Option(
+            "--edit",
+            help="Let the prompts ask for a text with one word changed, as coding agents do, once "
+            "without drafts and once with those of --speculation.",
+        ),
+    ] = False,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
     **options: Any,
 ) -> None:
@@ -68,11 +90,14 @@ def bench(
     server = _started(command, loaded, headers) if url is None else _running(url, headers)
     with server as (address, name):
         table = Table(*COLUMNS, title=escape(f"{name} at {address}"))
-        for count in users or (1, 4, 16):
-            bodies = _bodies(name, count * requests, prompt_words, sampling)
-            load = asyncio.run(closed_loop(address, bodies, count, headers))
-            table.add_row(*_cells(count, summarize(load)))
-            print(f"{count} users done", file=sys.stderr)
+        for count, (label, more) in itertools.product(users or (1, 4, 16), EDITS[edit].items()):
+            make = edit_prompt if edit else random_prompt
+            bodies = _bodies(name, count * requests, partial(make, words=prompt_words))
+            load = asyncio.run(
+                closed_loop(address, [{**b, **sampling, **more} for b in bodies], count, headers)
+            )
+            table.add_row(*_cells(f"{count}{label}", summarize(load)))
+            print(f"{count} users{label} done", file=sys.stderr)
     Console().print(table)
 
 
@@ -100,21 +125,18 @@ def _started(
             yield server.url, server.model
 
 
-def _bodies(
-    model: str, count: int, words: int, sampling: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _bodies(model: str, count: int, prompt: Callable[..., str]) -> list[dict[str, Any]]:
     chance = random.Random()
     return [
-        chat_body(model, random_prompt(chance, words, str(index)), **sampling)
-        for index in range(count)
+        chat_body(model, prompt(chance, label=str(index)), MAX_TOKENS) for index in range(count)
     ]
 
 
-def _cells(users: int, summary: Summary) -> list[str]:
+def _cells(users: str, summary: Summary) -> list[str]:
     """One line of the table."""
     if summary.problem:
-        return [str(users), *[""] * 5, escape(summary.problem)]
+        return [users, *[""] * 5, escape(summary.problem)]
     times = (summary.ttft_p50, summary.ttft_p95, summary.itl_p50, summary.itl_p95)
     early = f"{summary.early} replies ended early" if summary.early else ""
-    cells = [str(users), f"{summary.tokens_per_second:.1f}"]
+    cells = [users, f"{summary.tokens_per_second:.1f}"]
     return [*cells, *(f"{1000 * seconds:.0f} ms" for seconds in times), early]
