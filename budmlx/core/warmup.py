@@ -23,7 +23,9 @@ from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.schedule.scheduler import Scheduler
+from budmlx.core.schedule.speculation import COUNTS
 from budmlx.protocol import (
+    MOST_PLACES,
     CoreRequest,
     CoreSettings,
     EmbedRequest,
@@ -67,10 +69,14 @@ FILTERS: Sequence[Mapping[str, Any]] = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Requests that begin together, and those that join them later."""
+    """Requests that begin together, and those that join them later.
+
+    drafts: tokens that those draft in a step which can.
+    """
 
     rows: Sequence[CoreRequest]
     late: Sequence[CoreRequest] = field(default_factory=list)
+    drafts: int = 0
 
 
 class WarmUp:
@@ -117,16 +123,20 @@ class WarmUp:
 
     def _run_all(self, reuse: Reusing, emit: Callable[[FromCore], None], seconds: float) -> None:
         begin, total = time.monotonic(), len(self._parts)
-        scheduler = Scheduler(
-            Executor(self._model, reuse, self._activity),
-            max_rows=self._settings.max_rows,
-            prefill_chunk=self._model.numbers.prefill_chunk,
-        )
+        schedulers = {
+            drafts: Scheduler(
+                Executor(self._model, reuse, self._activity),
+                max_rows=self._settings.max_rows,
+                prefill_chunk=self._model.numbers.prefill_chunk,
+                speculation=drafts,
+            )
+            for drafts in {part.drafts for part in self._parts}
+        }
         for done, part in enumerate(self._parts):
             elapsed = time.monotonic() - begin
             emit(WarmingUp(done, total, elapsed / done * (total - done) if done else None))
             with self._standing_in():
-                finished = _run(scheduler, part, begin + seconds)
+                finished = _run(schedulers[part.drafts], part, begin + seconds)
             if not finished:
                 log.warning(
                     "The warm-up is ended after %.0f s, with %d of %d parts done: the requests "
@@ -202,7 +212,22 @@ class Requests:
         if adapters := list(self._model.adapters.names):
             own = [self._row(30 + n, adapter=name) for n, name in enumerate(adapters[:MOST_ROWS])]
             parts += [Part(own[:1]), Part([*own, self._row(30)])]
-        return parts
+        return [*parts, *self._drafting()]
+
+    def _drafting(self) -> list[Part]:
+        """A row alone and rows together that draft, with each number of tokens that they may."""
+        setting = self._model.info.speculation
+        if setting in ("off", "unsupported"):
+            return []
+        return [
+            Part([self._predicted(20 + n, drafts) for n in range(rows)], drafts=drafts)
+            for drafts in (COUNTS if setting == "auto" else [int(setting)])
+            for rows in sorted({1, min(self._rows, MOST_PLACES // (drafts + 1))})
+        ]
+
+    def _predicted(self, tokens: int, drafts: int) -> GenerateRequest:
+        """A row that drafts in its first step."""
+        return self._row(tokens, prediction=self._ids_of(1, drafts), max_tokens=drafts + 2)
 
     def texts(self, *, many: bool) -> list[Part]:
         """Texts to make vectors of, alone and together; with `many`, of several lengths."""

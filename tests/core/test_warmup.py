@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from budmlx.core.activity import Activity
 from budmlx.core.kernel_cache import VARIABLE, directory, keep_kernels
 from budmlx.core.loop import CoreLoop
+from budmlx.core.schedule.speculation import COUNTS
 from budmlx.core.warmup import IMAGE, WarmUp
 from budmlx.protocol import (
     CoreSettings,
@@ -58,6 +61,33 @@ def test_every_part_runs_on_every_architecture(name: str, caplog: pytest.LogCapt
     WarmUp(model, settings(path), Activity(), thorough=True).run(said.append)
     assert caplog.messages == []
     assert [frame.done for frame in said if isinstance(frame, WarmingUp)] == list(range(8))
+
+
+class Seen(Activity):
+    """Keeps the kinds of what runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: set[Any] = set()
+
+    def run(self, kind: Hashable) -> None:
+        self.kinds.add(kind)
+        super().run(kind)
+
+
+@pytest.mark.parametrize(("setting", "counts"), [("auto", COUNTS), (3, [3])])
+def test_steps_with_drafts_run_where_rows_draft(setting: Any, counts: Sequence[int]) -> None:
+    said: list[FromCore] = []
+    seen, model = Seen(), load(speculation=setting)
+    WarmUp(model, settings(speculation=setting), seen, thorough=True).run(said.append)
+    assert len(said) == 8 + 2 * len(counts)
+    # The width of the batch is its number of bits, the most that are drafted the last.
+    drafted = {(kind[1], kind[-1]) for kind in seen.kinds if kind[0] == "decode" and kind[-1]}
+    together = {1: 5, 2: 5, 3: 5, 4: 5, 8: 4, 16: 3}
+    wanted = {(width, count) for count in counts for width in (1, together[count])}
+    assert drafted >= wanted
+    del model
+    gc.collect()  # so that the memory of this one is no other test's
 
 
 def test_progress_is_told_before_the_model_is_loaded() -> None:
