@@ -31,6 +31,7 @@ class Parameters(TypedDict, total=False):
     min_tokens: int | None
     n: int | None
     parallel_tool_calls: bool | None
+    prediction: Mapping[str, Any] | None
     presence_penalty: float | None
     priority: Literal["interactive", "background"] | None
     random_seed: int | None

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from budmlx.core.speculate.drafts import Drafts
 from budmlx.protocol import (
     MOST_DRAFTED,
     GenerateRequest,
     ReasoningMeter,
+    RowDraft,
     RowErrorCode,
     with_image_keys,
 )
@@ -37,22 +39,11 @@ class GrammarState(Protocol):
     def follow(self, tokens: list[int]) -> str:
         """Consume further tokens. Returns the problem, or an empty string."""
 
+    def forced(self, tokens: list[int]) -> list[int]:
+        """Consume further tokens. Returns those after them in which there is no choice of text."""
+
     def reset(self) -> None:
         """Go back to the beginning; all of the row's tokens are consumed again."""
-
-
-class DraftState(Protocol):
-    """What a row may draw next."""
-
-    @property
-    def chance(self) -> float:
-        """How likely a drafted token is the one that the row draws."""
-
-    def draft(self, count: int, ahead: Sequence[int] = ()) -> list[int]:
-        """At most `count` tokens that may come after the ids and `ahead`."""
-
-    def follow(self, token: int) -> None:
-        """Hear of a token that was added to the ids."""
 
 
 # A row that ran alone for this many tokens after a fault may share a batch again.
@@ -78,6 +69,7 @@ class Row:
     cached: prompt tokens that were not computed, until the first token reports them.
     from_disk: those of them that were read from disk before.
     written: prompt tokens that were computed and stored for reuse, until then.
+    draft: the last one that was checked, until a token reports it.
     states: what samplers and processors of plugins keep for this row, by slot.
     grammar: its position in its grammar, if it has one.
     drafts: what it may draw next; None if nothing is drafted for it.
@@ -97,9 +89,10 @@ class Row:
     cached: int = 0
     from_disk: int = 0
     written: int = 0
+    draft: RowDraft | None = None
     states: dict[int, Any] = field(default_factory=dict)
     grammar: GrammarState | None = None
-    drafts: DraftState | None = None
+    drafts: Drafts | None = None
     meter: ReasoningMeter | None = None
 
     @classmethod
@@ -184,10 +177,10 @@ class Row:
             ids.append(token)
             if self.keys is not ids:
                 self.keys.append(token)
-            if self.drafts is not None:
-                self.drafts.follow(token)
             if token in request.stop_ids:
                 return "stop"
+            if self.drafts is not None:
+                self.drafts.follow(token)
             if len(ids) >= end:
                 return "length"
         return None

@@ -23,6 +23,7 @@ from budmlx.engine.reuse.response_cache import ReplyCache
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.decisions import Decider
 from budmlx.engine.run.pipeline import RequestPipeline, RowDispatcher
+from budmlx.engine.run.predictions import speculates
 from budmlx.engine.run.prompt_log import PromptLog
 from budmlx.engine.run.rows import RequestWarnings, RowBuilder
 from budmlx.engine.text.tokenizer import Tokenizer
@@ -71,6 +72,7 @@ class TextParts:
             filtered=filtered,
             cached=cached,
             sees=self.images.taken,
+            drafting=speculates(info),
         )
 
 

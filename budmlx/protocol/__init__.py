@@ -9,7 +9,7 @@ errors and types.
 from __future__ import annotations
 
 from budmlx.protocol.adapters import AdapterAnswer, AdapterSource, AddAdapter, RemoveAdapter
-from budmlx.protocol.counts import CoreCounts, CoreReport, DiskCounts
+from budmlx.protocol.counts import CoreCounts, CoreReport, DiskCounts, RowDraft, draft_usage
 from budmlx.protocol.embedding import EmbeddingSettings, EmbedRequest, PoolingMode, Vector
 from budmlx.protocol.frames import (
     PROTOCOL_VERSION,
@@ -89,6 +89,7 @@ __all__ = [
     "ReasoningBudget",
     "ReasoningMeter",
     "RemoveAdapter",
+    "RowDraft",
     "RowErrorCode",
     "RowFailed",
     "SessionFile",
@@ -102,5 +103,6 @@ __all__ = [
     "Token",
     "Vector",
     "WarmingUp",
+    "draft_usage",
     "with_image_keys",
 ]

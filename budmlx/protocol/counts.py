@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -51,6 +51,29 @@ class DraftCounts(msgspec.Struct, omit_defaults=True):
     steps: int = 0
     tokens: int = 0
     accepted: int = 0
+
+
+class RowDraft(msgspec.Struct, frozen=True, array_like=True):
+    """A draft of one row that was checked.
+
+    drafted, accepted: tokens, and those of them that the row drew. predicted: it was a part of
+    the request's prediction.
+    """
+
+    drafted: int
+    accepted: int
+    predicted: bool = False
+
+
+def draft_usage(drafts: Sequence[RowDraft]) -> dict[str, int]:
+    """The fields of `Usage` that these drafts make up."""
+    kept = sum(draft.accepted for draft in drafts if draft.predicted)
+    return {
+        "drafted_tokens": sum(draft.drafted for draft in drafts),
+        "accepted_tokens": sum(draft.accepted for draft in drafts),
+        "accepted_prediction_tokens": kept,
+        "rejected_prediction_tokens": sum(d.drafted for d in drafts if d.predicted) - kept,
+    }
 
 
 class CoreCounts(msgspec.Struct, omit_defaults=True):

@@ -8,14 +8,14 @@ import msgspec
 
 from budmlx.logs import Level
 from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
-from budmlx.protocol.counts import CoreReport, DraftCounts
+from budmlx.protocol.counts import CoreReport, DraftCounts, RowDraft
 from budmlx.protocol.embedding import EmbedRequest, Vector
 from budmlx.protocol.memory import MemoryBudget, MemoryUse
 from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 CoreRequest = GenerateRequest | EmbedRequest
 """What a core is asked to compute."""
@@ -140,6 +140,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     cached: with the first token, how many tokens of the prompt were not computed.
     from_disk: how many of them were read from disk for this row.
     written: with the first token, how many of the prompt were computed and stored for reuse.
+    draft: with the first token of a step with drafts.
     """
 
     id: int
@@ -150,6 +151,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     cached: int = 0
     from_disk: int = 0
     written: int = 0
+    draft: RowDraft | None = None
 
 
 class RowFailed(msgspec.Struct, frozen=True, array_like=True):

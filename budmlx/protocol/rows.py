@@ -89,6 +89,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     session: a file to read before the prompt is computed, or to write afterwards.
     adapter: the digest of the adapter that computes it beside the model; empty for none.
     speculation: False keeps it from drafting. Its tokens are the same either way.
+    prediction: what is expected of the reply, to be drafted.
     request: the id of its HTTP request, for the log; empty if it has none.
     """
 
@@ -115,6 +116,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     session: SessionFile | None = None
     adapter: str = ""
     speculation: bool = True
+    prediction: list[int] = []
     request: str = ""
 
 

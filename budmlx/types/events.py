@@ -17,6 +17,9 @@ class Usage:
     cached_tokens: those of the prompt that were not computed. reasoning_tokens: those of the
     completion that were reasoning. written_tokens: those of the prompt that were computed, and
     stored for prompts that begin alike.
+    drafted_tokens: those that were guessed and checked. accepted_tokens: those of them that were
+    what the model drew. accepted_prediction_tokens, rejected_prediction_tokens: those that were
+    drafted from the request's prediction, and were or were not what the model drew.
     """
 
     prompt_tokens: int
@@ -24,6 +27,10 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     written_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -150,6 +150,7 @@ class Request:
     explain_cache: say how much of the prompt's KV was reused, and why not more.
     speculation: False keeps it from drafting tokens; what is said is the same.
     priority: its class.
+    prediction: a text that the reply is expected to repeat, for drafts; what is said is the same.
     adapter: the name of the adapter to use, empty for none; inside the engine, its files' digest.
     breakpoints: places up to which its messages are expected to come again.
     """
@@ -173,6 +174,7 @@ class Request:
     explain_cache: bool = False
     speculation: bool = True
     priority: Priority = "interactive"
+    prediction: str = ""
     adapter: str = ""
     breakpoints: tuple[Breakpoint, ...] = ()
 

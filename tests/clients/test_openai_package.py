@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.server import KEY, needed
+from tests.clients.server import KEY, needed, started
 
 openai = needed("openai")
 
@@ -104,3 +104,30 @@ def test_errors(sdk: Any, fields: dict[str, Any], error: str) -> None:
         assert caught.value.body["message"] and caught.value.request_id
     with pytest.raises(openai.BadRequestError):
         sdk.embeddings.create(model="demo", input="x")
+
+
+def test_predicted_outputs() -> None:
+    with (
+        started(BUDMLX_SPECULATION="8") as (url, _),
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as sdk,
+    ):
+        plain = sdk.chat.completions.create(**CHAT)
+        details = plain.usage.completion_tokens_details
+        assert details.accepted_prediction_tokens == details.rejected_prediction_tokens == 0
+        text = plain.choices[0].message.content
+        parts = [{"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}]
+        for content in (text, parts):
+            prediction = {"type": "content", "content": content}
+            told = sdk.chat.completions.create(**CHAT, prediction=prediction)
+            assert told.choices == plain.choices and "warnings" not in told.model_extra
+            found = told.usage.completion_tokens_details
+            assert found.accepted_prediction_tokens > plain.usage.completion_tokens // 2
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        wrong = {"type": "content", "content": text[: len(text) // 2] + " and nothing else at all"}
+        *chunks, last = sdk.chat.completions.create(**CHAT, prediction=wrong, **options)
+        assert text_of(chunks) == text
+        assert last.usage.completion_tokens_details.accepted_prediction_tokens > 0
+        assert last.usage.completion_tokens_details.rejected_prediction_tokens > 0
+        with pytest.raises(openai.BadRequestError) as refused:
+            sdk.chat.completions.create(**CHAT, prediction={"type": "content", "content": 7})
+        assert refused.value.param == "prediction.content"

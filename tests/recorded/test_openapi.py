@@ -49,6 +49,7 @@ CORRECTED = (
     ".paths./v1/decisions.",
     ".schema.properties.speculation.",
     ".schema.properties.priority.",
+    ".schema.properties.prediction.",
     # So did several models, and what may be done with them.
     ".paths./v1/estimate.",
     ".paths./v1/models/load.",

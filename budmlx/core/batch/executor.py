@@ -24,6 +24,7 @@ from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import NO_ADAPTER, Row, RowError, RowFault, requests_of
 from budmlx.core.sample.sampling import Outcome, nothing_drawn
+from budmlx.core.speculate.transcripts import Transcripts
 from budmlx.protocol import MemoryBudget, RowFailed, Token, Vector
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Executor:
         self._rows: dict[int, Row] = {}
         self._worth_clearing = worth_clearing
         self._speculates = model.info.speculation not in ("off", "unsupported")
+        self._said = Transcripts()
         self._progress = _Progress()
         self._device_fault: Exception | None = None
         self._decoded_at: float | None = None
@@ -115,7 +117,7 @@ class Executor:
             return RowFailed(row.id, "session_error", problem)
         self._rows[row.id] = row
         if self._speculates and row.request.speculation:
-            row.drafts = drafts_of(row)
+            row.drafts = drafts_of(row, self._said)
         return None
 
     def between_steps(self, change: Callable[[], None]) -> None:
@@ -226,6 +228,8 @@ class Executor:
             self.texts.drop(plan.leave)
         left = [self._rows.pop(row_id) for row_id in plan.leave if row_id in self._rows]
         requeued = [self._rows[row_id] for row_id in plan.requeue if row_id in self._rows]
+        for row in left if self._speculates else ():
+            self._said.add(row.request.namespace, row.generated())
         self._withdraw([*left, *requeued])
         for row in requeued:
             row.reset(doubtful=plan.forget)
@@ -342,9 +346,9 @@ class Executor:
                 self._progress.fail([row], nothing_drawn(row))
                 return
             reason = row.commit([drawn.token])
-            more = (drawn.logprob, drawn.top, row.cached, row.from_disk, row.written)
+            more = (drawn.logprob, drawn.top, row.cached, row.from_disk, row.written, row.draft)
             self._progress.tokens.append(Token(row.id, drawn.token, reason, *more))
-            row.cached = row.from_disk = row.written = 0
+            row.cached, row.from_disk, row.written, row.draft = 0, 0, 0, None
             if reason is not None:
                 self._progress.out.add(row)
                 return

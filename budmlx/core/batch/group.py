@@ -158,7 +158,7 @@ class Group:
             self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
         self._slots.before_step(self._longest, expected)
         drafted: Drafted | None = None
-        if most and not self._slots.empty:
+        if most and self._slots.takes_back:
             drafted = Drafted.make(self.rows, self._unread(), most)
         if drafted is not None:
             return self._verify(drafted)
@@ -208,7 +208,7 @@ class Group:
             self.masking = time.perf_counter() - begin
         mx.async_eval(*drawn.arrays, *self._kept)
         outcomes = drafted.taken(drawn.read())
-        self.passes = [drafted.counted(outcomes)]
+        self.passes = [drafted.told(self.rows, outcomes)]
         counts = [len(each) for each in outcomes]
         self._sampling.take(counts)
         self._slots.take(counts, fed.shape[1])

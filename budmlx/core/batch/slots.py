@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
+from mlx_lm.models.cache import RotatingKVCache
 
 from budmlx.core.batch.edge import KINDS, Edge
 from budmlx.core.batch.prefill import extract
@@ -135,11 +136,18 @@ class Slots:
         """Values [slots, ...] as values [rows, ...]."""
         return values[mx.array(self.places)] if self.vacant else values
 
+    @property
+    def takes_back(self) -> bool:
+        """Whether rows may take back tokens of a pass; see `open`."""
+        if self._edge is not None or not self._merged:
+            return not self.empty
+        return self._lasting
+
     def open(self, count: int, held: Sequence[int]) -> None:
         """Prepare a pass of `count` tokens of each row, after which each may take some back.
 
-        held: tokens of each row that the caches have seen. Only for caches that hold the keys
-        and values of every token.
+        held: tokens of each row that the caches have seen. For more than one token only if
+        `takes_back`.
         """
         if not self._merged or (count == 1 and self._edge is None):
             return
@@ -159,7 +167,7 @@ class Slots:
         """Keep the first `counts` tokens of the rows of a pass of `count` tokens."""
         if not self._merged:
             for entry in self.caches if counts[0] < count else ():
-                entry.trim(count - counts[0])
+                _take_back(entry, count - counts[0])
         elif self._edge is not None:
             for place, kept in zip(self.places, counts, strict=True):
                 self._edge.held[place] += kept
@@ -241,6 +249,18 @@ class Slots:
         if not self._merged:
             self.caches = [entry.merge([entry]) for entry in self.caches]
             self._merged = True
+
+
+def _take_back(entry: Any, count: int) -> None:
+    """Forget the last tokens of a pass in the cache of a row that is alone."""
+    if not isinstance(entry, RotatingKVCache):
+        entry.trim(count)
+        return
+    # After a pass of several tokens they stand in order, and before them as many as the window
+    # has for the first of them. `trim` would leave them there, to be taken for the oldest ones.
+    end = entry.keys.shape[2] - count
+    entry.keys, entry.values = entry.keys[..., :end, :], entry.values[..., :end, :]
+    entry.offset, entry._idx = entry.offset - count, end
 
 
 def _copied(array: mx.array, places: Sequence[int], width: int, begin: int, end: int) -> mx.array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from budmlx.core.batch.plan import DraftPass
 from budmlx.core.row import Row
 from budmlx.core.sample.sampling import Outcome, follows
 from budmlx.core.speculate.drafts import Drafts
+from budmlx.core.speculate.transcripts import Transcripts
+from budmlx.protocol import RowDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,13 @@ class Drafted:
     draw without drafts.
 
     fed: uint32 [rows, 1 + k]: the token that a row feeds anyway, its draft, and zeros.
-    drafts: of each row; empty for rows that have none.
+    drafts: of each row; empty for rows that have none. predicted: whether it is of the request's
+    prediction.
     """
 
     fed: np.ndarray
     drafts: Sequence[Sequence[int]]
+    predicted: Sequence[bool]
 
     @classmethod
     def make(
@@ -44,7 +49,7 @@ class Drafted:
         for place, row, draft in zip(fed, rows, drafts, strict=True):
             place[0] = (unread.get(row) or row.ids)[-1]
             place[1 : 1 + len(draft)] = draft
-        return cls(fed, drafts)
+        return cls(fed, drafts, [row.drafts is not None and row.drafts.predicted for row in rows])
 
     def taken(self, drawn: Sequence[list[Outcome]]) -> list[list[Outcome]]:
         """What is taken of each row's draws: those that were drafted, and the one after them."""
@@ -53,22 +58,48 @@ class Drafted:
             for draft, outcomes in zip(self.drafts, drawn, strict=True)
         ]
 
-    def counted(self, taken: Sequence[list[Outcome]]) -> DraftPass:
-        """The numbers of the step. taken: what `taken` returned."""
+    def told(self, rows: Sequence[Row], taken: Sequence[list[Outcome]]) -> DraftPass:
+        """The numbers of the step; rows that drafted will report theirs.
+
+        taken: what `taken` returned.
+        """
+        each = zip(rows, self.drafts, self.predicted, taken, strict=True)
+        for row, draft, predicted, outcomes in each:
+            if draft:
+                row.draft = RowDraft(len(draft), len(outcomes) - 1, predicted)
         drafted = sum(map(len, self.drafts))
         return DraftPass(self.fed.shape[1], drafted, sum(map(len, taken)) - len(taken))
 
 
-def drafts_of(row: Row) -> Drafts | None:
-    """The drafts of a row; None if what it draws depends on more than the logits at a place."""
-    return None if follows(row.request) else Drafts(row.ids)
+def drafts_of(row: Row, said: Transcripts) -> Drafts | None:
+    """The drafts of a row; None if what it draws depends on more than the logits at a place.
+
+    said: what rows before it said.
+    """
+    asked = row.request
+    if follows(asked):
+        return None
+    forced = None if row.grammar is None else partial(_forced, row)
+    others = partial(said.of, asked.namespace)
+    begun = bool(asked.emitted_ids)
+    return Drafts(row.ids, asked.prediction, begun=begun, forced=forced, others=others)
+
+
+def _forced(row: Row) -> list[int]:
+    """The tokens in which a row's grammar leaves no choice, after all that have been read."""
+    grammar = row.grammar
+    if grammar is None or grammar.consumed > row.produced:
+        return []
+    return grammar.forced(row.generated(grammar.consumed))
 
 
 def _draft(row: Row, ahead: Sequence[int], most: int) -> Sequence[int]:
-    if row.drafts is None or any(token in row.request.stop_ids for token in ahead):
+    stops = row.request.stop_ids
+    if row.drafts is None or any(token in stops for token in ahead):
         return ()
     # The token after the draft is drawn, too.
-    return row.drafts.draft(min(most, row.request.max_tokens - row.position - 1), ahead)
+    draft = row.drafts.draft(min(most, row.request.max_tokens - row.position - 1), ahead)
+    return draft[: next((n for n, token in enumerate(draft) if token in stops), len(draft))]
 
 
 def _right(draft: Sequence[int], drawn: Sequence[Outcome]) -> int:

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Caches that hold the keys and values of every token, so that a part of them is a whole one.
 CAN_BE_CUT = (KVCache, QuantizedCache)
+# The last tokens of a pass can be taken back from these, of windows only where a row is alone.
+TAKES_BACK = (*CAN_BE_CUT, RotatingKVCache)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 
 
@@ -200,7 +202,7 @@ def _classes(settings: CoreSettings) -> dict[str, Any]:
 
 def _speculation(settings: CoreSettings, cache: Sequence[Any]) -> str:
     """See `ModelInfo.speculation`. cache: a row's."""
-    if not (cache and all(type(entry) in CAN_BE_CUT for entry in cache)):
+    if not (cache and all(type(entry) in TAKES_BACK for entry in cache)):
         return "unsupported"
     return str(settings.speculation or "off")
 

@@ -198,6 +198,15 @@ class RowGrammar:
             return problem_of(self.matcher)
         return ""
 
+    def forced(self, tokens: list[int]) -> list[int]:
+        """Consume further tokens. Returns those after them in which there is no choice of text.
+
+        They are what a tokenizer makes of that text; other tokens may spell it, too.
+        """
+        if self.follow(tokens) or self.matcher.is_stopped():
+            return []
+        return list(self.matcher.compute_ff_tokens())
+
 
 @cache
 def _executor() -> LLExecutor:
@@ -213,7 +222,8 @@ class Constraints:
         self._all = len(self._rows) == len(rows)
         self._vocab = vocab
         self._masks = allocate_token_bitmask(len(self._rows), vocab)
-        self._ahead = [0] * len(self._rows)  # drafted tokens that each matcher has consumed
+        # Copies that follow what was drafted: not every matcher can take tokens back.
+        self._followers: dict[int, LLMatcher] = {}
 
     def apply(
         self,
@@ -227,7 +237,7 @@ class Constraints:
 
         unread: tokens that rows have drawn and that are not in their ids yet.
         faults: receives rows that broke their grammar. place: how many of the tokens that `drafts`
-        has for each row of the group come before; `take_back` must follow the last place.
+        has for each row of the group come before.
         """
         finished = self._advance(drafts, place, faults) if place else self._follow(unread, faults)
         allowed = fused(_expanded, self._vocab)(mx.array(self._masks.view(np.uint32)))
@@ -263,15 +273,6 @@ class Constraints:
         self._allow_stops(wanted, faults)
         return finished
 
-    def take_back(self) -> None:
-        """Let the grammars forget what was drafted."""
-        for i, row in enumerate(self._rows):
-            grammar = row.grammar
-            if self._ahead[i] and grammar is not None:
-                if not grammar.matcher.rollback(self._ahead[i]):
-                    grammar.reset()
-                self._ahead[i] = 0
-
     def _advance(
         self, drafts: Sequence[Sequence[int]], place: int, faults: dict[Row, RowFault]
     ) -> list[bool]:
@@ -283,17 +284,17 @@ class Constraints:
         self._masks[:] = -1
         wanted: list[tuple[LLMatcher, int]] = []
         finished = [False] * len(self._rows)
+        before, self._followers = self._followers, {}
         for i, row in enumerate(self._rows):
-            draft = drafts[self._indices[i]]
-            if row in faults or row.grammar is None or self._ahead[i] != place - 1:
+            token = drafts[self._indices[i]][place - 1 : place]
+            if row in faults or row.grammar is None or not token:
                 continue
-            matcher, token = row.grammar.matcher, draft[place - 1 : place]
-            if not token or token[0] in row.request.stop_ids or not matcher.validate_tokens(token):
+            follower = row.grammar.matcher.deep_copy() if place == 1 else before.get(i)
+            if follower is None or not follower.consume_tokens(list(token)):
                 continue
-            matcher.consume_tokens(token)
-            self._ahead[i] = place
-            finished[i] = matcher.is_stopped()
-            wanted.append((matcher, i))
+            self._followers[i] = follower
+            finished[i] = follower.is_stopped()
+            wanted.append((follower, i))
         if wanted:
             fill_next_token_bitmask_par(_executor(), wanted, self._masks)
         self._allow_stops(wanted, {})  # It may never come to this.

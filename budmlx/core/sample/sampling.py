@@ -183,8 +183,6 @@ class RowSampling:
             self._draw(raw[:, place], fed[:, place], place, unread or {}, faults, drafts)
             for place in range(places)
         ]
-        if self._constraints is not None:
-            self._constraints.take_back()
         extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
         tokens, finite, *logprobs = (_side_by_side(arrays) for arrays in zip(*drawn, strict=True))
         return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)

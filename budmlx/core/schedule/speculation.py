@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.view import GroupView
 from budmlx.protocol import MOST_DRAFTED, MOST_PLACES
+from budmlx.types import ModelInfo
 
 Setting = Literal["auto"] | int
 """What `--speculation` says: how many tokens are drafted at most; 0 for none."""
@@ -63,10 +64,17 @@ class Speculation:
     A row that drafts n tokens, each of which comes true with the chance p if those before it did,
     gets 1 + p + ... + p**n tokens on average. What such a step costs is measured.
 
-    setting: a number drafts always so many, where there are drafts.
+    setting: a number drafts always so many, where there are drafts. together: rows can take tokens
+    back in a batch, too.
     """
 
-    def __init__(self, setting: Setting):
+    @classmethod
+    def of(cls, setting: Setting, info: ModelInfo) -> Self | None:
+        """Of a model; None if no tokens are drafted."""
+        return cls(setting, not info.needs_checkpoints) if setting else None
+
+    def __init__(self, setting: Setting, together: bool = True):
+        self._together = together
         self._fixed = 0 if setting == "auto" else setting
         self._costs: dict[int, Cost] = {}
         self._stepped: tuple[frozenset[int], int] | None = None
@@ -74,13 +82,10 @@ class Speculation:
 
     def drafted(self, groups: Sequence[GroupView]) -> list[int]:
         """Most tokens that the rows of each group draft now; empty if none do."""
-        if self._fixed:
-            drafted = [
-                min(self._fixed, _room(group.rows)) if any(map(_can_draft, group.rows)) else 0
-                for group in groups
-            ]
-        else:
-            drafted = [self._best(group.rows) for group in groups]
+        drafted = [
+            self._most(group.rows) if self._together or len(group.rows) == 1 else 0
+            for group in groups
+        ]
         rows = frozenset(row.id for group in groups for row in group.rows)
         alone = len(groups) == 1
         same = self._stepped is not None and self._stepped[0] == rows
@@ -98,6 +103,11 @@ class Speculation:
         elif self._plain > 1:
             # The first one after a step with drafts waits for nothing.
             cost.learn(result.pace, 1)
+
+    def _most(self, rows: Sequence[Row]) -> int:
+        if not self._fixed:
+            return self._best(rows)
+        return min(self._fixed, _room(rows)) if any(map(_can_draft, rows)) else 0
 
     def _best(self, rows: Sequence[Row]) -> int:
         cost = self._costs.setdefault(len(rows).bit_length(), Cost())

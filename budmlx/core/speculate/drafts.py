@@ -2,45 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
-from budmlx.core.speculate.ngram import Match, NgramIndex
+from budmlx.core.speculate.ngram import NgramIndex
 from budmlx.protocol import MOST_DRAFTED
 
 # Weight of the newest token in how often drafted tokens came true.
 NEWEST = 0.12
 # What is assumed of that before anything is known.
 FIRST_CHANCE = 0.5
+FIRST_CHANCES = {"own": FIRST_CHANCE, "predicted": 0.8, "forced": 0.9, "others": FIRST_CHANCE}
+
+
+Source = Literal["predicted", "own", "others", "forced"]
+
+
+class Expected(NamedTuple):
+    """A place of a text from which on a row is expected to say the same.
+
+    source: whether the text is what the row said before, the prediction, what its grammar leaves
+    no choice in, or what other rows said.
+    """
+
+    text: Sequence[int]
+    place: int
+    source: Source = "own"
 
 
 class Drafts:
-    """What followed the last time that the ending of a row stood in its own ids.
+    """What a grammar forces, or else what followed the last time that the ending of a row stood
+    in its own ids, in a text that the row was said to repeat, or in what others said.
 
     As long as it comes true, the same occurrence goes on; else another is looked up. Every token
     is compared with what was expected, drafted or not, so that of a row that does not draft it is
     known whether it should.
 
     ids: prompt and generated tokens of the row; `follow` is called with each that is added.
-    chance: how likely an expected token is the one that the row draws, from 0 to 1.
+    prediction: of what is generated, by the client; its beginning is expected first.
+    begun: something was generated before. forced: says what must come after the ids, if anything
+    must; other tokens may spell the same text. others: has what other rows said, if they did.
     """
 
-    def __init__(self, ids: Sequence[int]):
-        self.chance = FIRST_CHANCE
+    def __init__(
+        self,
+        ids: Sequence[int],
+        prediction: Sequence[int] = (),
+        *,
+        begun: bool = False,
+        forced: Callable[[], Sequence[int]] | None = None,
+        others: Callable[[], NgramIndex | None] | None = None,
+    ):
+        self._chances = dict(FIRST_CHANCES)
         self._ids = ids
-        self._index: NgramIndex | None = None  # made when it is needed
-        self._expected: Match | None = None
+        self._forced = forced
+        self._others = others
+        self._prediction = prediction
+        self._own: NgramIndex | None = None  # made when it is needed
+        self._predicted: NgramIndex | None = None
+        self._expected: Expected | None = None
+        if prediction and not begun:
+            self._expected = Expected(prediction, 0, "predicted")
+
+    @property
+    def chance(self) -> float:
+        """How likely an expected token is the one that the row draws, from 0 to 1."""
+        return self._chances["own" if self._expected is None else self._expected.source]
+
+    @property
+    def predicted(self) -> bool:
+        """Whether what is drafted is of the prediction."""
+        return self._expected is not None and self._expected.source == "predicted"
 
     def follow(self, token: int) -> None:
         """Compare the token that was just added to the ids with what was expected."""
-        if self._index is None:
-            self._look_up()
-            return
         expected = self._expected
         if expected is not None:
-            right = self._ids[expected.place] == token
-            self.chance += NEWEST * (right - self.chance)
-            if right:
-                self._expected = Match(expected.place + 1, expected.length + 1)
+            text, place, source = expected
+            right = text[place] == token
+            self._chances[source] += NEWEST * (right - self._chances[source])
+            if right and place + 1 < len(text):
+                self._expected = Expected(text, place + 1, source)
                 return
         self._look_up()
 
@@ -49,19 +91,37 @@ class Drafts:
 
         ahead: tokens that come before and have not been added to the ids yet.
         """
-        if self._index is None:
+        if self._own is None and self._expected is None:
             self._look_up()
         if self._expected is None or count < 1:
             return []
-        place, end = self._expected.place, len(self._ids)
+        text, place, source = self._expected
         count = min(count, MOST_DRAFTED) + len(ahead)
-        found = list(self._ids[place : place + count])
-        while len(found) < count:
+        found = list(text[place : place + count])
+        while source == "own" and len(found) < count:
             # The occurrence ends where its repetition begins, and goes on as that does.
-            found.append(found[len(found) - (end - place)])
+            found.append(found[len(found) - (len(text) - place)])
         return found[len(ahead) :] if found[: len(ahead)] == list(ahead) else []
 
     def _look_up(self) -> None:
-        if self._index is None:
-            self._index = NgramIndex(self._ids)
-        self._expected = self._index.find(self._ids)
+        if self._forced is not None and (forced := self._forced()):
+            self._expected = Expected(forced, 0, "forced")
+            return
+        longest, self._expected = 0, None
+        for source, index in self._indexes():
+            match = index.find(self._ids)
+            if match is not None and match.length > longest and match.place < len(index.ids):
+                longest = match.length
+                self._expected = Expected(index.ids, match.place, source)
+
+    def _indexes(self) -> Iterator[tuple[Source, NgramIndex]]:
+        """What is searched; of occurrences of the same length the first counts."""
+        if self._prediction:
+            if self._predicted is None:
+                self._predicted = NgramIndex(self._prediction)
+            yield "predicted", self._predicted
+        if self._own is None:
+            self._own = NgramIndex(self._ids)
+        yield "own", self._own
+        if self._others is not None and (others := self._others()) is not None:
+            yield "others", others

@@ -11,6 +11,10 @@ SHORTEST = 3
 LONGEST = 16
 # Occurrences of the last tokens that are compared, the latest first.
 CANDIDATES = 64
+# Tokens at the end of a text that are indexed; what is added later comes to them.
+MOST_INDEXED = 2**15
+# Tokens that are indexed before something is looked up, so that no step waits for a long prompt.
+INDEXED_AT_ONCE = 2**11
 
 
 class Match(NamedTuple):
@@ -24,13 +28,15 @@ class NgramIndex:
     """The occurrences of every `SHORTEST` successive tokens of a text that may grow.
 
     Each is chained to the one before, as compressors of the LZ77 family do, so that a token takes
-    one entry of a dictionary and 4 bytes. ids: the text; it is read when something is looked up.
+    one entry of a dictionary and 4 bytes. ids: the text; a part of it is read each time that
+    something is looked up, and what has not been read yet is not found.
     """
 
     def __init__(self, ids: Sequence[int], candidates: int = CANDIDATES):
         self.ids = ids
         self._candidates = candidates
         self._latest: dict[tuple[int, ...], int] = {}
+        self._begin = max(0, len(ids) - MOST_INDEXED)
         # By the index after an occurrence that of the one before, 0 if there is none.
         self._before = array("i", bytes(4 * SHORTEST))
 
@@ -44,7 +50,7 @@ class NgramIndex:
             return None
         place = self._latest.get(tuple(text[-SHORTEST:]), 0)
         if place == len(text) and text is self.ids:
-            place = self._before[place]
+            place = self._before[place - self._begin]
         best: Match | None = None
         for _ in range(self._candidates):
             if not place:
@@ -54,7 +60,7 @@ class NgramIndex:
                 best = Match(place, length)
             if length == LONGEST:
                 break
-            place = self._before[place]
+            place = self._before[place - self._begin]
         return best
 
     def _agreeing(self, text: Sequence[int], place: int) -> int:
@@ -66,9 +72,10 @@ class NgramIndex:
         return length
 
     def _update(self) -> None:
-        """Index what has been added to `ids`."""
+        """Index what has been added to `ids`, or a part of it."""
         ids, latest, before = self.ids, self._latest, self._before
-        for end in range(len(before), len(ids) + 1):
+        begin = self._begin + len(before)
+        for end in range(begin, min(begin + INDEXED_AT_ONCE, len(ids) + 1)):
             key = tuple(ids[end - SHORTEST : end])
             before.append(latest.get(key, 0))
             latest[key] = end

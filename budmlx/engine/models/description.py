@@ -147,7 +147,7 @@ class ModelDescription:
 def _speculation(layout: KVLayout | None, config: ModelConfig) -> str | None:
     if layout is None:
         return None
-    return str(config.speculation) if layout.plain else "unsupported"
+    return str(config.speculation) if layout.takes_back else "unsupported"
 
 
 def _contexts(longest: int | None) -> Iterator[int]:

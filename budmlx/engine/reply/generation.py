@@ -24,7 +24,7 @@ from budmlx.errors import (
     RequestFailedError,
 )
 from budmlx.plugins.parsing import Content, Piece, Thought
-from budmlx.protocol import ReasoningMeter, RowFailed, Token
+from budmlx.protocol import ReasoningMeter, RowDraft, RowFailed, Token, draft_usage
 from budmlx.types import (
     ChoiceFinished,
     Event,
@@ -238,6 +238,7 @@ class Generation:
         self._completion_tokens = 0
         self._cached_tokens: int | None = None
         self._written_tokens = 0
+        self._drafts: list[RowDraft] = []
         self.from_disk = 0
         self.reason: MissReason | None = None
         self._submitted = time.monotonic()
@@ -301,6 +302,7 @@ class Generation:
                 self._cached_tokens, self.from_disk = new[0].cached, new[0].from_disk
                 self._written_tokens = new[0].written
             self._completion_tokens += len(new)
+            self._drafts += [token.draft for token in new if token.draft is not None]
             yield from self._choices[row_id].take(new)
         reasons = [choice.reason for choice in self._choices.values()]
         if tokens and None not in reasons:
@@ -338,6 +340,7 @@ class Generation:
             cached_tokens=self._cached_tokens or 0,
             reasoning_tokens=reasoning,
             written_tokens=self._written_tokens,
+            **(draft_usage(self._drafts) if self._drafts else {}),
         )
 
     @property

@@ -17,7 +17,7 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 REQUEST_OPTIONS = frozenset(
     {"n", "chat_template_kwargs", "cache", "tools", "tool_choice", "parallel_tool_calls"}
     | {"incremental_calls", "response_format", "reasoning", "cache_salt", "explain_cache"}
-    | {"adapter", "priority", "speculation", "suffix"}
+    | {"adapter", "priority", "speculation", "prediction", "suffix"}
 )
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams))
 
@@ -63,6 +63,8 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
         raise InvalidRequestError("priority must be interactive or background.", param="priority")
     if not isinstance(extras.get("adapter", ""), str):
         raise InvalidRequestError("adapter must be a name.", param="adapter")
+    if not isinstance(extras.get("prediction", ""), str):
+        raise InvalidRequestError("prediction must be a text.", param="prediction")
     check_names(given, SAMPLING_FIELDS | REQUEST_OPTIONS)
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)

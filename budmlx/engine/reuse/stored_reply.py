@@ -28,7 +28,7 @@ FORMAT = 3
 """Raise it when `StoredReply` changes: what older versions kept becomes a miss."""
 
 NOT_IN_KEY = frozenset(
-    {"cache", "explain_cache", "given", "breakpoints", "speculation", "priority"}
+    {"cache", "explain_cache", "given", "breakpoints", "speculation", "prediction", "priority"}
 )
 """The fields of a request that say nothing about its answer. All others, new ones too, count."""
 

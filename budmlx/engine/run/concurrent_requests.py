@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
@@ -121,12 +121,7 @@ async def _pump(
 
 def _summary(ends: Sequence[Finished]) -> Finished:
     reasons: list[FinishReason] = [reason for end in ends for reason in end.reasons]
-    usage = Usage(
-        prompt_tokens=sum(end.usage.prompt_tokens for end in ends),
-        completion_tokens=sum(end.usage.completion_tokens for end in ends),
-        cached_tokens=sum(end.usage.cached_tokens for end in ends),
-        reasoning_tokens=sum(end.usage.reasoning_tokens for end in ends),
-        written_tokens=sum(end.usage.written_tokens for end in ends),
-    )
+    counts = (astuple(end.usage) for end in ends)
+    usage = Usage(*map(sum, zip(*counts, strict=True)))
     timing = max((end.timing for end in ends), key=lambda timing: timing.total)
     return Finished(tuple(reasons), usage, timing, cached=all(end.cached for end in ends))

@@ -31,6 +31,7 @@ from budmlx.engine.request.history import changes
 from budmlx.engine.request.plugin_choices import PluginChoices
 from budmlx.engine.request.prepare import exceeds
 from budmlx.engine.reuse.tracker import ReuseTracker, Submission
+from budmlx.engine.run.predictions import predicted_ids, without_effect
 from budmlx.engine.text.decode import TextStream
 from budmlx.engine.text.logprobs import LogprobReader
 from budmlx.errors import InvalidRequestError
@@ -44,7 +45,8 @@ from budmlx.types import ModelInfo, Request, SamplingParams
 # Larger than any context; the core clamps it.
 UNLIMITED = 2**62
 NO_MARKUP = "how this model marks its reasoning, if there is any, is not known."
-# Characters of a form, and of the schemas of tools, whose grammar is made within milliseconds.
+# Characters of a form, and of the schemas of tools, whose grammar is made within milliseconds; and
+# of a prediction.
 QUICK = 16_384
 # Values that a warning lists; more would help nobody.
 MOST_NAMED = 16
@@ -89,9 +91,10 @@ class RowBuilder:
         return [each for each in used if not self._plugins.ships(each)]
 
     def is_slow(self, request: Request) -> bool:
-        """Whether `build` may take long, for a large grammar."""
+        """Whether `build` may take long, for a large grammar or a long prediction."""
         constrained = request.response_format is not None or active_tools(request)
-        return bool(constrained) and exceeds(enforced_costs(request), QUICK)
+        slow = bool(constrained) and exceeds(enforced_costs(request), QUICK)
+        return slow or len(request.prediction) > QUICK
 
     def build(
         self,
@@ -127,6 +130,9 @@ class RowBuilder:
             if budget is not None and grammar is not None:
                 budget = leaving_room(budget, request)
         room = self._info.context_length - len(submission.prompt.ids)
+        prediction: list[int] = []
+        if request.prediction:
+            prediction = predicted_ids(request, self._info, self._tokenizer)
         rows = [
             msgspec.structs.replace(
                 row,
@@ -134,6 +140,7 @@ class RowBuilder:
                 sampler=sampler,
                 processors=processors,
                 reasoning=budget,
+                prediction=prediction,
                 session=session,
                 owner=owner,
                 background=request.priority == "background",
@@ -268,7 +275,8 @@ def without_unknown_ids(sampling: SamplingParams, vocab: int) -> tuple[SamplingP
 class RequestWarnings:
     """Makes the warnings of a model. filtered: output filters may change the text.
 
-    cached: there is a response cache. sees: the model takes pictures.
+    cached: there is a response cache. sees: the model takes pictures. drafting: rows of it may
+    draft tokens.
     """
 
     parsers: Parsers
@@ -276,6 +284,7 @@ class RequestWarnings:
     filtered: bool
     cached: bool
     sees: bool = True
+    drafting: bool = True
 
     def of(self, request: Request) -> list[str]:
         """A sentence for each part of a request that has no effect."""
@@ -321,6 +330,8 @@ class RequestWarnings:
             warnings.append("logprobs are left out, since an output filter may change the text.")
         if request.cache is not None and request.cache.write and not self.cached:
             warnings.append("cache has no effect: there is no response cache.")
+        if request.prediction and (problem := without_effect(request, drafting=self.drafting)):
+            warnings.append(problem)
         return warnings
 
 

@@ -78,6 +78,9 @@ def _of_records(records: list[RequestRecord]) -> dict[str, Any]:
         found["in"] = sum(usage.prompt_tokens for usage in usages)
         found["cached"] = sum(usage.cached_tokens for usage in usages)
         found["out"] = out = sum(usage.completion_tokens for usage in usages)
+        if drafted := sum(usage.drafted_tokens for usage in usages):
+            found["drafted"] = drafted
+            found["accepted"] = sum(usage.accepted_tokens for usage in usages)
         timing = first.timing
         if timing is not None and not first.cached:
             found["queue"] = timing.queue

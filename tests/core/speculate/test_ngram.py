@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budmlx.core.speculate.drafts import FIRST_CHANCE, Drafts
-from budmlx.core.speculate.ngram import LONGEST, SHORTEST, Match, NgramIndex
+from budmlx.core.speculate.ngram import (
+    INDEXED_AT_ONCE,
+    LONGEST,
+    MOST_INDEXED,
+    SHORTEST,
+    Match,
+    NgramIndex,
+)
+from budmlx.core.speculate.transcripts import MOST_KEPT, MOST_NAMESPACES, Transcripts
 from budmlx.protocol import MOST_DRAFTED
 
 # Few different tokens, so that everything occurs often.
@@ -94,3 +102,102 @@ def test_drafts_go_on_after_an_occurrence(text: list[int], more: list[int]) -> N
             assert naive(text, text) is None
         text.append(token)
         drafts.follow(token)
+
+
+def test_a_long_text_is_indexed_piece_by_piece() -> None:
+    text = [token for n in range(3 * INDEXED_AT_ONCE) for token in (n, 7)]
+    index, ending = NgramIndex(text), text[2 * INDEXED_AT_ONCE : 2 * INDEXED_AT_ONCE + 8]
+    found = [index.find(ending) for _ in range(6)]
+    assert found[0] is None and found[-1] == Match(2 * INDEXED_AT_ONCE + 8, 8)
+
+
+def test_of_a_very_long_text_the_end_is_indexed() -> None:
+    text = list(range(MOST_INDEXED + 1000))
+    index = NgramIndex(text)
+    for _ in range(MOST_INDEXED // INDEXED_AT_ONCE + 1):
+        assert index.find(text[900:980]) is None
+    assert index.find(text[900:1020]) == Match(1020, LONGEST)
+    text += text[2000:2010]
+    assert index.find(text) == Match(2010, 10)
+
+
+def test_a_prediction_is_expected_from_its_beginning() -> None:
+    ids, prediction = [1, 2], [10, 11, 12, 13, 14, 15]
+    drafts = Drafts(ids, prediction)
+    assert drafts.predicted and drafts.draft(4) == [10, 11, 12, 13]
+    for token in prediction[:5]:
+        ids.append(token)
+        drafts.follow(token)
+    assert drafts.draft(8) == [15] and drafts.chance > FIRST_CHANCE
+    ids.append(15)
+    drafts.follow(15)
+    assert drafts.draft(8) == [] and not drafts.predicted
+    assert Drafts(ids, prediction, begun=True).draft(1) == []
+
+
+def test_a_prediction_is_found_again_after_what_differs() -> None:
+    ids, prediction = [1, 2], list(range(10, 30))
+    drafts = Drafts(ids, prediction)
+    for token in [10, 11, 99, 98, 15, 16, 17]:
+        ids.append(token)
+        drafts.follow(token)
+    assert drafts.predicted and drafts.draft(3) == [18, 19, 20]
+
+
+@given(TEXT, TEXT, TEXT)
+def test_of_a_prediction_and_an_own_occurrence_the_longer_is_drafted(
+    text: list[int], prediction: list[int], more: list[int]
+) -> None:
+    drafts = Drafts(text, prediction)
+    for token in more:
+        if drafts.draft(1) and drafts.predicted:
+            assert drafts.draft(1)[0] in prediction
+        text.append(token)
+        drafts.follow(token)
+    draft = drafts.draft(1)
+    if not draft:
+        assert naive(text, text) is None
+
+
+def test_what_is_forced_goes_first() -> None:
+    ids = [1, 2, 3, 4, 1, 2, 3]
+    forced = [[8, 9], [], [], []]
+    drafts = Drafts(ids, forced=lambda: forced.pop(0))
+    assert drafts.draft(4) == [8, 9] and drafts.chance > FIRST_CHANCE and not drafts.predicted
+    for token in (8, 9):
+        ids.append(token)
+        drafts.follow(token)
+    assert drafts.draft(4) == []
+    ids += [1, 2, 3]
+    drafts.follow(3)
+    assert drafts.draft(2) == [8, 9] and drafts.chance == FIRST_CHANCE
+
+
+def test_what_others_said_is_drafted_where_nothing_else_is_as_long() -> None:
+    said = Transcripts()
+    assert said.of("one") is None
+    ids = [1, 2, 3]
+    drafts = Drafts(ids, others=lambda: said.of("one"))
+    assert drafts.draft(3) == []
+    said.add("one", [9, 1, 2, 3, 4, 5, 6])
+    said.add("two", [1, 2, 3, 8, 8, 8])
+    for token in (4, 5):
+        ids.append(token)
+        drafts.follow(token)
+    assert drafts.draft(3) == [6]
+    ids += [7, 3, 4, 5]
+    drafts.follow(5)
+    # As long in its own text, and later.
+    assert drafts.draft(1) == [7]
+
+
+def test_of_what_was_said_the_older_half_is_dropped() -> None:
+    said = Transcripts()
+    for begin in range(0, 4 * MOST_KEPT, 1000):
+        said.add("one", list(range(begin, begin + 1000)))
+        found = said.of("one")
+        assert found is not None and len(found.ids) <= MOST_KEPT
+        assert list(found.ids[-1000:]) == list(range(begin, begin + 1000))
+    for name in range(MOST_NAMESPACES):
+        said.add(str(name), [1, 2, 3, 4])
+    assert said.of("one") is None

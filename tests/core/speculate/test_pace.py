@@ -17,6 +17,8 @@ from tests.core.driver import request
 class Expecting:
     """Drafts of a row that always has as many as are wanted."""
 
+    predicted = False
+
     def __init__(self, chance: float, length: int = MOST_DRAFTED):
         self.chance = chance
         self._length = length

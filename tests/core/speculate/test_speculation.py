@@ -33,6 +33,7 @@ FILTERS: Sequence[Mapping[str, Any]] = (
     {"temperature": 0.7, "min_p": 0.05, "logit_bias": ((9, 2.0),)},
     {"temperature": 1.5, "typical_p": 0.8},
 )
+WINDOWED = ("gemma3_text", "ministral3", "gpt_oss", "cohere2")
 DRAFTING = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "phi3", "deepseek_v3")
 
 
@@ -40,6 +41,7 @@ class Scripted:
     """Drafts what a row will say, each token of it right with a given probability."""
 
     chance = 0.5
+    predicted = False
 
     def __init__(self, row: Row, truth: Sequence[int], right: float):
         self._row, self._truth, self._right = row, truth, right
@@ -175,3 +177,47 @@ def test_tokens_are_the_same_with_and_without_drafts(
     assert tokens > 100 and (right * tokens > accepted > 0 or accepted == right * tokens)
     # A step with drafts brings the token of the step before it, too.
     assert most_at_once(speculating) >= MOST + 1 or not right
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    usually(
+        [("gemma3_text", 0.5), ("gpt_oss", 1.0)].__contains__, product(WINDOWED, [0.0, 0.5, 1.0])
+    ),
+)
+def test_rows_with_windows_draft_while_they_are_alone(name: str, right: float) -> None:
+    path = tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5)
+    model = load(path, speculation=MOST)
+    rng = random.Random(7)
+    rows = [
+        request(
+            i, [rng.randrange(3, 400) for _ in range(length)], seed=i, max_tokens=90, **FILTERS[i]
+        )
+        for i, length in enumerate((3, 40, 70, 5, 30))
+    ]
+
+    def played(driver: Driver, speculation: bool) -> Driver:
+        asked = [replace(row, speculation=speculation) for row in rows]
+        for row in asked[:2]:
+            driver.submit(row)
+            driver.run()
+        driver.submit(asked[2])
+        driver.turns(7)
+        # They are alone, together, and alone again.
+        driver.submit(asked[3], replace(asked[4], max_tokens=20))
+        driver.run()
+        return driver
+
+    without = played(Driver(model, prefill_chunk=16), speculation=False)
+    drafting = Speculating(model, without.tokens, right, prefill_chunk=16)
+    assert_same(played(drafting, speculation=True), without)
+    drafts = [frame.drafts for frame in drafting.frames if frame.drafts is not None]
+    assert sum(each.tokens for each in drafts) > 50
+    assert bool(sum(each.accepted for each in drafts)) == bool(right)
+
+
+@pytest.mark.parametrize("name", ["llama4", "mamba", "falcon_h1", "recurrent_gemma", "rwkv7"])
+def test_models_whose_state_cannot_be_taken_back_say_so(name: str) -> None:
+    assert load(tiny_model_dir(ARCHITECTURES[name]), speculation=4).info.speculation == (
+        "unsupported"
+    )

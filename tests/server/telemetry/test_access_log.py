@@ -8,11 +8,13 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+import budmlx
 from budmlx import Engine, hookimpl, logs
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
@@ -21,6 +23,7 @@ from budmlx.server.app import HttpServer
 from tests.models import tiny_model_dir
 from tests.server.tools import CHAT, body, endless, exchange, get, post, until
 
+TINY = Path(budmlx.__file__).parent / "assets" / "tiny"
 SECRET = "swordfish"
 KEY = "secret-words"
 
@@ -47,11 +50,15 @@ def stream() -> Iterator[io.StringIO]:
 
 
 @asynccontextmanager
-async def serving(*plugins: object, **settings: Any) -> AsyncIterator[tuple[HttpServer, Engine]]:
+async def serving(
+    *plugins: object, path: Path | None = None, **settings: Any
+) -> AsyncIterator[tuple[HttpServer, Engine]]:
     options = {"engine_host": settings.pop("engine_host", "thread")}
-    if "log_prompts" in settings:
-        options["log_prompts"] = settings.pop("log_prompts")
-    with Engine.load(tiny_model_dir(scale=2.0), plugins=plugins, **options) as engine:
+    for name in ("log_prompts", "speculation"):
+        if name in settings:
+            options[name] = settings.pop(name)
+    model = path or tiny_model_dir(scale=2.0)
+    with Engine.load(model, plugins=plugins, **options) as engine:
         config = Config(port=0, **{"drain_seconds": 0, **settings})
         server = await HttpServer.start(Models.of(engine, ("demo",)), config)
         try:
@@ -71,6 +78,21 @@ def lines(stream: io.StringIO, logger: str = "budmlx.access") -> list[str]:
 def entries(stream: io.StringIO, logger: str = "budmlx.access") -> list[dict[str, Any]]:
     found = [json.loads(line) for line in stream.getvalue().splitlines()]
     return [entry for entry in found if entry["logger"] == logger]
+
+
+async def test_lines_have_what_was_drafted(stream: io.StringIO) -> None:
+    logs.set_up("info", "json", stream)
+    async with serving(path=TINY, speculation=4) as (server, _):
+        reply = (await exchange(server, chat("Count to 10", speculation=False))).json
+        content = reply["choices"][0]["message"]["content"]
+        told = {"type": "content", "content": content}
+        predicted = (await exchange(server, chat("Count to 10", prediction=told))).json
+    plain, drafting = entries(stream)
+    assert "drafted" not in plain and "accepted" not in plain
+    assert drafting["drafted"] >= drafting["accepted"] > 0
+    assert predicted["choices"] == reply["choices"] and "warnings" not in predicted
+    details = predicted["usage"]["completion_tokens_details"]
+    assert 0 < details["accepted_prediction_tokens"] <= drafting["accepted"]
 
 
 async def test_lines_of_json_have_what_the_reply_said(stream: io.StringIO) -> None:

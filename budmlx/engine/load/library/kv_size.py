@@ -64,13 +64,14 @@ class KVLayout:
 
     itemsize: bytes of a number. group_size: numbers that share a scale and a bias where they are
     quantized; None if they cannot be. plain: layers keep the keys and values of all tokens, and
-    nothing else, so that tokens can be taken back.
+    nothing else. takes_back: the last tokens of a row can be taken back.
     """
 
     layers: tuple[_Layer, ...]
     itemsize: int
     group_size: int | None
     plain: bool
+    takes_back: bool
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> KVLayout | None:
@@ -85,7 +86,7 @@ class KVLayout:
         text = {**_ASSUMED.get(kind, {}), **text}
         itemsize = 4 if dtype == "F32" else 2
         if kind in _RECURRENT:
-            return cls((), itemsize, None, plain=False)
+            return cls((), itemsize, None, plain=False, takes_back=False)
         try:
             layers, others = _layers(text, kind, windows=outer in _WINDOWED)
         except (TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
@@ -93,7 +94,10 @@ class KVLayout:
         plain = not others and all(layer.window is None for layer in layers)
         widths = {width for layer in layers for width in layer.widths}
         sizes = (size for size in GROUP_SIZES if not any(width % size for width in widths))
-        return cls(tuple(layers), itemsize, next(sizes, None) if plain else None, plain)
+        group_size = next(sizes, None) if plain else None
+        # Chunks end where they are full.
+        takes_back = plain or not (others or text.get("attention_chunk_size"))
+        return cls(tuple(layers), itemsize, group_size, plain, takes_back)
 
     def row_bytes(self, tokens: int, kv_bits: int | None = None, chunk: int = CHUNK) -> int:
         """Bytes for one row with so many tokens.

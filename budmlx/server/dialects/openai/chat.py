@@ -17,7 +17,7 @@ from budmlx.server import answer
 from budmlx.server.body import off_loop, parsed
 from budmlx.server.declared import within
 from budmlx.server.dialects.openai.chat_reply import ChatCompletion, ChatReply, Chunk
-from budmlx.server.dialects.openai.messages import ChatMessage
+from budmlx.server.dialects.openai.messages import ChatMessage, OptionalPrediction
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import GenerationRequest
@@ -92,6 +92,7 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] = Field(
         {}, description="Further variables for the chat template."
     )
+    prediction: OptionalPrediction = None
 
     def overridden(self) -> Iterator[str]:
         """A warning for each field that another one overrides, if they differ."""
@@ -187,6 +188,7 @@ class ChatRequest(GenerationRequest):
             cache_salt=self.cache_salt,
             explain_cache=self.explain_cache,
             speculation=self.speculation,
+            prediction="" if self.prediction is None else self.prediction.text,
         )
 
 

@@ -181,6 +181,28 @@ CONTENT_RULES: JsonDict = {
 """Replies and results may lack content; only a user's holds images."""
 
 
+class Prediction(WireModel):
+    """What the client expects of the reply, such as the file that is to be changed."""
+
+    type: Literal["content"]
+    content: TextOrParts
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        parts = self.content
+        return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+
+
+OptionalPrediction = Annotated[
+    Prediction | None,
+    Field(
+        description="Text that the reply is expected to repeat, which makes it faster where "
+        "`--speculation` is on; it says the same either way."
+    ),
+]
+
+
 class ChatMessage(WireModel):
     """One message of the conversation."""
 

@@ -219,7 +219,11 @@ def _usage(usage: Usage) -> WireUsage:
         usage.completion_tokens,
         usage.prompt_tokens + usage.completion_tokens,
         PromptTokensDetails(usage.cached_tokens),
-        CompletionTokensDetails(usage.reasoning_tokens),
+        CompletionTokensDetails(
+            usage.reasoning_tokens,
+            accepted_prediction_tokens=usage.accepted_prediction_tokens,
+            rejected_prediction_tokens=usage.rejected_prediction_tokens,
+        ),
     )
 
 

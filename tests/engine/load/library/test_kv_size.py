@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlx_lm.models.cache import make_prompt_cache
 
 from budmlx.core.model import memory, quantized_kv
-from budmlx.core.model.loading import CAN_BE_CUT
+from budmlx.core.model.loading import CAN_BE_CUT, TAKES_BACK
 from budmlx.core.model.memory import probe_layers
 from budmlx.core.model.quantized_kv import cache_maker
 from budmlx.engine.load.library import kv_size
@@ -47,6 +47,7 @@ def test_the_estimate_is_what_caches_take(name: str) -> None:
     check_quantized(module, layout)
     # The caches of these models keep every token unless they keep something else.
     assert layout.plain == all(type(entry) in CAN_BE_CUT for entry in cache)
+    assert layout.takes_back == all(type(entry) in TAKES_BACK for entry in cache)
 
 
 def check_quantized(module: Any, layout: KVLayout) -> None:
