@@ -129,6 +129,7 @@ def test_refused_requests_have_a_record(kind: str, refusals: dict[str, tuple[Any
     assert record.route in ("/v1/chat/completions", "/v1/completions")
     assert record.started <= record.finished and record.usage is None
     assert record.response_id == ""
+    assert record.key == ("" if kind == "no key" else "key-1")
 
 
 async def test_other_paths_have_none() -> None:
