@@ -183,7 +183,7 @@ def test_pictures_are_pasted_dropped_and_seen(opened: Open) -> None:
     assert second == {"type": "text", "text": "What is this?"}
     page.locator("#model").select_option("agent")
     say(page, "And now?")
-    assert "image" in page.locator("article.assistant .error").inner_text()
+    assert "takes text only" in page.locator("article.assistant .error").inner_text()
 
 
 def test_a_key_is_asked_for(opened: Open) -> None:
@@ -235,7 +235,7 @@ def test_conversations_are_renamed_deleted_exported_and_imported(
     reply(page, "Hello.")
     page.locator(".row", has_text="Hello").hover()
     page.get_by_role("button", name="Rename Hello").click()
-    page.get_by_label("Name").fill("Greetings")
+    page.get_by_role("textbox", name="Name").fill("Greetings")
     page.keyboard.press("Enter")
     page.locator(".row", has_text="Greetings").wait_for()
     with page.expect_download() as download:

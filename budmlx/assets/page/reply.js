@@ -9,7 +9,10 @@ const KEEP_EVERY = 1000;
 /** What is sent for the conversation up to a message. Throws SyntaxError for what is no JSON. */
 function body(tree, last, name) {
   const { system, parameters, tools, other } = tree.settings;
-  const messages = [...trees.before(tree, last), last].map(trees.wire);
+  // Replies that failed before their first token are none.
+  const said = [...trees.before(tree, last), last].filter((each) =>
+    each.role !== "assistant" || each.content || each.calls?.length);
+  const messages = said.map(trees.wire);
   if (system.trim()) messages.unshift({ role: "system", content: system });
   const made = { model: name, messages, stream: true, explain_cache: true, ...parameters };
   made.stream_options = { include_usage: true };
