@@ -22,7 +22,7 @@ TOOL: Any = {
 
 @pytest.fixture(scope="module")
 def agents() -> Iterator[str]:
-    with serving_scripts(**PINGS) as url:
+    with serving_scripts() as url:
         yield url
 
 
@@ -57,6 +57,14 @@ def test_whole_and_streamed(sdk: Any) -> None:
     for name in counts:
         assert getattr(begun, name) == getattr(ended, name)
     assert sum(getattr(begun, name) for name in counts) > 3
+
+
+def test_streams_that_begin_before_the_first_token() -> None:
+    with serving_scripts(**PINGS) as url:
+        sdk = anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0)
+        with sdk.messages.stream(**ask("script think; What is it?")) as stream:
+            assert "".join(stream.text_stream).strip() == "A dog."
+            assert stream.get_final_message().usage.output_tokens > 3
 
 
 def test_asynchronous(agents: str) -> None:
