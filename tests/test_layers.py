@@ -39,6 +39,7 @@ OWN_MLX = ("budmlx.core", "budmlx.testing", "budmlx.builtin")
 IMPORTS_CORE = {"budmlx.engine.hosts.thread"}
 COMMAND_MODULES = (
     *(
+        "batch",
         "bench",
         "cache",
         "cert",
@@ -60,6 +61,7 @@ COMMAND_MODULES = (
 LATE = {
     "budmlx": {"budmlx.engine.engine", "budmlx.engine.models.models"},
     "budmlx.client.clients": {"budmlx.server.embedded"},
+    "budmlx.engine.run.batch_methods": {"budmlx.server.offline"},
     "budmlx.core.__main__": {"budmlx.core.loop"},
     "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},
     "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
@@ -103,7 +105,8 @@ ROOMS = {
     "budmlx.engine.run": ("budmlx.engine.request", "budmlx.engine.reuse", "budmlx.engine.hosts"),
     "budmlx.engine.embed": ("budmlx.engine.load", "budmlx.engine.run"),
     "budmlx.engine.models": ("budmlx.engine.load", "budmlx.engine.run"),
-    "budmlx.server.dialects": (),
+    "budmlx.server.batches": (),
+    "budmlx.server.dialects": ("budmlx.server.batches",),
     "budmlx.server.telemetry": (),
     "budmlx.server.routes": ("budmlx.server.telemetry",),
 }

@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
     "embed": ("budmlx.cli.embed:embed", "Write the vectors of the lines of a file."),
+    "batch": ("budmlx.cli.batch:batch", "Answer the requests of a file."),
     "models": ("budmlx.cli.models:models", "List the models on this machine."),
     "show": ("budmlx.cli.show:show", "Show what a model is and how much memory it takes."),
     "pull": ("budmlx.cli.pull:pull", "Fetch a model from the Hugging Face hub."),

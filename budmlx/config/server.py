@@ -16,6 +16,7 @@ from budmlx.config.values import (
     Aliases,
     AutoSize,
     Directories,
+    FilesDirectory,
     KeyFilePath,
     KVDirectory,
     Names,
@@ -150,6 +151,23 @@ class ServerConfig(BaseModel):
     )
     store_max_days: float = Field(
         30.0, gt=0, description="How many days a stored response is kept after its last use."
+    )
+    files_dir: FilesDirectory | None = Field(
+        None,
+        description="Directory that keeps files that clients upload, and batches with their "
+        "replies, over restarts, or auto, which is ~/.local/state/budmlx/files, on a Mac "
+        "~/Library/Application Support/budmlx/files. One server uses it at a time. They are gone "
+        "at the end if none is named.",
+    )
+    files_max_count: int = Field(1000, ge=1, description="Most files that one API key keeps.")
+    files_max_size: Size = Field(
+        ByteSize(2 * 2**30), gt=0, description="Most bytes of all files that one API key keeps."
+    )
+    file_max_size: Size = Field(
+        ByteSize(200 * 2**20), gt=0, description="Largest file in bytes, such as 200MiB."
+    )
+    batch_lines: int = Field(
+        32, ge=1, le=1024, description="Requests of batches that run or wait in the engine at once."
     )
     max_queue: int = Field(
         256, ge=0, description="Most requests of one API key that wait; more get 503."

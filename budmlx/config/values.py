@@ -136,6 +136,13 @@ def store_file(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def files_directory(text: str) -> str:
+    """The directory that `files_dir` names; `auto` is one in the user's state directory."""
+    if text == "auto":
+        text = str(state_directory() / "files")
+    return os.path.abspath(os.path.expanduser(text))
+
+
 def key_file_path(path: Path | str = "auto") -> Path:
     """The file that `api_key_file` names; `auto` is one in the user's state directory."""
     return state_directory() / "keys" if str(path) == "auto" else Path(path)
@@ -217,6 +224,7 @@ AutoTokens = Annotated[int | Literal["auto"], BeforeValidator(_check_tokens)]
 Drafts = Annotated[int | Literal["auto", "off"], BeforeValidator(_check_drafts)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
 KeyFilePath = Annotated[Path, AfterValidator(key_file_path)]
+FilesDirectory = Annotated[str, AfterValidator(files_directory)]
 StoreFile = Annotated[str, AfterValidator(store_file)]
 KVDirectory = Annotated[str, AfterValidator(kv_directory)]
 # NoDecode: without it pydantic-settings wants JSON in the variable.

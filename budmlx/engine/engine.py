@@ -19,6 +19,7 @@ from budmlx.engine.reply.completion import completion, with_parsed
 from budmlx.engine.request.counts import TokenCounts
 from budmlx.engine.request.python_api import Messages, chat_request, prompt_request
 from budmlx.engine.run.adapters import AdapterMethods
+from budmlx.engine.run.batch_methods import BatchMethods
 from budmlx.engine.run.concurrent_requests import run_all
 from budmlx.engine.run.estimate import estimated
 from budmlx.engine.run.origin import RequestOrigin
@@ -35,7 +36,7 @@ from budmlx.types import Completion, Estimate, Event, ModelInfo, PrefixCacheStat
 DEMO_NAME = "budmlx-tiny"
 
 
-class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods):
+class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods, BatchMethods):
     """A loaded model that answers chats. Thread-safe; one engine serves many callers.
 
     defaults: sampling parameters of requests that do not say them, and where each was set.

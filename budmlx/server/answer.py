@@ -19,6 +19,7 @@ from budmlx.engine.run.origin import RequestOrigin
 from budmlx.server.dialects.base import ReplyEncoder, ShowsPrefill, StreamEncoder
 from budmlx.server.errors import failure_of
 from budmlx.server.limits import Limits
+from budmlx.server.line_request import AnyRequest
 from budmlx.server.records import EXCHANGE, ORIGIN
 from budmlx.server.state import CONFIG, IN_FLIGHT, LIMITS, NAMESPACE
 from budmlx.types import Completion, Event, Finished
@@ -35,7 +36,7 @@ Run = Callable[[Engine], Awaitable[Events]]
 
 
 async def whole(
-    request: web.Request,
+    request: AnyRequest,
     model: ServedModel,
     encoder: ReplyEncoder,
     run: Run,
@@ -76,7 +77,7 @@ async def streamed(
 
 @asynccontextmanager
 async def _events(
-    request: web.Request, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int
+    request: AnyRequest, model: ServedModel, encoder: ReplyEncoder, run: Run, places: int
 ) -> AsyncIterator[Events]:
     """`running`, for a request."""
     origin = request[ORIGIN]

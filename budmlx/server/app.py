@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,17 +17,21 @@ from aiohttp import web
 
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
+from budmlx.engine.store.files import FileStore
+from budmlx.engine.store.store import Limits as StoreLimits
 from budmlx.engine.store.store import Store
 from budmlx.errors import ConfigError, EngineUnavailableError
 from budmlx.open_files import connections_within
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
+from budmlx.server.batches.runner import BATCHES, Batches
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
 from budmlx.server.keys import KeyRing
 from budmlx.server.ledger import Ledger
 from budmlx.server.limits import DEFAULTS, Limits
+from budmlx.server.line_request import LINES
 from budmlx.server.listening import (
     ACCEPTED,
     BACKLOG,
@@ -56,6 +61,7 @@ from budmlx.server.state import (
     CONFIG,
     DIALECTS,
     ENDPOINTS,
+    FILES,
     IN_FLIGHT,
     KEYS,
     LEDGER,
@@ -111,8 +117,10 @@ def create_app(
     app[LEDGER] = Ledger(app[STORE])
     if config.store is None and any(key.tokens_per_day for key in app[KEYS].all):
         log.warning("Tokens per day are counted anew after a restart; --store keeps the count.")
+    app[LINES] = {}
     for dialect in dialects:
         dialect.set_up(app)
+    _keep_files(app, config)
     app.on_cleanup.append(_close_store)
     app[RECENT] = recent = Recent()
     app[WATCHERS] = (recent.watch,)
@@ -150,6 +158,16 @@ def _trace(app: web.Application, endpoint: str) -> None:
 
     app[WATCHERS] = (*app[WATCHERS], traces.watch)
     app.on_cleanup.append(close)
+
+
+def _keep_files(app: web.Application, config: Config) -> None:
+    """Keep files, and answer what batches ask. Raises ConfigError for an unusable directory."""
+    directory = None if config.files_dir is None else Path(config.files_dir)
+    limits = StoreLimits(config.files_max_count, config.files_max_size, math.inf)
+    app[FILES] = files = FileStore(directory, limits, config.file_max_size)
+    app[BATCHES] = batches = Batches(app, files, config.batch_lines)
+    app.on_startup.append(batches.start)
+    app.on_cleanup.append(batches.close)
 
 
 async def _close_store(app: web.Application) -> None:
@@ -254,6 +272,7 @@ class HttpServer:
         log.info("Shutting down; %d prompts in flight have %g s", self.in_flight.count, seconds)
         for site in self._runner.sites:
             await site.stop()
+        await self._app[BATCHES].stop()
         await self.in_flight.drain(seconds)
         await self._runner.cleanup()
         log.info("Shut down")

@@ -60,6 +60,7 @@ class Endpoint:
     parameters: a sentence on each variable of the path.
     query: the schema of each field of the query string that is read, with its description.
     brief: it waits for no other request, so that many at once are no load.
+    form: the schema of a body of multipart/form-data, if the endpoint takes one.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Endpoint:
     parameters: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     brief: bool = False
+    form: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -171,8 +173,23 @@ class EndpointTable:
         errors: tuple[int, ...] = (),
         parameters: Mapping[str, str] | None = None,
     ) -> Decorator:
-        """Serve `POST path` without a body. See `Endpoint`; errors: statuses beyond `ALWAYS`."""
+        """Serve `POST path` without a JSON body. See `Endpoint`; errors: beyond `ALWAYS`."""
         return self._simple("POST", path, summary, reply, errors, parameters)
+
+    def upload(
+        self, path: str, summary: str, form: Mapping[str, Any], reply: type[Struct]
+    ) -> Decorator:
+        """Serve `POST path` with a form. See `Endpoint`."""
+        errors = (*ALWAYS, 408, 413, 415, 429, 503)
+        return self._adding(
+            "POST",
+            path,
+            summary=summary,
+            form=form,
+            reply=reply,
+            content_type="application/json",
+            errors={status: ERRORS[status] for status in errors},
+        )
 
     def delete(
         self,

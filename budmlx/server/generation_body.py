@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from aiohttp import web
 from pydantic import AfterValidator, Field, PlainValidator, field_validator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -14,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from budmlx.engine.models.models import ServedModel
 from budmlx.errors import InvalidRequestError
 from budmlx.server.declared import SCALARS, described, with_scalars, within
+from budmlx.server.line_request import AnyRequest
 from budmlx.server.state import KEY_PRIORITY
 from budmlx.server.unknown_fields import Extra, Loc
 from budmlx.server.wire import Body, ErrorMessage, Int, WireModel
@@ -93,7 +93,7 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return re.sub(rf"\b(?:{'|'.join(names)})\b", lambda found: names[found[0]], text)
 
 
-def priority_of(request: web.Request, *, low: bool) -> Priority:
+def priority_of(request: AnyRequest, *, low: bool) -> Priority:
     """The class of a request, which may lower that of its key and never raise it.
 
     low: it asks for the background.

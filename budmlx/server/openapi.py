@@ -84,6 +84,9 @@ def _operation(endpoint: Endpoint, refs: Refs, error: type[Struct]) -> Schema:
     if endpoint.body is not None:
         content = {"application/json": {"schema": refs[endpoint.body]}}
         operation["requestBody"] = {"required": True, "content": content}
+    if endpoint.form:
+        content = {"multipart/form-data": {"schema": dict(endpoint.form)}}
+        operation["requestBody"] = {"required": True, "content": content}
     errors = dict(sorted(endpoint.errors.items()))
     if endpoint.path in OPEN_ROUTES:
         errors.pop(401)

@@ -18,6 +18,7 @@ from budmlx.engine.models.models import ServedModel
 from budmlx.errors import ConfigError, ModelNotFoundError
 from budmlx.server.errors import HttpError
 from budmlx.server.keys import KeyRing
+from budmlx.server.line_request import AnyRequest
 from budmlx.server.rate_limit import RateLimiter
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import (
@@ -210,7 +211,7 @@ def _check_key(request: web.Request, keys: KeyRing) -> ApiKey:
     return key
 
 
-async def find_model(request: web.Request, name: str, *, default: bool = True) -> ServedModel:
+async def find_model(request: AnyRequest, name: str, *, default: bool = True) -> ServedModel:
     """The model that answers to `name`, if the API key may use it.
 
     default: the model for unknown names may answer.
@@ -248,7 +249,7 @@ async def listed(request: web.Request) -> list[tuple[str, ServedModel]]:
     return found
 
 
-async def _permitted(request: web.Request) -> set[tuple[str, str]]:
+async def _permitted(request: AnyRequest) -> set[tuple[str, str]]:
     """What the key may use: names of models, each with that of an adapter, or without for all."""
     found = set()
     for name in request[API_KEY].models:

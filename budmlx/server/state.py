@@ -9,6 +9,7 @@ from aiohttp import web
 from budmlx.config import ServerConfig
 from budmlx.config.keys import ApiKey
 from budmlx.engine.models.models import Models
+from budmlx.engine.store.files import FileStore
 from budmlx.engine.store.store import Store
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.endpoints import Endpoint
@@ -28,6 +29,7 @@ DIALECTS = web.AppKey("dialects", Dialects)
 ENDPOINTS: web.AppKey[Sequence[Endpoint]] = web.AppKey("endpoints")
 """The endpoints of no dialect; each dialect has its own."""
 SEALER = web.AppKey("sealer", Sealer)
+FILES = web.AppKey("files", FileStore)
 STORE = web.AppKey("store", Store)
 IN_FLIGHT = web.AppKey("in_flight", InFlight)
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -59,6 +59,9 @@ CORRECTED = (
     "/ready.get.responses.200.content.application/json.schema.properties.problems.",
     # So did limits of keys, and settings that change while the server runs.
     ".paths./v1/usage.",
+    # So did files and batches.
+    ".paths./v1/files",
+    ".paths./v1/batches",
     ".paths./v1/reload.",
     # So did other protocols.
     ".paths./.",

@@ -50,13 +50,13 @@ class Store:
     """The database. Thread-safe.
 
     path: of the file, which is made if need be, readable by its owner alone; None keeps all in
-    memory.
+    memory. schema: of a new file.
 
     Raises:
         ConfigError: the file cannot be used.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None, schema: str = SCHEMA):
         self._path = path
         self._lock = threading.Lock()
         try:
@@ -68,16 +68,16 @@ class Store:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._open()
+            self._open(schema)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"store: {path} cannot be used: {error}.", param="store") from error
 
-    def _open(self) -> None:
+    def _open(self, schema: str) -> None:
         """Prepare the file, which others may do at the same time."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                return self._prepare()
+                return self._prepare(schema)
             except sqlite3.OperationalError as error:
                 # SQLite itself does not wait when two turn a file to WAL.
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
@@ -85,7 +85,7 @@ class Store:
                     raise
                 time.sleep(0.01)
 
-    def _prepare(self) -> None:
+    def _prepare(self, schema: str) -> None:
         execute = self._database.execute
         execute("PRAGMA foreign_keys = ON")
         execute("PRAGMA journal_mode = WAL")
@@ -96,7 +96,7 @@ class Store:
             raise sqlite3.DatabaseError("a later version of budmlx wrote it")
         if version == 0:
             self._database.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;"
             )
 
     def close(self) -> None:

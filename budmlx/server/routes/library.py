@@ -18,10 +18,10 @@ from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
 from budmlx.server.model_files import pulling, removed
-from budmlx.server.routes.bodies import StrictBody
 from budmlx.server.routes.models import Model, entry_of
 from budmlx.server.security import find_model
 from budmlx.server.state import MODELS
+from budmlx.server.strict_body import StrictBody
 
 endpoints = EndpointTable("/v1")
 

@@ -12,8 +12,8 @@ from budmlx.logs import Level
 from budmlx.server.admin import check_admin, log_action
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.routes.bodies import StrictBody
 from budmlx.server.state import MODELS
+from budmlx.server.strict_body import StrictBody
 
 endpoints = EndpointTable("/v1")
 

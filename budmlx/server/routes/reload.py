@@ -12,7 +12,7 @@ from budmlx.server.admin import check_admin, log_action
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.reload import RELOADER
-from budmlx.server.routes.bodies import StrictBody
+from budmlx.server.strict_body import StrictBody
 
 endpoints = EndpointTable("/v1")
 

@@ -32,6 +32,7 @@ from budmlx.server.dialects.openai.tools import (
 )
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.generation_body import priority_of
+from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, NAMESPACE
@@ -201,8 +202,16 @@ class ChatRequest(GenerationRequest):
 )
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, as JSON or as a stream of events."""
+    return await _answered(request, *await parsed(request, ChatRequest.parse))
+
+
+async def answer_line(request: LineRequest, body: dict[str, Any], size: int) -> web.StreamResponse:
+    """Answer a conversation that came in a file."""
+    return await _answered(request, await off_loop(size, ChatRequest.parse, body), size)
+
+
+async def _answered(request: AnyRequest, chat: ChatRequest, size: int) -> web.StreamResponse:
     config = request.app[CONFIG]
-    chat, size = await parsed(request, ChatRequest.parse)
     streaming = chat.wants_stream(request.headers)
     warnings = chat.review(streaming=streaming, strict=config.strict)
     model = await find_model(request, chat.model)
@@ -224,7 +233,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         await off_loop(size, reply.loaded, engine, generation)
         return engine.aevents(generation, request.get(ORIGIN))
 
-    if streaming:
+    if streaming and isinstance(request, web.Request):
         return await answer.streamed(request, model, reply, run)
     collect = partial(completion, model.name, warnings)
     return await answer.whole(request, model, reply, run, collect)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import Field
@@ -26,6 +26,7 @@ from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.generation_body import priority_of
+from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -149,7 +150,15 @@ def _mean_logprob(choice: Choice) -> float:
 )
 async def completions(request: web.Request) -> web.StreamResponse:
     """Continue one prompt or several, as JSON or as a stream of events."""
-    body, size = await parsed(request, CompletionRequest.parse)
+    return await _answered(request, *await parsed(request, CompletionRequest.parse))
+
+
+async def answer_line(request: LineRequest, body: dict[str, Any], size: int) -> web.StreamResponse:
+    """Continue prompts that came in a file."""
+    return await _answered(request, await off_loop(size, CompletionRequest.parse, body), size)
+
+
+async def _answered(request: AnyRequest, body: CompletionRequest, size: int) -> web.StreamResponse:
     streaming = body.wants_stream(request.headers)
     warnings = body.review(streaming=streaming, strict=request.app[CONFIG].strict)
     model = await find_model(request, body.model)
@@ -171,7 +180,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         reply.echoes = await off_loop(size, _echoes, body, engine)
         return as_one([(each.n, engine.aevents(each, request.get(ORIGIN))) for each in ready])
 
-    if streaming:
+    if streaming and isinstance(request, web.Request):
         return await answer.streamed(request, model, reply, run, places=len(requests))
 
     def collect(events: Sequence[Event]) -> Completion:

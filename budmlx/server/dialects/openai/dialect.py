@@ -11,11 +11,13 @@ from multidict import CIMultiDictProxy
 
 from budmlx.server.dialects.base import Dialect, bearer_keys
 from budmlx.server.dialects.openai import (
+    batches,
     chat,
     completions,
     decisions,
     embeddings,
     estimate,
+    files,
     fim,
     rerank,
     tokens,
@@ -23,11 +25,12 @@ from budmlx.server.dialects.openai import (
 from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
+from budmlx.server.line_request import LINES
 from budmlx.server.openai_errors import Error, error_response
 
 ELSEWHERE = re.compile(
-    r"(/v1)*/(classify|images|audio|confidential|nodes|files|fine_tuning"
-    r"|moderations|batches|auth|budpipeline|prompts|clusters|benchmark|audit|a2a"
+    r"(/v1)*/(classify|images|audio|confidential|nodes|uploads|fine_tuning"
+    r"|moderations|auth|budpipeline|prompts|clusters|benchmark|audit|a2a"
     r"|events|event-triggers)(/.*)?"
 )
 """Endpoints of the services whose clients are served here that this server lacks."""
@@ -47,9 +50,20 @@ class OpenAI(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Chats, raw texts, vectors, rankings, tokens, and what chats would take."""
-        modules = (chat, completions, fim, embeddings, rerank, decisions, tokens, estimate)
+        """Chats, raw texts, vectors, rankings, tokens, what chats would take, files and batches."""
+        modules = (
+            *(chat, completions, fim, embeddings, rerank, decisions, tokens, estimate),
+            *(files, batches),
+        )
         return chain.from_iterable(module.endpoints for module in modules)
+
+    def set_up(self, app: web.Application) -> None:
+        """Let lines of files ask the endpoints that batches are for."""
+        app[LINES] |= {
+            "/v1/chat/completions": chat.answer_line,
+            "/v1/completions": completions.answer_line,
+            "/v1/embeddings": embeddings.answer_line,
+        }
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """The bearer token, if there is exactly one Authorization header."""

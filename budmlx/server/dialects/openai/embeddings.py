@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -15,11 +15,12 @@ from pydantic import Field
 from budmlx.engine.embed.embeddings import MOST_TEXTS, Embeddings
 from budmlx.engine.embed.job import Array
 from budmlx.engine.embed.texts import Text
-from budmlx.server.body import parsed
+from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.generation_body import priority_of
+from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -112,6 +113,15 @@ class EmbeddingList(Struct, frozen=True, tag="list", tag_field="object"):
 async def embeddings(request: web.Request) -> web.Response:
     """The vectors of texts."""
     body, _ = await parsed(request, EmbeddingRequest.parse)
+    return await _answered(request, body)
+
+
+async def answer_line(request: LineRequest, body: dict[str, Any], size: int) -> web.Response:
+    """The vectors of texts that came in a file."""
+    return await _answered(request, await off_loop(size, EmbeddingRequest.parse, body))
+
+
+async def _answered(request: AnyRequest, body: EmbeddingRequest) -> web.Response:
     warnings = body.review(strict=request.app[CONFIG].strict)
     model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
     origin = request.get(ORIGIN)

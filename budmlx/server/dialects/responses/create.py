@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -25,6 +26,7 @@ from budmlx.server.dialects.responses.shapes import Response, ResponseEvent
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.generation_body import priority_of
+from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
@@ -45,10 +47,19 @@ endpoints = EndpointTable("/v1")
 @endpoints.post("/v1/responses", "Answer items", ResponsesRequest, Response, EVENTS)
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer the items of a conversation, as JSON or as a stream of events."""
+    asked, size = await parsed(request, partial(Asked, sealer=request.app[SEALER]))
+    return await _answered(request, asked, size)
+
+
+async def answer_line(request: LineRequest, body: dict[str, Any], size: int) -> web.StreamResponse:
+    """Answer items that came in a file."""
+    asked = await off_loop(size, Asked, body, request.app[SEALER])
+    return await _answered(request, asked, size)
+
+
+async def _answered(request: AnyRequest, asked: Asked, size: int) -> web.StreamResponse:
     app, config, owner = request.app, request.app[CONFIG], request.get(NAMESPACE, "")
-    origin = request.setdefault(ORIGIN, RequestOrigin())
-    asked, size = await parsed(request, partial(Asked, sealer=app[SEALER]))
-    body = asked.body
+    origin, body = request.get(ORIGIN) or RequestOrigin(), asked.body
     await _remembered(asked, app, owner, size)
     streaming = body.wants_stream(request.headers)
     warnings = asked.warnings(strict=config.strict, streaming=streaming)
@@ -75,7 +86,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         warn(map(asked.conversation.told, found))
         return asked.told(engine.aevents(generation, origin))
 
-    if body.background:
+    if body.background and isinstance(request, web.Request):
         job = Job(builder, app[KEPT], owner, asked.record(builder.response), origin)
         await job.begin()
         # Its headers are sent before its model is loaded.
@@ -92,7 +103,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     async def followed(engine: Engine) -> answer.Events:
         return reply.following(await run(engine, reply.warn))
 
-    if streaming:
+    if streaming and isinstance(request, web.Request):
         response = await answer.streamed(request, model, reply, followed)
         if builder.response.status == "failed":
             await keep()

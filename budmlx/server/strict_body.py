@@ -1,4 +1,4 @@
-"""Bodies of requests to endpoints of no dialect."""
+"""Strict body: requests whose fields are all known and of the right type."""
 
 from __future__ import annotations
 

@@ -1,0 +1,317 @@
+"""Batch runner: answers the lines of batches, and goes on where a killed server was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from budmlx.engine.store.batches import BatchStore
+from budmlx.engine.store.files import FileStore, StoredFile
+from budmlx.errors import InvalidRequestError, OverloadedError
+from budmlx.server.batches.record import (
+    Batch,
+    InputLine,
+    LineError,
+    LineErrors,
+    RequestCounts,
+    Status,
+    check_lines,
+    error_line,
+    new_batch,
+    read_lines,
+)
+from budmlx.server.batches.reply import RETRY_SECONDS, reply
+from budmlx.server.errors import HttpError, failure_of
+from budmlx.server.line_request import LINES
+
+log = logging.getLogger(__name__)
+
+KEEPING_SECONDS = 5.0
+"""How long a batch that ends waits for a full disk."""
+SWEEP_SECONDS = 60.0
+MOST_ACTIVE = 64
+"""Batches of one API key that are not over."""
+UNTAKEN = {
+    "cancelled": ("batch_cancelled", "The batch was cancelled."),
+    "expired": ("batch_expired", "The batch expired before this request was answered."),
+}
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    """A batch that is not over.
+
+    done: its lines with a reply, and whether that is an error. ending: no line is to be begun.
+    """
+
+    owner: str
+    batch: Batch
+    done: dict[int, bool]
+    ending: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def show(self) -> Batch:
+        """The batch with its counts as they are now."""
+        failed = sum(self.done.values())
+        total = self.batch.request_counts.total
+        counts = RequestCounts(total, len(self.done) - failed, failed)
+        return msgspec.structs.replace(self.batch, request_counts=counts)
+
+
+class Batches:
+    """The batches of a server. Used on its event loop.
+
+    Their lines run in the background class, through the handlers of their endpoints.
+
+    lines: how many run at once.
+    """
+
+    def __init__(self, app: web.Application, files: FileStore, lines: int):
+        self.files = files
+        self._app = app
+        self._store = BatchStore(files.store)
+        self._active: dict[str, _Active] = {}
+        self._places = asyncio.Semaphore(lines)
+        self._lines = lines
+        self._sweeper: asyncio.Task[None] | None = None
+
+    # The life of the server
+
+    async def start(self, _: web.Application) -> None:
+        """Go on with what was not over."""
+        for owner, data in await asyncio.to_thread(self._store.unfinished):
+            batch = msgspec.json.decode(data, type=Batch)
+            self._begin(_Active(owner, batch, await asyncio.to_thread(self._store.done, batch.id)))
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """End all tasks; the next server goes on."""
+        tasks = [active.task for active in self._active.values() if active.task is not None]
+        tasks += [] if self._sweeper is None else [self._sweeper]
+        self._sweeper = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def close(self, _: web.Application) -> None:
+        """End everything."""
+        await self.stop()
+        await asyncio.to_thread(self.files.close)
+
+    async def _sweep(self) -> None:
+        while True:
+            used = {active.batch.input_file_id for active in self._active.values()}
+            try:
+                for file in await asyncio.to_thread(self.files.expired):
+                    if file.id not in used:
+                        await asyncio.to_thread(self.files.remove, file)
+            except OverloadedError:
+                pass  # The store has logged it.
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    # What clients ask for
+
+    async def create(self, owner: str, endpoint: str, file_id: str, **more: Any) -> Batch:
+        """Begin a batch. Raises InvalidRequestError naming what is wrong."""
+        endpoints = self._app[LINES]
+        if endpoint not in endpoints:
+            known = ", ".join(sorted(endpoints))
+            raise InvalidRequestError(f"`endpoint` must be one of {known}.", param="endpoint")
+        if sum(each.owner == owner for each in self._active.values()) >= MOST_ACTIVE:
+            raise InvalidRequestError(
+                f"An API key has at most {MOST_ACTIVE} batches at once.", code="too_many_batches"
+            )
+        file = await asyncio.to_thread(self.files.get, owner, file_id)
+        if file is None:
+            raise InvalidRequestError("There is no such file.", param="input_file_id")
+        if file.purpose != "batch":
+            raise InvalidRequestError(
+                "The purpose of the file is not `batch`.", param="input_file_id"
+            )
+        batch = new_batch(endpoint, file.id, "24h", **more)
+        active = _Active(owner, batch, {})
+        await self._keep(active, batch)
+        self._begin(active)
+        return batch
+
+    async def get(self, owner: str, id: str) -> Batch:
+        """A batch as it is now. Raises HttpError if the owner has none of this id."""
+        active = self._active.get(id)
+        if active is not None and active.owner == owner:
+            return active.show()
+        data = await asyncio.to_thread(self._store.get, owner, id)
+        if data is None:
+            raise HttpError(404, "There is no such batch.", code="not_found")
+        return msgspec.json.decode(data, type=Batch)
+
+    async def listed(self, owner: str) -> list[Batch]:
+        """All batches of an owner, the newest first."""
+        kept = await asyncio.to_thread(self._store.listed, owner)
+        found = [msgspec.json.decode(data, type=Batch) for data in kept]
+        return [self._active[b.id].show() if b.id in self._active else b for b in found]
+
+    async def cancel(self, owner: str, id: str) -> Batch:
+        """Let a batch end early, with the replies that there are; one that is over stays."""
+        batch, active = await self.get(owner, id), self._active.get(id)
+        if active is None or active.ending:
+            return batch
+        active.ending = True
+        assert active.task is not None
+        active.task.cancel()
+        await asyncio.wait([active.task])
+        await self._keep(active, active.show().become("cancelling"))
+        self._begin(active)
+        return active.show()
+
+    def uses(self, file_id: str) -> bool:
+        """Whether a file is the input of a batch that is not over."""
+        return any(active.batch.input_file_id == file_id for active in self._active.values())
+
+    # The life of a batch
+
+    def _begin(self, active: _Active) -> None:
+        self._active[active.batch.id] = active
+        active.task = asyncio.create_task(self._run(active))
+
+    async def _run(self, active: _Active) -> None:
+        """Bring a batch to its end, from wherever it is."""
+        try:
+            if active.batch.status == "validating":
+                await self._validate(active)
+            if active.batch.status == "in_progress":
+                await self._answer(active)
+            if not active.batch.over:
+                await self._finalize(active)
+        except Exception as error:  # A boundary: nobody waits for the task.
+            failure = failure_of(error)
+            problem = LineErrors([LineError("server_error", failure.message, None, None)])
+            await self._keep(active, active.batch.become("failed", errors=problem))
+        del self._active[active.batch.id]
+
+    async def _validate(self, active: _Active) -> None:
+        batch = active.batch
+        path = self.files.directory / batch.input_file_id
+        count, errors = await asyncio.to_thread(check_lines, path, batch.endpoint)
+        counts = RequestCounts(total=count)
+        if errors is not None:
+            await self._keep(active, batch.become("failed", errors=errors))
+        else:
+            await self._keep(active, batch.become("in_progress", request_counts=counts))
+
+    async def _answer(self, active: _Active) -> None:
+        """Answer the lines that have no reply yet, as far as the time goes."""
+        left = active.batch.expires_at - time.time()
+        try:
+            async with asyncio.timeout(left) as limit, asyncio.TaskGroup() as tasks:
+                own = asyncio.Semaphore(self._lines)
+                async for line in self._unanswered(active):
+                    await own.acquire()
+                    task = tasks.create_task(self._line(active, line))
+                    task.add_done_callback(lambda _: own.release())
+        except TimeoutError:
+            if not limit.expired():
+                raise
+
+    async def _unanswered(self, active: _Active) -> AsyncIterator[InputLine]:
+        lines = self._input(active.batch)
+        while (line := await asyncio.to_thread(next, lines, None)) is not None:
+            if line.number not in active.done:
+                yield line
+
+    def _input(self, batch: Batch) -> Iterator[InputLine]:
+        path = self.files.directory / batch.input_file_id
+        for line in read_lines(path, batch.endpoint):
+            if isinstance(line, InputLine):  # All are, since they were checked.
+                yield line
+
+    async def _line(self, active: _Active, line: InputLine) -> None:
+        async with self._places:
+            batch = active.batch
+            status, data = await reply(self._app, active.owner, batch.endpoint, line, batch.id)
+        keeping = asyncio.create_task(self._keep_line(active, line.number, data, status >= 400))
+        try:
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            # What is being written counts as written, or not, before anything else is decided.
+            await asyncio.wait([keeping], timeout=KEEPING_SECONDS)
+            keeping.cancel()
+            raise
+
+    async def _keep_line(self, active: _Active, number: int, data: bytes, failed: bool) -> None:
+        put = partial(self._store.put_line, active.batch.id, number, data, failed=failed)
+        await self._patiently(put)
+        active.done[number] = failed
+
+    async def _finalize(self, active: _Active) -> None:
+        """Write the files of a batch whose lines are answered, or shall not be any more."""
+        active.ending = True
+        batch = active.show()
+        final: Status = "completed"
+        if batch.status == "cancelling":
+            final = "cancelled"
+        elif len(active.done) < batch.request_counts.total:
+            final = "expired"
+        if batch.status == "in_progress" and final == "completed":
+            await self._keep(active, batch := batch.become("finalizing"))
+        output = await self._write(active, "output", self._store.lines(batch.id, failed=False))
+        errors = await self._write(active, "error", self._errors(active, final))
+        ids = {"output_file_id": output, "error_file_id": errors}
+        await self._keep(active, active.show().become(final, **ids))
+
+    def _errors(self, active: _Active, final: Status) -> Iterator[bytes]:
+        yield from self._store.lines(active.batch.id, failed=True)
+        if final in UNTAKEN and len(active.done) < active.batch.request_counts.total:
+            for line in self._input(active.batch):
+                if line.number not in active.done:
+                    yield error_line(active.batch.id, line, *UNTAKEN[final])
+
+    async def _write(self, active: _Active, kind: str, lines: Iterator[bytes]) -> str | None:
+        """Write a file unless it would be empty; returns its id, which is the same every time."""
+        batch = active.batch
+        first = await asyncio.to_thread(next, lines, None)
+        if first is None:
+            return None
+
+        def everything() -> Iterator[bytes]:
+            yield first
+            yield from lines
+
+        now, seconds = int(time.time()), batch.output_expires_after
+        file = StoredFile(
+            id=f"file-{batch.id.removeprefix('batch_')}-{kind}",
+            owner=active.owner,
+            name=f"{batch.id}_{kind}.jsonl",
+            purpose="batch_output",
+            size=0,
+            created=now,
+            expires=None if seconds is None else now + seconds,
+        )
+        return (await asyncio.to_thread(self.files.write, file, everything())).id
+
+    async def _keep(self, active: _Active, batch: Batch) -> None:
+        data = msgspec.json.encode(batch)
+        put = partial(self._store.put, active.owner, batch.id, data, over=batch.over)
+        await self._patiently(put)
+        active.batch = batch
+
+    async def _patiently(self, work: Callable[[], Result]) -> Result:
+        """Do work of the store, as soon as the disk lets it."""
+        while True:
+            try:
+                return await asyncio.to_thread(work)
+            except OverloadedError:
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+BATCHES = web.AppKey("batches", Batches)

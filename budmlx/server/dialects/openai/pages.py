@@ -1,0 +1,60 @@
+"""Pages of lists: what the query string says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from budmlx.errors import InvalidRequestError
+
+
+class Listed(Protocol):
+    """An entry of a list."""
+
+    @property
+    def id(self) -> str:
+        """By which `after` names it."""
+
+
+Entry = TypeVar("Entry", bound=Listed)
+
+AFTER = {"type": "string", "description": "Only those after the entry of this id."}
+
+
+def limited(most: int, usual: int) -> dict[str, Any]:
+    """The field `limit` of a query string."""
+    sentence = f"At most so many, up to {most}; {usual} if absent."
+    return {"type": "integer", "minimum": 1, "maximum": most, "description": sentence}
+
+
+def page(
+    request: web.Request, entries: Sequence[Entry], most: int, usual: int
+) -> tuple[Sequence[Entry], bool]:
+    """The entries that were asked for, and whether there are more.
+
+    Raises InvalidRequestError naming the field.
+    """
+    text = request.query.get("limit", str(usual))
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
+        raise InvalidRequestError(f"limit must be from 1 to {most}.", param="limit")
+    after = request.query.get("after")
+    if after is not None:
+        place = next((n for n, entry in enumerate(entries) if entry.id == after), None)
+        if place is None:
+            raise InvalidRequestError("after is not the id of an entry.", param="after")
+        entries = entries[place + 1 :]
+    return entries[: int(text)], len(entries) > int(text)
+
+
+def ends(found: Sequence[Listed]) -> tuple[str | None, str | None]:
+    """The ids of the first and the last entry."""
+    return (found[0].id, found[-1].id) if found else (None, None)
+
+
+def as_json(value: Struct) -> web.Response:
+    """A reply."""
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
