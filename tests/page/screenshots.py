@@ -27,6 +27,7 @@ def chat(opened: Open, name: str, **options: object) -> None:
     reply(page, "Good day to you!").get_by_text("Reasoning", exact=True).click()
     page.get_by_role("button", name="Regenerate").last.click()
     page.get_by_label("Version 2 of 2").wait_for()
+    reply(page, "Good day to you!")
     say(page, "script call; please")
     reply(page, "Calls weather").get_by_text("Calls weather").click()
     page.locator("summary", has_text="prompt tokens").last.click()
