@@ -80,7 +80,7 @@ export class MessageView {
     } }, el("summary", {}, "Calls ", el("code", {}, name)), el("pre", { tabindex: "0", "aria-label": "Arguments" }, pretty(text)));
     const answers = !this.message.writing && this.acts.result;
     const button = answers && !this.acts.answered(id) &&
-      el("button", { type: "button", class: "quiet", onclick: () => this.acts.result(this.message, id) }, "Give its result");
+      el("button", { type: "button", class: "small", onclick: () => this.acts.result(this.message, id) }, "Give its result");
     return el("div", {}, fold, button || null);
   }
 
