@@ -38,16 +38,22 @@ DRAFTING = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "phi3", "deepseek_
 
 
 class Scripted:
-    """Drafts what a row will say, each token of it right with a given probability."""
+    """Drafts what a row will say, each token of it right with a given probability.
+
+    gaps: the share of steps in which it has no draft.
+    """
 
     chance = 0.5
     predicted = False
 
-    def __init__(self, row: Row, truth: Sequence[int], right: float):
+    def __init__(self, row: Row, truth: Sequence[int], right: float, gaps: float = 0.0):
+        self._gaps = gaps
         self._row, self._truth, self._right = row, truth, right
         self._rng = random.Random(row.id)
 
     def draft(self, count: int, ahead: Sequence[int] = ()) -> list[int]:
+        if self._rng.random() < self._gaps:
+            return []
         begin = self._row.produced + len(ahead)
         coming = self._truth[begin : begin + max(count, 0)]
         return [t if self._rng.random() < self._right else 500 - t % 7 for t in coming]
@@ -59,15 +65,23 @@ class Scripted:
 class Speculating(Driver):
     """A driver whose rows draft what they are going to say. right: how much of it is right."""
 
-    def __init__(self, model: Model, truth: Mapping[int, Sequence[int]], right: float, **more: Any):
+    def __init__(
+        self,
+        model: Model,
+        truth: Mapping[int, Sequence[int]],
+        right: float,
+        gaps: float = 0.0,
+        **more: Any,
+    ):
         super().__init__(model, **{"speculation": MOST, **more})
+        self._gaps = gaps
         self._truth, self._right, self._add = truth, right, self.executor.add
         self.executor.add = self._scripted  # type: ignore[method-assign]
 
     def _scripted(self, row: Row) -> RowFailed | None:
         failed = self._add(row)
         if row.drafts is not None:
-            row.drafts = Scripted(row, self._truth.get(row.id, ()), self._right)
+            row.drafts = Scripted(row, self._truth.get(row.id, ()), self._right, self._gaps)
         return failed
 
 
@@ -209,7 +223,8 @@ def test_rows_with_windows_draft_while_they_are_alone(name: str, right: float) -
         return driver
 
     without = played(Driver(model, prefill_chunk=16), speculation=False)
-    drafting = Speculating(model, without.tokens, right, prefill_chunk=16)
+    # Plain steps come after passes whose tokens were taken back.
+    drafting = Speculating(model, without.tokens, right, gaps=0.3, prefill_chunk=16)
     assert_same(played(drafting, speculation=True), without)
     drafts = [frame.drafts for frame in drafting.frames if frame.drafts is not None]
     assert sum(each.tokens for each in drafts) > 50
