@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,12 +16,17 @@ def started(
     environment: Mapping[str, str],
     python: str = sys.executable,
     cwd: Path | None = None,
+    files: Sequence[int] = (),
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address and the process of `budmlx serve`. options: of the command."""
+    """The address and the process of `budmlx serve`. options: of the command.
+
+    files: open files that it gets, too.
+    """
     process = subprocess.Popen(
         [python, "-m", "budmlx", "serve", *options],
         cwd=cwd,
         env=environment,
+        pass_fds=files,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -18,8 +18,16 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"backend", "directories", "errors", "logs", "lookup", "machine_memory", "model_context"}
-    | {"model_identity", "open_files", "progress", "threads", "units", "weight_digests"},
+    {"backend", "directories", "errors", "log_file", "logs", "lookup", "machine_memory"}
+    | {
+        "model_context",
+        "model_identity",
+        "open_files",
+        "progress",
+        "threads",
+        "units",
+        "weight_digests",
+    },
     {"types"},
     {""},  # budmlx/__init__.py
     {"protocol"},
@@ -54,7 +62,7 @@ COMMAND_MODULES = (
         "plugins",
         "ps",
     ),
-    *("pull", "residence", "rm", "serve", "show"),
+    *("pull", "residence", "rm", "serve", "service.command", "show"),
 )
 # Modules that are imported or started by name, each with who may do so. The targets load late
 # so that `--help` and a server's parent stay free of what they do not need.

@@ -35,6 +35,10 @@ COMMANDS = {
     "load": ("budmlx.cli.residence:load", "Load a model in a running server."),
     "unload": ("budmlx.cli.residence:unload", "Unload a model of a running server."),
     "keys": ("budmlx.cli.keys:keys", "List, make or revoke API keys, or show what they used."),
+    "service": (
+        "budmlx.cli.service.command:service",
+        "Run the server as a service: launchd on a Mac, systemd on Linux.",
+    ),
     "cert": ("budmlx.cli.cert:cert", "Make a self-signed certificate for HTTPS."),
     "doctor": (
         "budmlx.cli.doctor.command:doctor",

@@ -67,19 +67,15 @@ class RunningServer:
             ConfigError: the configuration is wrong, or its server is on a port of its choice.
         """
         config = read_config({}, file).config
-        url = os.environ.get(BASE_URL_VARIABLE) or _configured(config)
+        url = os.environ.get(BASE_URL_VARIABLE) or configured(config)
         if not url.startswith(("http://", "https://")):
             raise ConfigError(
                 f"{BASE_URL_VARIABLE} is {url!r}; it is an address such as http://127.0.0.1:8080."
             )
-        own = os.environ.get(API_KEY_VARIABLE)
-        keys = [*([own] if own else []), *config.accepted_keys()]
-        admin_keys = config.accepted_admin_keys()
-        keys = [*admin_keys, *keys] if admin else [key for key in keys if key not in admin_keys]
         own_server = BASE_URL_VARIABLE not in os.environ
         return cls(
             url.rstrip("/").removesuffix("/v1"),
-            next(iter(keys), ""),
+            key_of(config, admin=admin),
             config.tls_cert if own_server else None,
         )
 
@@ -103,6 +99,10 @@ class RunningServer:
     def usage(self, days: int) -> Answer:
         """What API keys used in the last days, today's first. Raises BudmlxError."""
         return self._ask(f"/v1/usage?days={days}")
+
+    def reload(self) -> Answer:
+        """Have it read its configuration again. Raises BudmlxError."""
+        return self._ask("/v1/reload", {})
 
     def load(self, name: str) -> Answer:
         """Load a model, however long it takes. Raises BudmlxError."""
@@ -174,7 +174,17 @@ class RunningServer:
         return BudmlxError(f"What answers at {self.url} is not a server of budmlx.")
 
 
-def _configured(config: Config) -> str:
+def key_of(config: Config, *, admin: bool = True) -> str:
+    """The key for a server; empty if none is known. admin: see `RunningServer.find`."""
+    own = os.environ.get(API_KEY_VARIABLE)
+    keys = [*([own] if own else []), *config.accepted_keys()]
+    admin_keys = config.accepted_admin_keys()
+    keys = [*admin_keys, *keys] if admin else [key for key in keys if key not in admin_keys]
+    return next(iter(keys), "")
+
+
+def configured(config: Config) -> str:
+    """Where the server of a configuration answers. Raises ConfigError if that is not known."""
     if config.port == 0:
         raise ConfigError(
             "The configuration lets the server choose its port; set "

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from budmlx import logs
+from budmlx import log_file, logs
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
@@ -68,6 +68,8 @@ def serve(
     check_backend()
     settings = loaded.config
     warn_of_tables(settings)
+    if settings.log_file is not None:
+        log_file.take_over(settings.log_file)
     logs.set_up("debug" if ctx.meta.get("debug") else settings.log_level, settings.log_format)
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -44,6 +44,12 @@ class ServerConfig(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to bind.")
     port: int = Field(8080, ge=0, le=65535, description="Port to bind; 0 picks a free one.")
+    listen_fd: int | None = Field(
+        None,
+        ge=0,
+        description="Number of an open file that is a listening socket, such as 3 from a socket of "
+        "systemd; it is used in place of `host` and `port`.",
+    )
     api_keys: Secrets = Field(
         (), description="Accepted bearer keys. Set BUDMLX_API_KEYS; never a flag."
     )
@@ -222,6 +228,11 @@ class ServerConfig(BaseModel):
         description="Least severe messages to log; debug has tracebacks, which may quote prompts.",
     )
     log_format: Format = Field("text", description="Log lines of text, or of JSON.")
+    log_file: Path | None = Field(
+        None,
+        description="File for the log, in place of the standard error stream. At 10 MiB it goes on "
+        "as FILE.1, and so on up to FILE.5.",
+    )
     log_prompts: bool = Field(False, description="Log what prompts and replies say.")
 
     def accepted_keys(self) -> tuple[str, ...]:

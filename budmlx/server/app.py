@@ -24,6 +24,7 @@ from budmlx.errors import ConfigError, EngineUnavailableError
 from budmlx.open_files import connections_within
 from budmlx.plugins.routes import ENGINE
 from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
+from budmlx.server.awake import Awake
 from budmlx.server.batches.runner import BATCHES, Batches
 from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
@@ -113,6 +114,7 @@ def create_app(
     if (engine := models.only) is not None:
         app[ENGINE] = engine
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
+    _stay_awake(app)
     app[STORE] = Store(None if config.store is None else Path(config.store))
     app[LEDGER] = Ledger(app[STORE])
     if config.store is None and any(key.tokens_per_day for key in app[KEYS].all):
@@ -135,6 +137,18 @@ def create_app(
         app.add_routes(endpoint.routes())
     add_plugin_routes(app, models.plugins)
     return app
+
+
+def _stay_awake(app: web.Application) -> None:
+    """Keep a Mac awake while requests run."""
+    if (awake := Awake.of_this_machine()) is None:
+        return
+
+    async def close(_: web.Application) -> None:
+        awake.close()
+
+    app[IN_FLIGHT].watch = awake
+    app.on_cleanup.append(close)
 
 
 def _count(app: web.Application) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -36,6 +36,8 @@ class InFlight:
     When all are taken, keys that hold less than their share, `limit` by the number of keys with
     requests, still get places beyond them. So a flood takes places from its own key only; K keys
     hold at most limit * (1 + 1/2 + ... + 1/K) together, or one each, whichever is more.
+
+    watch: is told when the first request gets its places, and when the last one has ended.
     """
 
     def __init__(self, limit: int):
@@ -43,6 +45,7 @@ class InFlight:
         self._scopes: dict[asyncio.Timeout, Holder] = {}
         self._empty = asyncio.Event()
         self.draining = False
+        self.watch: Callable[[bool], object] | None = None
 
     @property
     def count(self) -> int:
@@ -80,6 +83,8 @@ class InFlight:
         try:
             async with scope:
                 self._scopes[scope] = holder
+                if self.watch is not None and len(self._scopes) == 1:
+                    self.watch(True)
                 yield
         except TimeoutError:
             if holder.cancelled:
@@ -91,6 +96,8 @@ class InFlight:
             self._scopes.pop(scope, None)
             if not self._scopes:
                 self._empty.set()
+                if self.watch is not None:
+                    self.watch(False)
 
     def _in_share(self, key: str, places: int) -> bool:
         """Whether a key would hold no more than its share, while others hold places, too."""

@@ -85,18 +85,39 @@ def listen(config: ServerConfig) -> Listening:
 
     Raises ConfigError when it is taken, unknown or unsafe, or the certificate cannot be used.
     """
+    sockets: Sequence[socket.socket] = ()
+    if config.listen_fd is not None:
+        sockets = [_inherited(config.listen_fd)]
+        host, port, *_ = sockets[0].getsockname()
+        config = config.model_copy(update={"host": host, "port": port})
     check_bind(config)
     certificate = Certificate.of(config)
-    if SHARES_PORTS and _is_answered(config):
+    if not sockets and SHARES_PORTS and _is_answered(config):
         raise _in_use(config)
     try:
-        sockets = _bound(config)
+        sockets = sockets or _bound(config)
     except OSError as exc:
         raise _cannot_bind(config, exc) from exc
     port = sockets[0].getsockname()[1]
     scheme = "http" if certificate is None else "https"
     url = f"{scheme}://{bracketed(_reachable(config.host))}:{port}"
     return Listening(tuple(sockets), url, port, certificate)
+
+
+def _inherited(number: int) -> socket.socket:
+    """The socket that whoever started this process has opened. Raises ConfigError."""
+    try:
+        found = socket.socket(fileno=number)
+    except OSError:
+        found = None
+    families = (socket.AF_INET, socket.AF_INET6)
+    listens = found is not None and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if found is None or found.family not in families or not listens:
+        raise ConfigError(
+            f"listen_fd: the open file {number} is no listening socket with an address and a port.",
+            param="listen_fd",
+        )
+    return found
 
 
 def _bound(config: ServerConfig) -> Sequence[socket.socket]:

@@ -35,7 +35,7 @@ FOREIGN = frozenset(
 )
 """Programs of others, whose arguments are not checked."""
 FOREIGN_OPTIONS = frozenset(
-    {"--hf-path", "--mlx-path", "--only", "--server", "--write-results"}
+    {"--hf-path", "--mlx-path", "--only", "--server", "--user", "--write-results"}
     | {"--last", "--permission-mode", "--predicate"}
 )
 """Options of others, and of `python -m bench`."""
