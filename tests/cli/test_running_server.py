@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,27 @@ def test_models_are_loaded_listed_and_unloaded(url: str) -> None:
     assert [each["id"] for each in json.loads(budmlx("ps", "--json", **where).stdout)] == [
         "org/two"
     ]
+
+
+def test_what_keys_used_is_shown(url: str) -> None:
+    admin = {"BUDMLX_BASE_URL": url, "BUDMLX_ADMIN_KEY": ADMIN}
+    where = {"BUDMLX_BASE_URL": url, "BUDMLX_API_KEY": USER}
+    before = budmlx("keys", "usage", **where).stdout
+    assert before.startswith("No key was used.\nThe day ends at ")
+    body = {"model": "second", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {USER}"},
+    )
+    with urllib.request.urlopen(request) as response:
+        usage = json.load(response)["usage"]
+    for who in (where, admin):
+        lines = budmlx("keys", "usage", "--days", "2", **who).stdout.splitlines()
+        counts = [usage[f"{name}_tokens"] for name in ("prompt", "completion", "total")]
+        key, _, *rest = lines[1].split()
+        assert key == "key-1" and rest == ["1", *map(str, counts)]
+    assert "Set BUDMLX_API_KEY" in told(budmlx("keys", "usage", BUDMLX_BASE_URL=url))
 
 
 def test_what_the_server_refuses_is_said_in_a_line(url: str) -> None:
