@@ -51,8 +51,10 @@ NO_MODEL = {
     "/v1/models/unload",
     "/v1/models/pull",
     "/api/pull",
+    "/v1/files",
+    "/v1/batches",
 }
-"""Routes with a body that are for admins."""
+"""Routes with a body that names no model, or that are for admins."""
 
 
 @pytest.fixture(scope="module")
