@@ -52,7 +52,7 @@ class ServedModel:
     @property
     def name(self) -> str:
         """What the model itself is called."""
-        return self.resident.name
+        return self.resident.spec.name
 
     @asynccontextmanager
     async def aengine(self, *, patient: bool = False) -> AsyncIterator[Engine]:
