@@ -11,6 +11,7 @@ import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import aiohttp
@@ -88,13 +89,16 @@ async def test_a_client_that_vanishes_while_its_prompt_is_tokenized(
     engine: Engine, server: HttpServer
 ) -> None:  # LIMITS 90
     prompt = "the quick brown fox jumps over the lazy dog " * 500
+    loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor()
+    loop.set_default_executor(threads)
     for _ in range(5):
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(post(json.dumps(endless(content=prompt)).encode()))
         await until(lambda: server.in_flight.count == 1)
         writer.close()
         await until(lambda: server.in_flight.count == 0)
-    await asyncio.get_running_loop().shutdown_default_executor()
+    threads.shutdown()
+    loop.set_default_executor(ThreadPoolExecutor())
     engine.chat("Hello", max_tokens=1)
     await until(lambda: idle(engine))
 

@@ -83,7 +83,7 @@ def test_half_renewed_files_leave_the_former_certificate(
     assert "stays in use: the key belongs to another" in caplog.text
     key.write_bytes((tmp_path / "b" / "key.pem").read_bytes())
     certificate.refresh()
-    assert len(caplog.records) == 1
+    assert caplog.text.count("WARNING") == 1
 
 
 @pytest.mark.parametrize("missing", ["tls_cert", "tls_key", "file", "pem"])
