@@ -152,7 +152,8 @@ class OutputReader:
         if self.ended:
             return
         if isinstance(piece, Content):
-            yield kind(piece.text, places.outer(piece.start))
+            for text, start in places.parts(piece.start, piece.text):
+                yield kind(text, start)
             return
         if isinstance(piece, Call | CallBegun):
             self.calls += 1
@@ -187,6 +188,18 @@ class _Places:
         """The place in the whole text of a place in the text outside of reasoning."""
         index = bisect_right(self._inner, inner) - 1
         return self._outer[index] + inner - self._inner[index]
+
+    def parts(self, inner: int, text: str) -> Iterator[tuple[str, int]]:
+        """The pieces of a text that begins at `inner`, with their places in the whole text.
+
+        There are several if reasoning stood within it.
+        """
+        while text:
+            following = bisect_right(self._inner, inner)
+            ends = self._inner[following : following + 1]
+            own = text[: ends[0] - inner] if ends else text
+            yield own, self.outer(inner)
+            inner, text = inner + len(own), text[len(own) :]
 
     def next_start(self, text: str) -> int:
         """The place of text that is given out in order."""

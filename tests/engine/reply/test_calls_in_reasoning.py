@@ -107,6 +107,15 @@ def test_it_is_read_the_same_however_it_is_cut(family: Family, data: st.DataObje
         assert read(reader(family, one_call=one_call), cut) == whole
 
 
+@FAMILY
+def test_reasoning_within_what_was_no_call(family: Family) -> None:
+    _, begin, end, _, _, opening = family
+    text = f"{begin}{end}{opening}{begin}{end}{end}"
+    whole = read(reader(family), [text])
+    assert read(reader(family), [*text]) == whole
+    assert opening in whole[1]
+
+
 def test_the_only_call_may_be_in_reasoning() -> None:
     for family in FAMILIES:
         _, begin, end, _, call, _ = family
