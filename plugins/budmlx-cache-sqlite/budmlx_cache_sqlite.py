@@ -155,7 +155,7 @@ class SqliteCache:
             if db.execute("PRAGMA user_version").fetchone()[0] not in (0, VERSION):
                 raise sqlite3.OperationalError("the file was written by another version")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            _use_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute(f"PRAGMA journal_size_limit = {2**22}").fetchall()
             db.execute("PRAGMA recursive_triggers = ON")
@@ -179,6 +179,20 @@ class SqliteCache:
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.rename(file.with_name(f"{self._path.name}.corrupt-{number}{suffix}"))
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Make a write-ahead log. SQLite itself does not wait when two processes do that at once."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _touch(db: sqlite3.Connection, key: str, now: float) -> None:

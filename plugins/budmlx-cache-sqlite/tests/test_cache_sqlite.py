@@ -91,7 +91,7 @@ def test_a_kill_while_writing_leaves_whole_entries(path: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         cache = SqliteCache(path, 2**24)
         while cache.get(f"k-{20 + turn}") is None:
-            pass
+            assert process.poll() is None, "the writer ended"
         process.send_signal(signal.SIGKILL)
         process.communicate()
         for number in range(cache.stats().entries):
