@@ -72,6 +72,12 @@ def keys(
     admin: Annotated[
         bool, typer.Option("--admin", help="The new key may load and delete models, too.")
     ] = False,
+    background: Annotated[
+        bool,
+        typer.Option(
+            "--background", help="What the new key asks for runs on what other requests leave."
+        ),
+    ] = False,
     days: Annotated[
         int, typer.Option(min=1, max=DAYS_KEPT, help="How many days usage shows.", metavar="N")
     ] = 1,
@@ -104,7 +110,8 @@ def keys(
     key = new_key()
     until = None if expires is None else _until(expires, datetime.now(UTC))
     digest, names = digest_of(key).hex(), _names(models)
-    add_record(file, ApiKey(name, digest, admin, rpm, tokens_per_day, names, until))
+    key_record = ApiKey(name, digest, admin, rpm, tokens_per_day, names, until, background)
+    add_record(file, key_record)
     typer.echo(key)
     ends = f" It ends at {_time(until)}." if until else ""
     typer.echo(f"This is the key of {name}, shown only now.{ends}", err=True)
@@ -145,7 +152,10 @@ def _list(path: Path) -> None:
     table = Table(*titles, box=None, pad_edge=False)
     for each in file.records:
         ends = f"ended {_time(each.expires)}" if each.expired() else _time(each.expires)
-        rights, models = "admin" if each.admin else "", escape(", ".join(each.models)) or "all"
+        rights = " ".join(
+            word for word, has in (("admin", each.admin), ("background", each.background)) if has
+        )
+        models = escape(", ".join(each.models)) or "all"
         limits = ("" if limit is None else str(limit) for limit in (each.rpm, each.tokens_per_day))
         table.add_row(each.name, rights, *limits, models, ends)
     console = plain_console()

@@ -32,7 +32,7 @@ class ApiKey(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     name: for logs and metrics. sha256: of the key. admin: it may load and delete models, too.
     rpm: most requests per minute; None for the setting of all. tokens_per_day: of prompts and
     replies; None for any number. models: names of those that it may use; none stand for all.
-    expires: when it ends; None for never.
+    expires: when it ends; None for never. background: its requests run on what others leave.
     """
 
     name: Name
@@ -42,6 +42,7 @@ class ApiKey(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     tokens_per_day: Positive | None = None
     models: tuple[Model, ...] = ()
     expires: Time | None = None
+    background: bool = False
 
     @property
     def digest(self) -> bytes:

@@ -93,12 +93,21 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return re.sub(rf"\b(?:{'|'.join(names)})\b", lambda found: names[found[0]], text)
 
 
-def priority_of(request: AnyRequest, *, low: bool) -> Priority:
+def priority_of(request: AnyRequest, asked: str | None, *, low: bool) -> Priority:
     """The class of a request, which may lower that of its key and never raise it.
 
-    low: it asks for the background.
+    asked: its `priority`. low: it asks for the background, in whatever words.
+
+    Raises:
+        InvalidRequestError: it asks for more than its key has.
     """
-    return "background" if low else request.get(KEY_PRIORITY, "interactive")
+    most: Priority = request.get(KEY_PRIORITY, "interactive")
+    if asked == "interactive" != most:
+        raise InvalidRequestError(
+            "What this API key asks for runs in the background. Leave `priority` out.",
+            param="priority",
+        )
+    return "background" if low else most
 
 
 class NamedChoice(WireModel):

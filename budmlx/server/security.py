@@ -24,6 +24,7 @@ from budmlx.server.records import ORIGIN
 from budmlx.server.state import (
     API_KEY,
     DIALECTS,
+    KEY_PRIORITY,
     LEDGER,
     MODELS,
     NAMESPACE,
@@ -206,6 +207,8 @@ def _check_key(request: web.Request, keys: KeyRing) -> ApiKey:
         )
     request[NAMESPACE] = key.sha256
     request[API_KEY] = key
+    if key.background:
+        request[KEY_PRIORITY] = "background"
     if (ledger := request.app.get(LEDGER)) is not None:
         request[ORIGIN].account = ledger.account(key)
     return key

@@ -56,12 +56,13 @@ def test_keys_of_a_configured_file(home: Path) -> None:
 
 
 def test_limits_of_a_key(home: Path) -> None:
-    made = run("add", "alice", "--rpm", "30", "--models", "small, org/big:poet,")
+    options = ("--rpm", "30", "--models", "small, org/big:poet,", "--background")
+    made = run("add", "alice", *options)
     assert made.exit_code == 0
     found = records(home / "state" / "budmlx" / "keys")["alice"]
-    assert found.rpm == 30 and found.models == ("small", "org/big:poet")
+    assert found.background and found.rpm == 30 and found.models == ("small", "org/big:poet")
     row = next(line for line in run("list").stdout.splitlines() if line.startswith("alice"))
-    assert row.split() == ["alice", "30", "small,", "org/big:poet", "never"]
+    assert row.split() == ["alice", "background", "30", "small,", "org/big:poet", "never"]
 
 
 @pytest.mark.parametrize(

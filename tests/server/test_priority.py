@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,8 @@ import pytest
 
 from budmlx import Engine
 from budmlx.config import Config
+from budmlx.config.key_file import add_record, new_key
+from budmlx.config.keys import ApiKey, digest_of
 from budmlx.engine.models.models import Models
 from budmlx.errors import InvalidRequestError
 from budmlx.server.app import HttpServer
@@ -61,9 +64,19 @@ async def overtaken(server: HttpServer, path: str, **body: Any) -> bool:
 async def _overtaken(
     server: HttpServer, session: aiohttp.ClientSession, path: str, **body: Any
 ) -> bool:
-    first = asyncio.create_task(ask(session, path, ignore_eos=True, **body))
+    return await _passed(server, session, session, path, **body)
+
+
+async def _passed(
+    server: HttpServer,
+    early: aiohttp.ClientSession,
+    late: aiohttp.ClientSession,
+    path: str,
+    **body: Any,
+) -> bool:
+    first = asyncio.create_task(ask(early, path, ignore_eos=True, **body))
     await until(lambda: server.in_flight.count == 1)
-    status, _ = await ask(session, "/v1/chat/completions", **MESSAGES, max_tokens=3)
+    status, _ = await ask(late, "/v1/chat/completions", **MESSAGES, max_tokens=3)
     before = not first.done()
     assert (status, (await first)[0]) == (200, 200)
     return before
@@ -88,3 +101,24 @@ async def test_other_classes_are_refused(session: aiohttp.ClientSession, engine:
     with pytest.raises(InvalidRequestError) as wrong:
         engine.chat("hi", priority="urgent")
     assert wrong.value.param == "priority"
+
+
+async def test_a_key_of_the_background_stays_there(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys = {name: new_key() for name in ("low", "high")}
+    for name, key in keys.items():
+        digest = digest_of(key).hex()
+        add_record(file, ApiKey(name, digest, background=name == "low"))
+    config = Config(port=0, drain_seconds=0, api_key_file=file)
+    server = await HttpServer.start(Models.of(engine, any_name=True), config)
+    low, high = (
+        aiohttp.ClientSession(server.url, headers={"Authorization": f"Bearer {key}"})
+        for key in keys.values()
+    )
+    async with low, high:
+        for path, body in BODIES.items():
+            assert await _passed(server, low, high, path, **body)
+            status, reply = await ask(low, path, **body, priority="interactive")
+            assert status == 400 and "priority" in str(reply)
+        assert not await _passed(server, high, low, path, **body)
+    await server.drain()

@@ -50,7 +50,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         generation,
         incremental_calls=config.incremental_tool_calls,
         namespace=request.get(NAMESPACE, ""),
-        priority=priority_of(request, low=body.low_priority),
+        priority=priority_of(request, body.priority, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
     warnings += history.warnings

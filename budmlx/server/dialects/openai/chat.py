@@ -218,7 +218,7 @@ async def _answered(request: AnyRequest, chat: ChatRequest, size: int) -> web.St
     generation = replace(
         chat.to_request(incremental_calls=config.incremental_tool_calls),
         namespace=request.get(NAMESPACE, ""),
-        priority=priority_of(request, low=chat.low_priority),
+        priority=priority_of(request, chat.priority, low=chat.low_priority),
         adapter=chat.adapter_of(model),
     )
     reply = ChatReply(

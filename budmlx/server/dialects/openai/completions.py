@@ -167,7 +167,7 @@ async def _answered(request: AnyRequest, body: CompletionRequest, size: int) -> 
     own = partial(
         replace,
         namespace=request.get(NAMESPACE, ""),
-        priority=priority_of(request, low=body.low_priority),
+        priority=priority_of(request, body.priority, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
     requests = [own(each) for each in body.to_requests()]

@@ -134,7 +134,7 @@ async def _answered(request: AnyRequest, body: EmbeddingRequest) -> web.Response
             prompt_name=body.prompt_name or body.input_type,
             truncate=body.truncate,
             owner=key,
-            priority=priority_of(request, low=body.priority == "background"),
+            priority=priority_of(request, body.priority, low=body.priority == "background"),
             adapter=model.adapter,
             param=body.param,
         )

@@ -67,7 +67,7 @@ async def fim(request: web.Request) -> web.StreamResponse:
     generation = replace(
         body.to_request(),
         namespace=request.get(NAMESPACE, ""),
-        priority=priority_of(request, low=body.low_priority),
+        priority=priority_of(request, body.priority, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
     reply = ChatReply(

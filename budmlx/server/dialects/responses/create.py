@@ -68,7 +68,7 @@ async def _answered(request: AnyRequest, asked: Asked, size: int) -> web.StreamR
         asked.request,
         incremental_calls=config.incremental_tool_calls,
         namespace=owner,
-        priority=priority_of(request, low=body.low_priority),
+        priority=priority_of(request, body.priority, low=body.low_priority),
         adapter=body.adapter_of(model),
     )
     builder = ReplyBuilder(
