@@ -55,7 +55,7 @@ class Endpoint:
 
     spellings: every path that leads here, the documented one first.
     body: the model of a JSON body, if the endpoint takes one.
-    reply: the JSON reply; None for another content type, or for an empty reply without one.
+    reply: the JSON reply; None for other content types, or for an empty reply without one.
     errors: a sentence on each status that is an error.
     parameters: a sentence on each variable of the path.
     query: the schema of each field of the query string that is read, with its description.
@@ -69,7 +69,7 @@ class Endpoint:
     summary: str
     body: type[BaseModel] | None = None
     reply: type[Struct] | None = None
-    content_type: str | None = None
+    content_types: tuple[str, ...] = ()
     streamed: Streamed | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class EndpointTable:
         summary: str,
         reply: type[Struct] | None = None,
         *,
-        content_type: str | None = None,
+        content_types: tuple[str, ...] = (),
         streamed: Streamed | None = None,
         errors: tuple[int, ...] = (),
         parameters: Mapping[str, str] | None = None,
@@ -133,7 +133,7 @@ class EndpointTable:
             path,
             summary=summary,
             reply=reply,
-            content_type="application/json" if reply else content_type,
+            content_types=("application/json",) if reply else content_types,
             streamed=streamed,
             errors={status: ERRORS[status] for status in (*ALWAYS, *errors)},
             parameters=parameters or {},
@@ -158,7 +158,7 @@ class EndpointTable:
             summary=summary,
             body=body,
             reply=reply,
-            content_type="application/json",
+            content_types=("application/json",),
             streamed=streamed,
             errors={**errors, **self._body_errors},
             brief=brief,
@@ -187,7 +187,7 @@ class EndpointTable:
             summary=summary,
             form=form,
             reply=reply,
-            content_type="application/json",
+            content_types=("application/json",),
             errors={status: ERRORS[status] for status in errors},
         )
 
@@ -221,7 +221,7 @@ class EndpointTable:
             summary=summary,
             body=body,
             reply=reply,
-            content_type="application/json",
+            content_types=("application/json",),
             errors={status: ERRORS[status] for status in (*ALWAYS, *errors)},
             parameters=parameters or {},
         )

@@ -133,9 +133,10 @@ def _content(endpoint: Endpoint, refs: Refs) -> Schema:
     content: Schema = {}
     if endpoint.reply is not None:
         content["application/json"] = {"schema": refs[endpoint.reply]}
-    elif endpoint.content_type is not None:
-        kind = "object" if endpoint.content_type == "application/json" else "string"
-        content[endpoint.content_type] = {"schema": {"type": kind}}
+    else:
+        for content_type in endpoint.content_types:
+            kind = "object" if content_type == "application/json" else "string"
+            content[content_type] = {"schema": {"type": kind}}
     if (streamed := endpoint.streamed) is not None:
         content[streamed.content_type] = {
             "schema": {"type": "string", "description": streamed.description},

@@ -20,7 +20,7 @@ POLICY = (
 )
 
 
-@endpoints.get("/openapi.json", "This document", content_type="application/json")
+@endpoints.get("/openapi.json", "This document", content_types=("application/json",))
 async def openapi(request: web.Request) -> web.Response:
     """What the server's own endpoints take and answer."""
     app = request.app
@@ -28,7 +28,7 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-@endpoints.get("/docs", "A page that shows it", content_type="text/html")
+@endpoints.get("/docs", "A page that shows it", content_types=("text/html",))
 async def docs(request: web.Request) -> web.Response:
     """A page that shows it, which loads nothing else."""
     headers = {"Content-Security-Policy": POLICY}

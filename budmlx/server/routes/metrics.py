@@ -10,7 +10,7 @@ from budmlx.server.telemetry.metrics import METRICS
 endpoints = EndpointTable()
 
 
-@endpoints.get("/metrics", "Numbers for Prometheus", content_type="text/plain", errors=(404,))
+@endpoints.get("/metrics", "Numbers for Prometheus", content_types=("text/plain",), errors=(404,))
 async def metrics(request: web.Request) -> web.Response:
     """Answer in the text format, or in that of OpenMetrics if the client prefers it.
 

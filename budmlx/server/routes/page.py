@@ -46,7 +46,9 @@ class _File:
     etag: str
 
 
-@endpoints.get("/", "A page to chat and to watch, for browsers", content_type="text/html")
+@endpoints.get(
+    "/", "A page to chat and to watch, for browsers", content_types=("text/html", "text/plain")
+)
 async def page(request: web.Request) -> web.Response:
     """Answer browsers with the page; others test the connection, and get a line of text."""
     if "text/html" in request.headers.get(hdrs.ACCEPT, "").lower():
@@ -60,7 +62,7 @@ async def page(request: web.Request) -> web.Response:
 @endpoints.get(
     "/page/{file}",
     "What the page is made of",
-    content_type="text/javascript",
+    content_types=("text/javascript", "text/css", "image/svg+xml"),
     errors=(404,),
     parameters={"file": "The name of a script, a style sheet or a picture."},
 )

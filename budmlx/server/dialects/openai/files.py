@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 
 from budmlx.engine.store.files import StoredFile
@@ -78,6 +79,16 @@ class FileList(Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
+MALFORMED = (
+    ValueError,
+    AssertionError,
+    aiohttp.ClientPayloadError,
+    HttpProcessingError,
+    web.HTTPBadRequest,
+)
+"""What aiohttp raises where a form is none."""
+
+
 class DeletedFile(Struct, frozen=True):
     """A file that is gone."""
 
@@ -93,7 +104,7 @@ async def upload(request: web.Request) -> web.Response:
         raise HttpError(415, "Send files as multipart/form-data.", code="unsupported_media_type")
     try:
         return as_json(File.of(await _uploaded(request)))
-    except (ValueError, AssertionError, aiohttp.ClientPayloadError, web.HTTPBadRequest) as error:
+    except MALFORMED as error:
         raise InvalidRequestError("The body is no multipart/form-data.") from error
 
 
@@ -198,7 +209,7 @@ async def get_file(request: web.Request) -> web.Response:
 @endpoints.get(
     "/v1/files/{file_id}/content",
     "The content of a file",
-    content_type="application/octet-stream",
+    content_types=("application/octet-stream",),
     errors=(404,),
     parameters=ID,
 )
