@@ -263,6 +263,7 @@ async def test_what_is_no_form_is_refused(client: aiohttp.ClientSession) -> None
         (kind, b"x"),
         ({"Content-Type": "multipart/form-data; boundary=b"}, b"x"),
         ({"Content-Type": "multipart/form-data; boundary=b"}, b"--b\r\n\r\n"),
+        ({"Content-Type": "multipart/form-data; boundary=b"}, b"--b\r\nNone--b--\r\n"),
     ):
         async with client.post("/v1/files", data=body, headers=headers) as response:
             assert response.status == 400
