@@ -6,5 +6,5 @@ packages="@anthropic-ai/claude-code@2.1.197 @openai/codex@0.171.0 opencode-ai@1.
 [ "$(cat "$1/packages" 2>/dev/null)" != "$packages" ] || exit 0
 mkdir -p "$1"
 # shellcheck disable=SC2086  # The packages are words.
-npm install --prefix "$1" --no-save --no-audit --no-fund --ignore-scripts --loglevel error $packages
+npm install --prefix "$1" --no-save --no-audit --no-fund --loglevel error $packages
 echo "$packages" >"$1/packages"
