@@ -20,6 +20,7 @@ from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
 from budmlx.cli.show_config import sampling_comments, to_toml
+from budmlx.cli.terminal import leave_closed_streams
 from budmlx.config import Config
 from budmlx.config.sources import load_config
 from budmlx.engine.engine import Engine
@@ -84,6 +85,7 @@ def serve(
         announce = announcer(models, settings)
         read = partial(_read_again, flags, config)
         asyncio.run(serve_http(models, settings, announce, listening, read))
+    leave_closed_streams()
     if downloads_run():
         # Python would wait for their threads, and these for the network.
         logging.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rich.console import Console
@@ -18,6 +19,18 @@ def show(text: str) -> None:
     """Write model text to stdout at once; on a terminal without its control characters."""
     sys.stdout.write(text.translate(_CONTROLS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def leave_closed_streams() -> None:
+    """Send to nowhere what a terminal that closed has not taken, which would change the status
+    with which Python exits."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def plain_console() -> Console:

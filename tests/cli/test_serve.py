@@ -81,7 +81,6 @@ def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119
     )
     os.close(theirs)
     said = b""
-    # What is being written while a terminal closes is lost, with an exit status that says so.
     while b"max_tokens" not in said or not said.endswith(b"\n"):
         said += os.read(ours, 4096)
     os.close(ours)
