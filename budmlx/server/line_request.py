@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aiohttp import web
 
 from budmlx.engine.run.origin import RequestOrigin
-from budmlx.server.errors import HttpError
+from budmlx.server.errors import Failure, HttpError
+from budmlx.server.openai_errors import error_response
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import API_KEY, KEY_PRIORITY, KEYS, LEDGER, NAMESPACE
 
@@ -56,5 +58,14 @@ AnyRequest = web.Request | LineRequest
 AnswerLine = Callable[[LineRequest, dict[str, Any], int], Awaitable[web.StreamResponse]]
 """Answers a body, which has so many bytes, as the endpoint does; the reply is whole."""
 
-LINES: web.AppKey[dict[str, AnswerLine]] = web.AppKey("lines")
+
+@dataclass(frozen=True, slots=True)
+class LineEndpoint:
+    """An endpoint that answers lines of files. error: the reply to the request of an id."""
+
+    answer: AnswerLine
+    error: Callable[[Failure, str], web.Response] = lambda failure, _: error_response(failure)
+
+
+LINES: web.AppKey[dict[str, LineEndpoint]] = web.AppKey("lines")
 """Endpoints that answer lines of files, by their paths."""

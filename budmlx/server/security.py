@@ -18,7 +18,7 @@ from budmlx.engine.models.models import ServedModel
 from budmlx.errors import ConfigError, ModelNotFoundError
 from budmlx.server.errors import HttpError
 from budmlx.server.keys import KeyRing
-from budmlx.server.line_request import AnyRequest
+from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.rate_limit import RateLimiter
 from budmlx.server.records import ORIGIN
 from budmlx.server.state import (
@@ -75,8 +75,10 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(item[4][0]).split("%")[0]).is_loopback for item in found)
 
 
-def request_id(request: web.BaseRequest) -> str:
+def request_id(request: web.BaseRequest | LineRequest) -> str:
     """The id of a request: the client's if it is short and harmless, else a new one."""
+    if isinstance(request, LineRequest):
+        return request[ORIGIN].request_id
     if REQUEST_ID not in request:
         given = request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"

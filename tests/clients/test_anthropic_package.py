@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -177,3 +178,61 @@ def test_the_runner_of_tools_goes_on_without_threads(sdk: Any) -> None:
     runner = sdk.beta.messages.tool_runner(**ask("script look; What is there?"), tools=[tool(look)])
     last = runner.until_done()
     assert asked == ["garden"] and last.content[0].text == "There is a cat."
+
+
+def ended(sdk: Any, batch: Any) -> Any:
+    while batch.processing_status != "ended":
+        assert batch.results_url is None
+        time.sleep(0.05)
+        batch = sdk.messages.batches.retrieve(batch.id)
+    return batch
+
+
+def test_batches(sdk: Any) -> None:
+    batches = sdk.messages.batches
+    requests = [
+        {"custom_id": "hi", "params": ask("Hi")},
+        {"custom_id": "tool", "params": ask("script look; What is there?", tools=[TOOL])},
+        {"custom_id": "wrong", "params": ask("Hi", temperature=-1)},
+    ]
+    batch = batches.create(requests=requests)
+    assert batch.type == "message_batch" and batch.expires_at > batch.created_at
+    batch = ended(sdk, batch)
+    counts = batch.request_counts
+    assert (counts.succeeded, counts.errored, counts.processing) == (2, 1, 0)
+    found = {each.custom_id: each.result for each in batches.results(batch.id)}
+    assert found["hi"].message.content[0].text == "Hello."
+    assert found["tool"].message.content[-1].input == {"place": "garden"}
+    assert found["wrong"].error.error.type == "invalid_request_error"
+    assert "temperature" in found["wrong"].error.error.message
+    second = ended(sdk, batches.create(requests=requests[:1]))
+    assert [each.id for each in batches.list(limit=1)][:2] == [second.id, batch.id]
+    before = batches.list(before_id=batch.id)
+    assert [each.id for each in before.data] == [second.id]
+    assert batches.cancel(batch.id).processing_status == "ended"
+    assert batches.delete(batch.id).type == "message_batch_deleted"
+    with pytest.raises(anthropic.NotFoundError):
+        batches.retrieve(batch.id)
+
+
+def test_a_cancelled_batch(sdk: Any) -> None:
+    batches = sdk.messages.batches
+    many = [{"custom_id": str(n), "params": ask(f"Hi {n}")} for n in range(300)]
+    batch = batches.create(requests=many)
+    with pytest.raises(anthropic.BadRequestError, match="cancel it first"):
+        batches.delete(batch.id)
+    batch = ended(sdk, batches.cancel(batch.id))
+    counts = batch.request_counts
+    assert counts.canceled and counts.canceled + counts.succeeded == 300
+    assert batch.cancel_initiated_at is not None
+    kinds = [each.result.type for each in batches.results(batch.id)]
+    assert (kinds.count("canceled"), kinds.count("succeeded")) == (
+        counts.canceled,
+        counts.succeeded,
+    )
+
+
+def test_a_batch_whose_names_are_not_different(sdk: Any) -> None:
+    same = [{"custom_id": "a", "params": ask("Hi")}] * 2
+    with pytest.raises(anthropic.BadRequestError, match=r"requests\.1\.custom_id"):
+        sdk.messages.batches.create(requests=same)

@@ -55,6 +55,15 @@ class BatchStore:
 
         return next(iter(self._work(work)), None)
 
+    def remove(self, owner: str, id: str) -> None:
+        """Forget a record."""
+
+        def work(database: sqlite3.Connection) -> bool:
+            database.execute("DELETE FROM batches WHERE owner = ? AND id = ?", (owner, id))
+            return True
+
+        self._work(work)
+
     def listed(self, owner: str) -> list[bytes]:
         """All records of an owner, the newest first."""
 

@@ -22,6 +22,8 @@ MOST_ID = 512
 MOST_ERRORS = 50
 SECONDS = 86_400
 """How long a batch may take."""
+KEPT_SECONDS = 30 * 86_400
+"""How long batches that are over are kept, and what they have written."""
 
 Status = Literal[
     "validating",
@@ -192,10 +194,17 @@ def check_lines(path: Path, endpoint: str) -> tuple[int, LineErrors | None]:
     return count, LineErrors(errors) if errors else None
 
 
-def output_line(name: str, line: InputLine, status: int, body: bytes) -> bytes:
-    """The line of an output file: the reply to a line of the input. name: of the batch."""
+def output_line(
+    name: str, line: InputLine, status: int, body: bytes, warnings: Sequence[str] = ()
+) -> bytes:
+    """The line of an output file: the reply to a line of the input.
+
+    name: of the batch. warnings: those that the body has no place for.
+    """
     request_id = f"{name}-{line.number}"
     response = {"status_code": status, "request_id": request_id, "body": msgspec.Raw(body)}
+    if warnings:
+        response["warnings"] = warnings
     return _output(name, line, response, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from aiohttp import web
 
@@ -10,7 +11,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server.batches.record import InputLine, one_line, output_line
 from budmlx.server.errors import failure_of
 from budmlx.server.line_request import LINES, LineRequest
-from budmlx.server.openai_errors import error_response
+from budmlx.server.warnings_header import NAME as WARNINGS
 
 RETRY_SECONDS = 0.5
 """Pause before what the server could not do is tried again."""
@@ -25,20 +26,21 @@ async def reply(
 
     owner: identifies the API key. name: of the batch, for ids.
     """
-    answer = app[LINES][endpoint]
+    served, id = app[LINES][endpoint], f"{name}-{line.number}"
     while True:
         try:
-            request = LineRequest(app, owner, f"{name}-{line.number}", endpoint)
+            request = LineRequest(app, owner, id, endpoint)
             for field in REFUSED:
                 if line.body.get(field):
                     raise InvalidRequestError(f"`{field}` is not for batches.", param=field)
-            response = await answer(request, line.body, line.size)
+            response = await served.answer(request, line.body, line.size)
         except Exception as error:  # A boundary: it is the line's failure.
             failure = failure_of(error)
             if failure.status in (429, 503):  # a limit of the key, or of the server
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            response = error_response(failure)
+            response = served.error(failure, id)
         assert isinstance(response, web.Response) and isinstance(response.body, bytes)
+        warnings = json.loads(response.headers.get(WARNINGS, "[]"))
         body = one_line(response.body)
-        return response.status, output_line(name, line, response.status, body)
+        return response.status, output_line(name, line, response.status, body, warnings)

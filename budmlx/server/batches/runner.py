@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 KEEPING_SECONDS = 5.0
 """How long a batch that ends waits for a full disk."""
 SWEEP_SECONDS = 60.0
+OWN_INPUT = "message_batch"
+"""Purpose of a file that is the input of one batch, and goes with it."""
+INPUTS = ("batch", OWN_INPUT)
+"""Purposes of files that batches read."""
 MOST_ACTIVE = 64
 """Batches of one API key that are not over."""
 UNTAKEN = {
@@ -135,7 +139,7 @@ class Batches:
         file = await asyncio.to_thread(self.files.get, owner, file_id)
         if file is None:
             raise InvalidRequestError("There is no such file.", param="input_file_id")
-        if file.purpose != "batch":
+        if file.purpose not in INPUTS:
             raise InvalidRequestError(
                 "The purpose of the file is not `batch`.", param="input_file_id"
             )
@@ -173,6 +177,21 @@ class Batches:
         await self._keep(active, active.show().become("cancelling"))
         self._begin(active)
         return active.show()
+
+    async def delete(self, owner: str, id: str) -> None:
+        """Forget a batch that is over, with the files that it has written.
+
+        Raises InvalidRequestError if it is not over, HttpError if the owner has none of this id.
+        """
+        batch = await self.get(owner, id)
+        if id in self._active:
+            raise InvalidRequestError("The batch has not ended; cancel it first.")
+        await asyncio.to_thread(self._store.remove, owner, id)
+        ids = (batch.output_file_id, batch.error_file_id, batch.input_file_id)
+        for file_id in filter(None, ids):
+            file = await asyncio.to_thread(self.files.get, owner, file_id)
+            if file is not None and file.purpose != "batch":
+                await asyncio.to_thread(self.files.remove, file)
 
     def uses(self, file_id: str) -> bool:
         """Whether a file is the input of a batch that is not over."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -22,6 +23,7 @@ from budmlx.server.dialects.anthropic.history import History
 from budmlx.server.dialects.anthropic.reply import STREAMED, MessageOut, MessageReply
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.generation_body import priority_of
+from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model, request_id
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
@@ -40,8 +42,16 @@ endpoints = EndpointTable("/v1", STATUSES)
 )
 async def create_message(request: web.Request) -> web.StreamResponse:
     """Answer a conversation, as JSON or as a stream of events."""
+    return await _answered(request, *await parsed(request, MessagesRequest.parse))
+
+
+async def answer_line(request: LineRequest, body: dict[str, Any], size: int) -> web.StreamResponse:
+    """Answer a conversation that came in a file."""
+    return await _answered(request, await off_loop(size, MessagesRequest.parse, body), size)
+
+
+async def _answered(request: AnyRequest, body: MessagesRequest, size: int) -> web.StreamResponse:
     config = request.app[CONFIG]
-    body, size = await parsed(request, MessagesRequest.parse)
     warnings = body.review(strict=config.strict)
     model = await find_model(request, body.model)
     sealer = request.app[SEALER]
@@ -65,7 +75,7 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         warnings.extend(await off_loop(size, _warnings, engine, generation, history))
         return _in_request(engine.aevents(generation, origin), history)
 
-    if body.wants_stream(request.headers):
+    if isinstance(request, web.Request) and body.wants_stream(request.headers):
         return await answer.streamed(request, model, reply, run)
     collect = partial(completion, model.name, warnings)
     return await answer.whole(request, model, reply, run, collect)

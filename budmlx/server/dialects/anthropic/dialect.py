@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from budmlx.server.dialects.anthropic import create
-from budmlx.server.dialects.anthropic.errors import MessagesError, error_response
+from budmlx.server.dialects.anthropic import batches, create
+from budmlx.server.dialects.anthropic.errors import MessagesError, error_reply, error_response
 from budmlx.server.dialects.base import Dialect, bearer_keys
 from budmlx.server.endpoints import Endpoint, spellings
 from budmlx.server.errors import Failure
+from budmlx.server.line_request import LINES, LineEndpoint
 
 
 class Anthropic(Dialect):
@@ -28,8 +30,12 @@ class Anthropic(Dialect):
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
-        """Messages, and the tokens of messages."""
-        return create.endpoints
+        """Messages, the tokens of messages, and batches of messages."""
+        return chain(create.endpoints, batches.endpoints)
+
+    def set_up(self, app: web.Application) -> None:
+        """Let lines of files ask for messages."""
+        app[LINES][batches.MESSAGES] = LineEndpoint(create.answer_line, error_reply)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """Both headers, since clients send either or both."""
@@ -44,6 +50,6 @@ class Anthropic(Dialect):
         """A failure that names the endpoints there are."""
         return Failure(
             404,
-            "There is no such endpoint here; try POST /v1/messages or "
-            "POST /v1/messages/count_tokens.",
+            "There is no such endpoint here; try POST /v1/messages, "
+            "POST /v1/messages/count_tokens or POST /v1/messages/batches.",
         )

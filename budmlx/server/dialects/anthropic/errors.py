@@ -64,7 +64,11 @@ class MessagesError(Struct, frozen=True, tag_field="type", tag="error"):
 
 def error_response(request: web.BaseRequest, failure: Failure) -> web.Response:
     """The response to a request that failed before its reply began."""
-    own_id = request_id(request)
+    return error_reply(failure, request_id(request))
+
+
+def error_reply(failure: Failure, own_id: str) -> web.Response:
+    """The same for a request of this id."""
     return web.Response(
         status=OVERLOADED if failure.status == 503 else failure.status,
         body=msgspec.json.encode(MessagesError(ErrorOfMessages.of(failure), own_id)),

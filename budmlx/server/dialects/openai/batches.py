@@ -13,9 +13,9 @@ from budmlx.server.batches.record import Batch
 from budmlx.server.batches.runner import BATCHES
 from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.files import LEAST_SECONDS, MOST_SECONDS
-from budmlx.server.dialects.openai.pages import AFTER, as_json, ends, limited, page
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.pages import AFTER, as_json, ends, limited, page
 from budmlx.server.state import NAMESPACE
 from budmlx.server.strict_body import StrictBody
 

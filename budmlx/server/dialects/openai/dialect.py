@@ -25,7 +25,7 @@ from budmlx.server.dialects.openai import (
 from budmlx.server.dialects.openai.quirks import understood
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
-from budmlx.server.line_request import LINES
+from budmlx.server.line_request import LINES, LineEndpoint
 from budmlx.server.openai_errors import Error, error_response
 
 ELSEWHERE = re.compile(
@@ -60,9 +60,9 @@ class OpenAI(Dialect):
     def set_up(self, app: web.Application) -> None:
         """Let lines of files ask the endpoints that batches are for."""
         app[LINES] |= {
-            "/v1/chat/completions": chat.answer_line,
-            "/v1/completions": completions.answer_line,
-            "/v1/embeddings": embeddings.answer_line,
+            "/v1/chat/completions": LineEndpoint(chat.answer_line),
+            "/v1/completions": LineEndpoint(completions.answer_line),
+            "/v1/embeddings": LineEndpoint(embeddings.answer_line),
         }
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:

@@ -14,10 +14,10 @@ from msgspec import Struct
 from budmlx.engine.store.files import StoredFile
 from budmlx.errors import InvalidRequestError
 from budmlx.server.batches.runner import BATCHES
-from budmlx.server.dialects.openai.pages import AFTER, as_json, ends, limited, page
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.errors import HttpError
+from budmlx.server.pages import AFTER, as_json, ends, limited, page
 from budmlx.server.state import FILES, LIMITS, NAMESPACE
 
 PURPOSES = ("batch", "user_data")

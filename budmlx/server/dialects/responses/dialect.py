@@ -16,7 +16,7 @@ from budmlx.server.dialects.responses.kept import KeptResponses
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import Failure
-from budmlx.server.line_request import LINES
+from budmlx.server.line_request import LINES, LineEndpoint
 from budmlx.server.openai_errors import Error, error_response
 from budmlx.server.state import CONFIG, STORE
 
@@ -47,7 +47,7 @@ class Responses(Dialect):
         app[KEPT] = KeptResponses(app[STORE], limits)
         app[JOBS] = jobs = Jobs()
         app.on_cleanup.append(jobs.close)
-        app[LINES]["/v1/responses"] = create.answer_line
+        app[LINES]["/v1/responses"] = LineEndpoint(create.answer_line)
 
     def keys(self, headers: CIMultiDictProxy[str]) -> Iterable[str]:
         """The bearer token."""

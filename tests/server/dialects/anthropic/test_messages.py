@@ -247,8 +247,8 @@ async def test_a_prompt_that_is_too_long(client: aiohttp.ClientSession) -> None:
 
 async def test_other_paths_and_methods(client: aiohttp.ClientSession) -> None:
     for method, path, status in (
-        ("GET", "/v1/messages/batches", 404),
-        ("POST", "/v1/messages/batches", 404),
+        ("GET", "/v1/messages/none", 404),
+        ("POST", "/v1/messages/none", 404),
         ("GET", MESSAGES, 405),
     ):
         async with client.request(method, path) as response:

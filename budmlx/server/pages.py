@@ -32,22 +32,36 @@ def limited(most: int, usual: int) -> dict[str, Any]:
 
 
 def page(
-    request: web.Request, entries: Sequence[Entry], most: int, usual: int
+    request: web.Request,
+    entries: Sequence[Entry],
+    most: int,
+    usual: int,
+    *,
+    after: str = "after",
+    before: str = "",
 ) -> tuple[Sequence[Entry], bool]:
-    """The entries that were asked for, and whether there are more.
+    """The entries that were asked for, and whether there are more in that direction.
 
+    after, before: the fields of the query string that name an entry.
     Raises InvalidRequestError naming the field.
     """
     text = request.query.get("limit", str(usual))
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
         raise InvalidRequestError(f"limit must be from 1 to {most}.", param="limit")
-    after = request.query.get("after")
-    if after is not None:
-        place = next((n for n, entry in enumerate(entries) if entry.id == after), None)
-        if place is None:
-            raise InvalidRequestError("after is not the id of an entry.", param="after")
-        entries = entries[place + 1 :]
-    return entries[: int(text)], len(entries) > int(text)
+    count = int(text)
+    if (id := request.query.get(after)) is not None:
+        entries = entries[_place(entries, id, after) + 1 :]
+    elif before and (id := request.query.get(before)) is not None:
+        entries = entries[: _place(entries, id, before)]
+        return entries[-count:], len(entries) > count
+    return entries[:count], len(entries) > count
+
+
+def _place(entries: Sequence[Listed], id: str, param: str) -> int:
+    place = next((number for number, entry in enumerate(entries) if entry.id == id), None)
+    if place is None:
+        raise InvalidRequestError(f"{param} is not the id of an entry.", param=param)
+    return place
 
 
 def ends(found: Sequence[Listed]) -> tuple[str | None, str | None]:
