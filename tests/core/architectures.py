@@ -140,6 +140,72 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         ),
     },
 }
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 32,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "norm_topk_prob": True,
+    "attention_bias": False,
+}
+# Further ones whose caches are like those of some above, or lists of them.
+MORE: dict[str, dict[str, Any]] = {
+    "llama_windows": _config(
+        "llama", layer_types=["full_attention", "sliding_attention"], sliding_window=WINDOW
+    ),
+    "olmo3": _config(
+        "olmo3", layer_types=["full_attention", "sliding_attention"], sliding_window=WINDOW
+    ),
+    "exaone4": _config(
+        "exaone4",
+        sliding_window=WINDOW,
+        sliding_window_pattern="LG",
+        rope_scaling={"rope_type": "default"},
+    ),
+    "deepseek_v32": _config(
+        "deepseek_v32",
+        **_LATENT,
+        moe_intermediate_size=64,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        index_head_dim=32,
+        index_n_heads=2,
+        index_topk=WINDOW,
+    ),
+    "longcat_flash": _config(
+        "longcat_flash",
+        **_LATENT,
+        attention_method="MLA",
+        zero_expert_type="identity",
+        ffn_hidden_size=128,
+        moe_topk=2,
+        expert_ffn_hidden_size=64,
+        zero_expert_num=2,
+        num_layers=2,
+        routed_scaling_factor=1.0,
+        mla_scale_q_lora=True,
+        mla_scale_kv_lora=True,
+    ),
+}
+# Its sparse attention chooses blocks of places, and its caches are lists of them.
+PLACED: dict[str, Any] = {
+    "model_type": "minimax_m3_vl",
+    "text_config": _config(
+        "minimax_m3_vl",
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        dense_intermediate_size=128,
+        shared_intermediate_size=64,
+        index_n_heads=2,
+        index_head_dim=32,
+        index_block_size=8,
+        index_topk_blocks=2,
+    ),
+}
 # One for each kind of cache: plain, latent, sliding, chunked, recurrent, and two kinds together.
 KINDS = ("llama", "deepseek_v3", "gemma3_text", "llama4", "mamba", "falcon_h1")
 # Random weights of these saturate their soft caps unless they are small.

@@ -8,9 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import RotatingKVCache
+from mlx_lm.models.cache import CacheList, RotatingKVCache
 
-from budmlx.core.batch.edge import KINDS, Edge
+from budmlx.core.batch.edge import WHOLE, Edge, can_open
 from budmlx.core.batch.prefill import extract
 from budmlx.core.model.memory import CACHE_STEP, arrays_of, keep_rows, state_arrays
 
@@ -58,15 +58,16 @@ class Slots:
     @property
     def span(self) -> int:
         """Tokens that every slot takes, padding included; 0 if slots cannot stay vacant."""
-        if self._edge is not None:
-            return self._edge.end
-        return self.caches[0].size() if self._lasting else 0
+        if not self._lasting:
+            return 0
+        return self._edge.end if self._edge is not None else self.caches[0].size()
 
     @property
     def _lasting(self) -> bool:
+        """Whether slots can stay vacant."""
         if self._edge is not None:
-            return True
-        known = self._merged and all(type(entry) in KINDS for entry in self.caches)
+            return self._edge.whole
+        known = self._merged and all(type(entry) in WHOLE for entry in self.caches)
         return known and not self.empty
 
     @property
@@ -82,6 +83,8 @@ class Slots:
 
     def keep(self, indices: Sequence[int], held: Sequence[int]) -> None:
         """Drop all rows but these. held: tokens of each of them that the caches have seen."""
+        if not self._lasting:
+            self.close()
         self.places = [self.places[index] for index in indices]
         if not self._lasting:
             for entry in self.caches:
@@ -139,9 +142,8 @@ class Slots:
     @property
     def takes_back(self) -> bool:
         """Whether rows may take back tokens of a pass; see `open`."""
-        if self._edge is not None or not self._merged:
-            return not self.empty
-        return self._lasting
+        opens = self._edge is not None or not self._merged or can_open(self.caches)
+        return opens and not self.empty
 
     def open(self, count: int, held: Sequence[int]) -> None:
         """Prepare a pass of `count` tokens of each row, after which each may take some back.
@@ -156,12 +158,11 @@ class Slots:
             self.close()
             return
         if self._edge is None:
-            end, slots = self.span, dict(zip(self.places, held, strict=True))
-            own = [slots.get(slot, end) for slot in range(self.width)]
-            self._edge = Edge(self.caches, [end - each for each in own], own)
+            own = dict(zip(self.places, held, strict=True))
+            self._edge = Edge(self.caches, [own.get(slot, 0) for slot in range(self.width)])
             self.caches = self._edge.layers
         self._edge.empty_slots(sorted(set(range(self.width)) - set(self.places)))
-        self._edge.begin(count)
+        self._edge.places.begin(count)
 
     def take(self, counts: Sequence[int], count: int) -> None:
         """Keep the first `counts` tokens of the rows of a pass of `count` tokens."""
@@ -170,7 +171,7 @@ class Slots:
                 _take_back(entry, count - counts[0])
         elif self._edge is not None:
             for place, kept in zip(self.places, counts, strict=True):
-                self._edge.held[place] += kept
+                self._edge.places.held[place] += kept
 
     def close(self) -> None:
         """Let all rows end at the same place again."""
@@ -253,6 +254,10 @@ class Slots:
 
 def _take_back(entry: Any, count: int) -> None:
     """Forget the last tokens of a pass in the cache of a row that is alone."""
+    if isinstance(entry, CacheList):
+        for each in entry.caches:
+            _take_back(each, count)
+        return
     if not isinstance(entry, RotatingKVCache):
         entry.trim(count)
         return

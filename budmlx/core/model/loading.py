@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from budmlx.core.adapters.loaded import Adapters
@@ -40,8 +40,10 @@ log = logging.getLogger(__name__)
 
 # Caches that hold the keys and values of every token, so that a part of them is a whole one.
 CAN_BE_CUT = (KVCache, QuantizedCache)
-# The last tokens of a pass can be taken back from these, of windows only where a row is alone.
+# The last tokens of a pass can be taken back from these.
 TAKES_BACK = (*CAN_BE_CUT, RotatingKVCache)
+# The attention of these chooses blocks by their places in the cache, as if all rows ended together.
+READS_PLACES = ("minimax_m3_vl",)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 
 
@@ -70,7 +72,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
     shape = _shape(module, cache, text)
     embedder = _embedder(settings, module, shape)
     weights += sum(x.nbytes for x in embedder.pooler.arrays) if embedder else 0
-    speculation = _speculation(settings, cache)
+    speculation = _speculation(settings, cache, str(config["model_type"]))
     memory = MemoryModel(
         limit=policy.limit,
         weights=weights,
@@ -200,11 +202,18 @@ def _classes(settings: CoreSettings) -> dict[str, Any]:
         raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
 
 
-def _speculation(settings: CoreSettings, cache: Sequence[Any]) -> str:
+def _speculation(settings: CoreSettings, cache: Sequence[Any], model_type: str) -> str:
     """See `ModelInfo.speculation`. cache: a row's."""
-    if not (cache and all(type(entry) in TAKES_BACK for entry in cache)):
+    if not cache or not _takes_back(cache) or model_type in READS_PLACES:
         return "unsupported"
     return str(settings.speculation or "off")
+
+
+def _takes_back(cache: Sequence[Any]) -> bool:
+    return all(
+        _takes_back(entry.caches) if isinstance(entry, CacheList) else type(entry) in TAKES_BACK
+        for entry in cache
+    )
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:

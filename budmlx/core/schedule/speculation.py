@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.view import GroupView
 from budmlx.protocol import MOST_DRAFTED, MOST_PLACES
-from budmlx.types import ModelInfo
 
 Setting = Literal["auto"] | int
 """What `--speculation` says: how many tokens are drafted at most; 0 for none."""
@@ -64,17 +63,10 @@ class Speculation:
     A row that drafts n tokens, each of which comes true with the chance p if those before it did,
     gets 1 + p + ... + p**n tokens on average. What such a step costs is measured.
 
-    setting: a number drafts always so many, where there are drafts. together: rows can take tokens
-    back in a batch, too.
+    setting: a number drafts always so many, where there are drafts.
     """
 
-    @classmethod
-    def of(cls, setting: Setting, info: ModelInfo) -> Self | None:
-        """Of a model; None if no tokens are drafted."""
-        return cls(setting, not info.needs_checkpoints) if setting else None
-
-    def __init__(self, setting: Setting, together: bool = True):
-        self._together = together
+    def __init__(self, setting: Setting):
         self._fixed = 0 if setting == "auto" else setting
         self._costs: dict[int, Cost] = {}
         self._stepped: tuple[frozenset[int], int] | None = None
@@ -82,10 +74,7 @@ class Speculation:
 
     def drafted(self, groups: Sequence[GroupView]) -> list[int]:
         """Most tokens that the rows of each group draft now; empty if none do."""
-        drafted = [
-            self._most(group.rows) if self._together or len(group.rows) == 1 else 0
-            for group in groups
-        ]
+        drafted = [self._most(group.rows) for group in groups]
         rows = frozenset(row.id for group in groups for row in group.rows)
         alone = len(groups) == 1
         same = self._stepped is not None and self._stepped[0] == rows

@@ -10,19 +10,31 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mlx_lm.models.cache import ArraysCache, KVCache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 
 from budmlx.core.batch.edge import EdgeLayer
+from budmlx.core.batch.ring import Ring
 from budmlx.core.batch.slots import NARROW_PASSES, SPARE_TOKENS, Slots
 from budmlx.core.model.memory import CACHE_STEP, arrays_of
 from budmlx.core.model.quantized_kv import QuantizedCache
+from budmlx.protocol import MOST_DRAFTED
 from tests.amount import examples
 
 HEADS, WIDTH, LAYERS = 2, 32, 2
 COPY = 2
-MAKERS: dict[str, Callable[[], Any]] = {
-    "plain": KVCache,
-    "quantized": lambda: QuantizedCache(bits=8, group_size=32),
+WINDOW = 24
+Maker = Callable[[int], Any]
+"""Makes the cache of a layer, of which the number is given."""
+# Those whose slots stay when rows leave.
+LASTING: dict[str, Maker] = {
+    "plain": lambda layer: KVCache(),
+    "quantized": lambda layer: QuantizedCache(bits=8, group_size=32),
+}
+MAKERS: dict[str, Maker] = {
+    **LASTING,
+    "windows": lambda layer: RotatingKVCache(WINDOW),
+    "mixed": lambda layer: KVCache() if layer else RotatingKVCache(WINDOW),
+    "lists": lambda layer: CacheList(KVCache(), RotatingKVCache(WINDOW)),
 }
 
 
@@ -39,10 +51,15 @@ class Tokens:
         return mx.broadcast_to(numbers, (rows, HEADS, count, WIDTH)).astype(mx.float32)
 
 
+def entries(layer: Any) -> list[Any]:
+    """The caches of a layer."""
+    return list(layer.caches) if isinstance(layer, CacheList) else [layer]
+
+
 class Rows:
     """Slots beside what each row must hold: its tokens by layer, in the order of the slots."""
 
-    def __init__(self, make: Callable[[], Any], *lengths: int):
+    def __init__(self, make: Maker, *lengths: int):
         self._make, self._tokens = make, Tokens()
         self.slots, self.held = self._new(lengths[0])
         for length in lengths[1:]:
@@ -50,10 +67,11 @@ class Rows:
 
     def _new(self, length: int) -> tuple[Slots, list[list[np.ndarray]]]:
         caches, held = [], []
-        for _ in range(LAYERS):
+        for layer in range(LAYERS):
             new = self._tokens(1, length)
-            cache = self._make()
-            cache.update_and_fetch(new, -new)
+            cache = self._make(layer)
+            for entry in entries(cache):
+                entry.update_and_fetch(new, -new)
             caches.append(cache)
             held.append(np.array(new)[0, 0, :, 0])
         return Slots(caches, 1, COPY), [held]
@@ -85,7 +103,8 @@ class Rows:
             own = self._tokens(len(self.held), 1)[:, 0, 0, 0]
             fed = self.slots.spread(own)
             new = mx.broadcast_to(fed[:, None, None, None], (len(fed), HEADS, 1, WIDTH))
-            cache.update_and_fetch(new, -new)
+            for entry in entries(cache):
+                entry.update_and_fetch(new, -new)
             told = np.array(own)
             assert np.array(self.slots.gather(fed)).tolist() == told.tolist()
             for row, number in zip(self.held, told, strict=True):
@@ -100,33 +119,42 @@ class Rows:
             own = self._tokens(len(self.held), count)[:, 0, :, 0]
             fed = self.slots.spread(own)
             new = mx.broadcast_to(fed[:, None, :, None], (len(fed), HEADS, count, WIDTH))
-            mask = cache.make_mask(count, return_array=True, window_size=None)
-            keys, _ = cache.update_and_fetch(new, -new)
-            self._check_mask(keys, mask, layer, np.array(own))
+            for entry in entries(cache):
+                mask = entry.make_mask(count, return_array=True, window_size=None)
+                keys, _ = entry.update_and_fetch(new, -new)
+                self._check_mask(entry, keys, mask, layer, np.array(own))
             for row, numbers, number in zip(self.held, np.array(own), kept, strict=True):
                 row[layer] = np.append(row[layer], numbers[:number])
         self.slots.take(kept, count)
 
-    def _check_mask(self, keys: mx.array, mask: mx.array, layer: int, own: np.ndarray) -> None:
-        """Every token sees its row's tokens up to itself, in their order, and nothing else."""
-        if keys.shape[0] == 1:
+    def _check_mask(
+        self, entry: Any, keys: mx.array, mask: mx.array, layer: int, own: np.ndarray
+    ) -> None:
+        """Every token sees its row's tokens up to itself, within a window, and nothing else."""
+        if not isinstance(entry, EdgeLayer | Ring):
             return  # A row alone has mlx-lm's cache.
         seen, allowed = np.array(keys)[:, 0, :, 0], np.array(mask)[:, 0]
         for place, row, numbers in zip(self.slots.places, self.held, own, strict=True):
             for token in range(len(numbers)):
                 want = [*row[layer], *numbers[: token + 1]]
-                np.testing.assert_allclose(seen[place][allowed[place, token]], want, rtol=0.01)
+                found = seen[place][allowed[place, token]]
+                if isinstance(entry, Ring):
+                    found, want = np.sort(found), want[-entry._entry.max_size :]
+                np.testing.assert_allclose(found, want, rtol=0.01)
 
     def check(self) -> None:
         slots = self.slots
         assert len(slots.places) == len(self.held) == slots.width - slots.vacant
         assert slots.places == sorted(set(slots.places)) and slots.places[-1] < slots.width
         for index, row in enumerate(self.held):
-            for cache, want in zip(slots.row(index, len(row[0])), row, strict=True):
-                assert cache.offset == len(want)
-                keys, values = arrays(cache, len(want))
-                np.testing.assert_allclose(keys, want, rtol=0.01)
-                np.testing.assert_allclose(values, -want, rtol=0.01)
+            for cache, tokens in zip(slots.row(index, len(row[0])), row, strict=True):
+                for entry in entries(cache):
+                    assert entry.offset == len(tokens)
+                    window = isinstance(entry, RotatingKVCache)
+                    want = tokens[-entry.max_size :] if window else tokens
+                    keys, values = arrays(entry, len(want))
+                    np.testing.assert_allclose(keys, want, rtol=0.01)
+                    np.testing.assert_allclose(values, -want, rtol=0.01)
         straight = slots.span and not isinstance(slots.caches[0], EdgeLayer)
         for cache in slots.caches if straight else ():
             offsets = [cache.offset.tolist()[place] for place in slots.places]
@@ -143,9 +171,13 @@ def lengths_of(held: list[list[np.ndarray]]) -> list[int]:
 
 
 def arrays(cache: Any, length: int) -> tuple[np.ndarray, np.ndarray]:
-    keys, values = cache.keys_and_values()
-    assert keys.shape[2] == length
-    return np.array(keys)[0, 0, :, 0], np.array(values)[0, 0, :, 0]
+    """The last keys and values of a row; a window may have more for a while."""
+    if isinstance(cache, RotatingKVCache):
+        keys, values = (cache._temporal_order(array) for array in (cache.keys, cache.values))
+    else:
+        keys, values = cache.keys_and_values()
+        assert keys.shape[2] == length
+    return np.array(keys)[0, 0, -length:, 0], np.array(values)[0, 0, -length:, 0]
 
 
 OPERATIONS = st.one_of(
@@ -188,17 +220,29 @@ def test_the_edge_closes_after_a_while_without_drafts(kind: str) -> None:
     rows = Rows(MAKERS[kind], 50, 40, 30)
     rows.draft(4, [4, 1, 2])
     for _ in range(NARROW_PASSES):
-        assert isinstance(rows.slots.caches[0], EdgeLayer)
+        assert isinstance(entries(rows.slots.caches[0])[0], EdgeLayer | Ring)
         rows.draft(1, [1])
     rows.check()
     rows.slots.open(1, lengths_of(rows.held))
-    assert not isinstance(rows.slots.caches[0], EdgeLayer)
+    assert not isinstance(entries(rows.slots.caches[0])[0], EdgeLayer | Ring)
     rows.check()
 
 
-@pytest.fixture(params=MAKERS)
+def test_rings_grow_with_their_rows() -> None:
+    """They are made as long as rows are, up to the window and what may be taken back."""
+    rows = Rows(lambda layer: RotatingKVCache(CACHE_STEP + 20), CACHE_STEP - 30, 3, 1)
+    for number in range(24):
+        rows.draft(5, [5, 4, 1])
+        if number % 4 == 0:
+            rows.check()
+    assert rows.slots.caches[0].keys.shape[2] == CACHE_STEP + 20 + MOST_DRAFTED
+    rows.leave(0)
+    rows.check()
+
+
+@pytest.fixture(params=LASTING)
 def rows(request: pytest.FixtureRequest) -> Rows:
-    return Rows(MAKERS[request.param], 50, 40, 30, 20)
+    return Rows(LASTING[request.param], 50, 40, 30, 20)
 
 
 def test_a_newcomer_takes_the_slot_of_a_row_that_left(rows: Rows) -> None:

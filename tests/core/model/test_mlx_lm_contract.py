@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.models.cache import (
     ArraysCache,
@@ -64,3 +65,22 @@ def test_a_window_forgets() -> None:
     window = row(9, RotatingKVCache, 4)
     assert window.max_size == 4
     assert RotatingKVCache.merge([window, row(2, RotatingKVCache, 4)]).extract(1).offset == 2
+
+
+def test_a_batch_of_windows_ends_at_one_place() -> None:
+    """In order, after `_temporal_order`; and its state can be set."""
+    batch = RotatingKVCache.merge([row(9, RotatingKVCache, 4), row(2, RotatingKVCache, 4)])
+    assert type(batch) is BatchRotatingKVCache
+    new = mx.full((2, 1, 1, 1), 9.0)
+    batch.update_and_fetch(new, new)
+    batch._temporal_order()
+    assert batch.keys[:, 0, :, 0].tolist() == [[6, 7, 8, 9], [0, 0, 1, 9]] and batch._idx == 4
+    keys, values, offset, _, window, *_ = batch.state
+    assert (offset.tolist(), window) == ([10, 3], 4)
+    batch.state = (keys, values, offset, mx.array([0, 1]), window, 4, 4, False)
+    for number in (10.0, 11.0):
+        new = mx.full((2, 1, 1, 1), number)
+        mask = np.array(batch.make_mask(1))[:, 0, 0]
+        seen = np.array(batch.update_and_fetch(new, new)[0])[:, 0, :, 0]
+    rows = [sorted(numbers[allowed].tolist()) for numbers, allowed in zip(seen, mask, strict=True)]
+    assert rows == [[8, 9, 10, 11], [1, 9, 10, 11]]

@@ -14,7 +14,7 @@ from budmlx.core.model.model import Model
 from budmlx.core.row import Row
 from budmlx.protocol import GenerateRequest, Grammar, PluginCall, RowFailed, Token
 from tests.amount import usually
-from tests.core.architectures import ARCHITECTURES, SCALES
+from tests.core.architectures import ARCHITECTURES, MORE, PLACED, SCALES
 from tests.core.driver import Driver, load, request
 from tests.models import tiny_model_dir
 
@@ -22,7 +22,7 @@ MOST = 4
 LETTERS = Grammar(source="start: /[a-h ]+/", param="response_format")
 WORDS = Grammar(source='start: ("yes" | "no" | "perhaps ")+ "."', param="response_format")
 TOKENS = 30
-EOS = 2
+EOS = [0, 2]
 CANCELLED = 200
 COUNTING = "tests.core.plugin_samples:Counting"
 FILTERS: Sequence[Mapping[str, Any]] = (
@@ -34,7 +34,11 @@ FILTERS: Sequence[Mapping[str, Any]] = (
     {"temperature": 1.5, "typical_p": 0.8},
 )
 WINDOWED = ("gemma3_text", "ministral3", "gpt_oss", "cohere2")
-DRAFTING = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "phi3", "deepseek_v3")
+DRAFTING = (
+    *("llama", "qwen2", "qwen3", "qwen3_moe", "gemma2", "phi3", "deepseek_v3"),
+    *WINDOWED,
+    *MORE,
+)
 
 
 class Scripted:
@@ -127,8 +131,8 @@ def mixed(seed: int) -> list[GenerateRequest]:
         {"frequency_penalty": 0.5, "temperature": 1.0},
         {"repetition_penalty": 1.3, "repetition_window": 20},
         {"repetition_penalty": 1.3, "repetition_window": 3},
-        {"grammar": LETTERS, "stop_ids": [EOS], "temperature": 1.0, "logprobs": 0},
-        {"grammar": WORDS, "stop_ids": [EOS], "temperature": 1.0},
+        {"grammar": LETTERS, "stop_ids": EOS, "temperature": 1.0, "logprobs": 0},
+        {"grammar": WORDS, "stop_ids": EOS, "temperature": 1.0},
         {"stop_ids": list(range(3, 60)), "min_tokens": 7, "temperature": 1.0},
         {"sampler": PluginCall(plugin="one", name="Counting", core=COUNTING), "max_tokens": 20},
     )
@@ -168,7 +172,14 @@ def without_drafts(model: Model, rows: Sequence[GenerateRequest], **more: Any) -
 @pytest.mark.parametrize(
     ("name", "right", "bits"),
     usually(
-        [("llama", 0.0, 8), ("llama", 0.5, None), ("deepseek_v3", 1.0, None)].__contains__,
+        [
+            ("llama", 0.0, 8),
+            ("llama", 0.5, None),
+            ("deepseek_v3", 1.0, None),
+            ("gemma3_text", 0.5, None),
+            ("gpt_oss", 1.0, None),
+            ("deepseek_v32", 0.5, None),
+        ].__contains__,
         [
             *product(DRAFTING, [0.0, 0.5, 1.0], [None]),
             *product(["llama", "qwen3"], [0.0, 0.5, 1.0], [8, 4]),
@@ -178,7 +189,8 @@ def without_drafts(model: Model, rows: Sequence[GenerateRequest], **more: Any) -
 def test_tokens_are_the_same_with_and_without_drafts(
     name: str, right: float, bits: int | None
 ) -> None:
-    path = tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5)
+    config = {**ARCHITECTURES, **MORE}[name]
+    path = tiny_model_dir(config, scale=SCALES.get(name, 3.0), seed=5)
     model = load(path, speculation=MOST, kv_bits=bits)
     rows = mixed(seed=3)
     without = without_drafts(model, rows, prefill_chunk=16)
@@ -199,7 +211,7 @@ def test_tokens_are_the_same_with_and_without_drafts(
         [("gemma3_text", 0.5), ("gpt_oss", 1.0)].__contains__, product(WINDOWED, [0.0, 0.5, 1.0])
     ),
 )
-def test_rows_with_windows_draft_while_they_are_alone(name: str, right: float) -> None:
+def test_rows_with_windows_draft_alone_and_together(name: str, right: float) -> None:
     path = tiny_model_dir(ARCHITECTURES[name], scale=SCALES.get(name, 3.0), seed=5)
     model = load(path, speculation=MOST)
     rng = random.Random(7)
@@ -233,6 +245,9 @@ def test_rows_with_windows_draft_while_they_are_alone(name: str, right: float) -
 
 @pytest.mark.parametrize("name", ["llama4", "mamba", "falcon_h1", "recurrent_gemma", "rwkv7"])
 def test_models_whose_state_cannot_be_taken_back_say_so(name: str) -> None:
-    assert load(tiny_model_dir(ARCHITECTURES[name]), speculation=4).info.speculation == (
-        "unsupported"
-    )
+    model = load(tiny_model_dir(ARCHITECTURES[name]), speculation=4)
+    assert model.info.speculation == "unsupported"
+
+
+def test_attention_that_reads_places_drafts_nothing() -> None:
+    assert load(tiny_model_dir(PLACED), speculation=4).info.speculation == "unsupported"

@@ -24,7 +24,9 @@ _FULL = {"full_attention", "attention", "*", "hybrid"}
 _WINDOW = {"sliding_attention", "chunked_attention", "sliding"}
 _RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv7")
 # Every layer has a state beside its keys and values.
-_BESIDE_STATE = ("falcon_h1",)
+_BESIDE_STATE = ("falcon_h1", "baichuan_m1", "longcat_flash_ngram")
+# Its attention chooses blocks by their places in the cache, which drafts would change.
+_READS_PLACES = ("minimax_m3_vl",)
 # Latent attention whose keys and values mlx-lm keeps for each head.
 _UNPACKED = ("deepseek_v2", "minicpm3", "youtu_llm")
 # Every so many layers one keeps all tokens, where config.json does not say how many.
@@ -97,6 +99,7 @@ class KVLayout:
         group_size = next(sizes, None) if plain else None
         # Chunks end where they are full.
         takes_back = plain or not (others or text.get("attention_chunk_size"))
+        takes_back = takes_back and outer not in _READS_PLACES
         return cls(tuple(layers), itemsize, group_size, plain, takes_back)
 
     def row_bytes(self, tokens: int, kv_bits: int | None = None, chunk: int = CHUNK) -> int:
