@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from budmlx import logs
 from budmlx.backend import importing_mlx
 from budmlx.core.activity import Activity
+from budmlx.core.mlx_lm_alone import import_mlx_lm
 from budmlx.core.plugin_calls import NOTE
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, SetLogLevel, ToCore
@@ -55,6 +56,7 @@ def main() -> None:
         logs.set_up(hello.settings.log_level, hello.settings.log_format)
     try:
         with importing_mlx():
+            import_mlx_lm()
             loop_class: type[CoreLoop] = importlib.import_module("budmlx.core.loop").CoreLoop
     except ModelLoadError as error:
         channel.send(LoadFailed(error.message))

@@ -15,9 +15,7 @@ from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
 from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
 
-_RUN = (sys.executable, "-P", str(Path(__file__).with_name("quick_core.py")))
-QUICK_COMMAND = (*_RUN, "budmlx.core.__main__")
-"""The real core but for its imports: for tests of what happens to a process."""
+_RUN = (sys.executable, "-P", str(Path(__file__).with_name("changed_core.py")))
 FATAL_COMMAND = (*_RUN, "tests.engine.hosts.fatal_core")
 FAILING_DEVICE = (*_RUN, "tests.engine.hosts.failing_device_core")
 FATAL_TOKEN = 13

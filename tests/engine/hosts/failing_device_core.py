@@ -1,4 +1,4 @@
-"""A core whose device fails once, after some steps: run by `quick_core`.
+"""A core whose device fails once, after some steps: run by `changed_core`.
 
 The file that `BUDMLX_TEST_FAILED` names exists from then on.
 """

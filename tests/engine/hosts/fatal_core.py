@@ -1,4 +1,4 @@
-"""A core that dies of prompts that hold a marked token: run by `quick_core`."""
+"""A core that dies of prompts that hold a marked token: run by `changed_core`."""
 
 import os
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
@@ -12,7 +11,7 @@ from budmlx.engine.hosts.host import Host
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.engine.hosts.thread import ThreadHost
 from budmlx.protocol import StepFrame
-from tests.engine.hosts.core_process import QUICK_COMMAND, Rows, core_settings, eventually, row
+from tests.engine.hosts.core_process import Rows, core_settings, eventually, row
 
 
 class Failing(Rows):
@@ -36,7 +35,7 @@ def rows() -> Failing:
     return Failing()
 
 
-HOSTS = {"thread": ThreadHost, "process": partial(ProcessHost, command=QUICK_COMMAND)}
+HOSTS = {"thread": ThreadHost, "process": ProcessHost}
 
 
 @pytest.fixture(params=HOSTS)

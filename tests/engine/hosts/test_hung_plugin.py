@@ -12,7 +12,7 @@ import pytest
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.errors import PluginError, RequestFailedError
 from budmlx.protocol import GenerateRequest, PluginCall, StepFrame
-from tests.engine.hosts.core_process import QUICK_COMMAND, Rows, core_settings, row, undisturbed
+from tests.engine.hosts.core_process import Rows, core_settings, row, undisturbed
 
 pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
 
@@ -51,8 +51,7 @@ def start(rows: Rows) -> Iterator[Start]:
     hosts: list[ProcessHost] = []
 
     def make(watchdog_seconds: float = 30.0) -> ProcessHost:
-        options = {"watchdog_seconds": watchdog_seconds, "command": QUICK_COMMAND}
-        hosts.append(ProcessHost(core_settings(), rows, **options))
+        hosts.append(ProcessHost(core_settings(), rows, watchdog_seconds=watchdog_seconds))
         return hosts[-1]
 
     yield make

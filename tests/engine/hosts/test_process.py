@@ -18,7 +18,6 @@ from budmlx.protocol import StepFrame
 from tests.engine.hosts.core_process import (
     FATAL_COMMAND,
     PATIENCE,
-    QUICK_COMMAND,
     Rows,
     core_process,
     core_settings,
@@ -44,7 +43,6 @@ def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
     hosts: list[ProcessHost] = []
 
     def make(speculation: int = 0, **options: object) -> ProcessHost:
-        options = {"command": QUICK_COMMAND, **options}
         settings = msgspec.structs.replace(core_settings(), speculation=speculation)
         hosts.append(ProcessHost(settings, rows, **options))  # type: ignore[arg-type]
         return hosts[-1]

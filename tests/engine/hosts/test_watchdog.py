@@ -22,7 +22,6 @@ from budmlx.protocol import CoreSettings, PluginTarget, WarmingUp
 from budmlx.protocol.note import Note
 from tests.engine.hosts.core_process import (
     PATIENCE,
-    QUICK_COMMAND,
     Rows,
     core_settings,
     eventually,
@@ -124,7 +123,7 @@ def test_a_first_use_is_waited_for_and_a_hang_is_not() -> None:
     rows = Rows()
     told: list[str] = []
     options: dict[str, Any] = {"watchdog_seconds": 2.0, "notice": told.append}
-    host = ProcessHost(loading("slow"), rows, command=QUICK_COMMAND, **options)
+    host = ProcessHost(loading("slow"), rows, **options)
     try:
         assert_told(told)
         assert SLOW_SECONDS > 2.0
@@ -186,5 +185,5 @@ def assert_told(told: list[str]) -> None:
 
 def test_a_core_that_ends_while_it_warms_up_is_reported() -> None:
     with pytest.raises(ModelLoadError, match=r"was building kernels 1/2 \(--warmup off") as caught:
-        ProcessHost(loading("fatal"), Rows(), command=QUICK_COMMAND)
+        ProcessHost(loading("fatal"), Rows())
     assert "signal 6" in str(caught.value)

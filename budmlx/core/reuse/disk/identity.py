@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx_lm
 import numpy as np
 
 from budmlx.core.model.memory import arrays_of
@@ -43,5 +43,5 @@ def layout_of(model: Model) -> Layout | None:
 
 def model_digest(path: Path) -> str:
     """A digest of the model in `path`, the versions of the libraries, and their device."""
-    versions = [mx.__version__, mlx_lm.__version__, str(mx.default_device())]
+    versions = [mx.__version__, version("mlx-lm"), str(mx.default_device())]
     return ModelIdentity.read(path).sampled(versions)
