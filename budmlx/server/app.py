@@ -154,6 +154,7 @@ def _stay_awake(app: web.Application) -> None:
 def _count(app: web.Application) -> None:
     """Count what happens, for `GET /metrics`."""
     counted = Metrics(app[MODELS], app[IN_FLIGHT])
+    counted.batches = app[BATCHES].tally
     app[METRICS], app[WATCHERS] = counted, (*app[WATCHERS], counted.watch)
 
 

@@ -21,7 +21,7 @@ Default = TypeVar("Default")
 class LineRequest:
     """What a handler asks of a request beside its body. It runs in the background.
 
-    owner: identifies the API key. id: of the request, for records. path: of the endpoint.
+    owner: identifies the API key. origin: for records.
 
     Raises:
         HttpError: 401, the key is none any more.
@@ -29,9 +29,8 @@ class LineRequest:
 
     headers: Mapping[str, str] = {}
 
-    def __init__(self, app: web.Application, owner: str, id: str, path: str):
+    def __init__(self, app: web.Application, owner: str, origin: RequestOrigin):
         self.app = app
-        origin = RequestOrigin(request_id=id, route=path)
         self._values: dict[Any, Any] = {
             NAMESPACE: owner,
             KEY_PRIORITY: "background",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,6 +25,7 @@ class Exchange:
     it. failure: why it failed, also after its stream had begun. status: of the answer; 0 if there
     was none, because the client left or the connection broke. ended: seconds since 1970.
     late: it was reported before, and what went on in the background has ended now.
+    batch: that it is a line of; no HTTP request then.
     """
 
     origin: RequestOrigin
@@ -36,6 +38,21 @@ class Exchange:
     status: int = 0
     ended: float = 0.0
     late: bool = False
+    batch: str = ""
+
+
+@dataclass(slots=True)
+class BatchCounts:
+    """What became of batches since the server began.
+
+    running: batches that are not over. waiting: their lines without a reply. ended: the others, by
+    their status. lines: by how they ended: completed, failed, cancelled or expired.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    lines: Counter[str] = field(default_factory=Counter)
 
 
 class Route(NamedTuple):

@@ -191,7 +191,7 @@ async def exchanges(request: web.Request, handler: Handler) -> web.StreamRespons
         exchange.status = response.status
         return response
     finally:
-        _report(request.app, exchange)
+        report(request.app, exchange)
 
 
 def _exchange(request: web.Request) -> Exchange:
@@ -223,7 +223,8 @@ async def _answered(
         return response
 
 
-def _report(app: web.Application, exchange: Exchange) -> None:
+def report(app: web.Application, exchange: Exchange) -> None:
+    """Tell all who watch that an exchange is over."""
     exchange.ended = time.time()
     # What goes on in the background is reported when that ends.
     exchange.origin.sink = partial(_report_late, app, exchange)

@@ -24,7 +24,7 @@ from budmlx.engine.store.files import FileStore
 from budmlx.engine.store.store import Limits
 from budmlx.errors import ConfigError
 from budmlx.server.app import HttpServer
-from budmlx.server.batches import record
+from budmlx.server.batches import record, runner
 from budmlx.server.batches.record import InputLine, check_lines, read_lines
 from tests.amount import examples
 from tests.server.conftest import Start
@@ -352,3 +352,41 @@ async def test_a_server_that_ends_leaves_its_batch_to_the_next(
     assert (batch.status, counts.total, counts.completed) == ("completed", 30, 30)
     assert len(await lines_of(client, batch.output_file_id)) == 30
     await server.drain()
+
+
+async def test_batches_that_are_over_are_forgotten_in_time(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "SWEEP_SECONDS", 0.02)
+    client = sdk(await start())
+    batch = await ended(client, await begun(client, jsonl([line(1)])))
+    output = await client.files.retrieve(batch.output_file_id)
+    assert output.expires_at == output.created_at + 30 * 86_400
+    monkeypatch.setattr(runner, "KEPT_SECONDS", 0)
+    last = await begun(client, jsonl([line(1)]))
+    while (await client.batches.list()).data:
+        await asyncio.sleep(0.02)
+    for id in (batch.id, last.id):
+        with pytest.raises(openai.NotFoundError):
+            await client.batches.retrieve(id)
+    while len(found := (await client.files.list(purpose="batch_output")).data) > 1:
+        await asyncio.sleep(0.02)
+    assert [each.id for each in found] == [batch.output_file_id], "its own time is not over"
+
+
+async def test_so_many_batches_are_kept(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MOST_KEPT", 2)
+    client = sdk(await start())
+    ids = [(await ended(client, await begun(client, jsonl([line(n)])))).id for n in range(4)]
+    assert [each.id for each in (await client.batches.list()).data] == ids[:1:-1]
+
+
+async def test_replies_beyond_the_limit_keep_from_further_batches(start: Start) -> None:
+    client = sdk(await start(files_max_size=600))
+    batch = await ended(client, await begun(client, jsonl([line(1)])))
+    assert len(await lines_of(client, batch.output_file_id)) == 1
+    again = {"input_file_id": batch.input_file_id, "completion_window": "24h"}
+    with pytest.raises(openai.BadRequestError, match="600 bytes; delete some"):
+        await client.batches.create(endpoint=CHAT, **again)
+    await client.files.delete(batch.output_file_id)
+    assert (await client.batches.create(endpoint=CHAT, **again)).status == "validating"

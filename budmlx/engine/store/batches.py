@@ -11,7 +11,7 @@ from budmlx.engine.store.store import Store
 from budmlx.errors import OverloadedError
 
 PAGE = 256
-"""Lines that are read at once."""
+"""Lines, or records, that are read at once."""
 
 Result = TypeVar("Result")
 
@@ -63,6 +63,37 @@ class BatchStore:
             return True
 
         self._work(work)
+
+    def trim(self, owner: str, most: int) -> None:
+        """Forget the oldest records of an owner that are over, until there are `most`."""
+
+        def work(database: sqlite3.Connection) -> bool:
+            query = "SELECT count(*) FROM batches WHERE owner = ?"
+            (count,) = database.execute(query, (owner,)).fetchone()
+            database.execute(
+                "DELETE FROM batches WHERE rowid IN (SELECT rowid FROM batches "
+                "WHERE owner = ? AND over ORDER BY rowid LIMIT ?)",
+                (owner, max(0, count - most)),
+            )
+            return True
+
+        self._work(work)
+
+    def forget(self, is_old: Callable[[bytes], bool]) -> None:
+        """Forget records that are over and old, the oldest first, up to one that is not."""
+
+        def work(database: sqlite3.Connection) -> list[int]:
+            query = "SELECT rowid, data FROM batches WHERE over ORDER BY rowid LIMIT ?"
+            old = []
+            for rowid, data in database.execute(query, (PAGE,)).fetchall():
+                if not is_old(bytes(data)):
+                    break
+                old.append(rowid)
+            database.executemany("DELETE FROM batches WHERE rowid = ?", [(each,) for each in old])
+            return old
+
+        while len(self._work(work)) == PAGE:
+            pass
 
     def listed(self, owner: str) -> list[bytes]:
         """All records of an owner, the newest first."""

@@ -158,6 +158,18 @@ class FileStore:
         if problem:
             raise InvalidRequestError(problem, param="file", code="too_many_files")
 
+    def check(self, owner: str) -> None:
+        """Raise InvalidRequestError if the files of an owner, with all that batches have written,
+        are beyond the limits; OverloadedError as `insert`.
+        """
+        files = self._select("owner = ?", owner)
+        if len(files) > self.limits.count or sum(f.size for f in files) > self.limits.size:
+            raise InvalidRequestError(
+                f"Batches of this API key have written so much that it has more than "
+                f"{self.limits.count} files or {self.limits.size} bytes; delete some.",
+                code="too_many_files",
+            )
+
     def _beyond(self, database: sqlite3.Connection, file: StoredFile) -> str:
         """Which limit the files of an owner would exceed with a further one, as a sentence."""
         count, size = database.execute(

@@ -7,16 +7,22 @@ import json
 
 from aiohttp import web
 
+from budmlx.engine.run.origin import RequestOrigin
 from budmlx.errors import InvalidRequestError
+from budmlx.logs import REQUEST
 from budmlx.server.batches.record import InputLine, one_line, output_line
 from budmlx.server.errors import failure_of
 from budmlx.server.line_request import LINES, LineRequest
+from budmlx.server.records import PATHS, Exchange, Route
+from budmlx.server.transport import report
 from budmlx.server.warnings_header import NAME as WARNINGS
 
 RETRY_SECONDS = 0.5
 """Pause before what the server could not do is tried again."""
 REFUSED = ("stream", "background")
 """Fields whose replies are not whole."""
+LATER = (429, 503)
+"""Statuses of what a limit of the key, or of the server, refuses now."""
 
 
 async def reply(
@@ -26,21 +32,42 @@ async def reply(
 
     owner: identifies the API key. name: of the batch, for ids.
     """
-    served, id = app[LINES][endpoint], f"{name}-{line.number}"
+    route = app[PATHS].get(("POST", endpoint)) or Route(endpoint, generates=False)
+    id = f"{name}-{line.number}"
+    REQUEST.set(id)
     while True:
-        try:
-            request = LineRequest(app, owner, id, endpoint)
-            for field in REFUSED:
-                if line.body.get(field):
-                    raise InvalidRequestError(f"`{field}` is not for batches.", param=field)
-            response = await served.answer(request, line.body, line.size)
-        except Exception as error:  # A boundary: it is the line's failure.
-            failure = failure_of(error)
-            if failure.status in (429, 503):  # a limit of the key, or of the server
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            response = served.error(failure, id)
-        assert isinstance(response, web.Response) and isinstance(response.body, bytes)
-        warnings = json.loads(response.headers.get(WARNINGS, "[]"))
-        body = one_line(response.body)
-        return response.status, output_line(name, line, response.status, body, warnings)
+        origin = RequestOrigin(id, route=endpoint)
+        exchange = Exchange(origin, "POST", endpoint, route.generates, batch=name)
+        origin.sink = exchange.records.append
+        response = await _tried(app, owner, endpoint, line, exchange)
+        if response is not None:
+            break
+        await asyncio.sleep(RETRY_SECONDS)
+    assert isinstance(response.body, bytes)
+    warnings = json.loads(response.headers.get(WARNINGS, "[]"))
+    body = one_line(response.body)
+    return response.status, output_line(name, line, response.status, body, warnings)
+
+
+async def _tried(
+    app: web.Application, owner: str, endpoint: str, line: InputLine, exchange: Exchange
+) -> web.Response | None:
+    """What an endpoint answers; None if it may do otherwise later. Reports what was done."""
+    served, origin, later = app[LINES][endpoint], exchange.origin, False
+    try:
+        request = LineRequest(app, owner, origin)
+        for field in REFUSED:
+            if line.body.get(field):
+                raise InvalidRequestError(f"`{field}` is not for batches.", param=field)
+        response = await served.answer(request, line.body, line.size)
+        assert isinstance(response, web.Response)
+    except Exception as error:  # A boundary: it is the line's failure.
+        exchange.failure = failure = failure_of(error)
+        later = failure.status in LATER
+        response = served.error(failure, origin.request_id)
+        if later:
+            return None
+    finally:
+        if exchange.records or not later:
+            report(app, exchange)
+    return response

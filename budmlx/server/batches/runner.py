@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,9 @@ from aiohttp import web
 from budmlx.engine.store.batches import BatchStore
 from budmlx.engine.store.files import FileStore, StoredFile
 from budmlx.errors import InvalidRequestError, OverloadedError
+from budmlx.logs import fields
 from budmlx.server.batches.record import (
+    KEPT_SECONDS,
     Batch,
     InputLine,
     LineError,
@@ -31,6 +33,8 @@ from budmlx.server.batches.record import (
 from budmlx.server.batches.reply import RETRY_SECONDS, reply
 from budmlx.server.errors import HttpError, failure_of
 from budmlx.server.line_request import LINES
+from budmlx.server.records import BatchCounts
+from budmlx.server.state import KEYS
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,8 @@ OWN_INPUT = "message_batch"
 """Purpose of a file that is the input of one batch, and goes with it."""
 INPUTS = ("batch", OWN_INPUT)
 """Purposes of files that batches read."""
+MOST_KEPT = 1000
+"""Batches of one API key that are kept, with those that are not over."""
 MOST_ACTIVE = 64
 """Batches of one API key that are not over."""
 UNTAKEN = {
@@ -87,7 +93,14 @@ class Batches:
         self._active: dict[str, _Active] = {}
         self._places = asyncio.Semaphore(lines)
         self._lines = lines
+        self._counts = BatchCounts()
         self._sweeper: asyncio.Task[None] | None = None
+
+    def tally(self) -> BatchCounts:
+        """The counts as they are now."""
+        shown = [active.batch.request_counts.total for active in self._active.values()]
+        done = sum(len(active.done) for active in self._active.values())
+        return replace(self._counts, running=len(shown), waiting=max(0, sum(shown) - done))
 
     # The life of the server
 
@@ -120,6 +133,7 @@ class Batches:
                 for file in await asyncio.to_thread(self.files.expired):
                     if file.id not in used:
                         await asyncio.to_thread(self.files.remove, file)
+                await asyncio.to_thread(self._store.forget, _is_old)
             except OverloadedError:
                 pass  # The store has logged it.
             await asyncio.sleep(SWEEP_SECONDS)
@@ -143,6 +157,8 @@ class Batches:
             raise InvalidRequestError(
                 "The purpose of the file is not `batch`.", param="input_file_id"
             )
+        await asyncio.to_thread(self.files.check, owner)
+        await asyncio.to_thread(self._store.trim, owner, MOST_KEPT - 1)
         batch = new_batch(endpoint, file.id, "24h", **more)
         active = _Active(owner, batch, {})
         await self._keep(active, batch)
@@ -216,7 +232,36 @@ class Batches:
             failure = failure_of(error)
             problem = LineErrors([LineError("server_error", failure.message, None, None)])
             await self._keep(active, active.batch.become("failed", errors=problem))
-        del self._active[active.batch.id]
+        self._end(active)
+
+    def _end(self, active: _Active) -> None:
+        """Count and tell that a batch is over."""
+        batch = active.batch
+        del self._active[batch.id]
+        counts, status = batch.request_counts, batch.status
+        left = counts.total - counts.completed - counts.failed
+        if status in UNTAKEN:
+            self._counts.lines[status] += left
+        self._counts.ended[status] += 1
+        seconds = int(time.time()) - batch.created_at
+        problem = batch.errors.data[0].message if batch.errors else ""
+        self._tell(
+            active,
+            f"{status}, {counts.completed} replies, {counts.failed} errors, {left} lines left, "
+            f"{seconds} s. {problem}",
+            status=status,
+            completed=counts.completed,
+            failed=counts.failed,
+            left=left,
+            seconds=seconds,
+        )
+
+    def _tell(self, active: _Active, text: str, **found: Any) -> None:
+        batch, keys = active.batch, self._app[KEYS].all
+        key = next((key.name for key in keys if key.sha256 == active.owner), "")
+        named = {"batch": batch.id, "endpoint": batch.endpoint, **({"key": key} if key else {})}
+        words = " ".join(f"{name}={value}" for name, value in named.items())
+        log.info("Batch: %s %s", words, text.strip(), extra=fields(**named, **found))
 
     async def _validate(self, active: _Active) -> None:
         batch = active.batch
@@ -227,6 +272,7 @@ class Batches:
             await self._keep(active, batch.become("failed", errors=errors))
         else:
             await self._keep(active, batch.become("in_progress", request_counts=counts))
+            self._tell(active, f"begins, {count} lines", lines=count)
 
     async def _answer(self, active: _Active) -> None:
         """Answer the lines that have no reply yet, as far as the time goes."""
@@ -271,6 +317,7 @@ class Batches:
         put = partial(self._store.put_line, active.batch.id, number, data, failed=failed)
         await self._patiently(put)
         active.done[number] = failed
+        self._counts.lines["failed" if failed else "completed"] += 1
 
     async def _finalize(self, active: _Active) -> None:
         """Write the files of a batch whose lines are answered, or shall not be any more."""
@@ -306,7 +353,7 @@ class Batches:
             yield first
             yield from lines
 
-        now, seconds = int(time.time()), batch.output_expires_after
+        now, seconds = int(time.time()), batch.output_expires_after or KEPT_SECONDS
         file = StoredFile(
             id=f"file-{batch.id.removeprefix('batch_')}-{kind}",
             owner=active.owner,
@@ -314,7 +361,7 @@ class Batches:
             purpose="batch_output",
             size=0,
             created=now,
-            expires=None if seconds is None else now + seconds,
+            expires=now + seconds,
         )
         return (await asyncio.to_thread(self.files.write, file, everything())).id
 
@@ -331,6 +378,10 @@ class Batches:
                 return await asyncio.to_thread(work)
             except OverloadedError:
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def _is_old(data: bytes) -> bool:
+    return msgspec.json.decode(data, type=Batch).created_at + KEPT_SECONDS <= time.time()
 
 
 BATCHES = web.AppKey("batches", Batches)

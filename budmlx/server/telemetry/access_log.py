@@ -55,6 +55,8 @@ def facts(exchange: Exchange) -> Mapping[str, Any]:
     }
     if origin.key:
         found["key"] = origin.key
+    if exchange.batch:
+        found["batch"] = exchange.batch
     if exchange.late:
         found["late"] = True
     if exchange.records:

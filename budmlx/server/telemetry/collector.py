@@ -24,6 +24,7 @@ from budmlx.plugins import boundary
 from budmlx.protocol import CoreCounts
 from budmlx.protocol.counts import Histogram
 from budmlx.server.in_flight import InFlight
+from budmlx.server.records import BatchCounts
 from budmlx.server.telemetry import declarations as declared
 from budmlx.server.telemetry.declarations import Metric
 
@@ -35,8 +36,15 @@ Found = defaultdict[Metric, dict[tuple[str, ...], float | Histogram]]
 class ModelCollector:
     """Collects what can be asked for. connections: tells the number of clients."""
 
-    def __init__(self, models: Models, in_flight: InFlight, connections: Callable[[], int]):
+    def __init__(
+        self,
+        models: Models,
+        in_flight: InFlight,
+        connections: Callable[[], int],
+        batches: Callable[[], BatchCounts],
+    ):
         self._connections = connections
+        self._batches = batches
         self._models = models
         self._in_flight = in_flight
 
@@ -46,6 +54,7 @@ class ModelCollector:
         found[declared.BUILD][(__version__,)] = 1
         found[declared.CONNECTIONS][()] = self._connections()
         found[declared.IN_FLIGHT][()] = self._in_flight.count
+        _add_batches(found, self._batches())
         residents = [each for each in self._models.residents if each.loads]
         for each in residents:
             _add_model(found, each)
@@ -65,6 +74,14 @@ class ModelCollector:
             for (plugin, _), count in plugins.hanging.counts().items():
                 hanging[(plugin,)] += count
         found[declared.HANGING].update(hanging)
+
+
+def _add_batches(found: Found, counts: BatchCounts) -> None:
+    found[declared.BATCHES_RUNNING][()] = counts.running
+    found[declared.BATCH_LINES_WAITING][()] = counts.waiting
+    for status in ("completed", "failed", "cancelled", "expired"):
+        found[declared.BATCHES][(status,)] = counts.ended[status]
+        found[declared.BATCH_LINES][(status,)] = counts.lines[status]
 
 
 def _add_model(found: Found, resident: Resident) -> None:

@@ -53,6 +53,16 @@ BUILD = _gauge("build_info", "Always 1; the label is the version.", "version")
 CONNECTIONS = _gauge("connections", "Connected clients.")
 IN_FLIGHT = _gauge("requests_in_flight", "Prompts that hold a place: running or waiting.")
 
+BATCHES_RUNNING = _gauge("batches_running", "Batches that are not over.")
+BATCH_LINES_WAITING = _gauge("batch_lines_waiting", "Their lines that have no reply.")
+BATCHES = _counter("batches", "Batches that are over, by their status.", "status")
+BATCH_LINES = _counter(
+    "batch_lines",
+    "Lines of batches by how they ended: completed, failed, cancelled or expired. They are no HTTP "
+    "requests, and are counted among the prompts below.",
+    "outcome",
+)
+
 # Requests for text, when they end
 
 REQUESTS = _counter(

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from budmlx.engine.models.models import Models
 from budmlx.plugins.specs import RequestRecord
 from budmlx.server.in_flight import InFlight
-from budmlx.server.records import Exchange
+from budmlx.server.records import BatchCounts, Exchange
 from budmlx.server.telemetry import declarations as declared
 from budmlx.server.telemetry.collector import ModelCollector
 from budmlx.server.telemetry.declarations import Metric
@@ -38,12 +38,15 @@ MOST_ENDED = 100
 class Metrics:
     """The metrics of one server. It counts on the event loop, or on any thread.
 
-    connections: the number of clients, once it is known.
+    connections: the number of clients, once it is known. batches: what became of them.
     """
 
     def __init__(self, models: Models, in_flight: InFlight):
         self.connections: Callable[[], int] = int
-        collector = ModelCollector(models, in_flight, lambda: self.connections())
+        self.batches: Callable[[], BatchCounts] = BatchCounts
+        collector = ModelCollector(
+            models, in_flight, lambda: self.connections(), lambda: self.batches()
+        )
         self._registry = CollectorRegistry(auto_describe=False)
         self._errors: set[str] = set()
         # To find a series takes the library longer than to count.
@@ -65,7 +68,7 @@ class Metrics:
 
     def watch(self, exchange: Exchange) -> None:
         """Count an exchange that is over."""
-        if not exchange.late:
+        if not exchange.late and not exchange.batch:
             route = exchange.origin.route
             method = exchange.method if route else ""
             self._add(declared.HTTP_REQUESTS, method, route, str(exchange.status or CLIENT_LEFT))

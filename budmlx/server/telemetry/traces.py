@@ -117,6 +117,8 @@ def _attributes(exchange: Exchange) -> Mapping[str, str | int | float]:
         "http.request.method": exchange.method,
         "http.route": origin.route,
     }
+    if exchange.batch:
+        found["budmlx.batch"] = exchange.batch
     if exchange.status:
         found["http.response.status_code"] = exchange.status
     if exchange.records:

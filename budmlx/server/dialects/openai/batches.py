@@ -46,7 +46,7 @@ class BatchRequest(StrictBody):
         None, description="Comes back with the batch."
     )
     output_expires_after: ExpiresAfter | None = Field(
-        None, description="How long the files of replies are kept; for good if absent."
+        None, description="How long the files of replies are kept; 30 days if absent."
     )
 
 
