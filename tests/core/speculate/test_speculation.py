@@ -60,7 +60,7 @@ class Scripted:
             return []
         begin = self._row.produced + len(ahead)
         coming = self._truth[begin : begin + max(count, 0)]
-        return [t if self._rng.random() < self._right else 500 - t % 7 for t in coming]
+        return [t if self._rng.random() < self._right else (t + 1) % 512 for t in coming]
 
     def follow(self, token: int) -> None:
         """It knows what comes."""
