@@ -23,6 +23,7 @@ LAYERS = [
         "model_context",
         "model_identity",
         "open_files",
+        "stacks",
         "progress",
         "threads",
         "units",

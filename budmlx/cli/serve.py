@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from budmlx import log_file, logs
+from budmlx import log_file, logs, stacks
 from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
@@ -71,6 +71,7 @@ def serve(
     warn_of_tables(settings)
     if settings.log_file is not None:
         log_file.take_over(settings.log_file)
+    stacks.dump_on_signal()
     logs.set_up("debug" if ctx.meta.get("debug") else settings.log_level, settings.log_format)
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -85,6 +86,7 @@ def serve(
         announce = announcer(models, settings)
         read = partial(_read_again, flags, config)
         asyncio.run(serve_http(models, settings, announce, listening, read))
+    log.info("Stopped")
     leave_closed_streams()
     if downloads_run():
         # Python would wait for their threads, and these for the network.

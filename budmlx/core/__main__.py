@@ -18,7 +18,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from budmlx import logs
+from budmlx import logs, stacks
 from budmlx.backend import importing_mlx
 from budmlx.core.activity import Activity
 from budmlx.core.mlx_lm_alone import import_mlx_lm
@@ -40,6 +40,7 @@ def main() -> None:
         signal.signal(name, signal.SIG_IGN)
     if sys.stderr is not None:
         faulthandler.enable()
+    stacks.dump_on_signal()
     with contextlib.suppress(OSError):  # closed streams
         os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
     descriptor, *note_files = map(int, sys.argv[1:])

@@ -18,6 +18,7 @@ from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
 from budmlx.core.model.model import Model
+from budmlx.core.plugin_calls import PACE, check_targets
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.sample.grammar import Grammars
 from budmlx.core.schedule.scheduler import Scheduler
@@ -94,6 +95,7 @@ class CoreLoop:
     def _serve(self) -> None:
         keep_kernels()
         try:
+            check_targets(self._settings.plugins)
             use_device()
             model = load_model(self._settings)
             adapters = load_adapters(model, self._settings.adapters)
@@ -130,6 +132,8 @@ class CoreLoop:
             begin = time.perf_counter()
             frame = scheduler.step(self._emit) if busy else StepFrame(memory=memory_use())
             seconds = time.perf_counter() - begin
+            if PACE.spent:
+                PACE.step(seconds)
             self._emit(tally.counted(frame, seconds, idle=not scheduler.busy))
             self._confirm_limit(scheduler)
         executor.close(CLOSE_SECONDS)

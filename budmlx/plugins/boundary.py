@@ -7,6 +7,7 @@ failed; only the log has the place in the code.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,14 @@ from budmlx.errors import InvalidRequestError, PluginError
 
 log = logging.getLogger(__name__)
 
-FAULTS = (Exception, SystemExit)
-"""Exceptions of plugins that are caught; a library that calls sys.exit must not end the server."""
+FaultKind = Literal["raised", "broke", "hangs", "crashed", "slow", "blocks"]
+"""A plugin raised, returned something wrong, does not return, or ended the core; it took most of
+the time of steps, or kept the event loop from serving."""
 
-FaultKind = Literal["raised", "broke", "hangs", "crashed"]
-"""A plugin raised, returned something wrong, does not return, or ended the core."""
+MOST_CHARACTERS = 4 * 2**20
+"""Of a text that a plugin returns."""
+MOST_OF_A_REFUSAL = 2000
+"""The same of the message with which it refuses a request."""
 
 _running: dict[int, tuple[str, str]] = {}
 _counting = threading.Lock()
@@ -38,24 +42,51 @@ def count_fault(plugin: str, kind: FaultKind) -> None:
         FAULT_COUNTS = {**FAULT_COUNTS, plugin: {**kinds, kind: kinds[kind] + 1}}
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an exception may be the Ctrl-C of a user, which is no plugin's.
+
+    Python raises it on the main thread, where nothing else handles the signal, as a server does.
+    """
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+
 @contextmanager
-def calling(plugin: str, what: str) -> Iterator[None]:
-    """Context of a call of a plugin. what: the part of it, such as `filter`.
+def guarded(plugin: str, what: str) -> Iterator[None]:
+    """Context of code of a plugin. what: the part of it, such as `filter`.
+
+    Whatever it raises is its fault, also what ends tasks, threads or programs elsewhere.
 
     Raises:
         PluginError: the plugin raised something else than the next, which is logged.
         InvalidRequestError: the plugin refuses the request.
     """
+    try:
+        yield
+    except PluginError:
+        raise
+    except InvalidRequestError as error:
+        checked_text(plugin, what, error.message, MOST_OF_A_REFUSAL)
+        raise
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise PluginError(raised(plugin, what, error)) from error
+
+
+@contextmanager
+def calling(plugin: str, what: str) -> Iterator[None]:
+    """`guarded` for a call that waits for nothing: `running_on` names it until it returns."""
     thread = threading.get_ident()
     _running[thread] = (plugin, what)
     try:
-        yield
-    except (InvalidRequestError, PluginError):
-        raise
-    except FAULTS as error:
-        raise PluginError(raised(plugin, what, error)) from error
+        with guarded(plugin, what):
+            yield
     finally:
-        _running.pop(thread, None)  # routes interleave on one thread
+        del _running[thread]
 
 
 def running_on(thread: int) -> tuple[str, str] | None:
@@ -84,6 +115,27 @@ def broke(plugin: str, what: str, problem: str) -> str:
 def wrong_type(plugin: str, what: str, value: object, wanted: str) -> PluginError:
     """The error for a plugin that returned a value of a wrong type; it is logged."""
     return PluginError(broke(plugin, what, f"returned {type(value).__name__}, not {wanted}"))
+
+
+def checked_text(plugin: str, what: str, text: object, most: int = MOST_CHARACTERS) -> str:
+    """A text of a plugin, if it is one that can be sent to clients.
+
+    Raises:
+        PluginError: it is no text, too long, or has parts of characters.
+    """
+    if not isinstance(text, str):
+        raise wrong_type(plugin, what, text, "text")
+    problem = ""
+    if len(text) > most:
+        problem = f"returned a text of {len(text):,} characters, of at most {most:,}"
+    elif not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            problem = "returned a text with surrogates, which are no characters"
+    if problem:
+        raise PluginError(broke(plugin, what, problem))
+    return text
 
 
 def hangs(plugin: str, what: str, seconds: float) -> PluginError:

@@ -47,11 +47,15 @@ class HangingCalls:
             InvalidRequestError: the plugin refuses the request.
         """
         self.check([plugin])
-        future = run_apart("budmlx-plugin", function)
+
+        def call() -> T:
+            with calling(plugin, what):
+                return function()
+
+        future = run_apart("budmlx-plugin", call)
         if wait([future], self.seconds).not_done:
             raise self.add(plugin, what, future)
-        with calling(plugin, what):
-            return future.result()
+        return future.result()
 
     def add(self, plugin: str, what: str, future: Future[Any]) -> PluginError:
         """Count a call that hangs, until it returns; returns the error for its request."""

@@ -7,8 +7,8 @@ is used, of `add_` all results are, `on_` only informs. Plugins handed to `Engin
 then those that the configuration names, then installed ones by name, then what budmlx ships.
 
 The ring says where the result of a hook runs: core (the process that owns MLX), engine, server or
-cli. Every result of a hook is called inside a guard: if it raises or returns a wrong value, the
-request at hand fails with `plugin_error`, and no other.
+cli. Whatever a result of a hook raises, or returns wrongly, fails the request at hand alone, with
+`plugin_error`. MLX may be used in the core only, on the calling thread, until the call returns.
 """
 
 # The bodies are empty: pluggy reads names, arguments and docstrings.

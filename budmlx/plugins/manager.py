@@ -19,7 +19,7 @@ from budmlx import __version__
 from budmlx.config import Config
 from budmlx.errors import ConfigError
 from budmlx.plugins import hookspecs
-from budmlx.plugins.boundary import FAULTS
+from budmlx.plugins.boundary import is_interrupt
 from budmlx.plugins.discovery import GROUP, Candidate, Source, candidates, version_of
 from budmlx.plugins.hanging import HangingCalls
 from budmlx.plugins.hook_results import ADDED, CHOSEN
@@ -221,7 +221,9 @@ class Plugins:
             values = tuple(chain.from_iterable(self._caller(hook, name)(config=self._config)))
         except ConfigError:
             raise
-        except FAULTS as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             raise LoadProblem(f"{hook} failed: {_words(error)}") from error
         for value in values:
             if not isinstance(value, ADDED[hook]):
@@ -336,7 +338,9 @@ class Plugins:
                 problem = f"it provided a {type(value).__name__}, not a {wanted.__name__}"
             except ConfigError:
                 raise
-            except FAULTS as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 problem = _words(error)
             if self.required(name):
                 raise ConfigError(f"Plugin {name} cannot provide a {what}: {problem}.")
@@ -355,7 +359,9 @@ class Plugins:
 def _imported(candidate: Candidate) -> object:
     try:
         plugin = candidate.load()
-    except FAULTS as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise LoadProblem(f"it cannot be imported: {_words(error)}") from error
     if inspect.isclass(plugin):
         raise LoadProblem("it is a class; name a module or an instance")

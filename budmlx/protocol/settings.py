@@ -17,10 +17,16 @@ MOST_PLACES = 128
 
 
 class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """An object of a plugin for the core to import. core: `package.module:attribute`."""
+    """An object of a plugin for the core to import.
+
+    core: `package.module:attribute`. what: the part of the plugin, such as `sampler dice`.
+    required: the load fails without it.
+    """
 
     plugin: str
     core: str
+    what: str = ""
+    required: bool = False
 
 
 class KVStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +54,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_store: keeps that KV on disk, too.
     kv_bits: bits of each number in a KV cache, 8 or 4; None leaves them as the model makes them.
     loader: a plugin's function that gives the model's classes instead of mlx-lm. vision: a
-    plugin's factory of the vision encoder.
+    plugin's factory of the vision encoder. plugins: the factories of samplers and processors.
     sessions: files whose KV every row may begin with.
     adapters: what rows may choose. One that must have a digest may be missing: the rows that
     chose it fail then.
@@ -72,6 +78,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_bits: int | None = None
     loader: PluginTarget | None = None
     vision: PluginTarget | None = None
+    plugins: list[PluginTarget] = []
     sessions: list[str] = []
     adapters: list[AdapterSource] = []
     token_decoder: str = ""

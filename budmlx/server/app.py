@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import logging
 import math
-import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -30,6 +30,7 @@ from budmlx.server.dialects.base import Dialects
 from budmlx.server.dialects.registry import DIALECTS as REGISTERED
 from budmlx.server.in_flight import InFlight
 from budmlx.server.keys import KeyRing
+from budmlx.server.lag import LagMonitor
 from budmlx.server.ledger import Ledger
 from budmlx.server.limits import DEFAULTS, Limits
 from budmlx.server.line_request import LINES
@@ -71,6 +72,7 @@ from budmlx.server.state import (
     SEALER,
     STORE,
 )
+from budmlx.server.stopping import StopSignals
 from budmlx.server.telemetry.metrics import METRICS, RECENT, Metrics, Recent
 from budmlx.server.transport import Runner, exchanges, prepare
 
@@ -284,13 +286,14 @@ class HttpServer:
     async def drain(self) -> None:
         """Accept no more clients, let replies finish for `drain_seconds`, end the rest, unbind."""
         seconds = self._app[CONFIG].drain_seconds
-        log.info("Shutting down; %d prompts in flight have %g s", self.in_flight.count, seconds)
+        begin = time.monotonic()
         for site in self._runner.sites:
             await site.stop()
         await self._app[BATCHES].stop()
-        await self.in_flight.drain(seconds)
+        cut = await self.in_flight.drain(seconds)
         await self._runner.cleanup()
-        log.info("Shut down")
+        spent = time.monotonic() - begin
+        log.info("All requests have ended after %.1f s, %d of them before their time", spent, cut)
 
 
 async def serve(
@@ -306,19 +309,21 @@ async def serve(
     announce: called with the base URL once requests are answered.
     listening, read, and what is raised: see `HttpServer.start`.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(tell_of_open_files())
+    asyncio.get_running_loop().set_exception_handler(tell_of_open_files())
     server = await HttpServer.start(models, config, listening=listening, read=read)
-    second = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.SIG_DFL}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        # When a terminal closes, both the shell and the system send it.
-        second[signal.SIGHUP] = signal.SIG_IGN
-    for number in second:
-        loop.add_signal_handler(number, stop.set)
+    signals = StopSignals()
     announce(server.url)
-    await stop.wait()
-    for number, action in second.items():
-        loop.remove_signal_handler(number)
-        signal.signal(number, action)
+    with LagMonitor():
+        await signals.wait()
+    states = [engine.status() for engine in models.loaded]
+    log.info(
+        "%s received: shutting down. Requests: %d; rows that run: %d, and wait: %d. "
+        "They have %g s; another signal ends all at once",
+        signals.first,
+        server.in_flight.count,
+        sum(state.running for state in states),
+        sum(state.waiting for state in states),
+        config.drain_seconds,
+    )
+    signals.end_with_the_next(lambda: server.in_flight.count)
     await server.drain()

@@ -117,14 +117,18 @@ class InFlight:
                 found += 1
         return found
 
-    async def drain(self, seconds: float) -> None:
-        """Take no more requests, give the running ones `seconds`, then end them."""
+    async def drain(self, seconds: float) -> int:
+        """Take no more requests, give the running ones `seconds`, then end them.
+
+        Returns how many were ended.
+        """
         self.draining = True
         await self._wait_until_empty(seconds)
-        now = asyncio.get_running_loop().time()
+        now, left = asyncio.get_running_loop().time(), len(self._scopes)
         for scope in self._scopes:
             scope.reschedule(now)
         await self._wait_until_empty(FINAL_EVENT_SECONDS)
+        return left
 
     async def _wait_until_empty(self, seconds: float) -> None:
         self._empty.clear()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from itertools import groupby
+from types import FrameType
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from budmlx.errors import BudmlxError, ConfigError
-from budmlx.plugins.boundary import FAULTS, calling, wrong_type
+from budmlx.plugins.boundary import guarded, is_interrupt, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import Route
 from budmlx.server.errors import HttpError
@@ -34,7 +36,9 @@ def add_plugin_routes(app: web.Application, plugins: Plugins) -> None:
         routes = list(group)
         try:
             definitions = _checked(app, routes)
-        except FAULTS as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             problem = f"Plugin {plugin} has a route that cannot be served: {error}"
             if plugins.required(plugin):
                 raise ConfigError(problem, param="plugin") from error
@@ -49,7 +53,7 @@ def _checked(app: web.Application, routes: list[Owned[Route]]) -> list[web.Route
         web.RouteDef(
             owned.value.method,
             owned.value.path,
-            _guarded(owned.plugin, owned.value),
+            _handler(owned.plugin, owned.value),
             dict(owned.value.kwargs),
         )
         for owned in routes
@@ -66,16 +70,23 @@ def _path(route: web.AbstractRoute) -> str:
     return "" if route.resource is None else route.resource.canonical
 
 
-def _guarded(plugin: str, route: Route) -> Handler:
+def _handler(plugin: str, route: Route) -> Handler:
     what = f"route {route.method} {route.path}"
 
     async def handler(request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
         response: object = None
-        with calling(plugin, what):
+        with guarded(plugin, what):
             try:
                 response = await route.handler(request)
             except PASSED as raised:
                 response = raised
+            except (asyncio.CancelledError, GeneratorExit) as raised:
+                if not _is_given_up(task):
+                    raise
+                response = raised
+        if isinstance(response, asyncio.CancelledError | GeneratorExit):
+            raise response
         if isinstance(response, web.HTTPException):
             response = _answer(response)
         if isinstance(response, PASSED):
@@ -85,6 +96,24 @@ def _guarded(plugin: str, route: Route) -> Handler:
         return response
 
     return handler
+
+
+def route_of(frame: FrameType) -> tuple[str, str] | None:
+    """The plugin and the route that a frame of the interpreter answers, if it does."""
+    if frame.f_code.co_qualname != f"{_handler.__name__}.<locals>.handler":
+        return None
+    if frame.f_code.co_filename != _handler.__code__.co_filename:
+        return None
+    return frame.f_locals["plugin"], frame.f_locals["what"]
+
+
+def _is_given_up(task: asyncio.Task[object] | None) -> bool:
+    """Whether a task was cancelled, or is being thrown away with its event loop."""
+    try:
+        current = asyncio.current_task()
+    except RuntimeError:  # there is no loop any more
+        return True
+    return current is None or current is not task or current.cancelling() > 0
 
 
 def _answer(raised: web.HTTPException) -> web.Response | HttpError:

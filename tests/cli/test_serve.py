@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -30,6 +32,16 @@ from tests.models import tiny_model_dir
 @pytest.fixture(autouse=True)
 def no_user_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def the_log_stays_as_it_was() -> Iterator[None]:
+    """The command sets it up, in the process of the tests too."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture
@@ -67,6 +79,45 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
         r"^Memory: at most [\d.]+ GiB, of which the weights take [\d.]+ MiB", said, re.M
     )
     assert re.search("^Chosen for this device: backend [a-z]+, .*prefill_chunk [0-9]+", said, re.M)
+    *_, received, ended, stopped = said.splitlines()
+    assert (
+        "SIGTERM received: shutting down. Requests: 0; rows that run: 0, and wait: 0." in received
+    )
+    assert re.search(r"All requests have ended after \d+\.\d s, 0 of them before", ended)
+    assert stopped.endswith("budmlx.cli.serve: Stopped")
+
+
+def test_a_second_signal_is_told_and_stacks_are_shown(server: subprocess.Popen[str]) -> None:
+    assert server.stdout is not None and server.stderr is not None
+    words = shlex.split(server.stdout.readline().partition(" Try: ")[2])
+    body = json.loads(words[words.index("-d") + 1])
+    body |= {"stream": True, "max_tokens": 1500, "n": 2, "min_tokens": 1500}
+    request = urllib.request.Request(
+        words[1], json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    said = ""
+
+    def read_to(*ends: str) -> None:
+        nonlocal said
+        while not all(end in said for end in ends):
+            line = server.stderr.readline()  # type: ignore[union-attr]
+            assert line, said
+            said += line
+
+    (core,) = psutil.Process(server.pid).children()
+    for each in (server.pid, core.pid):
+        said = ""
+        os.kill(each, signal.SIGUSR1)
+        read_to("Current thread", "__main__.py")
+    with urllib.request.urlopen(request, timeout=110) as response:
+        response.readline()
+        server.send_signal(signal.SIGTERM)
+        read_to("SIGTERM received: shutting down. Requests: 1; rows that run: 2, and wait: 0.")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == -signal.SIGTERM
+    read_to("SIGTERM received again: ended at once; requests that are lost: 1")
+    psutil.wait_procs([core], timeout=30)
+    assert not core.is_running()
 
 
 def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,3 +147,40 @@ class Unlucky:
             Unlucky.failed = True
             raise RuntimeError("[METAL] Command buffer execution failed: Caused GPU Hang Error.")
         return mx.argmax(logits, axis=-1), state
+
+
+class Raises:
+    """Raises what an option says, by the name of its class."""
+
+    def init(self, options: Options) -> list[mx.array]:
+        kind, _, name = options["how"].rpartition(" ")
+        if kind == "in the core":
+            own = type("Own", (BaseException,), {})
+            known = {"CancelledError": asyncio.CancelledError, "Own": own}
+            raise known.get(name) or getattr(builtins, name)
+        return [mx.zeros((1, 1))]
+
+    def sample(
+        self, logits: mx.array, state: list[mx.array], context: RowContext, keys: mx.array
+    ) -> tuple[mx.array, list[mx.array]]:
+        return mx.argmax(logits, axis=-1), state
+
+
+class Spoils:
+    """Leaves no number, or nothing to draw, from a step on; or takes long."""
+
+    def init(self, options: Options) -> mx.array:
+        self.how = options["how"]
+        return mx.array([0])
+
+    def process(
+        self, logits: mx.array, state: mx.array, context: RowContext
+    ) -> tuple[mx.array, mx.array]:
+        late = (state >= 2)[:, None]
+        if self.how == "slow":
+            time.sleep(0.02)
+        if self.how == "one":
+            spoilt = logits.at[:, 3].add(mx.nan)
+        else:
+            spoilt = mx.full(logits.shape, {"nan": mx.nan, "inf": -mx.inf}.get(self.how, 1.0))
+        return mx.where(late, spoilt, logits), state + 1

@@ -257,6 +257,8 @@ class Bad(Store):
         match self.fault:
             case "raises":
                 raise OSError("disk full")
+            case "is cancelled":
+                raise asyncio.CancelledError
             case "garbage":
                 return b"\x93garbage"
             case "no bytes":
@@ -271,9 +273,13 @@ class Bad(Store):
         super().set(key, value, ttl)
         if self.fault == "exits":
             raise SystemExit
+        if self.fault == "is cancelled":
+            raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("fault", ["raises", "garbage", "no bytes", "another's", "hangs", "exits"])
+@pytest.mark.parametrize(
+    "fault", ["raises", "garbage", "no bytes", "another's", "hangs", "exits", "is cancelled"]
+)
 def test_a_bad_cache_costs_only_the_caching(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Bad(fault)
     limits = PluginLimits(cache_seconds=0.2)

@@ -343,7 +343,7 @@ class Executor:
     def _commit(self, row: Row, outcomes: Sequence[Outcome]) -> None:
         for drawn in outcomes:
             if not drawn.finite:
-                self._progress.fail([row], nothing_drawn(row))
+                self._progress.fail([row], nothing_drawn(row, drawn.spoilt))
                 return
             reason = row.commit([drawn.token])
             more = (drawn.logprob, drawn.top, row.cached, row.from_disk, row.written, row.draft)

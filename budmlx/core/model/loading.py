@@ -31,7 +31,7 @@ from budmlx.core.plugin_calls import resolve
 from budmlx.errors import ModelLoadError
 from budmlx.model_context import UNBOUNDED_CONTEXT, context_of
 from budmlx.model_identity import ModelIdentity
-from budmlx.plugins.boundary import FAULTS
+from budmlx.plugins.boundary import is_interrupt
 from budmlx.protocol import MOST_PLACES, CoreSettings
 from budmlx.types import ModelInfo
 from budmlx.weight_digests import WeightDigests
@@ -198,7 +198,9 @@ def _classes(settings: CoreSettings) -> dict[str, Any]:
         return {"get_model_classes": bare_classes} if settings.bare else {}
     try:
         return {"get_model_classes": resolve(loader.core)}
-    except FAULTS as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise ModelLoadError(f"The plugin {loader.plugin} cannot load models: {error}") from error
 
 

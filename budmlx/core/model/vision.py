@@ -15,7 +15,7 @@ import numpy as np
 from budmlx.core.plugin_calls import calling, computing, fault, resolve
 from budmlx.errors import ModelLoadError
 from budmlx.lookup import Bounded
-from budmlx.plugins.boundary import FAULTS
+from budmlx.plugins.boundary import is_interrupt
 from budmlx.plugins.vision import ModelFiles, VisionEncoder
 from budmlx.protocol import Image, PluginTarget
 
@@ -55,7 +55,9 @@ class Vision:
             encoder = resolve(target.core)(ModelFiles.read(path))
             if not isinstance(encoder.nbytes, int):
                 raise TypeError("nbytes is not a number")
-        except FAULTS as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             log.exception("plugin %s failed to make its vision encoder", target.plugin)
             raise ModelLoadError(
                 f"The plugin {target.plugin} cannot make a vision encoder: {error}"
@@ -111,7 +113,7 @@ class Vision:
         with calling(self._plugin, ENCODER):
             picture = self._encoder.encode(arrays)
             # What goes wrong while it is computed belongs to this picture.
-            with computing():
+            with computing(self._plugin):
                 mx.eval(picture)
         wanted = (image.tokens, hidden)
         if not isinstance(picture, mx.array) or picture.shape != wanted:

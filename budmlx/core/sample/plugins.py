@@ -5,13 +5,14 @@ that chose them. Each row has a state, which is split off and concatenated as ro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
 from budmlx.core.plugin_calls import PluginFault, calling, fault, resolve
 from budmlx.core.row import Row, RowFault
+from budmlx.core.sample.numeric import row_max
 from budmlx.plugins.row_state import Layout, difference, initial_state, layout
 from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
@@ -19,11 +20,25 @@ from budmlx.protocol import PluginCall
 _instances: dict[str, Any] = {}
 
 
+class Spoilt(NamedTuple):
+    """What a processor did to the logits of a step.
+
+    places: of its rows in the group. found: bool [rows], where it left nothing to draw, or
+    numbers that are none.
+    """
+
+    plugin: str
+    what: str
+    places: Sequence[int]
+    found: mx.array
+
+
 class PluginSampling:
     """One plugin object and the rows of a group that chose it at one place.
 
     slot: the place, which also names the rows' states: 0 is the sampler, 1 the first
     processor of a row, and so on. vocab: size of the vocabulary.
+    spoilt: by a processor in the last step, if it ran.
     """
 
     def __init__(
@@ -35,13 +50,15 @@ class PluginSampling:
         vocab: int,
     ):
         self.rows = [rows[i] for i in indices]
-        self.indices = mx.array(list(indices))
+        self.places = list(indices)
+        self.indices = mx.array(self.places)
         self._slot = slot
         self._call = call
         self._vocab = vocab
         self._plugin: Any = None
         self._state: Any = None
         self._layout: Layout = {}
+        self.spoilt: Spoilt | None = None
 
     def prepare(self, faults: dict[Row, RowFault]) -> None:
         """Make the plugin's object and concatenate the rows' states.
@@ -83,6 +100,8 @@ class PluginSampling:
         self._check(changed, logits.shape)
         self._check_layout(state, len(self.rows))
         self._state = state
+        spoilt = mx.isfinite(row_max(logits)) & ~mx.isfinite(row_max(changed))
+        self.spoilt = Spoilt(self._call.plugin, self._what, self.places, spoilt[:, 0])
         return changed
 
     def sample(self, logits: mx.array, feed: mx.array, keys: mx.array) -> mx.array:

@@ -21,7 +21,7 @@ from budmlx.core.sample.draw import Draws, random_keys
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.penalties import Penalties
-from budmlx.core.sample.plugins import PluginSampling, plugin_sampling
+from budmlx.core.sample.plugins import PluginSampling, Spoilt, plugin_sampling
 from budmlx.core.sample.reasoning import Closings
 from budmlx.protocol import MOST_DRAFTED, GenerateRequest
 
@@ -39,8 +39,11 @@ def _blaming(each: PluginSampling, faults: dict[Row, RowFault]) -> Iterator[None
         faults.update(dict.fromkeys(each.rows, (error.code, str(error))))
 
 
-def nothing_drawn(row: Row) -> RowFault:
-    """Why a row ends for which there was no token to draw."""
+def nothing_drawn(row: Row, spoilt: Spoilt | None) -> RowFault:
+    """Why a row ends for which there was no token to draw. spoilt: by the processor that did it."""
+    if spoilt is not None:
+        problem = "left no token that can be drawn: no number, or -inf for all of them"
+        return "plugin_error", str(fault(spoilt.plugin, spoilt.what, problem))
     if (sampler := row.request.sampler) is not None:
         problem = "drew no token of the vocabulary"
         return "plugin_error", str(fault(sampler.plugin, f"sampler {sampler.name}", problem))
@@ -54,6 +57,7 @@ class Outcome(NamedTuple):
     finite: bool
     logprob: float | None
     top: list[tuple[int, float]]
+    spoilt: Spoilt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Drawn:
     tokens: uint32 [rows, k]. finite: bool [rows, k], False where no token can be drawn.
     counts: how many alternatives each row wants to know, or None.
     faults: rows whose plugin or grammar failed, and why. states: what plugins keep.
+    spoilt: by processors of plugins, in their order.
     logprobs: float32 [rows, k]; top_ids, top_logprobs: [rows, k, count]; None if nobody asked.
     """
 
@@ -71,6 +76,7 @@ class Drawn:
     counts: Sequence[int | None]
     faults: Mapping[Row, RowFault]
     states: Sequence[mx.array]
+    spoilt: Sequence[Spoilt]
     logprobs: mx.array | None = None
     top_ids: mx.array | None = None
     top_logprobs: mx.array | None = None
@@ -79,10 +85,20 @@ class Drawn:
     def arrays(self) -> list[mx.array]:
         """Everything that must be evaluated."""
         extra = (self.logprobs, self.top_ids, self.top_logprobs)
-        return [self.tokens, self.finite, *self.states, *(x for x in extra if x is not None)]
+        spoilt = (each.found for each in self.spoilt)
+        seen = (x for x in extra if x is not None)
+        return [self.tokens, self.finite, *self.states, *spoilt, *seen]
 
     def read(self) -> list[list[Outcome]]:
         """Wait for the results: of every row, those of its places."""
+        outcomes = self._outcomes()
+        for each in reversed(self.spoilt):
+            for place, found in zip(each.places, each.found.tolist(), strict=True):
+                if found:
+                    outcomes[place] = [out._replace(spoilt=each) for out in outcomes[place]]
+        return outcomes
+
+    def _outcomes(self) -> list[list[Outcome]]:
         tokens, finite = self.tokens.tolist(), self.finite.tolist()
         if self.logprobs is None:
             return [
@@ -184,8 +200,9 @@ class RowSampling:
             for place in range(places)
         ]
         extra = [x for each in (*self._processors, *self._samplers) for x in each.arrays]
+        spoilt = [each.spoilt for each in self._processors if each.spoilt is not None]
         tokens, finite, *logprobs = (_side_by_side(arrays) for arrays in zip(*drawn, strict=True))
-        return Drawn(tokens, finite, self._counts, faults, extra, *logprobs)
+        return Drawn(tokens, finite, self._counts, faults, extra, spoilt, *logprobs)
 
     def _draw(
         self,

@@ -108,7 +108,9 @@ class Child:
     def reap(self) -> End:
         """Make sure that the process is gone and free its resources; returns how it ended."""
         plugin, status = self._reaped(), self._process.returncode
-        return End(_describe(status), plugin if status in _CRASHES else "")
+        # The core itself exits only where it calls no plugin, or is ours no longer.
+        exited = status is not None and status >= 0
+        return End(_describe(status), plugin if exited or status in _CRASHES else "")
 
     def _reaped(self) -> str:
         """The plugin that the process was calling when it ended."""

@@ -20,7 +20,7 @@ from budmlx.engine.procedures import FutureWait, Procedure
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ConfigError, InvalidRequestError
-from budmlx.plugins.boundary import wrong_type
+from budmlx.plugins.boundary import checked_text, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.vision import ModelFiles, Pixels, PreparedImage, VisionPreprocessorSpec
 from budmlx.protocol import Image, PluginTarget, Tensor
@@ -192,6 +192,7 @@ class Images:
             raise wrong_type(plugin, what, image, "a PreparedImage")
         if self._token is not None and image.tokens < 1:
             raise wrong_type(plugin, what, image.tokens, "a number of tokens")
+        checked_text(plugin, what, image.text)
         return image
 
     def placed(self, ids: list[int], shown: Sequence[KeyedImage]) -> TokenizedPrompt:

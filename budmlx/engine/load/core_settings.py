@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from budmlx import logs
@@ -43,6 +44,7 @@ def core_settings(
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),
         loader=PluginTarget(plugin=loader.plugin, core=loader.value.core) if loader else None,
         vision=images.target,
+        plugins=[*_targets(plugins, "sampler"), *_targets(plugins, "logits processor")],
         warmup=config.warmup != "off",
         log_level=logs.chosen(),
         log_format=config.log_format,
@@ -53,6 +55,17 @@ def core_settings(
         generates=embedding is None or embedding.chats,
         bare=embedding is not None and is_bare(Path(files.path)),
     )
+
+
+def _targets(plugins: Plugins, kind: str) -> Iterator[PluginTarget]:
+    """The factories of all samplers, or of all logits processors."""
+    for name, owned in plugins.named(f"add_{kind.replace(' ', '_')}s").items():
+        yield PluginTarget(
+            plugin=owned.plugin,
+            core=owned.value.core,
+            what=f"{kind} {name}",
+            required=plugins.required(owned.plugin),
+        )
 
 
 def _kv_store(config: Config, *, salt: str) -> KVStoreSettings | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from budmlx.plugins.boundary import calling, wrong_type
+from budmlx.plugins.boundary import calling, checked_text, wrong_type
 from budmlx.plugins.parsing import (
     Call,
     CallArguments,
@@ -37,6 +37,9 @@ class Stage:
             pieces = self.parser.push(text, last)
         if not isinstance(pieces, list | tuple) or not all(isinstance(p, PIECES) for p in pieces):
             raise wrong_type(self.plugin, self.what, pieces, "pieces of output")
+        for piece in pieces:
+            for each in _texts(piece):
+                checked_text(self.plugin, self.what, each)
         return pieces
 
     def finish(self) -> None:
@@ -44,6 +47,18 @@ class Stage:
         if isinstance(self.parser, FinishedParser):
             with calling(self.plugin, self.what):
                 self.parser.finish()
+
+
+def _texts(piece: Piece) -> Iterator[object]:
+    """The texts of a piece, as far as it has them."""
+    if isinstance(piece, Content | Thought | CallArguments):
+        yield piece.text
+        return
+    yield piece.name
+    if piece.id is not None:
+        yield piece.id
+    if isinstance(piece, Call):
+        yield piece.arguments
 
 
 class Splitter(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from budmlx.plugins.boundary import calling, wrong_type
+from budmlx.plugins.boundary import calling, checked_text
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import EndText, OutputFilter, OutputFilterFactory
 
@@ -32,7 +32,5 @@ class FilterChain:
             if isinstance(result, EndText):
                 self.ended = last = True
                 result = result.text
-            if not isinstance(result, str):
-                raise wrong_type(each.plugin, "output filter", result, "text")
-            text = result
+            text = checked_text(each.plugin, "output filter", result)
         return text

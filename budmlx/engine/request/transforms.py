@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 
 from budmlx.engine.request.messages import parse_messages
 from budmlx.errors import InvalidRequestError, PluginError
-from budmlx.plugins.boundary import wrong_type
+from budmlx.plugins.boundary import checked_text, wrong_type
 from budmlx.plugins.hanging import HangingCalls
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import MessageTransform
@@ -42,4 +42,17 @@ def transformed(
                 f"The plugin {each.plugin} failed: its message transform returned "
                 "something that is no message."
             ) from error
+        checked_text(each.plugin, "message transform", "".join(_texts(messages)))
     return replace(request, messages=messages)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in messages."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from _texts(getattr(value, each.name))

@@ -14,7 +14,7 @@ from typing import TypeVar
 from budmlx.config import ModelConfig
 from budmlx.engine.procedures import FutureWait, Procedure
 from budmlx.engine.reuse.stored_reply import StoredReply, decode, reply_key, stored
-from budmlx.plugins.boundary import FAULTS, FaultKind, count_fault, whereabouts
+from budmlx.plugins.boundary import FaultKind, count_fault, whereabouts
 from budmlx.plugins.manager import Owned
 from budmlx.plugins.specs import ResponseCache
 from budmlx.threads import Worker
@@ -167,7 +167,7 @@ class ReplyCache:
         def guarded() -> T | None:
             try:
                 return call()
-            except FAULTS as error:
+            except BaseException as error:  # on a thread of its own, so that it is the store's
                 self._complain("raised", f"failed: {whereabouts(error)}")
                 return None
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from budmlx.core.model.model import Model
+from budmlx.core.plugin_calls import PACE
+from budmlx.plugins import boundary
 from budmlx.protocol import PluginCall
 from tests.core.driver import Driver, load, request
 
@@ -82,6 +86,40 @@ def test_processors_run_in_the_rows_order_and_see_the_history(model: Model) -> N
 )
 def test_a_faulty_processor_fails_its_row_alone(model: Model, how: str) -> None:
     _fails_alone(model, {"processors": [call("NoRepeat"), call("Broken", how=how)]})
+
+
+@pytest.mark.parametrize("how", ["nan", "one", "inf"])
+@pytest.mark.parametrize("others", [[], ["NoRepeat"]])
+def test_a_processor_that_leaves_nothing_to_draw_is_named(
+    model: Model, how: str, others: list[str]
+) -> None:
+    chosen = [*map(call, others), call("Spoils", how=how), *map(call, others)]
+    driver = Driver(model)
+    driver.submit(
+        request(1, [5, 6], max_tokens=12),
+        request(2, [7, 8], processors=chosen, max_tokens=12),
+        request(3, [7, 8], processors=[call("NoRepeat")], max_tokens=6),
+    )
+    driver.run()
+    assert len(driver.tokens[1]) == 12 and len(driver.tokens[3]) == 6
+    assert driver.failed[2].code == "plugin_error" and len(driver.tokens[2]) == 2
+    assert "plugin stranger" in driver.failed[2].message
+    assert "its logits processor Spoils left no token" in driver.failed[2].message
+
+
+def test_a_slow_plugin_is_named_and_counted(
+    model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("budmlx.core.plugin_calls.WINDOW_SECONDS", 0.05)
+    before = boundary.FAULT_COUNTS.get("stranger", {}).get("slow", 0)
+    driver = Driver(model)
+    driver.submit(request(1, [5, 6], processors=[call("Spoils", how="slow")], max_tokens=20))
+    while 1 not in driver.failed and len(driver.tokens[1]) < 20:
+        begin = time.perf_counter()
+        driver.turn()
+        PACE.step(time.perf_counter() - begin)
+    assert boundary.FAULT_COUNTS["stranger"]["slow"] > before + 1
+    assert caplog.text.count("Plugin stranger is slow: its calls take") == 1
 
 
 @pytest.mark.parametrize("how", ["float", "outside", "negative", "init"])

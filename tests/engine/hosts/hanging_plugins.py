@@ -38,7 +38,10 @@ class Holder:
 
 
 class Crasher:
-    """Ends the process as a bug in native code does, or by the signal that a row names."""
+    """Ends the process as a bug in native code does, or by the signal that a row names.
+
+    A negative one is the opposite of the status with which it exits.
+    """
 
     def init(self, options: Mapping[str, Any]) -> mx.array:
         return mx.array([options.get("signal", signal.SIGSEGV)])
@@ -46,5 +49,8 @@ class Crasher:
     def sample(
         self, logits: mx.array, state: mx.array, context: RowContext, keys: mx.array
     ) -> tuple[mx.array, mx.array]:
-        os.kill(os.getpid(), state[0].item())
+        number = state[0].item()
+        if number < 0:
+            os._exit(-number)
+        os.kill(os.getpid(), number)
         return mx.argmax(logits, axis=-1), state

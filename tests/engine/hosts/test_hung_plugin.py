@@ -112,6 +112,17 @@ def test_a_plugin_that_crashes_is_named(start: Start, rows: Rows, messages: dict
     assert host.status().restarts == 1
 
 
+# LIMITS 117
+def test_a_plugin_that_exits_is_named(start: Start, rows: Rows, messages: dict[int, str]) -> None:
+    host = start()
+    host.submit(row(1, length=120))
+    rows.wait_for_tokens(1)
+    host.submit(choosing(2, sampler=call("Crasher", "wild", signal=-3)))
+    rows.wait_for(1, 2)
+    assert rows.outcomes == {1: "length", 2: "plugin_error"}
+    assert "plugin wild" in messages[2] and "exited with status 3" in messages[2]
+
+
 @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGABRT", marks=pytest.mark.long)])
 def test_an_end_that_may_come_from_elsewhere_is_blamed_on_no_plugin(
     start: Start, rows: Rows, name: str
