@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from budmlx.server.errors import Failure
+from budmlx.server.json_reply import as_json
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -62,12 +62,7 @@ class InvalidError(Error, frozen=True, kw_only=True):
 
 def error_response(failure: Failure) -> web.Response:
     """The response to a request that failed before its reply began."""
-    return web.Response(
-        status=failure.status,
-        body=msgspec.json.encode(error_body(failure)),
-        content_type="application/json",
-        headers=failure.headers,
-    )
+    return as_json(error_body(failure), failure.headers, status=failure.status)
 
 
 def error_body(failure: Failure) -> Error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-import msgspec
 from aiohttp import web
-from msgspec import Struct
 
 from budmlx.errors import InvalidRequestError
 
@@ -67,8 +65,3 @@ def _place(entries: Sequence[Listed], id: str, param: str) -> int:
 def ends(found: Sequence[Listed]) -> tuple[str | None, str | None]:
     """The ids of the first and the last entry."""
     return (found[0].id, found[-1].id) if found else (None, None)
-
-
-def as_json(value: Struct) -> web.Response:
-    """A reply."""
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

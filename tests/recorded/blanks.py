@@ -14,16 +14,16 @@ BLANKS = (
         r'"\1":\g<2>0',
     ),
     (r'"(limit|weights|prefix_cache|active|unused|peak)":( ?)\d+', r'"\1":\g<2>0'),
-    (r'(?<="numbers":) ?\{"[^{}]*\{[^{}]*\}\}', " {}"),
+    (r'(?<="numbers":)\{"[^{}]*\{[^{}]*\}\}', "{}"),
     # Fields that lists of models and readiness got later.
     (
-        r', "root": "[^"]*", "state": "loaded", "max_model_len": \d+, "speculation": "\w+"'
-        r', "residence": \{[^{}]*\}, "type": "model", "display_name": "[^"]*"'
-        r', "created_at": "[^"]*", "max_input_tokens": \d+, "max_tokens": \d+',
+        r',"root":"[^"]*","state":"loaded","max_model_len":\d+,"speculation":"\w+"'
+        r',"residence":\{[^{}]*\},"type":"model","display_name":"[^"]*"'
+        r',"created_at":"[^"]*","max_input_tokens":\d+,"max_tokens":\d+',
         "",
     ),
-    (r', "problems": \{\}', ""),
-    (r', "has_more": false, "first_id": "[^"]*", "last_id": "[^"]*"', ""),
+    (r',"problems":\{\}', ""),
+    (r',"has_more":false,"first_id":"[^"]*","last_id":"[^"]*"', ""),
     (r'"system_fingerprint":"[^"]*"', '"system_fingerprint":"*"'),
     (r"(?<=retry in )\d+(?= s)", "0"),
 )

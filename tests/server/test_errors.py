@@ -186,7 +186,7 @@ async def test_a_body_that_goes_bad_later_is_refused_at_once(
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     if first:
         writer.write(first)
-        await reader.readuntil(b'"status": "ok"}')
+        await reader.readuntil(b'"status":"ok"}')
     writer.write(head + begun)
     await asyncio.sleep(0.05)  # the server has read it
     writer.write(rest)

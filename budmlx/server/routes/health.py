@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from budmlx.engine.hosts.host import HostStatus
 from budmlx.errors import EngineUnavailableError
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.state import IN_FLIGHT, MODELS
 
 endpoints = EndpointTable("/v1")
@@ -54,7 +54,7 @@ class Readiness(Struct, frozen=True):
 @endpoints.get("/health", "The process lives", Health)
 async def health(request: web.Request) -> web.Response:
     """Answer as long as the event loop turns."""
-    return web.json_response(msgspec.to_builtins(Health("ok", "ok")))
+    return as_json(Health("ok", "ok"))
 
 
 @endpoints.get("/v1/tcp_warming", "Open a connection; the answer is empty")
@@ -84,7 +84,7 @@ async def ready(request: web.Request) -> web.Response:
     if engines and len(problems) == len(engines):
         raise EngineUnavailableError(" ".join(problems.values()))
     reply = Readiness("ok", "ready", memory, numbers, problems)
-    return web.json_response(msgspec.to_builtins(reply))
+    return as_json(reply)
 
 
 def memory_of(status: HostStatus) -> Memory:

@@ -17,6 +17,7 @@ from budmlx.server.answer import HEADERS
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
+from budmlx.server.json_reply import as_json
 from budmlx.server.model_files import pulling, removed
 from budmlx.server.routes.models import Model, entry_of
 from budmlx.server.security import find_model
@@ -66,7 +67,7 @@ async def load(request: web.Request) -> web.Response:
     log_action(request, f"load {body.model}")
     async with model.aengine(patient=True):
         pass
-    return _json(entry_of(body.model, model))
+    return as_json(entry_of(body.model, model))
 
 
 @endpoints.post("/v1/models/unload", "Unload a model; needs admin rights", ModelRequest, Model)
@@ -82,7 +83,7 @@ async def unload(request: web.Request) -> web.Response:
     model = await find_model(request, body.model, default=False)
     log_action(request, f"unload {body.model}")
     await asyncio.wrap_future(models.unload(body.model))
-    return _json(entry_of(body.model, model))
+    return as_json(entry_of(body.model, model))
 
 
 @endpoints.post(
@@ -125,12 +126,8 @@ async def delete(request: web.Request) -> web.Response:
     check_admin(request)
     name = request.match_info["id"]
     log_action(request, f"delete {name}")
-    return _json(Removed(name, await removed(request.app[MODELS], name)))
+    return as_json(Removed(name, await removed(request.app[MODELS], name)))
 
 
 def _event(event: PullEvent) -> bytes:
     return b"data: " + msgspec.json.encode(event) + b"\n\n"
-
-
-def _json(reply: Struct) -> web.Response:
-    return web.json_response(msgspec.to_builtins(reply))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 from pydantic import Field
@@ -12,6 +11,7 @@ from budmlx.logs import Level
 from budmlx.server.admin import check_admin, log_action
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.state import MODELS
 from budmlx.server.strict_body import StrictBody
 
@@ -39,4 +39,4 @@ async def log_level(request: web.Request) -> web.Response:
     logs.set_level(body.level)
     for engine in request.app[MODELS].loaded:
         engine.set_log_level(body.level)
-    return web.json_response(msgspec.to_builtins(LogLevel(body.level)))
+    return as_json(LogLevel(body.level))

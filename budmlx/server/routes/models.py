@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
@@ -16,6 +15,7 @@ from budmlx.engine.models.models import ServedModel
 from budmlx.engine.models.resident import Resident, State
 from budmlx.errors import InvalidRequestError
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.security import find_model, listed
 
 endpoints = EndpointTable("/v1")
@@ -90,7 +90,7 @@ async def list_models(request: web.Request) -> web.Response:
     entries = [entry_of(name, found[name]) for name in names]
     ids = [entry.id for entry in entries]
     first, last = (ids[0], ids[-1]) if ids else (None, None)
-    return _json(ModelList("list", entries, has_more, first, last))
+    return as_json(ModelList("list", entries, has_more, first, last))
 
 
 def _page(names: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str], bool]:
@@ -118,7 +118,7 @@ def _page(names: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str]
 async def get_model(request: web.Request) -> web.Response:
     """Describe one name, which may hold slashes. Raises ModelNotFoundError."""
     name = request.match_info["id"]
-    return _json(entry_of(name, await find_model(request, name)))
+    return as_json(entry_of(name, await find_model(request, name)))
 
 
 def entry_of(name: str, served: ServedModel) -> Model:
@@ -154,7 +154,3 @@ def _residence(model: Resident, engine: Engine) -> Residence:
         status.budget.weights,
         status.memory.active,
     )
-
-
-def _json(reply: Struct) -> web.Response:
-    return web.json_response(msgspec.to_builtins(reply))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from budmlx.server.admin import check_admin, log_action
 from budmlx.server.body import parsed
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.reload import RELOADER
 from budmlx.server.strict_body import StrictBody
 
@@ -43,4 +43,4 @@ async def reload(request: web.Request) -> web.Response:
     log_action(request, "reload the configuration")
     found = await request.app[RELOADER].reload()
     reply = ReloadReply(found.taken, found.restart, found.models)
-    return web.json_response(msgspec.to_builtins(reply))
+    return as_json(reply)

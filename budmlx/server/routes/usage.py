@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -14,6 +13,7 @@ from budmlx.config.keys import ApiKey
 from budmlx.errors import InvalidRequestError
 from budmlx.server.admin import is_admin
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.ledger import DAYS_KEPT, DailyUse
 from budmlx.server.state import API_KEY, KEYS, LEDGER
 
@@ -83,4 +83,4 @@ async def usage(request: web.Request) -> web.Response:
         [KeyQuota(each.name, each.tokens_per_day, ledger.left(each)) for each in keys],
         ledger.reset_time.isoformat().replace("+00:00", "Z"),
     )
-    return web.json_response(msgspec.to_builtins(reply))
+    return as_json(reply)

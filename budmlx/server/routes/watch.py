@@ -20,6 +20,7 @@ from budmlx.server.admin import check_admin, log_action
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.errors import HttpError
 from budmlx.server.in_flight import Holder
+from budmlx.server.json_reply import as_json
 from budmlx.server.records import Exchange
 from budmlx.server.routes.health import Memory, memory_of
 from budmlx.server.state import IN_FLIGHT, MODELS
@@ -157,7 +158,7 @@ async def watched(request: web.Request) -> web.Response:
     app = request.app
     in_flight, models, recent = app[IN_FLIGHT], app[MODELS], app[RECENT]
     running = [_running(holder) for holder in in_flight.holders if holder.origin is not None]
-    return _json(
+    return as_json(
         Watched(
             now=time.time(),
             places=in_flight.count,
@@ -186,7 +187,7 @@ async def cancel(request: web.Request) -> web.Response:
     count = request.app[IN_FLIGHT].cancel(name)
     if not count:
         raise HttpError(404, "No request with this id is running.", code="request_not_found")
-    return _json(Cancelled(name, count))
+    return as_json(Cancelled(name, count))
 
 
 @endpoints.get(
@@ -203,7 +204,7 @@ async def log_lines(request: web.Request) -> web.Response:
         raise InvalidRequestError("`after` must be the number of a line.", param="after")
     tail = logs.tail()
     found = tail.after(int(after)) if tail is not None else []
-    return _json(LogLines([LogLine(number, text) for number, text in found]))
+    return as_json(LogLines([LogLine(number, text) for number, text in found]))
 
 
 def _running(holder: Holder) -> RunningRequest:
@@ -263,7 +264,3 @@ def _cache(engine: Engine) -> CacheUse:
         disk_tokens=used.disk_tokens,
         reasons={str(reason): count for reason, count in used.reasons.items() if count},
     )
-
-
-def _json(reply: Struct) -> web.Response:
-    return web.json_response(msgspec.to_builtins(reply))

@@ -32,7 +32,8 @@ from budmlx.server.body import parsed
 from budmlx.server.dialects.anthropic.errors import STATUSES, ErrorOfMessages, MessagesError
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.errors import Failure, HttpError
-from budmlx.server.pages import as_json, ends, limited, page
+from budmlx.server.json_reply import as_json
+from budmlx.server.pages import ends, limited, page
 from budmlx.server.state import CONFIG, FILES, LIMITS, NAMESPACE
 from budmlx.server.strict_body import StrictBody
 

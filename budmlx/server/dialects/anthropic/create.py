@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -23,6 +22,7 @@ from budmlx.server.dialects.anthropic.history import History
 from budmlx.server.dialects.anthropic.reply import STREAMED, MessageOut, MessageReply
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.generation_body import priority_of
+from budmlx.server.json_reply import as_json
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model, request_id
@@ -133,8 +133,5 @@ async def count_tokens(request: web.Request) -> web.Response:
             count = await asyncio.to_thread(engine.count_tokens, counted)
         except InvalidRequestError as error:
             raise _renamed(error, history) from None
-    return web.Response(
-        body=msgspec.json.encode(TokenCount(count)),
-        content_type="application/json",
-        headers={"Request-Id": request_id(request), **warnings_header(warnings)},
-    )
+    headers = {"Request-Id": request_id(request), **warnings_header(warnings)}
+    return as_json(TokenCount(count), headers)

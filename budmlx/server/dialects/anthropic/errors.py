@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from budmlx.server.errors import Failure
+from budmlx.server.json_reply import as_json
 from budmlx.server.security import request_id
 
 THREAD_CODE = "thread_unsupported_request"
@@ -69,11 +69,10 @@ def error_response(request: web.BaseRequest, failure: Failure) -> web.Response:
 
 def error_reply(failure: Failure, own_id: str) -> web.Response:
     """The same for a request of this id."""
-    return web.Response(
+    return as_json(
+        MessagesError(ErrorOfMessages.of(failure), own_id),
+        {**failure.headers, "Request-Id": own_id},
         status=OVERLOADED if failure.status == 503 else failure.status,
-        body=msgspec.json.encode(MessagesError(ErrorOfMessages.of(failure), own_id)),
-        content_type="application/json",
-        headers={**failure.headers, "Request-Id": own_id},
     )
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from itertools import chain
 
-import msgspec
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
@@ -15,6 +14,7 @@ from budmlx.server.dialects.ollama import chat, embed, files, generate, listing
 from budmlx.server.dialects.ollama.reply import OllamaError
 from budmlx.server.endpoints import Endpoint
 from budmlx.server.errors import HOPELESS, Failure
+from budmlx.server.json_reply import as_json
 
 ELSEWHERE = {
     "copy": "models have no copies; give one another name with --alias",
@@ -51,12 +51,7 @@ class Ollama(Dialect):
         """A JSON body with `error`, a sentence that names the parameter."""
         place = failure.param or ""
         named = failure.message if place in failure.message else f"{place}: {failure.message}"
-        return web.Response(
-            status=failure.status,
-            body=msgspec.json.encode(OllamaError(named)),
-            content_type="application/json",
-            headers=failure.headers,
-        )
+        return as_json(OllamaError(named), failure.headers, status=failure.status)
 
     def not_found(self, path: str) -> Failure | None:
         """A failure that says why Ollama's path leads nowhere here."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 from pydantic import Field
@@ -18,6 +17,7 @@ from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.reply import nanoseconds
 from budmlx.server.dialects.ollama.request_body import read
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
@@ -109,7 +109,7 @@ async def embed(request: web.Request) -> web.Response:
         load_duration=nanoseconds(max(0.0, total - busy)),
         prompt_eval_count=found.usage.prompt_tokens if found else 0,
     )
-    return await _json(reply, warnings)
+    return await asyncio.to_thread(as_json, reply, warnings_header(warnings))
 
 
 @endpoints.post("/api/embeddings", "The vector of a text", OllamaEmbeddings, EmbeddingsReply)
@@ -119,7 +119,8 @@ async def embeddings(request: web.Request) -> web.Response:
     texts = [body.prompt] if body.prompt else []
     found, warnings = await _found(request, body, texts, {"truncate": True, "param": "prompt"})
     vectors = await _numbers(found)
-    return await _json(EmbeddingsReply(vectors[0] if vectors else []), warnings)
+    reply = EmbeddingsReply(vectors[0] if vectors else [])
+    return await asyncio.to_thread(as_json, reply, warnings_header(warnings))
 
 
 async def _found(
@@ -149,11 +150,3 @@ async def _found(
 async def _numbers(found: Embeddings | None) -> list[list[float]]:
     """The vectors as lists, which takes time with many."""
     return await asyncio.to_thread(found.vectors.tolist) if found else []
-
-
-async def _json(reply: Struct, warnings: Sequence[str]) -> web.Response:
-    return web.Response(
-        body=await asyncio.to_thread(msgspec.json.encode, reply),
-        content_type="application/json",
-        headers=warnings_header(warnings),
-    )

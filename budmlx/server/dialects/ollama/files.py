@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
@@ -21,6 +20,7 @@ from budmlx.server.dialects.ollama.reply import NDJSON, OllamaError, line_of
 from budmlx.server.dialects.ollama.request_body import NamedModel, read
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.errors import failure_of
+from budmlx.server.json_reply import as_json
 from budmlx.server.model_files import pulling, removed
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, MODELS
@@ -74,7 +74,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
             async for _ in progress:
                 pass
     if body.stream is False:
-        return _json(SUCCESS, headers)
+        return as_json(SUCCESS, headers)
     lines = line_of(PullStatus("pulling manifest")) + line_of(SUCCESS)
     return web.Response(body=lines, content_type=NDJSON, headers=headers)
 
@@ -132,10 +132,4 @@ async def delete(request: web.Request) -> web.Response:
     name = meant(body.model, models)
     log_action(request, f"delete {name}")
     await removed(models, name)
-    return _json(SUCCESS, headers)
-
-
-def _json(value: Struct, headers: dict[str, str]) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(value), content_type="application/json", headers=headers
-    )
+    return as_json(SUCCESS, headers)

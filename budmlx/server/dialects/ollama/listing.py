@@ -25,6 +25,7 @@ from budmlx.server.dialects.ollama.keep_alive import FOR_GOOD
 from budmlx.server.dialects.ollama.names import meant, tagged
 from budmlx.server.dialects.ollama.request_body import NamedModel, read
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.security import find_model, listed
 from budmlx.server.state import CONFIG, MODELS
 from budmlx.server.warnings_header import warnings_header
@@ -117,21 +118,21 @@ class OllamaShow(NamedModel):
 @endpoints.get("/api/version", "The version of the interface", Version)
 async def version(request: web.Request) -> web.Response:
     """Say which version of the interface this is."""
-    return _json(Version(VERSION))
+    return as_json(Version(VERSION))
 
 
 @endpoints.get("/api/tags", "List every name that is served, as Ollama does", Tags)
 async def tags(request: web.Request) -> web.Response:
     """List every name that is served."""
     found = await listed(request)
-    return _json(await asyncio.to_thread(_tags, request.app[MODELS], found))
+    return as_json(await asyncio.to_thread(_tags, request.app[MODELS], found))
 
 
 @endpoints.get("/api/ps", "List the models that are loaded", Running)
 async def running(request: web.Request) -> web.Response:
     """List the models that are loaded."""
     models = list(dict.fromkeys(served.resident for _, served in await listed(request)))
-    return _json(await asyncio.to_thread(_running, request.app[MODELS], models))
+    return as_json(await asyncio.to_thread(_running, request.app[MODELS], models))
 
 
 @endpoints.post("/api/show", "Describe a model", OllamaShow, Shown)
@@ -142,7 +143,7 @@ async def show(request: web.Request) -> web.Response:
     models = request.app[MODELS]
     resident = (await find_model(request, meant(body.model, models))).resident
     shown = await asyncio.to_thread(_shown, body.model, resident, models)
-    return _json(shown, warnings)
+    return as_json(shown, warnings_header(warnings))
 
 
 def _tags(models: Models, found: Iterable[tuple[str, ServedModel]]) -> Tags:
@@ -297,11 +298,3 @@ def _expiry(resident: Resident) -> str:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _json(reply: Struct, warnings: list[str] | None = None) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(reply),
-        content_type="application/json",
-        headers=warnings_header(warnings or ()),
-    )

@@ -15,7 +15,8 @@ from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.files import LEAST_SECONDS, MOST_SECONDS
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.pages import AFTER, as_json, ends, limited, page
+from budmlx.server.json_reply import as_json
+from budmlx.server.pages import AFTER, ends, limited, page
 from budmlx.server.state import NAMESPACE
 from budmlx.server.strict_body import StrictBody
 

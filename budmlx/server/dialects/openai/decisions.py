@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
@@ -18,6 +17,7 @@ from budmlx.server.dialects.openai.chat import MAX_MESSAGES
 from budmlx.server.dialects.openai.messages import ChatMessage
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -138,7 +138,7 @@ async def decisions(request: web.Request) -> web.Response:
         score=UNSET if body.score is None else _mean(found),
         warnings=warnings or UNSET,
     )
-    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+    return as_json(reply)
 
 
 def _mean(found: Decision) -> float:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
@@ -15,6 +14,7 @@ from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 
@@ -76,4 +76,4 @@ async def estimate(request: web.Request) -> web.Response:
         warnings=warnings or UNSET,
         **asdict(found),
     )
-    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+    return as_json(reply)

@@ -17,7 +17,8 @@ from budmlx.server.batches.runner import BATCHES
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.errors import HttpError
-from budmlx.server.pages import AFTER, as_json, ends, limited, page
+from budmlx.server.json_reply import as_json
+from budmlx.server.pages import AFTER, ends, limited, page
 from budmlx.server.state import FILES, LIMITS, NAMESPACE
 
 PURPOSES = ("batch", "user_data")

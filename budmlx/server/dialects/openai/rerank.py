@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
@@ -18,6 +17,7 @@ from budmlx.server.body import parsed
 from budmlx.server.dialects.openai.body import Body
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -114,7 +114,7 @@ async def rerank(request: web.Request) -> web.Response:
         usage=RerankUsage(found.usage.total_tokens),
         warnings=[*warnings, *found.warnings] or UNSET,
     )
-    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+    return as_json(reply)
 
 
 _SUMMARY = "Documents sorted by how well they answer"

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
@@ -18,6 +17,7 @@ from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.chat import ChatRequest
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG
 
@@ -140,7 +140,7 @@ async def input_tokens(request: web.Request) -> web.Response:
 
 
 def _answer(work: Callable[[Engine], Struct], engine: Engine) -> web.Response:
-    return web.Response(body=msgspec.json.encode(work(engine)), content_type="application/json")
+    return as_json(work(engine))
 
 
 def _tokens(

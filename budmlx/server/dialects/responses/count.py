@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -16,6 +15,7 @@ from budmlx.server.dialects.responses.asked import Asked
 from budmlx.server.dialects.responses.body import ResponsesRequest
 from budmlx.server.dialects.responses.state import KEPT
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
 from budmlx.server.warnings_header import warnings_header
@@ -48,8 +48,4 @@ async def input_tokens(request: web.Request) -> web.Response:
     async with model.aengine() as engine:
         with asked.in_its_terms():
             count = await asyncio.to_thread(engine.count_tokens, generation)
-    return web.Response(
-        body=msgspec.json.encode(ResponseInputTokens(count)),
-        content_type="application/json",
-        headers=warnings_header(warnings),
-    )
+    return as_json(ResponseInputTokens(count), warnings_header(warnings))

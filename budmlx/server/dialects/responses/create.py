@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from budmlx.engine.engine import Engine
@@ -26,6 +25,7 @@ from budmlx.server.dialects.responses.shapes import Response, ResponseEvent
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import EndpointTable, Streamed
 from budmlx.server.generation_body import priority_of
+from budmlx.server.json_reply import as_json
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
@@ -119,8 +119,7 @@ async def _begun(
     headers = warnings_header(warnings)
     if streaming:
         return await stream_job(request, job, -1, headers)
-    data = msgspec.json.encode(job.builder.response)
-    return web.Response(body=data, content_type="application/json", headers=headers)
+    return as_json(job.builder.response, headers)
 
 
 async def _remembered(asked: Asked, app: web.Application, owner: str, size: int) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -16,6 +15,7 @@ from budmlx.server.dialects.responses.jobs import stream_frames, stream_job
 from budmlx.server.dialects.responses.shapes import Response
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import EndpointTable
+from budmlx.server.json_reply import as_json
 from budmlx.server.state import NAMESPACE
 
 MOST_LISTED = 100
@@ -64,10 +64,10 @@ async def get_response(request: web.Request) -> web.StreamResponse:
     if (job := request.app[JOBS].get(owner, id)) is not None:
         if streaming:
             return await stream_job(request, job, after)
-        return _json(job.builder.response)
+        return as_json(job.builder.response)
     record = await asyncio.to_thread(request.app[KEPT].get, owner, id)
     if not streaming:
-        return _json(record.response)
+        return as_json(record.response)
     if not record.frames:
         raise InvalidRequestError(
             "Only the stream of a response that was made in the background can be asked for again.",
@@ -88,7 +88,7 @@ async def delete_response(request: web.Request) -> web.Response:
     owner, id = request.get(NAMESPACE, ""), request.match_info["response_id"]
     await request.app[JOBS].cancel(owner, id)
     await asyncio.to_thread(request.app[KEPT].delete, owner, id)
-    return _json(DeletedResponse(id))
+    return as_json(DeletedResponse(id))
 
 
 @endpoints.act(
@@ -109,7 +109,7 @@ async def cancel_response(request: web.Request) -> web.Response:
             "close its connection.",
             param="response_id",
         )
-    return _json(record.response)
+    return as_json(record.response)
 
 
 @endpoints.get(
@@ -145,11 +145,7 @@ async def input_items(request: web.Request) -> web.Response:
         raise InvalidRequestError(f"limit must be from 1 to {MOST_LISTED}.", param="limit")
     page = items[:limit]
     first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
-    return _json(InputItems(page, first, last, len(items) > limit))
-
-
-def _json(value: Struct) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    return as_json(InputItems(page, first, last, len(items) > limit))
 
 
 def _flag(request: web.Request, name: str) -> bool:
