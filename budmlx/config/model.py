@@ -56,6 +56,13 @@ class ModelConfig(BaseModel):
     engine_host: Literal["process", "thread"] = Field(
         "process", description="Run the core in a child process or in a thread."
     )
+    ranks: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes of this machine that compute the model together, each with a part "
+        "of every layer.",
+    )
     memory_limit: Size | None = Field(
         None,
         gt=0,

@@ -24,7 +24,15 @@ from budmlx.core.activity import Activity
 from budmlx.core.mlx_lm_alone import import_mlx_lm
 from budmlx.core.plugin_calls import NOTE
 from budmlx.errors import ModelLoadError
-from budmlx.protocol import PROTOCOL_VERSION, FromCore, Hello, LoadFailed, SetLogLevel, ToCore
+from budmlx.protocol import (
+    PROTOCOL_VERSION,
+    CoreSettings,
+    FromCore,
+    Hello,
+    LoadFailed,
+    SetLogLevel,
+    ToCore,
+)
 from budmlx.protocol.channel import Channel, FrameError
 
 if TYPE_CHECKING:
@@ -58,7 +66,8 @@ def main() -> None:
     try:
         with importing_mlx():
             import_mlx_lm()
-            loop_class: type[CoreLoop] = importlib.import_module("budmlx.core.loop").CoreLoop
+            module, program = _program(hello.settings)
+            loop_class: type[CoreLoop] = getattr(importlib.import_module(module), program)
     except ModelLoadError as error:
         channel.send(LoadFailed(error.message))
         return
@@ -73,6 +82,13 @@ def main() -> None:
         traceback.print_exc()
     # The accelerator's memory goes with the process; tearing the interpreter down can hang.
     os._exit(status)
+
+
+def _program(settings: CoreSettings) -> tuple[str, str]:
+    """The module and the class of what this process is to do."""
+    if settings.place is not None and settings.place.rank:
+        return "budmlx.core.follower", "Follower"
+    return "budmlx.core.loop", "CoreLoop"
 
 
 def _greeting(channel: Channel[ToCore]) -> Hello | None:

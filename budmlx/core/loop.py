@@ -12,13 +12,13 @@ import mlx.core as mx
 from budmlx.core.activity import HEARTBEAT, Activity, Tally, count
 from budmlx.core.adapter_changes import AdapterChanges, FilesRead, load_adapters
 from budmlx.core.batch.executor import Executor
-from budmlx.core.batch.prefill import stored
 from budmlx.core.device import use_device
 from budmlx.core.kernel_cache import keep_kernels
 from budmlx.core.model.loading import load_model
 from budmlx.core.model.memory import memory_use
 from budmlx.core.model.model import Model
 from budmlx.core.plugin_calls import PACE, check_targets
+from budmlx.core.ranks.leader import other_ranks
 from budmlx.core.reuse.blocks import open_reuse
 from budmlx.core.sample.grammar import Grammars
 from budmlx.core.schedule.scheduler import Scheduler
@@ -97,22 +97,24 @@ class CoreLoop:
         try:
             check_targets(self._settings.plugins)
             use_device()
-            model = load_model(self._settings)
+            self._others = others = other_ranks(self._settings.place)
+            model = load_model(self._settings, ranks=others.ranks)
+            others.loaded(model)
             adapters = load_adapters(model, self._settings.adapters)
         except ModelLoadError as error:
             self._emit(LoadFailed(error.message))
             return
-        self._reuse = reuse = open_reuse(
-            model, self._settings.prefix_cache, self._settings.kv_store
-        )
+        size, kv_store = self._settings.prefix_cache, self._settings.kv_store
+        self._reuse = reuse = open_reuse(model, size, kv_store, others.clock)
         loaded = ["", *model.adapters.names]
         for path in self._settings.sessions:
             if problem := reuse.open_session(SessionFile(path=path, save=False), loaded):
                 self._emit(LoadFailed(f"The session cannot be used: {problem}"))
                 return
         if self._settings.warmup:
-            WarmUp(model, self._settings, self.activity).run(self._emit, self._warmup_seconds)
-        executor = Executor(model, reuse, self.activity, replaceable=self._replaceable)
+            warmup = WarmUp(model, self._settings, self.activity, new_executor=others.executor)
+            warmup.run(self._emit, self._warmup_seconds)
+        executor = others.executor(model, reuse, self.activity, replaceable=self._replaceable)
         grammars = Grammars(model.info, self._settings.token_decoder)
         scheduler = Scheduler(
             executor,
@@ -159,7 +161,7 @@ class CoreLoop:
                     scheduler.set_memory_limit(message.limit, self._settings.prefix_cache)
                     self._limit_set = True
                 elif isinstance(message, AskPrefix):
-                    tokens = stored(self._reuse, message.namespace, message.keys)
+                    tokens = self._others.stored(self._reuse, message.namespace, message.keys)
                     self._emit(PrefixAnswer(message.id, tokens))
                 elif isinstance(message, AddAdapter | RemoveAdapter | FilesRead):
                     changes.take(message)

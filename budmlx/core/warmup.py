@@ -82,8 +82,9 @@ class Part:
 class WarmUp:
     """The warm-up of a model.
 
-    activity: that of the core, which knows afterwards what has run. thorough: run all parts, also
-    where the device has no kernels to build; None decides by the device.
+    activity: that of the core, which knows afterwards what has run. new_executor: makes what runs
+    the parts. thorough: run all parts, also where the device has no kernels to build; None decides
+    by the device.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class WarmUp:
         settings: CoreSettings,
         activity: Activity,
         *,
+        new_executor: Callable[..., Executor] = Executor,
         thorough: bool | None = None,
     ):
         self._model = model
+        self._new_executor = new_executor
         self._settings = settings
         self._activity = activity
         chunk = model.numbers.prefill_chunk
@@ -125,7 +128,7 @@ class WarmUp:
         begin, total = time.monotonic(), len(self._parts)
         schedulers = {
             drafts: Scheduler(
-                Executor(self._model, reuse, self._activity),
+                self._new_executor(self._model, reuse, self._activity),
                 max_rows=self._settings.max_rows,
                 prefill_chunk=self._model.numbers.prefill_chunk,
                 speculation=drafts,

@@ -49,6 +49,7 @@ from budmlx.protocol.settings import (
     MOST_PLACES,
     CoreSettings,
     KVStoreSettings,
+    Place,
     PluginTarget,
 )
 from budmlx.protocol.thresholds import LEAST_REUSED, LEAST_STRETCH
@@ -82,6 +83,7 @@ __all__ = [
     "MemoryBudget",
     "MemoryLimitSet",
     "MemoryUse",
+    "Place",
     "PluginCall",
     "PluginTarget",
     "PoolingMode",

@@ -15,7 +15,7 @@ from budmlx.protocol.rows import GenerateRequest
 from budmlx.protocol.settings import CoreSettings
 from budmlx.types import ModelInfo
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 CoreRequest = GenerateRequest | EmbedRequest
 """What a core is asked to compute."""

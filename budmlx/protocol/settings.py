@@ -41,6 +41,25 @@ class KVStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     salt: str = ""
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a core among the ranks of its model.
+
+    rank: 0 decides what all of them compute. ring: where each listens to its neighbour, as
+    HOST:PORT. control: where rank 0 awaits the others. secret: what all of them know, and nobody
+    else.
+    """
+
+    rank: int
+    ring: list[str]
+    control: str
+    secret: str
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+        return len(self.ring)
+
+
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a core and its model.
 
@@ -64,6 +83,8 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level, log_format: as of `logs.set_up`, for a process of its own; None leaves its log alone.
     warmup: before it serves, the core runs what requests will run.
     speculation: tokens that a row drafts in a step at most; 0 for none, auto for as many as pay.
+    ranks: processes of this machine that compute the model together. place: that of this one;
+    None until the host has chosen one for each, and for a core that is alone.
     """
 
     model_path: str
@@ -89,3 +110,5 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Level | None = None
     log_format: Format = "text"
     speculation: Literal["auto"] | int = 0
+    ranks: int = 1
+    place: Place | None = None

@@ -356,14 +356,14 @@ class Executor:
     def _guard(self, rows: Iterable[Row], action: Callable[..., None], *arguments: Any) -> None:
         """Call `action`; if it raises, these rows take no further part in the plan.
 
-        Faults of the device are raised.
+        Faults of the device are raised, and all faults where other ranks would go on.
         """
         try:
             action(*arguments)
         except Exception as error:
             rows = list(rows)
             log.exception("a step of %d rows failed: %s", len(rows), requests_of(rows))
-            if is_device_fault(error):
+            if is_device_fault(error) or self._model.ranks is not None:
                 raise
             mx.clear_cache()
             self._progress.faults.append([row.id for row in rows])

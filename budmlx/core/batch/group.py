@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from budmlx.core.batch.plan import DraftPass, GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
+from budmlx.core.batch.shared_sampling import Received, Sent
 from budmlx.core.batch.slots import Slots
 from budmlx.core.batch.verify import Drafted
 from budmlx.core.model.memory import CACHE_STEP, scale
@@ -155,7 +156,7 @@ class Group:
         if all(row.last_step for row in self.rows):
             return {}
         if self._sampling is None:
-            self._sampling = RowSampling(self.rows, self._model.info.vocab_size)
+            self._sampling = self._new_sampling()
         self._slots.before_step(self._longest, expected)
         drafted: Drafted | None = None
         if most and self._slots.takes_back:
@@ -179,6 +180,12 @@ class Group:
             row.advance()
         mx.async_eval(*drawn.arrays, *self._kept)
         return drawn.faults
+
+    def _new_sampling(self) -> RowSampling:
+        vocab, ranks = self._model.info.vocab_size, self._model.ranks
+        if ranks is None:
+            return RowSampling(self.rows, vocab)
+        return (Received if ranks.rank else Sent)(self.rows, vocab, ranks)
 
     def _forward(self, fed: mx.array) -> mx.array:
         """Logits [rows, tokens, vocab] for token ids [rows, tokens]."""

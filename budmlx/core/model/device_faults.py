@@ -15,7 +15,9 @@ _METAL = r"""
 _CUDA = r"""
     ^cu(da|blas|dnn|fft|solver)?[A-Z]\w*\s*(\(.*\))?\ failed | ^graph\w*[.(].*\ failed
 """
-_FAULT = re.compile(f"{_METAL} | {_CUDA}", re.VERBOSE | re.DOTALL)
+# What it says when another rank of the model, or the way to it, is lost.
+_RANKS = r"^\[ring\] | ^\[jaccl\]"
+_FAULT = re.compile(f"{_METAL} | {_CUDA} | {_RANKS}", re.VERBOSE | re.DOTALL)
 # After this one, Metal refuses all further work of the process.
 _LAST = "SubmissionsIgnored"
 

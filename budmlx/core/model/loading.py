@@ -24,6 +24,7 @@ from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
 from budmlx.core.model.model import Model
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
+from budmlx.core.model.ranks import Ranks
 from budmlx.core.model.scores import ALL_SCORES, stored_scores
 from budmlx.core.model.shape import Shape
 from budmlx.core.model.vision import Vision
@@ -47,19 +48,21 @@ READS_PLACES = ("minimax_m3_vl",)
 PADDABLE = (KVCache, QuantizedCache, RotatingKVCache)
 
 
-def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Model:
+def load_model(
+    settings: CoreSettings, device: DeviceMemory | None = None, ranks: Ranks | None = None
+) -> Model:
     """Load the directory `settings.model_path`.
 
-    device: None for MLX's default.
+    device: None for MLX's default. ranks: the processes that share both, if there are others.
 
     Raises:
         ModelLoadError: the directory is not a model that mlx-lm can run safely, or it is too
             large; then its weights have not been read.
     """
     path = Path(settings.model_path)
-    device = device or DeviceMemory.here()
+    device = device or DeviceMemory.here().shared(settings.ranks)
     policy = MemoryPolicy.choose(device, settings.memory_limit, settings.wired)
-    module, config = _open(settings, path)
+    module, config = _open(settings, path, ranks)
     weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
     if weights > policy.limit:
         raise _too_large(settings, policy, weights)
@@ -68,8 +71,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
     encoder = is_encoder(module)
     new_cache = list if encoder else cache_maker(module, settings.kv_bits)
     cache = new_cache()
-    text = config.get("text_config") or config
-    shape = _shape(module, cache, text)
+    shape = _shape(module, cache, config.get("text_config") or config)
     embedder = _embedder(settings, module, shape)
     weights += sum(x.nbytes for x in embedder.pooler.arrays) if embedder else 0
     speculation = _speculation(settings, cache, str(config["model_type"]))
@@ -83,8 +85,7 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         unpacked=unpacked_bytes(cache),
         places=0 if speculation in ("off", "unsupported") else MOST_PLACES,
     )
-    named = getattr(module, "context_length", None) or context_of(config)
-    context = named or UNBOUNDED_CONTEXT
+    context = getattr(module, "context_length", None) or context_of(config) or UNBOUNDED_CONTEXT
     numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
     if memory.longest_row(context, numbers.prefill_chunk) < 1:
         raise _too_large(settings, policy, weights)
@@ -105,12 +106,15 @@ def load_model(settings: CoreSettings, device: DeviceMemory | None = None) -> Mo
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    own = Adapters(module, new_cache), vision, embedder
+    own = Adapters(module, new_cache), vision, embedder, ranks
     return Model(module, info, memory, policy, new_cache, paddable, numbers, *own)
 
 
-def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model and its configuration; of the weights only the headers are read."""
+def _open(
+    settings: CoreSettings, path: Path, ranks: Ranks | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, or this rank's part of it, and its configuration; of the weights only the headers
+    are read."""
     try:
         module, config = load_with_mlx_lm(path, lazy=True, **_classes(settings))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -121,6 +125,8 @@ def _open(settings: CoreSettings, path: Path) -> tuple[nn.Module, dict[str, Any]
             f"{said}), which mlx-lm does not compute: all that it gives would be wrong. A plugin "
             "such as budmlx-encoders may have its architecture."
         )
+    if ranks is not None:
+        ranks.split(settings.model_name, module, config)
     return module, config
 
 

@@ -64,6 +64,12 @@ class DeviceMemory:
         """MLX's default device."""
         return cls.of(mx.device_info(mx.default_device()), machine_memory())
 
+    def shared(self, processes: int) -> DeviceMemory:
+        """An equal part of it, for one of several processes."""
+        recommended = self.recommended and self.recommended // processes
+        buffers = self.buffers / processes
+        return replace(self, size=self.size // processes, recommended=recommended, buffers=buffers)
+
     @property
     def limit(self) -> int:
         """Bytes that weights, KV caches and activations may take by default."""

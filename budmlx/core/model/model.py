@@ -14,6 +14,7 @@ from budmlx.core.model.device_numbers import DeviceNumbers
 from budmlx.core.model.embedder import Embedder
 from budmlx.core.model.memory import MemoryModel
 from budmlx.core.model.memory_policy import MemoryPolicy
+from budmlx.core.model.ranks import Ranks
 from budmlx.core.model.vision import Vision
 from budmlx.types import ModelInfo
 
@@ -26,7 +27,7 @@ class Model:
     paddable: prompts of different length can be prefilled in one batch. Recurrent caches
     would treat the padding as tokens. numbers: those of the device. adapters: what rows may choose.
     vision: the image encoder, if the model has one. embedder: what makes vectors of texts, if it
-    is to.
+    is to. ranks: the processes that each have a part of it; None where this one has all.
     """
 
     module: nn.Module
@@ -39,6 +40,7 @@ class Model:
     adapters: Adapters
     vision: Vision | None = None
     embedder: Embedder | None = None
+    ranks: Ranks | None = None
 
     @property
     def memory_now(self) -> MemoryModel:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from budmlx.core.reuse.checkpoints import CheckpointReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.reuse.session import Session, SessionError, load_session
 from budmlx.core.reuse.tier import KVTier
-from budmlx.core.reuse.tree import BLOCK, Match, PrefixTree
+from budmlx.core.reuse.tree import BLOCK, Clock, Match, PrefixTree
 from budmlx.protocol import (
     LEAST_REUSED,
     LEAST_STRETCH,
@@ -61,6 +62,7 @@ class BlockReuse:
 
     limit: bytes at most; 0 switches everything off. count: most blocks. least: tokens that
     make a hit. kv_store: the directory in which KV outlives the process, if there is one.
+    clock: see `PrefixTree`.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class BlockReuse:
         block: int = BLOCK,
         least: int = LEAST_REUSED,
         kv_store: KVStoreSettings | None = None,
+        clock: Clock = time.monotonic,
     ):
         self._model = model
+        self._clock = clock
         self._least = least
         self.limit = limit
         self._count = count
@@ -83,8 +87,9 @@ class BlockReuse:
 
     def _new_tree(self, limit: int, block: int) -> PrefixTree:
         if self.tier is None:
-            return PrefixTree(limit, block, count=self._count)
-        return PrefixTree(limit, block, self.tier.leaving, self._count, self.tier.replaced)
+            return PrefixTree(limit, block, count=self._count, clock=self._clock)
+        calls = self.tier.leaving, self._count, self.tier.replaced
+        return PrefixTree(limit, block, *calls, self._clock)
 
     @property
     def enabled(self) -> bool:
@@ -316,10 +321,15 @@ class BlockReuse:
             self.store(cut)
 
 
-def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = None) -> Reusing:
+def open_reuse(
+    model: Model,
+    size: float,
+    kv_store: KVStoreSettings | None = None,
+    clock: Clock = time.monotonic,
+) -> Reusing:
     """The reuse that fits the model's caches: of blocks or of checkpoints.
 
-    size: see `MemoryPolicy.prefix_cache`.
+    size: see `MemoryPolicy.prefix_cache`. clock: see `PrefixTree`.
     """
     limit = model.policy.prefix_cache(size, model.memory.weights)
     count = model.policy.stored_arrays // max(model.memory.arrays, 1)
@@ -328,5 +338,5 @@ def open_reuse(model: Model, size: float, kv_store: KVStoreSettings | None = Non
         log.warning("no KV is kept on disk, since %s", reason)
     if model.info.needs_checkpoints:
         stretch = max(LEAST_STRETCH, model.numbers.prefill_chunk // STRETCHES)
-        return CheckpointReuse(limit, count, stretch=stretch)
-    return BlockReuse(model, limit, count=count, kv_store=kv_store)
+        return CheckpointReuse(limit, count, stretch=stretch, clock=clock)
+    return BlockReuse(model, limit, count=count, kv_store=kv_store, clock=clock)

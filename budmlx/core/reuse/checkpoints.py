@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
-from budmlx.core.reuse.tree import RETAINED_SHARE
+from budmlx.core.reuse.tree import RETAINED_SHARE, Clock
 from budmlx.lookup import Prefix, PrefixIndex
 from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, DiskCounts, SessionFile
 
@@ -72,11 +72,12 @@ class Checkpoint:
 class Checkpoints:
     """Holds checkpoints up to a limit in bytes; the least recently used one is evicted first.
 
-    count: most checkpoints. version: changes whenever more can be found.
+    count: most checkpoints. version: changes whenever more can be found. clock: see `PrefixTree`.
     """
 
-    def __init__(self, limit: int, count: float = math.inf):
+    def __init__(self, limit: int, count: float = math.inf, clock: Clock = time.monotonic):
         self.version = 0
+        self._clock = clock
         self._retained: dict[Prefix, float] = {}
         self._kept: PrefixIndex[Checkpoint] = PrefixIndex(
             count=count, limit=limit, spared=self._is_retained
@@ -129,7 +130,7 @@ class Checkpoints:
 
     def retain(self, namespace: str, ids: Sequence[int], seconds: float) -> None:
         """Evict the longest checkpoint for a beginning of `ids` after others for so long."""
-        found, now = self._longest(namespace, ids), time.monotonic()
+        found, now = self._longest(namespace, ids), self._clock()
         if found is None:
             return
         entries = self._kept.entries
@@ -140,7 +141,7 @@ class Checkpoints:
         self._retained = alive
 
     def _is_retained(self, checkpoint: Checkpoint) -> bool:
-        return self._retained.get(checkpoint.key, 0.0) > time.monotonic()
+        return self._retained.get(checkpoint.key, 0.0) > self._clock()
 
     def resize(self, limit: int) -> None:
         """Set the limit, and drop what is beyond it."""
@@ -156,16 +157,23 @@ class CheckpointReuse:
     """Stores and finds whole states by token ids, for caches that cannot be cut at any token.
 
     limit: bytes at most; 0 switches everything off. count: most checkpoints. stretch: fewest
-    tokens between the ends of turns at which states are kept.
+    tokens between the ends of turns at which states are kept. clock: see `PrefixTree`.
     """
 
     pending = False
     reads_disk = False
     reserved = 0
 
-    def __init__(self, limit: int, count: float = math.inf, *, stretch: int = LEAST_STRETCH):
+    def __init__(
+        self,
+        limit: int,
+        count: float = math.inf,
+        *,
+        stretch: int = LEAST_STRETCH,
+        clock: Clock = time.monotonic,
+    ):
         self.limit = limit
-        self._kept = Checkpoints(limit, count)
+        self._kept = Checkpoints(limit, count, clock)
         self._stretch = stretch
 
     @property

@@ -18,6 +18,8 @@ BLOCK = 256
 # The share of all bytes that may be retained.
 RETAINED_SHARE = 0.5
 
+Clock = Callable[[], float]
+
 
 @dataclass(eq=False, slots=True)
 class Block:
@@ -25,7 +27,7 @@ class Block:
 
     tokens: `PrefixTree.block` of them; fewer only where no children follow.
     value: opaque; a root's is its namespace. pins: how many hold this block or one below it.
-    retained: until when, on the monotonic clock, it is evicted after all others.
+    retained: until when, on the tree's clock, it is evicted after all others.
     children: sorted by their tokens; none begins with all tokens of another.
     key: the block's name in another store (see `tier`); empty again when the tokens change.
     """
@@ -67,6 +69,7 @@ class PrefixTree:
     block: tokens of a full block. count: most blocks. version: changes whenever more can match.
     leaving: called with each block just before its eviction; it must not use the tree.
     replaced: called with a copy of each block in whose place a longer one comes.
+    clock: gives the time by which blocks are retained, in seconds.
     `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
     it a moment later, so the first block that nobody holds never has children.
     """
@@ -78,6 +81,7 @@ class PrefixTree:
         leaving: Callable[[Block], None] | None = None,
         count: float = math.inf,
         replaced: Callable[[Block], None] | None = None,
+        clock: Clock = time.monotonic,
     ):
         self.block = block
         self.limit = limit
@@ -87,6 +91,7 @@ class PrefixTree:
         self.version = 0
         self._leaving = leaving
         self._replaced = replaced
+        self._clock = clock
         self._roots: dict[str, Block] = {}
         self._order: OrderedDict[Block, None] = OrderedDict()
 
@@ -150,7 +155,7 @@ class PrefixTree:
         Those at the end are left out if all that are retained would take more than
         `RETAINED_SHARE` of the limit.
         """
-        now = time.monotonic()
+        now = self._clock()
         room = self.limit * RETAINED_SHARE
         room -= sum(block.nbytes for block in self._order if block.retained > now)
         # Those above come first, so that a block is never retained longer than its parent.
@@ -231,7 +236,7 @@ class PrefixTree:
         """
         while self.nbytes > nbytes or len(self._order) > count:
             victim = self._victim()
-            if victim is None or (victim.retained > time.monotonic() and not retained):
+            if victim is None or (victim.retained > self._clock() and not retained):
                 return False
             if self._leaving is not None:
                 self._leaving(victim)
@@ -239,7 +244,7 @@ class PrefixTree:
         return True
 
     def _victim(self) -> Block | None:
-        now = time.monotonic()
+        now = self._clock()
         last = None
         for block in self._order:
             if block.pins:

@@ -19,6 +19,7 @@ from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.prefix_questions import PrefixQuestions
+from budmlx.engine.hosts.ranks import RankGroup
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
@@ -66,6 +67,8 @@ _GONE_SECONDS = 60.0
 
 class ProcessHost:
     """Runs the core as `python -m budmlx.core`; see `Host` for what the methods promise.
+
+    Where the model is split, several of them are one core, see `RankGroup`.
 
     The sink is called on the host's own thread only. A frame that was on its way to the sink
     when `cancel` was called may still hold a token of that row.
@@ -153,6 +156,8 @@ class ProcessHost:
         with self._lock:
             if self._closing.is_set():
                 raise EngineClosedError("The engine is closed. Load a new one.")
+            if self._settings.ranks > 1:
+                raise ModelLoadError("A model that is split over ranks cannot have adapters yet.")
             if not self._recovery.up:
                 raise EngineUnavailableError("The engine is restarting; try again.")
             self._child.post([change])
@@ -256,13 +261,14 @@ class ProcessHost:
         self._went_up(loaded.adapters)
         return self._follow(child)
 
-    def _spawn(self, settings: CoreSettings) -> Child:
+    def _spawn(self, settings: CoreSettings) -> Child | RankGroup:
+        kind = Child if settings.ranks == 1 else RankGroup
         try:
-            return Child(self._command, settings)
+            return kind(self._command, settings)
         except OSError as error:
             raise ModelLoadError(f"The engine process could not be started: {error}.") from error
 
-    def _load(self, child: Child, patience: float) -> Loaded:
+    def _load(self, child: Child | RankGroup, patience: float) -> Loaded:
         """Wait until the core has loaded. Raises ModelLoadError.
 
         patience: seconds without a sign of life after which it is killed.
@@ -302,7 +308,7 @@ class ProcessHost:
             else "The engine process did not load."
         )
 
-    def _follow(self, child: Child) -> End:
+    def _follow(self, child: Child | RankGroup) -> End:
         """Take the core's frames until it ends or hangs; returns how it ended."""
         watchdog = Watchdog(self._watchdog_seconds)
         while True:
@@ -329,7 +335,7 @@ class ProcessHost:
             if not watchdog.silence:
                 self._last_sign = time.monotonic()
 
-    def _take(self, child: Child, frame: StepFrame) -> None:
+    def _take(self, child: Child | RankGroup, frame: StepFrame) -> None:
         now = time.monotonic()
         with self._lock:
             self._latest, self._last_sign = frame, now

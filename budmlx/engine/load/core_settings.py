@@ -10,6 +10,7 @@ from budmlx.config import Config, adapter_paths, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.directory import is_bare
 from budmlx.engine.load.sentence_transformers import EmbeddingFiles
+from budmlx.engine.load.splitting import refuse_what_cannot_be_split
 from budmlx.plugins.manager import Plugins
 from budmlx.plugins.vision import ModelFiles
 from budmlx.protocol import AdapterSource, CoreSettings, KVStoreSettings, PluginTarget
@@ -28,7 +29,12 @@ def core_settings(
 
     token_decoder: the decoder that replaces the one of tokenizer.json, as JSON, or empty.
     embedding: how the model makes vectors, if it does.
+
+    Raises:
+        ConfigError: the model is to be split over ranks, and something else that is set cannot be.
     """
+    if config.ranks > 1:
+        refuse_what_cannot_be_split(config, name, images, embedding)
     loader = plugins.loader(files.model_type)
     return CoreSettings(
         model_path=files.path,
@@ -54,6 +60,7 @@ def core_settings(
         embedding=None if embedding is None else embedding.settings,
         generates=embedding is None or embedding.chats,
         bare=embedding is not None and is_bare(Path(files.path)),
+        ranks=config.ranks,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from budmlx.core.reuse import checkpoints, tree
 from budmlx.core.reuse.checkpoints import CheckpointReuse
 from budmlx.core.reuse.tree import PrefixTree
 from budmlx.lookup import Bounded
@@ -13,20 +12,17 @@ from budmlx.lookup import Bounded
 class Clock:
     now = 100.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(tree, "time", clock)
-    monkeypatch.setattr(checkpoints, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
-def filled(limit: int) -> PrefixTree:
-    made = PrefixTree(limit, block=2)
+def filled(limit: int, clock: Clock) -> PrefixTree:
+    made = PrefixTree(limit, block=2, clock=clock)
     made.insert("", [1, 1, 2, 2, 3, 3], 0, [("a", 10), ("b", 10), ("c", 10)])
     return made
 
@@ -38,7 +34,7 @@ def fill(made: PrefixTree, first: int) -> None:
 
 
 def test_blocks_outlive_others_until_their_time_is_over(clock: Clock) -> None:
-    made = filled(100)
+    made = filled(100, clock)
     made.retain("", [1, 1, 2, 2, 9], 60)
     fill(made, 10)
     assert made.match("", [1, 1, 2, 2, 3, 3]).length == 4
@@ -50,7 +46,7 @@ def test_blocks_outlive_others_until_their_time_is_over(clock: Clock) -> None:
 
 
 def test_a_later_request_prolongs_the_time(clock: Clock) -> None:
-    made = filled(100)
+    made = filled(100, clock)
     made.retain("", [1, 1], 60)
     clock.now += 50
     made.retain("", [1, 1], 60)
@@ -61,7 +57,7 @@ def test_a_later_request_prolongs_the_time(clock: Clock) -> None:
 
 
 def test_at_most_half_is_retained(clock: Clock) -> None:
-    made = filled(40)
+    made = filled(40, clock)
     made.retain("", [1, 1, 2, 2, 3, 3], 60)
     fill(made, 10)
     # The beginning counts most.
@@ -69,7 +65,7 @@ def test_at_most_half_is_retained(clock: Clock) -> None:
 
 
 def test_rows_in_need_of_memory_come_before_it(clock: Clock) -> None:
-    made = filled(100)
+    made = filled(100, clock)
     made.retain("", [1, 1, 2, 2, 3, 3], 60)
     made.resize(10)
     assert made.nbytes == 10 and made.match("", [1, 1, 2, 2]).length == 2

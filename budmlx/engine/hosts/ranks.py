@@ -1,0 +1,207 @@
+"""Ranks: the processes of this machine that compute one model together, as one core."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from budmlx.engine.hosts.child import KILL_SECONDS, Child, End
+from budmlx.protocol import (
+    CoreSettings,
+    FromCore,
+    Loaded,
+    LoadFailed,
+    MemoryBudget,
+    MemoryLimitSet,
+    MemoryUse,
+    Place,
+    SetMemoryLimit,
+    StepFrame,
+    ToCore,
+)
+from budmlx.protocol.channel import FrameError
+from budmlx.protocol.note import Note
+
+# Below the ports that systems give to outgoing connections, which may be taken at any time.
+PORTS = range(20_000, 32_000)
+HOST = "127.0.0.1"
+
+# Seconds between two looks at a follower that says nothing.
+_LOOK_SECONDS = 1.0
+
+
+class RankGroup:
+    """All ranks of a model: one unit, which ends as a whole as soon as one of them does.
+
+    It is used like a `Child`. Its bounds of memory are those of all ranks together.
+    """
+
+    def __init__(self, command: Sequence[str], settings: CoreSettings):
+        self._size = settings.ranks
+        self._failed: LoadFailed | None = None
+        self._first: int | None = None  # the rank that ended before the others
+        self._pulses: list[int] = []
+        self._moved = 0
+        self._members: list[Child] = []
+        own = self._of_one(settings)
+        place = choose_place(self._size)
+        try:
+            for rank in range(self._size):
+                each = msgspec.structs.replace(place, rank=rank)
+                member = Child(command, msgspec.structs.replace(own, place=each))
+                self._members.append(member)
+        except BaseException:
+            for member in self._members:
+                member.kill()
+                member.reap()
+            raise
+        self._watchers = [
+            threading.Thread(target=self._watch, args=(rank,), name=f"budmlx-rank-{rank}")
+            for rank in range(1, self._size)
+        ]
+        for thread in self._watchers:
+            thread.daemon = True
+            thread.start()
+
+    def post(self, messages: Sequence[ToCore]) -> None:
+        """See `Child`: rank 0 gets the messages."""
+        size = self._size
+        self._members[0].post(
+            [
+                SetMemoryLimit(each.limit // size) if isinstance(each, SetMemoryLimit) else each
+                for each in messages
+            ]
+        )
+
+    def receive(self, timeout: float | None) -> FromCore | None:
+        """See `Child`: what rank 0 says, or why another rank could not load."""
+        try:
+            frame = self._members[0].receive(timeout)
+        except EOFError:
+            if (failed := self._failed) is None:
+                raise
+            return failed
+        return None if frame is None else self._of_all(frame)
+
+    def note(self) -> Note:
+        """See `Child`: what rank 0 does, with pulses that stand still when those of a rank do."""
+        notes = [member.note() for member in self._members]
+        pulses = [note.pulses for note in notes]
+        if not self._pulses or all(a != b for a, b in zip(pulses, self._pulses, strict=True)):
+            self._pulses = pulses
+            self._moved += 1
+        first = notes[0]
+        allowed = max(note.allowed for note in notes)
+        return Note(first.beats, allowed, first.longest, self._moved, first.plugin, first.computes)
+
+    def kill(self) -> None:
+        """End all of them, also stopped ones."""
+        for member in self._members:
+            member.kill()
+
+    def wait_gone(self, seconds: float, stop: threading.Event) -> bool:
+        """See `Child`."""
+        end = time.monotonic() + seconds
+        return all(
+            member.wait_gone(max(end - time.monotonic(), 0.0), stop) for member in self._members
+        )
+
+    def end_hung(self, silence: float) -> End:
+        """See `Child`."""
+        pulses = [member.note().pulses for member in self._members]
+        still = [str(rank) for rank, old in enumerate(self._pulses) if pulses[rank] == old]
+        end = self._members[0].end_hung(silence)
+        self._reap()
+        if 0 < len(still) < self._size:
+            return End(f"rank {', '.join(still)} of {self._size} is stopped", end.plugin, "hang")
+        return end
+
+    def reap(self) -> End:
+        """See `Child`."""
+        if self._first is None:
+            self._first = 0
+        ends = self._reap()
+        first = ends[self._first]
+        how = f"rank {self._first} of {self._size} was lost: {first.how}"
+        return End(how, first.plugin, first.kind)
+
+    def _reap(self) -> list[End]:
+        # Rank 0 first: it may be about to end by itself.
+        ends = [self._members[0].reap()]
+        self.kill()
+        for thread in self._watchers:
+            thread.join(KILL_SECONDS)
+        return ends + [member.reap() for member in self._members[1:]]
+
+    def _watch(self, rank: int) -> None:
+        """Thread body: end all ranks when this one ends."""
+        member = self._members[rank]
+        with contextlib.suppress(EOFError, FrameError):
+            while True:
+                message = member.receive(_LOOK_SECONDS)
+                if isinstance(message, LoadFailed):
+                    self._failed = self._failed or message
+        if self._first is None:
+            self._first = rank
+        self.kill()
+
+    # Bounds and figures, of all ranks or of one
+
+    def _of_one(self, settings: CoreSettings) -> CoreSettings:
+        limit, cache = settings.memory_limit, settings.prefix_cache
+        return msgspec.structs.replace(
+            settings,
+            memory_limit=limit and limit // self._size,
+            prefix_cache=cache if cache <= 1 else cache / self._size,
+        )
+
+    def _of_all(self, frame: FromCore) -> FromCore:
+        if isinstance(frame, StepFrame):
+            use = frame.memory
+            memory = MemoryUse(*(self._size * n for n in (use.active, use.unused, use.peak)))
+            report = frame.report
+            if report is not None:
+                report = msgspec.structs.replace(report, stored=self._size * report.stored)
+            return msgspec.structs.replace(frame, memory=memory, report=report)
+        if isinstance(frame, Loaded | MemoryLimitSet):
+            return msgspec.structs.replace(frame, budget=self._budget(frame.budget))
+        return frame
+
+    def _budget(self, budget: MemoryBudget) -> MemoryBudget:
+        size = self._size
+        return msgspec.structs.replace(
+            budget,
+            limit=size * budget.limit,
+            weights=size * budget.weights,
+            prefix_cache=size * budget.prefix_cache,
+            device=size * budget.device,
+        )
+
+
+def choose_place(size: int) -> Place:
+    """Addresses of this machine for `size` ranks, and a new secret; for rank 0.
+
+    Raises:
+        OSError: no port is free.
+    """
+    with contextlib.ExitStack() as held:
+        ports = [_free_port(held) for _ in range(size + 1)]
+    control, *ring = (f"{HOST}:{port}" for port in ports)
+    return Place(rank=0, ring=ring, control=control, secret=secrets.token_hex(32))
+
+
+def _free_port(held: contextlib.ExitStack) -> int:
+    """A port on which nobody listens; it is held until all are found."""
+    tries = random.SystemRandom().sample(PORTS, 50)
+    for port in tries:
+        with contextlib.suppress(OSError):
+            held.enter_context(socket.create_server((HOST, port)))
+            return port
+    raise OSError("no port is free for the ranks")

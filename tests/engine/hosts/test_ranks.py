@@ -1,0 +1,173 @@
+"""Ranks in real processes, one of which ends or hangs: all begin anew, and rows resume."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import psutil
+import pytest
+
+from budmlx.engine.hosts.process import ProcessHost
+from budmlx.engine.hosts.ranks import PORTS, choose_place
+from budmlx.errors import ModelLoadError
+from tests.amount import usually
+from tests.core.architectures import ARCHITECTURES
+from tests.engine.hosts.core_process import (
+    Rows,
+    core_settings,
+    eventually,
+    row,
+    undisturbed,
+)
+from tests.models import tiny_model_dir
+
+pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
+@pytest.fixture
+def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
+    """Makes hosts of two ranks with the sink `rows`; checks that nothing of them is left behind."""
+    this = psutil.Process()
+    threads, files = threading.active_count(), this.num_fds()
+    hosts: list[ProcessHost] = []
+
+    def make(**options: float) -> ProcessHost:
+        settings = msgspec.structs.replace(core_settings(), ranks=2, warmup=False)
+        hosts.append(ProcessHost(settings, rows, **options))  # type: ignore[arg-type]
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.close()
+    assert rows.errors == []
+    assert this.children() == []
+    eventually(lambda: threading.active_count() <= threads)
+    assert this.num_fds() <= files
+
+
+def ranks() -> list[psutil.Process]:
+    """The processes of both ranks, rank 0 first."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        children = psutil.Process().children()
+        found[:] = sorted(children, key=lambda each: each.create_time())
+        return len(found) == 2
+
+    eventually(look)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kills", "requests"), usually(lambda case: case[0] == 2, [(2, 5), (20, 8)])
+)
+def test_rows_resume_when_a_rank_is_killed(
+    kills: int, requests: int, start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    """Rank 1 and rank 0 in turn, under eight streams."""
+    asked = [row(n, length=60 + 10 * (n % 5)) for n in range(1, requests * kills + 1)]
+    expected = undisturbed(asked)
+    host = start()
+    for kill in range(kills):
+        for request in asked[requests * kill : requests * (kill + 1)]:
+            host.submit(request)
+        rows.wait(rows.progress())
+        rank = (kill + 1) % 2
+        old = ranks()
+        old[rank].kill()
+        eventually(lambda: not host.status().ready)
+        assert f"rank {rank} of 2 was lost" in host.status().reason
+        eventually(lambda count=kill + 1: host.status().restarts == count)
+        eventually(lambda old=old: not any(each.is_running() for each in old))
+    rows.wait_for(*range(1, len(asked) + 1))
+    assert set(rows.outcomes.values()) == {"length"}
+    assert rows.texts == expected
+    assert host.status().restarts == kills
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_hangs_is_replaced(
+    rank: int, start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    asked = [row(1, length=120), row(2, length=120)]
+    expected = undisturbed(asked)
+    host = start(watchdog_seconds=3.0)
+    for request in asked:
+        host.submit(request)
+    rows.wait_for_tokens(2)
+    ranks()[rank].suspend()
+    eventually(lambda: host.status().restarts == 1)
+    rows.wait_for(1, 2)
+    assert rows.texts == expected
+
+
+@pytest.mark.long
+def test_close_ends_a_stopped_rank(start: Callable[..., ProcessHost], rows: Rows) -> None:
+    host = start()
+    ranks()[1].send_signal(signal.SIGSTOP)
+    host.submit(row(1))
+    host.close()
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.long
+def test_ranks_that_have_nothing_to_do_cost_nothing(
+    start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    host = start()
+    host.submit(row(1))
+    rows.wait_for(1)
+    time.sleep(2)  # the work itself is over
+    both = ranks()
+    before = [used(each) for each in both]
+    time.sleep(10)
+    assert all(used(each) - begin <= 0.2 for each, begin in zip(both, before, strict=True))
+
+
+def used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def test_a_rank_that_cannot_load_is_no_hang(
+    start: Callable[..., ProcessHost], rows: Rows, tmp_path: object
+) -> None:
+    settings = msgspec.structs.replace(core_settings(), ranks=2, model_path=str(tmp_path))
+    with pytest.raises(ModelLoadError, match="Cannot load tiny"):
+        ProcessHost(settings, rows)
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "says"),
+    usually(
+        lambda case: case[0] == "gemma2",
+        [("gemma2", 2, "gemma2"), ("llama", 3, "num_attention_heads is 4")],
+    ),
+)
+def test_what_cannot_be_divided_is_refused_at_start(
+    name: str, ranks: int, says: str, start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    path = str(tiny_model_dir(ARCHITECTURES[name]))
+    settings = msgspec.structs.replace(core_settings(), ranks=ranks, model_path=path)
+    with pytest.raises(ModelLoadError, match=f"split over {ranks} ranks.*{says}"):
+        ProcessHost(settings, rows)
+    assert psutil.Process().children() == []
+
+
+def test_ports_are_those_that_no_outgoing_connection_gets() -> None:
+    place = choose_place(3)
+    addresses = [place.control, *place.ring]
+    assert len(set(addresses)) == 4 and place.size == 3
+    assert all(int(each.rpartition(":")[2]) in PORTS for each in addresses)
+    assert place.secret != choose_place(3).secret and len(place.secret) == 64
