@@ -39,7 +39,7 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
-.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page screenshots test-dist check format-check lint types fmt docs \
+.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page test-balancers screenshots test-dist check format-check lint types fmt docs \
   bench soak limits dist clean
 
 run: $(VENV)/installed
@@ -84,6 +84,10 @@ test-clients: $(VENV)/installed-dev
 # The page in a real browser; its driver and axe-core are installed into .venv-page.
 test-page: $(VENV)/installed-dev
 	tests/page/run.sh $(CURDIR)/$(BIN)/python $(ARGS)
+
+# Two servers behind nginx and HAProxy, which are the machine's own, as docs/scaling.md has them.
+test-balancers: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/scaling -m balancers $(ARGS)
 
 # Pictures of the page, for people to look at.
 screenshots: $(VENV)/installed-dev

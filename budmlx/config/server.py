@@ -175,6 +175,18 @@ class ServerConfig(BaseModel):
     batch_lines: int = Field(
         32, ge=1, le=1024, description="Requests of batches that run or wait in the engine at once."
     )
+    server_tag: str = Field(
+        "",
+        pattern=r"[a-z0-9]{0,16}",
+        description="End of the ids of responses, files and batches, such as a or b: a balancer in "
+        "front of several servers sees whose they are.",
+    )
+    seal_key: Path | None = Field(
+        None,
+        description="File with the key that signs the reasoning which clients bring back, made if "
+        "there is none; servers behind one address have copies of one. Default: seal.key beside "
+        "the file of `--store auto`.",
+    )
     max_queue: int = Field(
         256, ge=0, description="Most requests of one API key that wait; more get 503."
     )

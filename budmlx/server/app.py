@@ -181,7 +181,7 @@ def _keep_files(app: web.Application, config: Config) -> None:
     """Keep files, and answer what batches ask. Raises ConfigError for an unusable directory."""
     directory = None if config.files_dir is None else Path(config.files_dir)
     limits = StoreLimits(config.files_max_count, config.files_max_size, math.inf)
-    app[FILES] = files = FileStore(directory, limits, config.file_max_size)
+    app[FILES] = files = FileStore(directory, limits, config.file_max_size, config.server_tag)
     app[BATCHES] = batches = Batches(app, files, config.batch_lines)
     app.on_startup.append(batches.start)
     app.on_cleanup.append(batches.close)
@@ -233,7 +233,7 @@ def _application(
     app[KEYS] = keys
     most = connections_within(limits.max_connections)
     app[LIMITS] = replace(limits, max_connections=most)
-    app[SEALER] = Sealer()
+    app[SEALER] = Sealer(config.seal_key and config.seal_key.expanduser())
     app[DIALECTS] = dialects
     app[PATHS], app[WATCHERS] = {}, ()
     app.on_response_prepare.append(prepare)

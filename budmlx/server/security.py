@@ -50,6 +50,11 @@ EXPOSED = f"X-Request-Id, Request-Id, Retry-After, X-Should-Retry, {WARNINGS}"
 
 EXPIRED = "The time of this API key is over; ask whoever runs the server for another one."
 
+NO_KEYS_BEHIND_PROXY = (
+    "This request came through a proxy from another machine, for which the server needs API keys: "
+    "start it with BUDMLX_API_KEYS or --api-key-file."
+)
+
 METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 _PRIVATE = "Access-Control-Request-Private-Network"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -101,8 +106,11 @@ def guard(config: ServerConfig, keys: KeyRing, limiter: RateLimiter | None = Non
         if _is_preflight(request):
             return _preflight_answer(request)
         own = None
-        if keys.required and not _is_open(request):
-            own = _check_key(request, keys).rpm
+        if not _is_open(request):
+            if keys.required:
+                own = _check_key(request, keys).rpm
+            elif _is_from_afar(request):
+                raise HttpError(403, NO_KEYS_BEHIND_PROXY, code="key_required")
         if limiter is not None and (limiter.per_minute or limiter.concurrent or own):
             return await limiter.handle(request, handler)
         return await handler(request)
@@ -194,6 +202,25 @@ def allow_reading(request: web.BaseRequest, response: web.StreamResponse) -> Non
 def _is_open(request: web.Request) -> bool:
     resource = request.match_info.route.resource
     return resource is not None and resource.canonical in OPEN_ROUTES
+
+
+def _is_from_afar(request: web.Request) -> bool:
+    """Whether a proxy says that it hands on what another machine sent."""
+    said = [
+        address.strip()
+        for name in ("X-Forwarded-For", "X-Real-IP")
+        for value in request.headers.getall(name, ())
+        for address in value.split(",")
+    ]
+    return any(address and not _is_loopback_address(address) for address in said)
+
+
+def _is_loopback_address(text: str) -> bool:
+    with suppress(ValueError):
+        address = ipaddress.ip_address(text.strip("[]"))
+        mapped = getattr(address, "ipv4_mapped", None)
+        return (mapped or address).is_loopback
+    return False
 
 
 def _check_key(request: web.Request, keys: KeyRing) -> ApiKey:

@@ -292,3 +292,32 @@ async def test_request_ids(server: HttpServer, given: str, kept: bool) -> None:
         answer = await exchange(server, get(path, X_Request_Id=given))
         assert answer.headers.get_all("X-Request-Id") != []
         assert (answer.headers["X-Request-Id"] == given) is kept
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"X_Forwarded_For": "10.0.0.1"}, False),
+        ({"X_Forwarded_For": "127.0.0.1, 10.0.0.1"}, False),
+        ({"X_Forwarded_For": "2001:db8::1"}, False),
+        ({"X_Forwarded_For": "unknown"}, False),
+        ({"X_Real_IP": "10.0.0.1"}, False),
+        ({"X_Forwarded_For": "127.0.0.1, ::1"}, True),
+        ({"X_Forwarded_For": "[::1]"}, True),
+        ({"X_Forwarded_For": "::ffff:127.0.0.1"}, True),
+        ({"X_Forwarded_For": ""}, True),
+    ],
+)
+async def test_behind_a_proxy_keys_are_required(
+    start: Start, headers: dict[str, str], allowed: bool
+) -> None:
+    server = await start()
+    answer = await exchange(server, get("/v1/models", **headers))
+    if allowed:
+        assert answer.status == 200
+    else:
+        check_error(answer, 403, code="key_required")
+    assert (await exchange(server, get("/ready", **headers))).status == 200
+    keyed = await start(api_keys=KEYS)
+    authorization = {"Authorization": "Bearer first-key"}
+    assert (await exchange(keyed, get("/v1/models", **headers, **authorization))).status == 200

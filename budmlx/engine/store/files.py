@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from budmlx.engine.store.ids import new_id
 from budmlx.engine.store.store import Limits, Store
 from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
 
@@ -57,14 +57,14 @@ class FileStore:
     directory: readable by its owner alone, made if need be, and used by one process at a time;
     None: a temporary one, which is removed at the end. limits: what one owner may keep; `size` is
     that of all its files. file_size: of the largest file.
-    store: the index, which has the tables of batches, too.
+    store: the index, which has the tables of batches, too. tag: see `new_id`.
 
     Raises:
         ConfigError: the directory cannot be used.
     """
 
-    def __init__(self, directory: Path | None, limits: Limits, file_size: int):
-        self.limits, self.file_size = limits, file_size
+    def __init__(self, directory: Path | None, limits: Limits, file_size: int, tag: str = ""):
+        self.limits, self.file_size, self.tag = limits, file_size, tag
         self._temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="budmlx-files-"))
         try:
@@ -89,7 +89,7 @@ class FileStore:
 
     def upload(self, owner: str) -> Upload:
         """A file to write; nothing of it is kept before `Upload.keep`."""
-        return Upload(self, owner, f"file-{secrets.token_hex(16)}")
+        return Upload(self, owner, new_id("file-", self.tag))
 
     def path(self, file: StoredFile) -> Path:
         """Where the content is."""

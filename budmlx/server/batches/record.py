@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from budmlx.engine.store.ids import new_id
 from budmlx.errors import InvalidRequestError
 from budmlx.server.body import parse_json
 
@@ -107,11 +107,11 @@ class InputLine(Struct, frozen=True):
     size: int
 
 
-def new_batch(endpoint: str, input_file_id: str, window: str, **more: Any) -> Batch:
-    """A batch that begins now."""
+def new_batch(endpoint: str, input_file_id: str, window: str, tag: str, **more: Any) -> Batch:
+    """A batch that begins now. tag: see `new_id`."""
     now = int(time.time())
     return Batch(
-        id=f"batch_{secrets.token_hex(16)}",
+        id=new_id("batch_", tag),
         endpoint=endpoint,
         input_file_id=input_file_id,
         completion_window=window,

@@ -159,7 +159,7 @@ class Batches:
             )
         await asyncio.to_thread(self.files.check, owner)
         await asyncio.to_thread(self._store.trim, owner, MOST_KEPT - 1)
-        batch = new_batch(endpoint, file.id, "24h", **more)
+        batch = new_batch(endpoint, file.id, "24h", self.files.tag, **more)
         active = _Active(owner, batch, {})
         await self._keep(active, batch)
         self._begin(active)

@@ -7,12 +7,13 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+from budmlx.engine.store.ids import new_id
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.responses.body import ResponsesRequest
 from budmlx.server.dialects.responses.conversation import Conversation
 from budmlx.server.dialects.responses.items import ItemReference
 from budmlx.server.dialects.responses.kept import KeptResponses, Record, listed
-from budmlx.server.dialects.responses.reply import new_id, now
+from budmlx.server.dialects.responses.reply import now
 from budmlx.server.dialects.responses.shapes import Response
 from budmlx.server.dialects.responses.tools import Toolbox
 from budmlx.server.sealed import Sealer
@@ -21,15 +22,15 @@ from budmlx.types import Event, Request
 
 
 class Asked:
-    """A request for a response. raw: its body.
+    """A request for a response. raw: its body. tag: see `new_id`.
 
     request: for the engine; complete when `remember` was called.
 
     Raises InvalidRequestError naming what is wrong.
     """
 
-    def __init__(self, raw: Mapping[str, Any], sealer: Sealer):
-        self.raw = raw
+    def __init__(self, raw: Mapping[str, Any], sealer: Sealer, tag: str = ""):
+        self.raw, self._tag = raw, tag
         self.body = body = ResponsesRequest.parse(raw)
         if body.background and not body.store:
             raise InvalidRequestError("`background` needs `store`.", param="background")
@@ -95,7 +96,7 @@ class Asked:
 
     def record(self, response: Response) -> Record:
         """What is kept of a response."""
-        return Record(response, listed(self.raw.get("input"), self._found))
+        return Record(response, listed(self.raw.get("input"), self._found, self._tag))
 
     def warnings(self, *, strict: bool, streaming: bool) -> list[str]:
         """Warnings about what has no effect. Raises InvalidRequestError, see `Body.review`."""
@@ -107,7 +108,7 @@ class Asked:
         body, raw = self.body, self.raw
         text = raw.get("text") or {}
         return Response(
-            id=new_id(),
+            id=new_id("resp_", self._tag),
             object="response",
             created_at=now(),
             status="queued" if body.background else "in_progress",

@@ -47,13 +47,15 @@ endpoints = EndpointTable("/v1")
 @endpoints.post("/v1/responses", "Answer items", ResponsesRequest, Response, EVENTS)
 async def create(request: web.Request) -> web.StreamResponse:
     """Answer the items of a conversation, as JSON or as a stream of events."""
-    asked, size = await parsed(request, partial(Asked, sealer=request.app[SEALER]))
+    asked, size = await parsed(
+        request, partial(Asked, sealer=request.app[SEALER], tag=request.app[CONFIG].server_tag)
+    )
     return await _answered(request, asked, size)
 
 
 async def answer_line(request: LineRequest, body: dict[str, Any], size: int) -> web.StreamResponse:
     """Answer items that came in a file."""
-    asked = await off_loop(size, Asked, body, request.app[SEALER])
+    asked = await off_loop(size, Asked, body, request.app[SEALER], request.app[CONFIG].server_tag)
     return await _answered(request, asked, size)
 
 
@@ -78,6 +80,7 @@ async def _answered(request: AnyRequest, asked: Asked, size: int) -> web.StreamR
         summarised=body.reasoning.as_summary,
         incremental=config.incremental_tool_calls,
         asks_cache=body.cache is not None,
+        tag=config.server_tag,
     )
 
     async def run(engine: Engine, warn: Callable[[Iterable[str]], None]) -> answer.Events:

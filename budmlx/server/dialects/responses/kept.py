@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import Struct
 from pydantic import TypeAdapter, ValidationError
 
+from budmlx.engine.store.ids import new_id
 from budmlx.engine.store.store import Limits, Shelf, Store
 from budmlx.errors import InvalidRequestError
 from budmlx.server.dialects.responses.items import Item
@@ -149,19 +149,19 @@ def no_response(id: str) -> HttpError:
     )
 
 
-def listed(raw: Any, found: Mapping[int, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def listed(raw: Any, found: Mapping[int, Mapping[str, Any]], tag: str) -> list[Mapping[str, Any]]:
     """The input of a request as items with ids, as they are listed later.
 
-    found: those that the request only refers to, by their places.
+    found: those that the request only refers to, by their places. tag: see `new_id`.
     """
     if isinstance(raw, str):
         raw = [{"role": "user", "content": raw}]
-    return [found.get(place) or _item(item) for place, item in enumerate(raw or ())]
+    return [found.get(place) or _item(item, tag) for place, item in enumerate(raw or ())]
 
 
-def _item(item: Mapping[str, Any]) -> dict[str, Any]:
+def _item(item: Mapping[str, Any], tag: str) -> dict[str, Any]:
     kind = item.get("type") or "message"
-    id = item.get("id") or f"{PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
+    id = item.get("id") or new_id(f"{PREFIXES.get(kind, 'item')}_", tag)
     whole = {"id": id, **{key: value for key, value in item.items() if key != "id"}}
     whole["type"] = kind
     if kind == "message":

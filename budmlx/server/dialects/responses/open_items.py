@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
+from budmlx.engine.store.ids import new_id
 from budmlx.server.dialects.responses.shapes import (
     CustomCallItem,
     FunctionCallItem,
@@ -35,15 +35,15 @@ def event(kind: str, **fields: Any) -> ResponseEvent:
 
 
 class OpenItem:
-    """An item that is being written. place: among the items of the response."""
+    """An item that is being written. place: among the items of the response. tag: see `new_id`."""
 
     prefix = "msg"
     item: OutputItem
 
-    def __init__(self, place: int):
+    def __init__(self, place: int, tag: str):
         self._place = place
         self._text: list[str] = []
-        self.id = f"{self.prefix}_{uuid.uuid4().hex}"
+        self.id = new_id(f"{self.prefix}_", tag)
 
     def open(self) -> Events:
         """The events with which the item begins."""
@@ -67,8 +67,8 @@ class OpenItem:
 class OpenText(OpenItem):
     """Text of the reply."""
 
-    def __init__(self, place: int):
-        super().__init__(place)
+    def __init__(self, place: int, tag: str):
+        super().__init__(place, tag)
         self._logprobs: list[TextLogprob] = []
         self.item = OutputMessage(self.id)
 
@@ -99,8 +99,8 @@ class OpenReasoning(OpenItem):
 
     prefix = "rs"
 
-    def __init__(self, place: int):
-        super().__init__(place)
+    def __init__(self, place: int, tag: str):
+        super().__init__(place, tag)
         self.item: ReasoningItem = ReasoningItem(self.id)
 
     def add(self, text: str, logprobs: Sequence[TextLogprob] = ()) -> Events:
@@ -154,9 +154,9 @@ class OpenCall(OpenItem):
     called: the tool. piece: the first one of the call.
     """
 
-    def __init__(self, place: int, called: CalledTool, piece: ToolCallDelta):
+    def __init__(self, place: int, tag: str, called: CalledTool, piece: ToolCallDelta):
         self.prefix = "ctc" if called.custom else "fc"
-        super().__init__(place)
+        super().__init__(place, tag)
         self.index = piece.index
         kind = CustomCallItem if called.custom else FunctionCallItem
         self.item = kind(self.id, piece.id, called.name, namespace=called.namespace or UNSET)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -64,7 +63,8 @@ class ReplyBuilder:
     """Makes the items of one response, and the events that tell them, as the engine writes them.
 
     response: as it is now. summarised: reasoning is told as a summary. incremental: arguments of
-    calls come piece by piece. late: warnings that only the response itself can tell.
+    calls come piece by piece. tag: see `new_id`. late: warnings that only the response itself can
+    tell.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class ReplyBuilder:
         summarised: bool,
         incremental: bool,
         asks_cache: bool,
+        tag: str = "",
     ):
         self.response = response
         self._toolbox = toolbox
@@ -83,6 +84,7 @@ class ReplyBuilder:
         self._summarised = summarised
         self._incremental = incremental
         self._asks_cache = asks_cache
+        self._tag = tag
         self.late: list[str] = []
         self._output: list[OutputItem] = []
         self._open: OpenItem | None = None
@@ -157,14 +159,15 @@ class ReplyBuilder:
 
     def _begin(self, kind: type[OpenItem]) -> Events:
         yield from self._close("completed")
-        self._open = kind(len(self._output))
+        self._open = kind(len(self._output), self._tag)
         yield from self._open.open()
 
     def _call(self, piece: ToolCallDelta) -> Events:
         current = self._open
         if not (isinstance(current, OpenCall) and current.index == piece.index):
             yield from self._close("completed")
-            self._open = OpenCall(len(self._output), self._toolbox.called(piece.name), piece)
+            called = self._toolbox.called(piece.name)
+            self._open = OpenCall(len(self._output), self._tag, called, piece)
             yield from self._open.open()
         yield from self._opened().add(piece.arguments)
         if not self._incremental:
@@ -219,11 +222,6 @@ def _code(failure: Failure) -> str:
     if failure.status in (429, 503):
         return "rate_limit_exceeded" if failure.code == "overloaded" else "server_error"
     return "invalid_prompt" if failure.status < 500 else "server_error"
-
-
-def new_id() -> str:
-    """The id of a new response."""
-    return f"resp_{uuid.uuid4().hex}"
 
 
 def now() -> int:
