@@ -136,6 +136,24 @@ async def test_files_and_batches_are_found(balancer: Balancer) -> None:
     assert seen <= {"a", "b"}
 
 
+async def test_batches_of_messages_are_found(balancer: Balancer) -> None:
+    message = {"role": "user", "content": "A story"}
+    params = {"model": "m", "max_tokens": 4, "messages": [message]}
+    path = "/v1/messages/batches"
+    async with session(balancer.url) as client:
+        asks = {"requests": [{"custom_id": "1", "params": params}]}
+        async with client.post(path, json=asks) as answer:
+            batch = await answer.json()
+        while batch["processing_status"] != "ended":
+            await asyncio.sleep(0.05)
+            async with client.get(f"{path}/{batch['id']}") as answer:
+                batch = await answer.json()
+        async with client.get(f"{path}/{batch['id']}/results") as answer:
+            assert json.loads(await answer.text())["custom_id"] == "1"
+        async with client.get(path) as answer:
+            assert batch["id"] in [each["id"] for each in (await answer.json())["data"]]
+
+
 async def test_keys_are_required(balancer: Balancer) -> None:
     async with session(balancer.url, {}) as client:
         for path in ("/v1/responses", "/v1/files", "/v1/batches"):
