@@ -260,7 +260,8 @@ def _calls_a_model(node: ast.AST) -> bool:
 def test_only_the_executor_and_what_it_hands_the_model_to_call_it() -> None:
     calling = {name for name in MODULES if any(map(_calls_a_model, ast.walk(tree_of(name))))}
     probes = {f"budmlx.core.{name}" for name in PROBES}
-    callers = {f"budmlx.core.{name}" for name in ("batch.group", "batch.prefill", "model.model")}
+    callers = ("batch.group", "batch.prefill", "batch.draft_rows", "model.model")
+    callers = {f"budmlx.core.{name}" for name in (*callers, "model.draft_model")}
     assert calling <= callers | probes
     assert "budmlx.core.batch.prefill" in calling, "the test recognises no call"
 

@@ -22,7 +22,7 @@ from budmlx.engine.models.description import ModelDescription, TextFeatures
 from budmlx.plugins.manager import Plugins
 from budmlx.units import size_text
 
-OPTIONS = config_options(("models_dir", "kv_bits", "speculation"))
+OPTIONS = config_options(("models_dir", "kv_bits", "speculation", "draft_model"))
 Lines = Iterator[tuple[str, str]]
 
 
@@ -83,6 +83,8 @@ def _facts(found: ModelDescription) -> Lines:
         limit = f"{found.context:,} tokens, of the model itself {limit}"
     yield "Context", limit
     yield "Speculation", found.speculation or ""
+    if (drafter := found.drafter) is not None:
+        yield "Draft model", f"{drafter.name}, weights of {size_text(drafter.weights)}"
 
 
 def _text(text: TextFeatures) -> Lines:
@@ -110,11 +112,11 @@ def _sampling(found: ModelDescription, places: Mapping[str, str]) -> Lines:
 
 def _memory(found: ModelDescription) -> Table | str:
     if not found.memory:
-        return f"  Weights: {size_text(found.model.weights)}. How much the KV takes, loading tells."
+        return f"  Weights: {size_text(found.weights)}. How much the KV takes, loading tells."
     bits = f"{found.kv_bits} bit " if found.kv_bits else ""
     table = Table("  Tokens", f"{bits}KV", "Together", box=None, pad_edge=False)
     for each in found.memory:
-        together = size_text(found.model.weights + each.kv)
+        together = size_text(found.weights + each.kv)
         table.add_row(f"  {each.tokens:,}", size_text(each.kv), together)
     return table
 

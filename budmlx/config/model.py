@@ -18,7 +18,7 @@ from budmlx.config.values import (
 )
 from budmlx.protocol import PoolingMode
 
-OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session", "adapter"})
+OF_ONE_MODEL = frozenset({"model", "revision", "alias", "session", "adapter", "draft_model"})
 """Settings that say which model it is, or are of use to no other."""
 
 
@@ -108,6 +108,11 @@ class ModelConfig(BaseModel):
         description="Tokens that a reply drafts in a step, from what it or its prompt said before, "
         "and that the step checks: as many as pay (auto), none (off), or always so many. What is "
         "said stays the same.",
+    )
+    draft_model: str | None = Field(
+        None,
+        description="Small model with the same tokenizer that drafts, too: a directory or a hub "
+        "repository id. It needs speculation.",
     )
     prefix_cache: SizeOrShare = Field(
         "50%",

@@ -13,6 +13,7 @@ from budmlx.config import Config
 from budmlx.engine.assembly import assemble
 from budmlx.engine.embed.methods import EmbeddingMethods
 from budmlx.engine.hosts.host import HostStatus
+from budmlx.engine.load.draft_model import find_draft_model
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name, resolve_model
 from budmlx.engine.procedures import Stream, adrive_stream, drive, drive_stream
 from budmlx.engine.reply.completion import completion, with_parsed
@@ -107,6 +108,7 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods, Batc
         check_backend()
         config = config.for_model()
         loaded = Plugins.load(config, plugins)
+        find_draft_model(config, config.models_dir, loaded.loaded_types)
         if config.model is None:
             return cls(SHIPPED_MODEL, DEMO_NAME, config, loaded, notice)
         path = resolve_model(

@@ -29,6 +29,14 @@ class PluginTarget(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = False
 
 
+class DraftModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A draft model, whose tokenizer is the model's. loader: see `CoreSettings`."""
+
+    path: str
+    name: str
+    loader: PluginTarget | None = None
+
+
 class KVStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The disk tier of the prefix cache.
 
@@ -85,6 +93,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     speculation: tokens that a row drafts in a step at most; 0 for none, auto for as many as pay.
     ranks: processes of this machine that compute the model together. place: that of this one;
     None until the host has chosen one for each, and for a core that is alone.
+    draft_model: drafts, too.
     """
 
     model_path: str
@@ -112,3 +121,4 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     speculation: Literal["auto"] | int = 0
     ranks: int = 1
     place: Place | None = None
+    draft_model: DraftModelSettings | None = None

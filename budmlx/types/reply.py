@@ -20,6 +20,7 @@ class ModelInfo:
     generates: False where it makes vectors of texts alone.
     needs_checkpoints: prompts can continue only from places where a whole state was kept.
     speculation: what `--speculation` says; unsupported if its caches cannot take tokens back.
+    draft_model: the name of what drafts for it, or empty.
     numbers: what was chosen for the device, such as its `prefill_chunk`.
     """
 
@@ -35,6 +36,7 @@ class ModelInfo:
     generates: bool = True
     needs_checkpoints: bool = False
     speculation: str = "off"
+    draft_model: str = ""
     numbers: Mapping[str, str | int | float] = field(default_factory=dict)
 
 

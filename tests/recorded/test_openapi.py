@@ -28,7 +28,14 @@ def lines(document: dict[str, Any]) -> set[str]:
 
 
 NEW_FIELDS = ("root", "parent", "state", "max_model_len", "error", "residence", "speculation")
-NEW_FIELDS += ("type", "display_name", "created_at", "max_input_tokens", "max_tokens")
+NEW_FIELDS += (
+    "type",
+    "display_name",
+    "created_at",
+    "max_input_tokens",
+    "max_tokens",
+    "draft_model",
+)
 CORRECTED = (
     # Lists and token ids were never taken there.
     "/v1/tokenize.post.requestBody.content.application/json.schema.properties.prompt.",

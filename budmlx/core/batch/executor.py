@@ -12,8 +12,9 @@ from typing import Any
 import mlx.core as mx
 
 from budmlx.core.activity import Activity
+from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
 from budmlx.core.batch.group import Group
-from budmlx.core.batch.plan import DiskRead, DraftPass, Plan, Prefill, Result
+from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
 from budmlx.core.batch.texts import Texts
 from budmlx.core.batch.verify import drafts_of
@@ -61,6 +62,7 @@ class Executor:
         self.numbers = model.numbers
         self.adapters = model.adapters
         self.paddable = model.paddable
+        self.has_draft_model = model.drafter is not None
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []
         self.texts = Texts(model)
@@ -319,11 +321,11 @@ class Executor:
     def _decode(self, plan: Plan) -> None:
         for row_id in plan.pause:
             self._group(row_id).pause()
-        for row_id, most in zip_longest(plan.decode, plan.draft, fillvalue=0):
+        for row_id, drafting in zip_longest(plan.decode, plan.draft):
             group = self._group(row_id)
             # A merge of this plan may have failed.
             if self._progress.goes_on(group.rows):
-                self._guard(group.rows, self._dispatch, group, most)
+                self._guard(group.rows, self._dispatch, group, drafting or NO_DRAFTS)
         drawn: list[tuple[Row, list[Outcome]]] = []
         for group in self.groups:
             if self._progress.goes_on(group.rows):
@@ -333,9 +335,9 @@ class Executor:
             if row not in self._progress.out:
                 self._commit(row, outcomes)
 
-    def _dispatch(self, group: Group, most: int) -> None:
-        self._activity.run(group.kind(most))
-        for row, fault in group.dispatch(self._expected, most).items():
+    def _dispatch(self, group: Group, drafting: Drafting) -> None:
+        self._activity.run(group.kind(drafting))
+        for row, fault in group.dispatch(self._expected, drafting).items():
             self._progress.fail([row], fault)
         self._progress.masking += group.masking
         self._progress.passes += group.passes

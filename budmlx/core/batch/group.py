@@ -9,7 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from budmlx.core.batch.plan import DraftPass, GroupState
+from budmlx.core.batch.draft_rows import DraftRows
+from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
+from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.shared_sampling import Received, Sent
 from budmlx.core.batch.slots import Slots
@@ -52,6 +54,9 @@ class Group:
         self._due: list[tuple[Drawn, Sequence[Row | None]]] = []
         self._verified: list[tuple[Row, list[Outcome]]] = []
         self._steps = 0
+        self._draft_rows: DraftRows | None = None
+        if model.drafter is not None:
+            self._draft_rows = DraftRows(model.drafter, model.numbers.copy_steps)
         self.masking = 0.0
         self.passes: list[DraftPass] = []
 
@@ -85,13 +90,13 @@ class Group:
         """Whether a cache still has no content."""
         return self._slots.empty
 
-    def kind(self, most: int = 0) -> Hashable:
-        """The kind of the next step, for `Activity.run`. most: see `dispatch`."""
+    def kind(self, drafting: Drafting = NO_DRAFTS) -> Hashable:
+        """The kind of the next step, for `Activity.run`. drafting: see `dispatch`."""
         if self._features is None:
             own = {"adapters"} if adapters_of(self.rows) else set()
             self._features = features(self.rows) | own
         width, length = self._slots.width.bit_length(), scale(self.rows[0].held, CACHE_STEP)
-        return "decode", width, self._slots.vacant > 0, length, self._features, most
+        return "decode", width, self._slots.vacant > 0, length, self._features, drafting
 
     @property
     def _longest(self) -> int:
@@ -113,6 +118,8 @@ class Group:
         self.rows = [both[index] for index in order]
         self._feed = mx.concatenate([self._feed, other._feed])[mx.array(order)]
         self._in_flight += other._in_flight
+        if self._draft_rows is not None and other._draft_rows is not None:
+            self._draft_rows.absorb(other._draft_rows)
 
     def cache_of(self, row: Row) -> list[Any]:
         """A row's own cache, one entry per layer, between steps. It may run ahead of `row.ids`."""
@@ -126,6 +133,8 @@ class Group:
             return
         self._resample()
         self.rows = [self.rows[i] for i in indices]
+        if self._draft_rows is not None:
+            self._draft_rows.keep(wanted)
         # A row that is prefilled again may be back here before these are read.
         self._in_flight = [
             (drawn, [row if row in wanted else None for row in drawn_for])
@@ -142,12 +151,11 @@ class Group:
             self._sampling.release()
             self._sampling = None
 
-    def dispatch(self, expected: int, most: int = 0) -> Mapping[Row, RowFault]:
+    def dispatch(self, expected: int, drafting: Drafting = NO_DRAFTS) -> Mapping[Row, RowFault]:
         """Start the next step: forward pass and sampling, without waiting for either.
 
-        expected: rows that may join soon. most: tokens that are drafted for each row; a step with
-        drafts waits for the tokens before it, and for its own.
-        Rows whose token in flight is their last take part only if others continue:
+        expected: rows that may join soon. A step with drafts waits for the tokens before it, and
+        for its own. Rows whose token in flight is their last take part only if others continue:
         dropping them first would mean to wait for that token.
         Returns the rows whose plugin or grammar failed, and why; they must be dropped.
         """
@@ -159,8 +167,9 @@ class Group:
             self._sampling = self._new_sampling()
         self._slots.before_step(self._longest, expected)
         drafted: Drafted | None = None
-        if most and self._slots.takes_back:
-            drafted = Drafted.make(self.rows, self._unread(), most)
+        if drafting.most and self._slots.takes_back:
+            model = self._draft_rows if drafting.model else None
+            drafted = Drafted.make(self.rows, self._unread(), drafting.most, model)
         if drafted is not None:
             return self._verify(drafted)
         logits = self._forward(self._feed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from budmlx.core.batch.drafting import Drafting, DraftPass
 from budmlx.protocol import MemoryUse, RowFailed, Token, Vector
 
 
@@ -65,20 +66,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     embed: Embed | None = None
     prefill: Prefill | None = None
     decode: list[int] = []
-    draft: list[int] = []
+    draft: list[Drafting] = []
     pause: list[int] = []
-
-
-class DraftPass(msgspec.Struct, frozen=True, array_like=True):
-    """A step of a group with drafts.
-
-    places: tokens that each row was fed, one of them not drafted. drafted, accepted: tokens of all
-    rows, and those of them that the rows drew.
-    """
-
-    places: int
-    drafted: int
-    accepted: int
 
 
 class PromptState(msgspec.Struct, frozen=True, array_like=True):

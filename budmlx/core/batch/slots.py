@@ -31,15 +31,16 @@ class Slots:
     While rows take different numbers of tokens, the caches have an `Edge`; what copies them
     closes it first.
 
-    copy_steps: what a copy of all rows costs, in steps.
+    copy_steps: what a copy of all rows costs, in steps. ragged: the edge stays open.
     places: the slot of each row, ascending. width: how many slots there are.
     """
 
-    def __init__(self, caches: list[Any], rows: int, copy_steps: float):
+    def __init__(self, caches: list[Any], rows: int, copy_steps: float, *, ragged: bool = False):
         self.caches = caches
         self.places = list(range(rows))
         self.width = rows
         self._copy_steps = copy_steps
+        self._ragged = ragged
         self._merged = rows > 1
         self._rent = 0.0
         self._edge: Edge | None = None
@@ -151,18 +152,35 @@ class Slots:
         held: tokens of each row that the caches have seen. For more than one token only if
         `takes_back`.
         """
-        if not self._merged or (count == 1 and self._edge is None):
+        if not self._merged or (count == 1 and self._edge is None and not self._ragged):
             return
-        self._narrow = self._narrow + 1 if count == 1 else 0
+        self._narrow = self._narrow + 1 if count == 1 and not self._ragged else 0
         if self._narrow > NARROW_PASSES:
             self.close()
             return
+        edge = self._opened(held)
+        edge.empty_slots(sorted(set(range(self.width)) - set(self.places)))
+        edge.places.begin(count)
+
+    def rewind(self, counts: Sequence[int], held: Sequence[int]) -> None:
+        """Forget the last `counts` tokens of rows, those of earlier passes, too.
+
+        held: tokens of each row that the caches have seen.
+        """
+        if not self._merged:
+            for entry in self.caches:
+                entry.trim(counts[0])
+            return
+        edge = self._opened(held)
+        for place, count in zip(self.places, counts, strict=True):
+            edge.places.held[place] -= count
+
+    def _opened(self, held: Sequence[int]) -> Edge:
         if self._edge is None:
             own = dict(zip(self.places, held, strict=True))
             self._edge = Edge(self.caches, [own.get(slot, 0) for slot in range(self.width)])
             self.caches = self._edge.layers
-        self._edge.empty_slots(sorted(set(range(self.width)) - set(self.places)))
-        self._edge.places.begin(count)
+        return self._edge
 
     def take(self, counts: Sequence[int], count: int) -> None:
         """Keep the first `counts` tokens of the rows of a pass of `count` tokens."""

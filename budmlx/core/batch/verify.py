@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from msgspec.structs import replace
 
-from budmlx.core.batch.plan import DraftPass
+from budmlx.core.batch.draft_rows import DraftRows
+from budmlx.core.batch.drafting import DraftPass
 from budmlx.core.row import Row
 from budmlx.core.sample.sampling import Outcome, follows
-from budmlx.core.speculate.drafts import Drafts
+from budmlx.core.speculate.drafts import Drafts, Source
 from budmlx.core.speculate.transcripts import Transcripts
 from budmlx.protocol import RowDraft
 
@@ -25,23 +27,38 @@ class Drafted:
     draw without drafts.
 
     fed: uint32 [rows, 1 + k]: the token that a row feeds anyway, its draft, and zeros.
-    drafts: of each row; empty for rows that have none. predicted: whether it is of the request's
-    prediction.
+    drafts: of each row; empty for rows that have none. sources: where they come from.
+    model: what the draft model did, if it drafted.
     """
 
     fed: np.ndarray
     drafts: Sequence[Sequence[int]]
-    predicted: Sequence[bool]
+    sources: Sequence[Source]
+    model: DraftRows | None
 
     @classmethod
     def make(
-        cls, rows: Sequence[Row], unread: Mapping[Row, list[int]], most: int
+        cls,
+        rows: Sequence[Row],
+        unread: Mapping[Row, list[int]],
+        most: int,
+        model: DraftRows | None = None,
     ) -> Drafted | None:
         """Drafts of `most` tokens for every row that can have them; None if there are none.
 
-        unread: tokens that were drawn and are not in the rows' ids yet.
+        unread: tokens that were drawn and are not in the rows' ids yet. model: drafts for rows
+        which it knows better than any text.
         """
         drafts = [_draft(row, unread.get(row, []), most) for row in rows]
+        sources: list[Source] = [row.drafts.source if row.drafts else "own" for row in rows]
+        if model is not None:
+            known = model.draft([row for row in rows if row.drafts is not None], unread, most)
+            for index, row in enumerate(rows):
+                if row not in known or row.drafts is None:
+                    continue
+                if row.drafts.trusts_model or not drafts[index]:
+                    drafts[index] = _cut(row, known[row], unread.get(row, []), most)
+                    sources[index] = "model"
         longest = max(len(draft) for draft in drafts)
         if not longest:
             return None
@@ -49,7 +66,7 @@ class Drafted:
         for place, row, draft in zip(fed, rows, drafts, strict=True):
             place[0] = (unread.get(row) or row.ids)[-1]
             place[1 : 1 + len(draft)] = draft
-        return cls(fed, drafts, [row.drafts is not None and row.drafts.predicted for row in rows])
+        return cls(fed, drafts, sources, model)
 
     def taken(self, drawn: Sequence[list[Outcome]]) -> list[list[Outcome]]:
         """What is taken of each row's draws: those that were drafted, and the one after them."""
@@ -63,12 +80,19 @@ class Drafted:
 
         taken: what `taken` returned.
         """
-        each = zip(rows, self.drafts, self.predicted, taken, strict=True)
-        for row, draft, predicted, outcomes in each:
+        each = zip(rows, self.drafts, self.sources, taken, strict=True)
+        for row, draft, source, outcomes in each:
             if draft:
-                row.draft = RowDraft(len(draft), len(outcomes) - 1, predicted)
+                right = len(outcomes) - 1
+                row.draft = RowDraft(len(draft), right, source == "predicted")
+                if source == "model" and row.drafts is not None:
+                    row.drafts.learn_model(right, len(draft))
         drafted = sum(map(len, self.drafts))
-        return DraftPass(self.fed.shape[1], drafted, sum(map(len, taken)) - len(taken))
+        passes = DraftPass(self.fed.shape[1], drafted, sum(map(len, taken)) - len(taken))
+        if (model := self.model) is None:
+            return passes
+        told = {"model": model.passes, "model_seconds": model.seconds, "behind": model.behind}
+        return replace(passes, **told)
 
 
 def drafts_of(row: Row, said: Transcripts) -> Drafts | None:
@@ -94,12 +118,23 @@ def _forced(row: Row) -> list[int]:
 
 
 def _draft(row: Row, ahead: Sequence[int], most: int) -> Sequence[int]:
-    stops = row.request.stop_ids
-    if row.drafts is None or any(token in stops for token in ahead):
+    if row.drafts is None:
         return ()
-    # The token after the draft is drawn, too.
-    draft = row.drafts.draft(min(most, row.request.max_tokens - row.position - 1), ahead)
+    return _cut(row, row.drafts.draft(_room(row, most), ahead), ahead, most)
+
+
+def _cut(row: Row, draft: Sequence[int], ahead: Sequence[int], most: int) -> Sequence[int]:
+    """As much of a draft as the row may say after tokens that have not been read yet."""
+    stops = row.request.stop_ids
+    if any(token in stops for token in ahead):
+        return ()
+    draft = draft[: _room(row, most)]
     return draft[: next((n for n, token in enumerate(draft) if token in stops), len(draft))]
+
+
+def _room(row: Row, most: int) -> int:
+    # The token after the draft is drawn, too.
+    return max(0, min(most, row.request.max_tokens - row.position - 1))
 
 
 def _right(draft: Sequence[int], drawn: Sequence[Outcome]) -> int:

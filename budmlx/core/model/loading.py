@@ -14,11 +14,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 from mlx_lm.utils import load_model as load_with_mlx_lm
+from msgspec import structs
 
 from budmlx.core.adapters.loaded import Adapters
 from budmlx.core.model.bare import bare_classes
 from budmlx.core.model.batchable import can_batch
 from budmlx.core.model.device_numbers import DeviceNumbers, this_device
+from budmlx.core.model.draft_model import MOST_TAKEN_IN, DraftModel
 from budmlx.core.model.embedder import Embedder, bidirectional, is_encoder
 from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
 from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
@@ -75,6 +77,8 @@ def load_model(
     embedder = _embedder(settings, module, shape)
     weights += sum(x.nbytes for x in embedder.pooler.arrays) if embedder else 0
     speculation = _speculation(settings, cache, str(config["model_type"]))
+    drafter = _draft_model(settings, device, policy, shape.vocab, speculation)
+    weights += drafter.memory.weights if drafter else 0
     memory = MemoryModel(
         limit=policy.limit,
         weights=weights,
@@ -84,30 +88,39 @@ def load_model(
         arrays=len(state_arrays(cache)),
         unpacked=unpacked_bytes(cache),
         places=0 if speculation in ("off", "unsupported") else MOST_PLACES,
+        drafter=drafter.memory if drafter else None,
     )
     context = getattr(module, "context_length", None) or context_of(config) or UNBOUNDED_CONTEXT
     numbers, memory = _fitted(settings.prefill_chunk, memory, cache, context)
     if memory.longest_row(context, numbers.prefill_chunk) < 1:
         raise _too_large(settings, policy, weights)
-    _read_weights(settings, policy, module)
+    _read_weights(settings, policy, [module, *([drafter.module] if drafter else [])])
     info = ModelInfo(
-        name=settings.model_name,
-        path=str(path),
-        model_type=str(config["model_type"]),
+        **_identity(settings, path, config),
         context_length=context,
         vocab_size=shape.vocab,
-        eos_token_ids=_ids(config.get("eos_token_id")),
         batchable=not encoder and can_batch(module, new_cache),
-        fingerprint=ModelIdentity.read(path).fingerprint(WeightDigests(path), settings.kv_bits),
-        created=int(time.time()),
         generates=settings.generates and not encoder,
         needs_checkpoints=not all(type(entry) in CAN_BE_CUT for entry in cache),
         speculation=speculation,
         numbers=numbers.shown,
     )
     paddable = info.batchable and all(type(e) in PADDABLE for e in cache)
-    own = Adapters(module, new_cache), vision, embedder, ranks
+    own = Adapters(module, new_cache), vision, embedder, ranks, drafter
     return Model(module, info, memory, policy, new_cache, paddable, numbers, *own)
+
+
+def _identity(settings: CoreSettings, path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelInfo` that say which model it is."""
+    return {
+        "name": settings.model_name,
+        "path": str(path),
+        "model_type": str(config["model_type"]),
+        "eos_token_ids": _ids(config.get("eos_token_id")),
+        "fingerprint": ModelIdentity.read(path).fingerprint(WeightDigests(path), settings.kv_bits),
+        "created": int(time.time()),
+        "draft_model": settings.draft_model.name if settings.draft_model else "",
+    }
 
 
 def _open(
@@ -142,10 +155,12 @@ def _shape(module: nn.Module, cache: list[Any], text: Mapping[str, Any]) -> Shap
     return Shape.of(text, vocab=vocab, itemsize=out.dtype.size)
 
 
-def _read_weights(settings: CoreSettings, policy: MemoryPolicy, module: nn.Module) -> None:
+def _read_weights(
+    settings: CoreSettings, policy: MemoryPolicy, modules: Sequence[nn.Module]
+) -> None:
     policy.set_limits()
     try:
-        mx.eval(module.parameters())
+        mx.eval([module.parameters() for module in modules])
     except (OSError, ValueError, RuntimeError) as error:
         raise _unusable(settings, error) from error
     policy.wire()
@@ -222,6 +237,44 @@ def _takes_back(cache: Sequence[Any]) -> bool:
         _takes_back(entry.caches) if isinstance(entry, CacheList) else type(entry) in TAKES_BACK
         for entry in cache
     )
+
+
+def _draft_model(
+    settings: CoreSettings, device: DeviceMemory, policy: MemoryPolicy, vocab: int, speculation: str
+) -> DraftModel | None:
+    """The draft model, whose weights have not been read. vocab: logits of the model."""
+    asked = settings.draft_model
+    if asked is None:
+        return None
+    if speculation in ("off", "unsupported"):
+        reason = "is off" if speculation == "off" else "is not possible with its caches"
+        raise ModelLoadError(
+            f"{settings.model_name} has a draft model, {asked.name}, but speculation {reason}."
+        )
+    own = structs.replace(settings, model_name=asked.name, loader=asked.loader, bare=False)
+    module, config = _open(own, Path(asked.path), None)
+    new_cache = list if is_encoder(module) else cache_maker(module, None)
+    cache = new_cache()
+    if not cache or not all(type(entry) in CAN_BE_CUT for entry in cache):
+        kinds = ", ".join(sorted({type(entry).__name__ for entry in cache})) or "none"
+        raise ModelLoadError(
+            f"{asked.name} cannot draft: its caches ({kinds}) do not hold the keys and values of "
+            "every token, so that no tokens can be taken back."
+        )
+    shape = _shape(module, cache, config.get("text_config") or config)
+    chunk = min(settings.prefill_chunk or MOST_TAKEN_IN, MOST_TAKEN_IN)
+    memory = MemoryModel(
+        limit=policy.limit,
+        weights=sum(x.nbytes for _, x in tree_flatten(module.parameters())),
+        layers=probe_layers(cache, chunk),
+        shape=shape,
+        scores=stored_scores(device, module, cache, shape),
+        arrays=len(state_arrays(cache)),
+        places=MOST_PLACES,
+    )
+    context = context_of(config) or UNBOUNDED_CONTEXT
+    together = can_batch(module, new_cache)
+    return DraftModel(module, new_cache, together, memory, shape.vocab, vocab, context, chunk)
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:

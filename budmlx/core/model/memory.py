@@ -164,6 +164,7 @@ class MemoryModel:
     unpacked: bytes of a token that a layer with quantized keys and values unpacks for attention.
     copied: bytes of adapters' matrices that a layer copies for each row.
     places: tokens that a step with drafts feeds to all rows together at most, 0 if none drafts.
+    drafter: what the draft model takes, which has the same rows; its weights are among `weights`.
     """
 
     limit: int
@@ -175,6 +176,7 @@ class MemoryModel:
     unpacked: int = 0
     copied: int = 0
     places: int = 0
+    drafter: MemoryModel | None = None
 
     def row(self, length: int) -> int:
         """KV bytes of one row of `length` tokens."""
@@ -182,7 +184,8 @@ class MemoryModel:
 
     def rectangle(self, lengths: Sequence[int]) -> int:
         """KV bytes of rows that share a batch: all are padded to the longest."""
-        return len(lengths) * self.row(max(lengths)) if lengths else 0
+        own = len(lengths) * self.row(max(lengths)) if lengths else 0
+        return own if self.drafter is None else own + self.drafter.rectangle(lengths)
 
     def activations(self, rows: int, tokens: int, length: int) -> int:
         """Bytes that a forward pass of `rows` times `tokens` over `length` tokens needs."""
@@ -207,8 +210,14 @@ class MemoryModel:
             self.weights
             + sum(rectangles)
             + max(rectangles, default=0)
-            + max(self.activations(1, chunk, longest), self._decoding(rows, longest))
+            + max(self._pass(rows, chunk, longest), self._drafter_pass(rows, chunk, longest))
         )
+
+    def _pass(self, rows: int, chunk: int, length: int) -> int:
+        return max(self.activations(1, chunk, length), self._decoding(rows, length))
+
+    def _drafter_pass(self, rows: int, chunk: int, length: int) -> int:
+        return 0 if self.drafter is None else self.drafter._pass(rows, chunk, length)
 
     def _decoding(self, rows: int, length: int) -> int:
         plain = self.activations(rows, 1, length)

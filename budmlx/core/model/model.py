@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from budmlx.core.adapters.loaded import Adapters
 from budmlx.core.model.device_numbers import DeviceNumbers
+from budmlx.core.model.draft_model import DraftModel
 from budmlx.core.model.embedder import Embedder
 from budmlx.core.model.memory import MemoryModel
 from budmlx.core.model.memory_policy import MemoryPolicy
@@ -28,6 +29,7 @@ class Model:
     would treat the padding as tokens. numbers: those of the device. adapters: what rows may choose.
     vision: the image encoder, if the model has one. embedder: what makes vectors of texts, if it
     is to. ranks: the processes that each have a part of it; None where this one has all.
+    drafter: what drafts for it, if anything does.
     """
 
     module: nn.Module
@@ -41,6 +43,7 @@ class Model:
     vision: Vision | None = None
     embedder: Embedder | None = None
     ranks: Ranks | None = None
+    drafter: DraftModel | None = None
 
     @property
     def memory_now(self) -> MemoryModel:

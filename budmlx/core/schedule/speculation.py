@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
+from budmlx.core.batch.drafting import Drafting, DraftPass
+from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.view import GroupView
+from budmlx.core.speculate.drafts import Drafts
 from budmlx.protocol import MOST_DRAFTED, MOST_PLACES
 
 Setting = Literal["auto"] | int
@@ -24,7 +27,8 @@ COUNTS = (1, 2, 4, 8, MOST_DRAFTED)
 ADVANTAGE = 1.05
 # Weight of the newest measurement of a step.
 NEWEST = 0.2
-# What a further place is assumed to cost before it is measured, in steps: little, so that it is.
+# What a further place is assumed to cost before it is measured, in steps, and a token of the draft
+# model: little, so that it is.
 FIRST_SLOPE = 0.1
 # The most that one measurement may say: others may have had the machine.
 STEEPEST = 2.0
@@ -33,28 +37,48 @@ PROBE_EVERY = 512
 PROBE = 2
 
 
+class Prices(NamedTuple):
+    """What a place of a step costs, and a token of the draft model, in steps without drafts."""
+
+    place: float = FIRST_SLOPE
+    model: float = FIRST_SLOPE
+
+
 @dataclass(slots=True)
 class Cost:
     """What steps of some number of rows take.
 
     plain: seconds of one without drafts; None before it is known. slope: what each further
-    place adds, in such steps. parked: steps that would have drafted if a place cost no more than
-    is assumed at first.
+    place adds, in such steps; model: what a token of the draft model takes. parked: steps that
+    would have drafted if all this cost no more than is assumed at first.
     """
 
     plain: float | None = None
     slope: float | None = None
+    model: float | None = None
     parked: int = 0
 
-    def learn(self, seconds: float, places: int) -> None:
-        """Take in a step in which every row was fed `places` tokens."""
-        if places == 1:
-            most = 4 * self.plain if self.plain is not None else seconds
-            self.plain = _averaged(self.plain, min(seconds, most))
-        elif self.plain:
-            slope = (seconds / self.plain - 1) / (places - 1)
-            self.slope = _averaged(self.slope, min(max(slope, 0.0), STEEPEST))
-            self.parked = 0
+    def learn(self, seconds: float) -> None:
+        """Take in a step without drafts."""
+        most = 4 * self.plain if self.plain is not None else seconds
+        self.plain = _averaged(self.plain, min(seconds, most))
+
+    def learn_drafts(self, seconds: float, step: DraftPass) -> None:
+        """Take in a step in which every row was fed `step.places` tokens."""
+        if not self.plain:
+            return
+        self.parked = 0
+        slope = ((seconds - step.model_seconds) / self.plain - 1) / (step.places - 1)
+        self.slope = _averaged(self.slope, min(max(slope, 0.0), STEEPEST))
+        if step.model and not step.behind:
+            each = step.model_seconds / self.plain / step.model
+            self.model = _averaged(self.model, min(each, STEEPEST))
+
+    def prices(self) -> Prices:
+        """What is known, or assumed of what is not."""
+        first = Prices()
+        slope = first.place if self.slope is None else self.slope
+        return Prices(slope, first.model if self.model is None else self.model)
 
 
 class Speculation:
@@ -63,24 +87,31 @@ class Speculation:
     A row that drafts n tokens, each of which comes true with the chance p if those before it did,
     gets 1 + p + ... + p**n tokens on average. What such a step costs is measured.
 
-    setting: a number drafts always so many, where there are drafts.
+    setting: a number drafts always so many, where there are drafts. model: there is a draft model.
     """
 
-    def __init__(self, setting: Setting):
+    @classmethod
+    def of(cls, setting: Setting, executor: Executor) -> Self | None:
+        """Of an executor's model; None if no tokens are drafted."""
+        return cls(setting, model=executor.has_draft_model) if setting else None
+
+    def __init__(self, setting: Setting, *, model: bool = False):
+        self._model = model
         self._fixed = 0 if setting == "auto" else setting
         self._costs: dict[int, Cost] = {}
         self._stepped: tuple[frozenset[int], int] | None = None
         self._plain = 0  # successive plain steps of the same rows
 
-    def drafted(self, groups: Sequence[GroupView]) -> list[int]:
-        """Most tokens that the rows of each group draft now; empty if none do."""
+    def drafted(self, groups: Sequence[GroupView]) -> list[Drafting]:
+        """What the rows of each group draft now; empty if none do."""
         drafted = [self._most(group.rows) for group in groups]
         rows = frozenset(row.id for group in groups for row in group.rows)
         alone = len(groups) == 1
         same = self._stepped is not None and self._stepped[0] == rows
-        self._plain = self._plain + 1 if same and not any(drafted) else 0
+        none = not any(each.most for each in drafted)
+        self._plain = self._plain + 1 if same and none else 0
         self._stepped = (rows, len(rows)) if alone else None
-        return drafted if any(drafted) else []
+        return [] if none else drafted
 
     def learn(self, result: Result) -> None:
         """Take in how long the step took that was said last."""
@@ -88,42 +119,58 @@ class Speculation:
             return
         cost = self._costs.setdefault(self._stepped[1].bit_length(), Cost())
         if result.passes:
-            cost.learn(result.pace, result.passes[0].places)
+            cost.learn_drafts(result.pace, result.passes[0])
         elif self._plain > 1:
             # The first one after a step with drafts waits for nothing.
-            cost.learn(result.pace, 1)
+            cost.learn(result.pace)
 
-    def _most(self, rows: Sequence[Row]) -> int:
+    def _most(self, rows: Sequence[Row]) -> Drafting:
+        if not any(self._can_draft(row) for row in rows):
+            return Drafting()
         if not self._fixed:
             return self._best(rows)
-        return min(self._fixed, _room(rows)) if any(map(_can_draft, rows)) else 0
+        return Drafting(min(self._fixed, _room(rows)), self._model)
 
-    def _best(self, rows: Sequence[Row]) -> int:
+    def _can_draft(self, row: Row) -> bool:
+        return row.drafts is not None and (self._model or bool(row.drafts.draft(1)))
+
+    def _best(self, rows: Sequence[Row]) -> Drafting:
         cost = self._costs.setdefault(len(rows).bit_length(), Cost())
-        if cost.plain is None or not any(map(_can_draft, rows)):
-            return 0
-        slope = FIRST_SLOPE if cost.slope is None else cost.slope
-        if (best := _best(rows, slope)) or not _best(rows, FIRST_SLOPE):
+        if cost.plain is None:
+            return Drafting()
+        best = _best(rows, cost.prices(), model=self._model)
+        if best.most or not (first := _best(rows, Prices(), model=self._model)).most:
             return best
         cost.parked += 1
         if cost.parked < PROBE_EVERY:
-            return 0
+            return best
         cost.parked = 0
-        return PROBE
+        return Drafting(min(PROBE, _room(rows)), first.model)
 
 
-def _best(rows: Sequence[Row], slope: float) -> int:
-    """The number of drafted tokens with which most tokens come in the time of a plain step."""
-    drafting = [
-        (row.drafts.chance, len(row.drafts.draft(MOST_DRAFTED))) for row in rows if row.drafts
-    ]
-    best, most = 0, ADVANTAGE * len(rows)
-    for count in (count for count in COUNTS if count <= _room(rows)):
-        places = min(count, max(length for _, length in drafting))
-        gained = sum(_expected(chance, min(places, length)) for chance, length in drafting)
-        if (rate := (len(rows) + gained) / (1 + slope * places)) > most:
-            best, most = count, rate
+def _best(rows: Sequence[Row], prices: Prices, *, model: bool) -> Drafting:
+    """What brings most tokens in the time of a plain step."""
+    drafting = [row.drafts for row in rows if row.drafts is not None]
+    texts = [(each.chance, len(each.draft(MOST_DRAFTED))) for each in drafting]
+    best, most = Drafting(), ADVANTAGE * len(rows)
+    for by_model in (False, True) if model else (False,):
+        chances = texts
+        if by_model:
+            chances = [_with_model(each, text) for each, text in zip(drafting, texts, strict=True)]
+        for count in (count for count in COUNTS if count <= _room(rows)):
+            places = min(count, max(length for _, length in chances))
+            gained = sum(_expected(chance, min(places, length)) for chance, length in chances)
+            price = 1 + prices.place * places + prices.model * count * by_model
+            if (rate := (len(rows) + gained) / price) > most:
+                best, most = Drafting(count, by_model), rate
     return best
+
+
+def _with_model(drafts: Drafts, text: tuple[float, int]) -> tuple[float, int]:
+    """How likely a token of a row's draft is, and how many there are, if the draft model drafts."""
+    if text[1] and not drafts.trusts_model:
+        return text
+    return drafts.model_chance, MOST_DRAFTED
 
 
 def _room(rows: Sequence[Row]) -> int:
@@ -136,10 +183,6 @@ def _expected(chance: float, count: int) -> float:
     if chance >= 1:
         return count
     return chance * (1 - chance**count) / (1 - chance)
-
-
-def _can_draft(row: Row) -> bool:
-    return row.drafts is not None and bool(row.drafts.draft(1))
 
 
 def _averaged(old: float | None, new: float) -> float:

@@ -12,10 +12,16 @@ from budmlx.protocol import MOST_DRAFTED
 NEWEST = 0.12
 # What is assumed of that before anything is known.
 FIRST_CHANCE = 0.5
-FIRST_CHANCES = {"own": FIRST_CHANCE, "predicted": 0.8, "forced": 0.9, "others": FIRST_CHANCE}
+FIRST_CHANCES = {
+    "own": FIRST_CHANCE,
+    "predicted": 0.8,
+    "forced": 0.9,
+    "others": FIRST_CHANCE,
+    "model": FIRST_CHANCE,
+}
 
 
-Source = Literal["predicted", "own", "others", "forced"]
+Source = Literal["predicted", "own", "others", "forced", "model"]
 
 
 class Expected(NamedTuple):
@@ -67,12 +73,27 @@ class Drafts:
     @property
     def chance(self) -> float:
         """How likely an expected token is the one that the row draws, from 0 to 1."""
-        return self._chances["own" if self._expected is None else self._expected.source]
+        return self._chances[self.source]
 
     @property
-    def predicted(self) -> bool:
-        """Whether what is drafted is of the prediction."""
-        return self._expected is not None and self._expected.source == "predicted"
+    def source(self) -> Source:
+        """What the expected tokens are of."""
+        return "own" if self._expected is None else self._expected.source
+
+    @property
+    def model_chance(self) -> float:
+        """How likely a token of the draft model is the one that the row draws, from 0 to 1."""
+        return self._chances["model"]
+
+    @property
+    def trusts_model(self) -> bool:
+        """Whether the draft model knows better what comes."""
+        return self._expected is None or self.model_chance > self.chance
+
+    def learn_model(self, accepted: int, drafted: int) -> None:
+        """Take in how many of the tokens that the draft model drafted were drawn."""
+        for right in [True] * accepted + [False] * (accepted < drafted):
+            self._chances["model"] += NEWEST * (right - self._chances["model"])
 
     def follow(self, token: int) -> None:
         """Compare the token that was just added to the ids with what was expected."""

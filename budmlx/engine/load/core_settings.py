@@ -9,6 +9,7 @@ from budmlx import logs
 from budmlx.config import Config, adapter_paths, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.directory import is_bare
+from budmlx.engine.load.draft_model import draft_model_settings
 from budmlx.engine.load.sentence_transformers import EmbeddingFiles
 from budmlx.engine.load.splitting import refuse_what_cannot_be_split
 from budmlx.plugins.manager import Plugins
@@ -31,7 +32,9 @@ def core_settings(
     embedding: how the model makes vectors, if it does.
 
     Raises:
-        ConfigError: the model is to be split over ranks, and something else that is set cannot be.
+        ModelLoadError: its draft model cannot be used.
+        ConfigError: its draft model cannot be; or the model is to be split over ranks, and
+            something else that is set cannot be.
     """
     if config.ranks > 1:
         refuse_what_cannot_be_split(config, name, images, embedding)
@@ -45,6 +48,9 @@ def core_settings(
         prefill_chunk=None if config.prefill_chunk == "auto" else config.prefill_chunk,
         stream_slowdown=config.stream_slowdown,
         speculation=0 if config.speculation == "off" else config.speculation,
+        draft_model=draft_model_settings(
+            Path(files.path), name, config, config.models_dir, plugins
+        ),
         kv_bits=config.kv_bits,
         prefix_cache=size_or_share(config.prefix_cache),
         kv_store=_kv_store(config, salt=plugins.digest if loader or images.target else ""),

@@ -12,7 +12,9 @@ from typing import Any
 
 from budmlx.config import Config, ModelConfig
 from budmlx.engine.engine import DEMO_NAME
+from budmlx.engine.load.draft_model import local_draft_model
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name
+from budmlx.engine.load.library.kv_size import with_drafter
 from budmlx.engine.load.library.library import Library
 from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.engine.load.repository import REPOSITORY_NAME
@@ -259,12 +261,18 @@ def described(config: Config, model: LocalModel) -> ModelSpec:
 def spec_of(name: str, config: Config, model: LocalModel) -> ModelSpec:
     """A model whose files are here. config: with its own settings."""
     created = int(model.path.stat().st_mtime) if model.path.exists() else 0
+    weights, kv = model.weights, model.kv
+    if config.draft_model is not None:
+        drafter = local_draft_model(config, config.models_dir)
+        # Before it is here, nobody knows what both take.
+        weights = weights + drafter.weights if drafter is not None and drafter.weights else 0
+        kv = None if drafter is None else with_drafter(kv, drafter.kv)
     return ModelSpec(
         name,
         config,
-        weights=model.weights,
+        weights=weights,
         context=model.context,
-        kv=model.kv,
+        kv=kv,
         embeds=model.kind == "embedding" or config.pooling is not None,
         created=created,
     )

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from budmlx.config import ModelConfig
+from budmlx.config import Config, ModelConfig
 from budmlx.engine.assembly import TextParts
+from budmlx.engine.load.draft_model import draft_model_settings, local_draft_model
 from budmlx.engine.load.generation_config import sampling_defaults
-from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
+from budmlx.engine.load.library.kv_size import CHUNK, KVLayout, with_drafter
 from budmlx.engine.load.library.local_model import LocalModel
 from budmlx.engine.text.infill import Infill
 from budmlx.errors import BudmlxError
@@ -84,8 +85,9 @@ class ModelDescription:
     model: what its files say. context: most tokens of a prompt and its reply; None without limit.
     text: None where the files cannot be used. sampling: the default of each parameter.
     kv_bits: of stored keys and values; None for the model's own dtype. speculation: the setting;
-    unsupported where it has no effect, None where that is not known. memory: for several
-    contexts, empty where it is not known. problems: sentences about what does not fit.
+    unsupported where it has no effect, None where that is not known. drafter: its draft model, if
+    it is here. weights: of both. memory: for several contexts, with what the draft model keeps;
+    empty where it is not known. problems: sentences about what does not fit.
     """
 
     model: LocalModel
@@ -94,19 +96,26 @@ class ModelDescription:
     sampling: Mapping[str, SamplingDefault]
     kv_bits: int | None
     speculation: str | None
+    drafter: LocalModel | None
     memory: tuple[ContextMemory, ...]
     problems: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: LocalModel, config: ModelConfig, plugins: Plugins) -> Self:
+    def of(cls, model: LocalModel, config: Config, plugins: Plugins) -> Self:
         """Read the files of a model; it never fails. config: with the model's own settings."""
         problems = [model.problem] if model.problem else []
-        text, layout = None, model.kv
+        text, layout, drafter = None, model.kv, local_draft_model(config, config.models_dir)
         try:
             text = TextFeatures.of(model.path, config, plugins)
         except BudmlxError as error:
             problems += [error.message] if model.servable else []
         sampling, wrong = sampling_defaults(model.path, config)
+        if config.draft_model is not None:
+            layout = with_drafter(layout, drafter.kv if drafter else None)
+            try:
+                draft_model_settings(model.path, model.name, config, config.models_dir, plugins)
+            except BudmlxError as error:
+                wrong.append(error.message)
         bits = config.kv_bits
         if bits is not None and layout is not None and layout.group_size is None:
             wrong.append(f"kv_bits is {bits}: this model cannot keep its KV quantized.")
@@ -120,6 +129,7 @@ class ModelDescription:
             sampling=sampling,
             kv_bits=bits,
             speculation=_speculation(layout, config),
+            drafter=drafter,
             memory=tuple(
                 ContextMemory(tokens, layout.row_bytes(tokens, bits, chunk))
                 for tokens in _contexts(context)
@@ -127,6 +137,11 @@ class ModelDescription:
             ),
             problems=(*problems, *wrong),
         )
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights, with those of the draft model."""
+        return self.model.weights + (self.drafter.weights if self.drafter else 0)
 
     def as_json(self) -> dict[str, Any]:
         """All that is known, for JSON. Numbers of memory are bytes."""
@@ -137,9 +152,8 @@ class ModelDescription:
             "sampling": {name: asdict(each) for name, each in self.sampling.items()},
             "kv_bits": self.kv_bits,
             "speculation": self.speculation,
-            "memory": [
-                {**asdict(each), "total": self.model.weights + each.kv} for each in self.memory
-            ],
+            "draft_model": None if self.drafter is None else self.drafter.as_json(),
+            "memory": [{**asdict(each), "total": self.weights + each.kv} for each in self.memory],
             "problems": list(self.problems),
         }
 

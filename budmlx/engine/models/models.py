@@ -17,6 +17,7 @@ from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.engine import DEMO_NAME, Engine
 from budmlx.engine.hosts.device_memory import device_memory
+from budmlx.engine.load.draft_model import find_draft_model
 from budmlx.engine.load.hub import SHIPPED_MODEL, Fetch, pull_with_bar, resolve_model
 from budmlx.engine.load.library.library import Library
 from budmlx.engine.load.library.pull import PullProgress
@@ -337,7 +338,9 @@ class Models:
             with self._downloads:
                 return pull_with_bar(name, revision, tell, self._closing)
 
-        path = _path(spec, fetch if spec.fetch else None, self.plugins.loaded_types)
+        may_fetch, own = fetch if spec.fetch else None, self.plugins.loaded_types
+        path = _path(spec, may_fetch, own)
+        find_draft_model(spec.config, spec.config.models_dir, own, may_fetch)
         return spec_of(spec.name, spec.config, self.library.at(path))
 
     def _open(self, spec: ModelSpec, limit: int | None, notice: Notice) -> Engine:

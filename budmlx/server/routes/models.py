@@ -41,8 +41,9 @@ class Model(Struct, frozen=True):
     itself, where this is another name of it. parent: the same, of an adapter. state: whether it
     is loaded. max_model_len: tokens of a prompt and its reply together that its memory holds, or
     would hold if it were loaded now. error: why it could not be loaded. speculation: of a loaded
-    model, the setting, or unsupported where what was computed cannot be taken back. residence:
-    what it takes, if it is loaded. The fields after it say some of this in the words of Anthropic.
+    model, the setting, or unsupported where what was computed cannot be taken back. draft_model:
+    what drafts for it, if it is loaded and has one. residence: what it takes, if it is loaded.
+    The fields after it say some of this in the words of Anthropic.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Model(Struct, frozen=True):
     parent: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
     speculation: str | UnsetType = UNSET
+    draft_model: str | UnsetType = UNSET
     residence: Residence | UnsetType = UNSET
     type: Literal["model"] = "model"
     display_name: str = ""
@@ -137,6 +139,7 @@ def entry_of(name: str, served: ServedModel) -> Model:
         parent=model.name if served.adapter else UNSET,
         error=error,
         speculation=UNSET if model.engine is None else model.engine.info.speculation,
+        draft_model=(model.engine.info.draft_model if model.engine else "") or UNSET,
         residence=UNSET if model.engine is None else _residence(model, model.engine),
         display_name=name,
         created_at=datetime.fromtimestamp(model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from budmlx.core.batch.plan import DiskRead, DraftPass, Result
+from budmlx.core.batch.drafting import NO_DRAFTS, DraftPass
+from budmlx.core.batch.plan import DiskRead, Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.speculation import PROBE, PROBE_EVERY, Speculation
 from budmlx.core.schedule.view import GroupView
@@ -17,10 +18,10 @@ from tests.core.driver import request
 class Expecting:
     """Drafts of a row that always has as many as are wanted."""
 
-    predicted = False
-
-    def __init__(self, chance: float, length: int = MOST_DRAFTED):
+    def __init__(self, chance: float, length: int = MOST_DRAFTED, model: float = 0.0):
         self.chance = chance
+        self.model_chance = model
+        self.trusts_model = model > chance
         self._length = length
 
     def draft(self, count: int, ahead: Sequence[int] = ()) -> list[int]:
@@ -59,9 +60,9 @@ def play(
     """How many tokens were drafted in each of some steps, whose cost is that of their places."""
     said = []
     for _ in range(steps):
-        [count] = speculation.drafted([rows]) or [0]
-        speculation.learn(result(cost(count + 1), count + 1))
-        said.append(count)
+        [drafting] = speculation.drafted([rows]) or [NO_DRAFTS]
+        speculation.learn(result(cost(drafting.most + 1), drafting.most + 1))
+        said.append(drafting.most)
     return said
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,8 @@ class KVLayout:
 
     itemsize: bytes of a number. group_size: numbers that share a scale and a bias where they are
     quantized; None if they cannot be. plain: layers keep the keys and values of all tokens, and
-    nothing else. takes_back: the last tokens of a row can be taken back.
+    nothing else. takes_back: the last tokens of a row can be taken back. drafter: what the draft
+    model keeps of it, too.
     """
 
     layers: tuple[_Layer, ...]
@@ -74,6 +75,7 @@ class KVLayout:
     group_size: int | None
     plain: bool
     takes_back: bool
+    drafter: KVLayout | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> KVLayout | None:
@@ -110,7 +112,8 @@ class KVLayout:
         each: float = self.itemsize
         if kv_bits is not None and self.group_size is not None:
             each = kv_bits / 8 + 2 * self.itemsize / self.group_size
-        return int(each * sum(layer.kept(tokens, chunk) for layer in self.layers))
+        own = int(each * sum(layer.kept(tokens, chunk) for layer in self.layers))
+        return own if self.drafter is None else own + self.drafter.row_bytes(tokens, None, chunk)
 
     def longest_row(
         self, room: int, most: int, kv_bits: int | None = None, chunk: int = CHUNK
@@ -121,6 +124,13 @@ class KVLayout:
         """
         size = partial(self.row_bytes, kv_bits=kv_bits, chunk=chunk)
         return bisect_right(range(1, most + 1), room, key=lambda count: 2 * size(count))
+
+
+def with_drafter(layout: KVLayout | None, drafter: KVLayout | None) -> KVLayout | None:
+    """What a model and its draft model keep; None if that is not known of one of them."""
+    if layout is None or drafter is None:
+        return None
+    return replace(layout, drafter=drafter)
 
 
 def _layers(text: Mapping[str, Any], kind: str, *, windows: bool) -> tuple[list[_Layer], bool]:
