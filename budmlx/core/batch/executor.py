@@ -14,8 +14,9 @@ import mlx.core as mx
 from budmlx.core.activity import Activity
 from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
 from budmlx.core.batch.group import Group
-from budmlx.core.batch.plan import DiskRead, Plan, Prefill, Result
+from budmlx.core.batch.plan import Plan, Prefill, Result
 from budmlx.core.batch.prefill import Prompt, find_stored, kind_of_pass
+from budmlx.core.batch.states import DiskRead
 from budmlx.core.batch.texts import Texts
 from budmlx.core.batch.verify import drafts_of
 from budmlx.core.model.device_faults import DeviceLostError, ends_the_process, is_device_fault
@@ -62,7 +63,6 @@ class Executor:
         self.numbers = model.numbers
         self.adapters = model.adapters
         self.paddable = model.paddable
-        self.has_draft_model = model.drafter is not None
         self.prompts: list[Prompt] = []
         self.groups: list[Group] = []
         self.texts = Texts(model)

@@ -11,10 +11,10 @@ import mlx.core as mx
 
 from budmlx.core.batch.draft_rows import DraftRows
 from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
-from budmlx.core.batch.plan import GroupState
 from budmlx.core.batch.prefill import Prompt, compute_together
 from budmlx.core.batch.shared_sampling import Received, Sent
 from budmlx.core.batch.slots import Slots
+from budmlx.core.batch.states import GroupState
 from budmlx.core.batch.verify import Drafted
 from budmlx.core.model.memory import CACHE_STEP, scale
 from budmlx.core.model.model import Model

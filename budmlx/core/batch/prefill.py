@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.batch.plan import PromptState
+from budmlx.core.batch.states import PromptState
 from budmlx.core.model.memory import CACHE_STEP, MemoryModel, row_of, scale
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.interface import Allowance, PendingCopy, Reusing, StoredPrefix

@@ -4,7 +4,7 @@ streaming. It is learned from what plans report: no clock is read here.
 
 from __future__ import annotations
 
-from budmlx.core.batch.plan import DiskRead
+from budmlx.core.batch.states import DiskRead
 
 # Seconds of a step for reading from disk, while others generate and while nobody does.
 SHORT_READ = 0.02

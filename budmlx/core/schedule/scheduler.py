@@ -71,7 +71,7 @@ class Scheduler:
         self._waiting = Waiting()
         self._claims = {line: Claims(line.queue) for line in self._waiting.lines}
         self._compiling = CompilingRows(grammars or Grammars(executor.info), compile_seconds)
-        self._speculation = Speculation.of(speculation, executor)
+        self._speculation = Speculation.of(speculation, executor.info)
         self._report = StepReport()
         self._texts = TextQueue(self._report, executor.texts.whole, numbers.least_chunk)
         self._pace = Pace(self._view, self._texts, self._prefill_budget)

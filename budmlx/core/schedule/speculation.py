@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 from budmlx.core.batch.drafting import Drafting, DraftPass
-from budmlx.core.batch.executor import Executor
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.view import GroupView
 from budmlx.core.speculate.drafts import Drafts
 from budmlx.protocol import MOST_DRAFTED, MOST_PLACES
+from budmlx.types import ModelInfo
 
 Setting = Literal["auto"] | int
 """What `--speculation` says: how many tokens are drafted at most; 0 for none."""
@@ -91,9 +91,9 @@ class Speculation:
     """
 
     @classmethod
-    def of(cls, setting: Setting, executor: Executor) -> Self | None:
-        """Of an executor's model; None if no tokens are drafted."""
-        return cls(setting, model=executor.has_draft_model) if setting else None
+    def of(cls, setting: Setting, info: ModelInfo) -> Self | None:
+        """Of a model; None if no tokens are drafted."""
+        return cls(setting, model=bool(info.draft_model)) if setting else None
 
     def __init__(self, setting: Setting, *, model: bool = False):
         self._model = model

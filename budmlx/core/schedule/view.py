@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 
 from budmlx.core.batch.executor import Executor
-from budmlx.core.batch.plan import GroupState, PromptState
+from budmlx.core.batch.states import GroupState, PromptState
 from budmlx.core.row import Row
 from budmlx.core.schedule.prefill import PassChoice, PrefillPass, PromptView
 

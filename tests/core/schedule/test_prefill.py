@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from budmlx.core.batch.plan import DiskRead
+from budmlx.core.batch.states import DiskRead
 from budmlx.core.row import Row
 from budmlx.core.schedule.disk_read import FORGIVENESS, LONG_READ, SHORT_READ, DiskReadBudget
 from budmlx.core.schedule.prefill import (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budmlx.core.batch.plan import DiskRead, Embed, Result
+from budmlx.core.batch.plan import Embed, Result
+from budmlx.core.batch.states import DiskRead
 from budmlx.core.schedule.step_report import StepReport
 from budmlx.core.schedule.texts import TextQueue
 from budmlx.protocol import EmbedRequest, MemoryUse, Vector

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from budmlx.core.batch.drafting import NO_DRAFTS, DraftPass
-from budmlx.core.batch.plan import DiskRead, Result
+from budmlx.core.batch.plan import Result
+from budmlx.core.batch.states import DiskRead
 from budmlx.core.row import Row
 from budmlx.core.schedule.speculation import PROBE, PROBE_EVERY, Speculation
 from budmlx.core.schedule.view import GroupView
