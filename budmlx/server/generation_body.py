@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, field_validator
-from pydantic.json_schema import WithJsonSchema
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from budmlx.engine.models.models import ServedModel
 from budmlx.errors import InvalidRequestError
+from budmlx.server.cache_option import CacheOption
 from budmlx.server.declared import SCALARS, described, with_scalars, within
 from budmlx.server.line_request import AnyRequest
 from budmlx.server.state import KEY_PRIORITY
@@ -20,8 +20,6 @@ from budmlx.server.wire import Body, ErrorMessage, Int, WireModel
 from budmlx.types import (
     MAX_BIAS,
     MAX_BIASES,
-    MAX_TTL,
-    CachePolicy,
     PluginChoice,
     Priority,
     SamplingParams,
@@ -44,35 +42,6 @@ Biases = Annotated[
 ]
 Int64 = Annotated[Int, Field(ge=-(2**63), lt=2**63)]
 
-
-def _cache(value: Any) -> CachePolicy:
-    try:
-        return CachePolicy.of(value)
-    except InvalidRequestError:
-        expected = 'Input should be true, false, "bypass" or {"ttl": seconds}'
-        raise PydanticCustomError("cache", expected) from None
-
-
-CacheOption = Annotated[
-    CachePolicy,
-    PlainValidator(_cache),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "boolean"},
-                {"const": "bypass"},
-                {
-                    "type": "object",
-                    "required": ["ttl"],
-                    "properties": {
-                        "ttl": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TTL}
-                    },
-                    "additionalProperties": False,
-                },
-            ]
-        }
-    ),
-]
 
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 Stops = Annotated[

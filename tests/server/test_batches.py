@@ -130,6 +130,7 @@ async def test_a_line_that_streams_fails_alone(server: HttpServer) -> None:
 async def test_a_wrong_line_fails_the_batch_and_is_named(
     server: HttpServer, content: bytes, code: str, number: int | None, param: str | None
 ) -> None:
+    # LIMITS 129
     client = sdk(server)
     batch = await ended(client, await begun(client, content))
     assert batch.status == "failed" and batch.output_file_id is None
@@ -197,12 +198,14 @@ async def test_files_are_listed_shown_and_forgotten(server: HttpServer) -> None:
 
 @pytest.mark.parametrize("id", ["..%2Findex.sqlite", "index.sqlite", "lock", "%2Fetc%2Fpasswd"])
 async def test_ids_are_no_paths(client: aiohttp.ClientSession, id: str) -> None:
+    # LIMITS 127
     for path in (f"/v1/files/{id}", f"/v1/files/{id}/content", f"/v1/batches/{id}"):
         async with client.get(path) as response:
             assert response.status == 404
 
 
 async def test_keys_see_their_own_alone(start: Start) -> None:
+    # LIMITS 128
     server = await start(api_keys=("one", "two"))
     first, second = sdk(server, "one"), sdk(server, "two")
     batch = await ended(first, await begun(first, jsonl([line(1)])))
@@ -223,6 +226,7 @@ async def test_keys_see_their_own_alone(start: Start) -> None:
 
 
 async def test_files_are_bounded(start: Start) -> None:
+    # LIMITS 125
     client = sdk(await start(files_max_count=2, files_max_size=30, file_max_size=20))
     with pytest.raises(openai.BadRequestError, match="20 bytes"):
         await client.files.create(file=("x", b"x" * 21), purpose="batch")
@@ -247,6 +251,7 @@ async def test_files_are_bounded(start: Start) -> None:
     ],
 )
 async def test_uploads(client: aiohttp.ClientSession, fields: dict[str, Any], status: int) -> None:
+    # LIMITS 126
     form = aiohttp.FormData(default_to_multipart=True)
     for name, value in fields.items():
         filename = "x" if name == "file" else None
@@ -256,6 +261,7 @@ async def test_uploads(client: aiohttp.ClientSession, fields: dict[str, Any], st
 
 
 async def test_what_is_no_form_is_refused(client: aiohttp.ClientSession) -> None:
+    # LIMITS 126
     async with client.post("/v1/files", json={}) as response:
         assert response.status == 415
     kind = {"Content-Type": "multipart/form-data"}
@@ -357,6 +363,7 @@ async def test_a_server_that_ends_leaves_its_batch_to_the_next(
 async def test_batches_that_are_over_are_forgotten_in_time(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # LIMITS 132
     monkeypatch.setattr(runner, "SWEEP_SECONDS", 0.02)
     client = sdk(await start())
     batch = await ended(client, await begun(client, jsonl([line(1)])))
@@ -375,6 +382,7 @@ async def test_batches_that_are_over_are_forgotten_in_time(
 
 
 async def test_so_many_batches_are_kept(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    # LIMITS 132
     monkeypatch.setattr(runner, "MOST_KEPT", 2)
     client = sdk(await start())
     ids = [(await ended(client, await begun(client, jsonl([line(n)])))).id for n in range(4)]
@@ -382,6 +390,7 @@ async def test_so_many_batches_are_kept(start: Start, monkeypatch: pytest.Monkey
 
 
 async def test_replies_beyond_the_limit_keep_from_further_batches(start: Start) -> None:
+    # LIMITS 133
     client = sdk(await start(files_max_size=600))
     batch = await ended(client, await begun(client, jsonl([line(1)])))
     assert len(await lines_of(client, batch.output_file_id)) == 1

@@ -71,6 +71,7 @@ def killed(tmp_path: Path, lines: int, kills: int, seed: int) -> None:
 
 
 def test_a_few_kills(tmp_path: Path) -> None:
+    # LIMITS 131
     killed(tmp_path, lines=60, kills=2, seed=1)
 
 

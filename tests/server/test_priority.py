@@ -28,11 +28,19 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages": {**MESSAGES, "max_tokens": 120},
     "/api/chat": {**MESSAGES, "stream": False, "options": {"num_predict": 120}},
 }
+WITHOUT_TEXT: dict[str, dict[str, Any]] = {
+    "/v1/decisions": {"input": "Is it?", "yes_no": True},
+    "/v1/rerank": {"query": "a", "documents": ["b", "c"]},
+    "/v1/embeddings": {"input": ["hi"] * 2},
+    "/api/embed": {"input": "hi"},
+    "/api/embeddings": {"prompt": "hi"},
+}
 
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    with Engine.load(tiny_model_dir(scale=2.0), engine_host="thread", max_rows=1) as engine:
+    path = tiny_model_dir(scale=2.0)
+    with Engine.load(path, engine_host="thread", max_rows=1, embed_any=True) as engine:
         yield engine
 
 
@@ -87,6 +95,40 @@ async def test_the_background_lets_others_pass(server: HttpServer, path: str) ->
     assert await overtaken(server, path, **BODIES[path], priority="background")
 
 
+CLASSES = pytest.mark.parametrize("given", [{"priority": "background"}, {}], ids=str)
+
+
+@CLASSES
+@pytest.mark.parametrize("path", ["/v1/decisions", "/v1/rerank"])
+async def test_questions_let_others_pass(
+    server: HttpServer, session: aiohttp.ClientSession, path: str, given: dict[str, str]
+) -> None:
+    async def chats() -> None:
+        for _ in range(12):
+            await ask(session, "/v1/chat/completions", **MESSAGES, max_tokens=8, ignore_eos=True)
+
+    # One of them runs, and another one waits.
+    others = [asyncio.create_task(chats()) for _ in range(3)]
+    await until(lambda: server.in_flight.count == 3)
+    own = asyncio.create_task(ask(session, path, **WITHOUT_TEXT[path], **given))
+    await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+    assert own.done() != bool(given)
+    await asyncio.gather(*others)
+    assert (await own)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
+async def test_vectors_let_others_pass(
+    server: HttpServer, session: aiohttp.ClientSession, path: str
+) -> None:
+    many = [f"{n} {'word ' * 60}" for n in range(40)]
+    own = asyncio.create_task(ask(session, path, input=many, priority="background"))
+    await until(lambda: server.in_flight.count == 1 or own.done())
+    assert (await ask(session, "/v1/embeddings", input="hi"))[0] == 200
+    assert not own.done()
+    assert (await own)[0] == 200
+
+
 async def test_flex_is_the_background(server: HttpServer, session: aiohttp.ClientSession) -> None:
     chat = BODIES["/v1/chat/completions"]
     assert await overtaken(server, "/v1/chat/completions", **chat, service_tier="flex")
@@ -95,12 +137,17 @@ async def test_flex_is_the_background(server: HttpServer, session: aiohttp.Clien
 
 
 async def test_other_classes_are_refused(session: aiohttp.ClientSession, engine: Engine) -> None:
-    for path, body in BODIES.items():
+    for path, body in {**BODIES, **WITHOUT_TEXT}.items():
         status, reply = await ask(session, path, **body, priority="urgent")
         assert status == 400 and "priority" in str(reply)
-    with pytest.raises(InvalidRequestError) as wrong:
-        engine.chat("hi", priority="urgent")
-    assert wrong.value.param == "priority"
+    for call in (
+        lambda: engine.chat("hi", priority="urgent"),
+        lambda: engine.rerank("a", ["b"], priority="urgent"),
+        lambda: engine.embed("a", priority="urgent"),
+    ):
+        with pytest.raises(InvalidRequestError) as wrong:
+            call()
+        assert wrong.value.param == "priority"
 
 
 async def test_a_key_of_the_background_stays_there(engine: Engine, tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from budmlx.engine.embed.embeddings import EmbeddingPipeline, Embeddings, EmbedO
 from budmlx.engine.embed.rerank import Ranker, Ranking, RankOptions
 from budmlx.engine.embed.texts import Text
 from budmlx.engine.procedures import Procedure, adrive, drive
-from budmlx.engine.request.python_api import Messages, chat_request, check_names
+from budmlx.engine.request.python_api import (
+    Messages,
+    chat_request,
+    check_names,
+    check_priority,
+)
 from budmlx.engine.run.decisions import Decider, Decision
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.progress import Progress
@@ -34,7 +39,7 @@ class EmbeddingMethods:
 
         texts: one text, or many. progress: True shows a bar on stderr; a function is called with
         the number of vectors that are there, and with that of all. options: `dimensions`,
-        `prompt_name` and `truncate`, see `EmbedOptions`.
+        `prompt_name`, `truncate` and `priority`, see `EmbedOptions`.
 
         Raises:
             InvalidRequestError: the model makes no vectors, or `param` is wrong.
@@ -61,7 +66,7 @@ class EmbeddingMethods:
     def rerank(self, query: str, documents: Sequence[str], **options: Any) -> Ranking:
         """Sort documents by how well they answer a query.
 
-        options: `top_n`, `instruction` and `truncate`, see `RankOptions`.
+        options: `top_n`, `instruction`, `truncate` and `priority`, see `RankOptions`.
 
         Raises:
             InvalidRequestError: the model cannot rank, or `param` is wrong.
@@ -146,4 +151,5 @@ class EmbeddingMethods:
 def _options(kind: type[Options], options: dict[str, Any]) -> Options:
     """Options of a request by their names. Raises InvalidRequestError."""
     check_names(options, kind.__slots__)
+    check_priority(options)
     return kind(**options)

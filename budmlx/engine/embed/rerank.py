@@ -14,7 +14,7 @@ from budmlx.engine.procedures import Procedure
 from budmlx.engine.run.decisions import Decider
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.errors import InvalidRequestError
-from budmlx.types import Message, ModelInfo, Request, SamplingParams, Usage
+from budmlx.types import Message, ModelInfo, Priority, Request, SamplingParams, Usage
 
 INSTRUCTIONS = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct "
@@ -31,14 +31,15 @@ class RankOptions:
     """What a request for a ranking says beside its texts.
 
     top_n: so many of the best are told. instruction: what relevant means, for models that are
-    asked in words. truncate: documents that are too long lose their end. owner, adapter: as of
-    other requests.
+    asked in words. truncate: documents that are too long lose their end. owner, priority, adapter:
+    as of other requests.
     """
 
     top_n: int | None = None
     instruction: str = INSTRUCT
     truncate: bool = False
     owner: str = ""
+    priority: Priority = "interactive"
     adapter: str = ""
 
 
@@ -79,7 +80,10 @@ class Ranker:
             )
         if self._embeddings.classifies:
             own = EmbedOptions(
-                truncate=options.truncate, owner=options.owner, adapter=options.adapter
+                truncate=options.truncate,
+                owner=options.owner,
+                priority=options.priority,
+                adapter=options.adapter,
             )
             found = yield from self._embeddings.classified(query, documents, own, origin)
             scores = _scores(found.vectors)
@@ -115,6 +119,7 @@ def _request(query: str, document: str, *, options: RankOptions) -> Request:
         messages=messages,
         sampling=SamplingParams(),
         namespace=options.owner,
+        priority=options.priority,
         adapter=options.adapter,
     )
 

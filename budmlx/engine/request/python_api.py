@@ -36,6 +36,12 @@ def prompt_request(prompt: str | Sequence[int], options: Mapping[str, Any]) -> R
     return _request(options, prompt=prompt if isinstance(prompt, str) else tuple(prompt))
 
 
+def check_priority(options: Mapping[str, Any]) -> None:
+    """Raise InvalidRequestError for a priority that there is not."""
+    if options.get("priority", "interactive") not in get_args(Priority):
+        raise InvalidRequestError("priority must be interactive or background.", param="priority")
+
+
 def check_names(given: Iterable[str], known: Collection[str]) -> None:
     """Refuse options that there are not. Raises InvalidRequestError; `param` names the first."""
     for name in given:
@@ -59,8 +65,7 @@ def _request(options: Mapping[str, Any], **source: Any) -> Request:
         extras["response_format"] = parse_response_format(extras["response_format"])
     if not isinstance(extras.get("speculation", True), bool):
         raise InvalidRequestError("speculation must be a bool.", param="speculation")
-    if extras.get("priority", "interactive") not in get_args(Priority):
-        raise InvalidRequestError("priority must be interactive or background.", param="priority")
+    check_priority(extras)
     if not isinstance(extras.get("adapter", ""), str):
         raise InvalidRequestError("adapter must be a name.", param="adapter")
     if not isinstance(extras.get("prediction", ""), str):

@@ -134,6 +134,7 @@ class FileStore:
                 os.fsync(output.fileno())
             path.with_suffix(PART).rename(path)
         except OSError as error:
+            path.with_suffix(PART).unlink(missing_ok=True)
             raise OverloadedError(FAILED) from error
         kept = replace(file, size=size)
         self.insert(kept)
@@ -216,8 +217,12 @@ class Upload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._output.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._output.close()
+        except OSError:
+            pass  # The disk is full; nothing of the file is wanted.
+        finally:
+            self._path.unlink(missing_ok=True)
 
     def write(self, data: bytes) -> None:
         """Add data. Raises InvalidRequestError if the file is too large, OverloadedError if the
@@ -245,7 +250,7 @@ class Upload:
             self._files.insert(file, limited=True)
         except OSError as error:
             raise OverloadedError(FAILED) from error
-        except InvalidRequestError:
+        except (InvalidRequestError, OverloadedError):
             self._files.path(file).unlink(missing_ok=True)
             raise
         return file

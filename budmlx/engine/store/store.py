@@ -59,6 +59,7 @@ class Store:
     def __init__(self, path: Path | None = None, schema: str = SCHEMA):
         self._path = path
         self._lock = threading.Lock()
+        self._told = ""
         try:
             if path is not None:
                 _make_private(path)
@@ -109,10 +110,14 @@ class Store:
         try:
             with self._lock, self._database:
                 self._database.execute("BEGIN IMMEDIATE")
-                return work(self._database)
+                done = work(self._database)
         except sqlite3.Error as error:
-            log.error("The store %s failed: %s", self._path or "in memory", error)
+            if str(error) != self._told:  # Those who wait for the disk try again and again.
+                self._told = str(error)
+                log.error("The store %s failed: %s", self._path or "in memory", error)
             return failed
+        self._told = ""
+        return done
 
 
 class Shelf:

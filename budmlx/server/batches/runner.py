@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,8 +15,8 @@ from aiohttp import web
 
 from budmlx.engine.store.batches import BatchStore
 from budmlx.engine.store.files import FileStore, StoredFile
-from budmlx.errors import InvalidRequestError, OverloadedError
-from budmlx.logs import fields
+from budmlx.errors import InvalidRequestError, OverloadedError, RequestFailedError
+from budmlx.server.batches.active import Active
 from budmlx.server.batches.record import (
     KEPT_SECONDS,
     Batch,
@@ -34,9 +34,6 @@ from budmlx.server.batches.reply import RETRY_SECONDS, reply
 from budmlx.server.errors import HttpError, failure_of
 from budmlx.server.line_request import LINES
 from budmlx.server.records import BatchCounts
-from budmlx.server.state import KEYS
-
-log = logging.getLogger(__name__)
 
 KEEPING_SECONDS = 5.0
 """How long a batch that ends waits for a full disk."""
@@ -57,27 +54,6 @@ UNTAKEN = {
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True, eq=False)
-class _Active:
-    """A batch that is not over.
-
-    done: its lines with a reply, and whether that is an error. ending: no line is to be begun.
-    """
-
-    owner: str
-    batch: Batch
-    done: dict[int, bool]
-    ending: bool = False
-    task: asyncio.Task[None] | None = None
-
-    def show(self) -> Batch:
-        """The batch with its counts as they are now."""
-        failed = sum(self.done.values())
-        total = self.batch.request_counts.total
-        counts = RequestCounts(total, len(self.done) - failed, failed)
-        return msgspec.structs.replace(self.batch, request_counts=counts)
-
-
 class Batches:
     """The batches of a server. Used on its event loop.
 
@@ -90,7 +66,7 @@ class Batches:
         self.files = files
         self._app = app
         self._store = BatchStore(files.store)
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._places = asyncio.Semaphore(lines)
         self._lines = lines
         self._counts = BatchCounts()
@@ -108,7 +84,7 @@ class Batches:
         """Go on with what was not over."""
         for owner, data in await asyncio.to_thread(self._store.unfinished):
             batch = msgspec.json.decode(data, type=Batch)
-            self._begin(_Active(owner, batch, await asyncio.to_thread(self._store.done, batch.id)))
+            self._begin(Active(owner, batch, await asyncio.to_thread(self._store.done, batch.id)))
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -141,7 +117,10 @@ class Batches:
     # What clients ask for
 
     async def create(self, owner: str, endpoint: str, file_id: str, **more: Any) -> Batch:
-        """Begin a batch. Raises InvalidRequestError naming what is wrong."""
+        """Begin a batch.
+
+        Raises InvalidRequestError naming what is wrong, OverloadedError if the disk is full.
+        """
         endpoints = self._app[LINES]
         if endpoint not in endpoints:
             known = ", ".join(sorted(endpoints))
@@ -160,8 +139,9 @@ class Batches:
         await asyncio.to_thread(self.files.check, owner)
         await asyncio.to_thread(self._store.trim, owner, MOST_KEPT - 1)
         batch = new_batch(endpoint, file.id, "24h", self.files.tag, **more)
-        active = _Active(owner, batch, {})
-        await self._keep(active, batch)
+        active = Active(owner, batch, {})
+        put = partial(self._store.put, owner, batch.id, msgspec.json.encode(batch))
+        await asyncio.to_thread(put)
         self._begin(active)
         return batch
 
@@ -187,6 +167,10 @@ class Batches:
         if active is None or active.ending:
             return batch
         active.ending = True
+        # A client that leaves meanwhile does not leave a batch that nobody runs.
+        return await asyncio.shield(asyncio.create_task(self._cancelled(active)))
+
+    async def _cancelled(self, active: Active) -> Batch:
         assert active.task is not None
         active.task.cancel()
         await asyncio.wait([active.task])
@@ -215,11 +199,11 @@ class Batches:
 
     # The life of a batch
 
-    def _begin(self, active: _Active) -> None:
+    def _begin(self, active: Active) -> None:
         self._active[active.batch.id] = active
         active.task = asyncio.create_task(self._run(active))
 
-    async def _run(self, active: _Active) -> None:
+    async def _run(self, active: Active) -> None:
         """Bring a batch to its end, from wherever it is."""
         try:
             if active.batch.status == "validating":
@@ -234,36 +218,16 @@ class Batches:
             await self._keep(active, active.batch.become("failed", errors=problem))
         self._end(active)
 
-    def _end(self, active: _Active) -> None:
+    def _end(self, active: Active) -> None:
         """Count and tell that a batch is over."""
         batch = active.batch
         del self._active[batch.id]
-        counts, status = batch.request_counts, batch.status
-        left = counts.total - counts.completed - counts.failed
-        if status in UNTAKEN:
-            self._counts.lines[status] += left
-        self._counts.ended[status] += 1
-        seconds = int(time.time()) - batch.created_at
-        problem = batch.errors.data[0].message if batch.errors else ""
-        self._tell(
-            active,
-            f"{status}, {counts.completed} replies, {counts.failed} errors, {left} lines left, "
-            f"{seconds} s. {problem}",
-            status=status,
-            completed=counts.completed,
-            failed=counts.failed,
-            left=left,
-            seconds=seconds,
-        )
+        if batch.status in UNTAKEN:
+            self._counts.lines[batch.status] += active.left
+        self._counts.ended[batch.status] += 1
+        active.tell_end(self._app)
 
-    def _tell(self, active: _Active, text: str, **found: Any) -> None:
-        batch, keys = active.batch, self._app[KEYS].all
-        key = next((key.name for key in keys if key.sha256 == active.owner), "")
-        named = {"batch": batch.id, "endpoint": batch.endpoint, **({"key": key} if key else {})}
-        words = " ".join(f"{name}={value}" for name, value in named.items())
-        log.info("Batch: %s %s", words, text.strip(), extra=fields(**named, **found))
-
-    async def _validate(self, active: _Active) -> None:
+    async def _validate(self, active: Active) -> None:
         batch = active.batch
         path = self.files.directory / batch.input_file_id
         count, errors = await asyncio.to_thread(check_lines, path, batch.endpoint)
@@ -272,9 +236,9 @@ class Batches:
             await self._keep(active, batch.become("failed", errors=errors))
         else:
             await self._keep(active, batch.become("in_progress", request_counts=counts))
-            self._tell(active, f"begins, {count} lines", lines=count)
+            active.tell(self._app, f"begins, {count} lines", lines=count)
 
-    async def _answer(self, active: _Active) -> None:
+    async def _answer(self, active: Active) -> None:
         """Answer the lines that have no reply yet, as far as the time goes."""
         left = active.batch.expires_at - time.time()
         try:
@@ -288,7 +252,7 @@ class Batches:
             if not limit.expired():
                 raise
 
-    async def _unanswered(self, active: _Active) -> AsyncIterator[InputLine]:
+    async def _unanswered(self, active: Active) -> AsyncIterator[InputLine]:
         lines = self._input(active.batch)
         while (line := await asyncio.to_thread(next, lines, None)) is not None:
             if line.number not in active.done:
@@ -296,11 +260,14 @@ class Batches:
 
     def _input(self, batch: Batch) -> Iterator[InputLine]:
         path = self.files.directory / batch.input_file_id
-        for line in read_lines(path, batch.endpoint):
-            if isinstance(line, InputLine):  # All are, since they were checked.
-                yield line
+        try:
+            for line in read_lines(path, batch.endpoint):
+                if isinstance(line, InputLine):  # All are, since they were checked.
+                    yield line
+        except OSError as error:
+            raise RequestFailedError("The input cannot be read any more.") from error
 
-    async def _line(self, active: _Active, line: InputLine) -> None:
+    async def _line(self, active: Active, line: InputLine) -> None:
         async with self._places:
             batch = active.batch
             status, data = await reply(self._app, active.owner, batch.endpoint, line, batch.id)
@@ -313,13 +280,13 @@ class Batches:
             keeping.cancel()
             raise
 
-    async def _keep_line(self, active: _Active, number: int, data: bytes, failed: bool) -> None:
+    async def _keep_line(self, active: Active, number: int, data: bytes, failed: bool) -> None:
         put = partial(self._store.put_line, active.batch.id, number, data, failed=failed)
         await self._patiently(put)
         active.done[number] = failed
         self._counts.lines["failed" if failed else "completed"] += 1
 
-    async def _finalize(self, active: _Active) -> None:
+    async def _finalize(self, active: Active) -> None:
         """Write the files of a batch whose lines are answered, or shall not be any more."""
         active.ending = True
         batch = active.show()
@@ -330,29 +297,24 @@ class Batches:
             final = "expired"
         if batch.status == "in_progress" and final == "completed":
             await self._keep(active, batch := batch.become("finalizing"))
-        output = await self._write(active, "output", self._store.lines(batch.id, failed=False))
-        errors = await self._write(active, "error", self._errors(active, final))
+        replies = partial(self._store.lines, batch.id, failed=False)
+        output = await self._write(active, "output", replies)
+        errors = await self._write(active, "error", partial(self._errors, active, final))
         ids = {"output_file_id": output, "error_file_id": errors}
         await self._keep(active, active.show().become(final, **ids))
 
-    def _errors(self, active: _Active, final: Status) -> Iterator[bytes]:
+    def _errors(self, active: Active, final: Status) -> Iterator[bytes]:
         yield from self._store.lines(active.batch.id, failed=True)
         if final in UNTAKEN and len(active.done) < active.batch.request_counts.total:
             for line in self._input(active.batch):
                 if line.number not in active.done:
                     yield error_line(active.batch.id, line, *UNTAKEN[final])
 
-    async def _write(self, active: _Active, kind: str, lines: Iterator[bytes]) -> str | None:
+    async def _write(
+        self, active: Active, kind: str, lines: Callable[[], Iterator[bytes]]
+    ) -> str | None:
         """Write a file unless it would be empty; returns its id, which is the same every time."""
         batch = active.batch
-        first = await asyncio.to_thread(next, lines, None)
-        if first is None:
-            return None
-
-        def everything() -> Iterator[bytes]:
-            yield first
-            yield from lines
-
         now, seconds = int(time.time()), batch.output_expires_after or KEPT_SECONDS
         file = StoredFile(
             id=f"file-{batch.id.removeprefix('batch_')}-{kind}",
@@ -363,9 +325,15 @@ class Batches:
             created=now,
             expires=now + seconds,
         )
-        return (await asyncio.to_thread(self.files.write, file, everything())).id
 
-    async def _keep(self, active: _Active, batch: Batch) -> None:
+        def write() -> str | None:
+            found = lines()
+            first = next(found, None)
+            return None if first is None else self.files.write(file, chain([first], found)).id
+
+        return await self._patiently(write)
+
+    async def _keep(self, active: Active, batch: Batch) -> None:
         data = msgspec.json.encode(batch)
         put = partial(self._store.put, active.owner, batch.id, data, over=batch.over)
         await self._patiently(put)

@@ -55,7 +55,7 @@ async def test_what_became_of_lines_is_told(start: Start, log: io.StringIO) -> N
     tokens = sum(each.get("in", 0) + each.get("out", 0) for each in logged)
     [used] = usage["data"]
     assert (used["requests"], used["total_tokens"]) == (2, tokens) and tokens
-    first, last = entries(log, "budmlx.server.batches.runner")
+    first, last = entries(log, "budmlx.server.batches.active")
     assert (first["batch"], first["key"], first["lines"]) == (batch.id, "key-1", 3)
     assert (last["status"], last["completed"], last["failed"], last["left"]) == (
         *("completed", 2, 1),
@@ -83,5 +83,5 @@ async def test_lines_that_nobody_answers_are_counted(start: Start, log: io.Strin
     _, series = await scraped(server)
     assert value(series, "batches_total", status="cancelled") == 1
     assert value(series, "batch_lines_total", outcome="cancelled") == left > 0
-    last: dict[str, Any] = entries(log, "budmlx.server.batches.runner")[-1]
+    last: dict[str, Any] = entries(log, "budmlx.server.batches.active")[-1]
     assert (last["status"], last["left"]) == ("cancelled", left)

@@ -18,6 +18,7 @@ from budmlx.server.dialects.ollama.reply import nanoseconds
 from budmlx.server.dialects.ollama.request_body import read
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.json_reply import as_json
+from budmlx.server.priority_body import PriorityBody
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, MODELS, NAMESPACE
@@ -32,7 +33,7 @@ _EXPECTED = ErrorMessage(
 endpoints = EndpointTable()
 
 
-class _EmbedBody(Body):
+class _EmbedBody(PriorityBody, Body):
     known: ClassVar = KnownFields(without_effect=frozenset({"truncate"}))
 
     keep_alive: KeepAlive | None = Field(
@@ -142,7 +143,12 @@ async def _found(
         if keep is not None:
             model.keep(keep)
         if texts:
-            own = {"owner": key, "adapter": model.adapter, **options}
+            own = {
+                "owner": key,
+                "priority": body.priority_in(request),
+                "adapter": model.adapter,
+                **options,
+            }
             found = await engine.aembed(texts, origin=origin, **own)
     return found, [*warnings, *(found.warnings if found else ())]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from aiohttp import web
@@ -18,6 +19,7 @@ from budmlx.server.dialects.openai.messages import ChatMessage
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.json_reply import as_json
+from budmlx.server.priority_body import PriorityBody
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -36,7 +38,7 @@ class ScoreRange(WireModel):
     max: Int = Field(description="The largest score.")
 
 
-class DecisionRequest(Body):
+class DecisionRequest(PriorityBody, Body):
     """The body: a question as `input` or `messages`, and one kind of answers."""
 
     input: Annotated[str, Field(min_length=1)] | None = Field(
@@ -122,7 +124,8 @@ async def decisions(request: web.Request) -> web.Response:
     body, _ = await parsed(request, DecisionRequest.parse)
     warnings = body.review(strict=request.app[CONFIG].strict)
     model, key = await find_model(request, body.model), request.get(NAMESPACE, "")
-    choices, question = body.answers(), body.to_request(key, model.adapter)
+    choices = body.answers()
+    question = replace(body.to_request(key, model.adapter), priority=body.priority_in(request))
     origin = request.get(ORIGIN)
     slot = request.app[IN_FLIGHT].slot(1, key, model=model.name, origin=origin)
     async with slot, model.aengine() as engine:

@@ -19,13 +19,12 @@ from budmlx.server.body import off_loop, parsed
 from budmlx.server.dialects.openai.body import Body, PromptId
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.generation_body import priority_of
 from budmlx.server.line_request import AnyRequest, LineRequest
+from budmlx.server.priority_body import PriorityBody
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import ErrorMessage, Int
-from budmlx.types import Priority
 
 endpoints = EndpointTable("/v1", ERRORS)
 
@@ -39,7 +38,7 @@ _EXPECTED = ErrorMessage(
 Vector = list[float] | str
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(PriorityBody, Body):
     """The body."""
 
     input: Annotated[_Text | _Ids | _Texts, _EXPECTED] = Field(
@@ -60,10 +59,6 @@ class EmbeddingRequest(Body):
     )
     truncate: bool = Field(
         False, description="Cut what is longer than the model takes, with a warning."
-    )
-
-    priority: Priority | None = Field(
-        None, description="`background` runs only on what interactive requests leave."
     )
 
     def overridden(self) -> Iterator[str]:
@@ -134,7 +129,7 @@ async def _answered(request: AnyRequest, body: EmbeddingRequest) -> web.Response
             prompt_name=body.prompt_name or body.input_type,
             truncate=body.truncate,
             owner=key,
-            priority=priority_of(request, body.priority, low=body.priority == "background"),
+            priority=body.priority_in(request),
             adapter=model.adapter,
             param=body.param,
         )

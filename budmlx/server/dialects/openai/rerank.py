@@ -18,6 +18,7 @@ from budmlx.server.dialects.openai.body import Body
 from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.json_reply import as_json
+from budmlx.server.priority_body import PriorityBody
 from budmlx.server.records import ORIGIN
 from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
@@ -33,7 +34,7 @@ class Document(WireModel):
     text: str = Field(description="Its text.")
 
 
-class RerankRequest(Body):
+class RerankRequest(PriorityBody, Body):
     """The body."""
 
     query: Annotated[str, Field(min_length=1, description="What the documents should answer.")]
@@ -104,6 +105,7 @@ async def rerank(request: web.Request) -> web.Response:
             instruction=body.instruction,
             truncate=body.truncate,
             owner=key,
+            priority=body.priority_in(request),
             adapter=model.adapter,
         )
     texts = [DocumentText(text) if body.return_documents else UNSET for text in body.texts]

@@ -1,0 +1,69 @@
+"""Active batch: one that is not over, as its server knows it, and what the log says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from budmlx.logs import fields
+from budmlx.server.batches.record import Batch, RequestCounts
+from budmlx.server.state import KEYS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Active:
+    """A batch that is not over.
+
+    done: its lines with a reply, and whether that is an error. ending: no line is to be begun.
+    """
+
+    owner: str
+    batch: Batch
+    done: dict[int, bool]
+    ending: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def show(self) -> Batch:
+        """The batch with its counts as they are now."""
+        failed = sum(self.done.values())
+        total = self.batch.request_counts.total
+        counts = RequestCounts(total, len(self.done) - failed, failed)
+        return msgspec.structs.replace(self.batch, request_counts=counts)
+
+    @property
+    def left(self) -> int:
+        """Lines without a reply."""
+        return max(0, self.batch.request_counts.total - len(self.done))
+
+    def tell_end(self, app: web.Application) -> None:
+        """Say in the log how it ended."""
+        batch = self.batch
+        counts, status = batch.request_counts, batch.status
+        seconds = int(time.time()) - batch.created_at
+        problem = batch.errors.data[0].message if batch.errors else ""
+        self.tell(
+            app,
+            f"{status}, {counts.completed} replies, {counts.failed} errors, {self.left} lines "
+            f"left, {seconds} s. {problem}",
+            status=status,
+            completed=counts.completed,
+            failed=counts.failed,
+            left=self.left,
+            seconds=seconds,
+        )
+
+    def tell(self, app: web.Application, text: str, **found: Any) -> None:
+        """Say something in the log, with fields for programs."""
+        batch = self.batch
+        key = next((key.name for key in app[KEYS].all if key.sha256 == self.owner), "")
+        named = {"batch": batch.id, "endpoint": batch.endpoint, **({"key": key} if key else {})}
+        words = " ".join(f"{name}={value}" for name, value in named.items())
+        log.info("Batch: %s %s", words, text.strip(), extra=fields(**named, **found))
