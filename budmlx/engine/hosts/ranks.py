@@ -33,6 +33,8 @@ from budmlx.protocol.note import Note
 PORTS = range(20_000, 32_000)
 HOST = "127.0.0.1"
 
+# Looks without a pulse of a rank after which it counts as stopped, where the group hangs.
+_STILL_LOOKS = 4
 # Seconds between two looks at a follower that says nothing.
 _LOOK_SECONDS = 1.0
 
@@ -49,6 +51,7 @@ class RankGroup:
         self._first: int | None = None  # the rank that ended before the others
         self._pulses: list[int] = []
         self._moved = 0
+        self._still = 0  # looks since the pulses of all ranks moved
         self._members: list[Child] = []
         own = self._of_one(settings)
         place = choose_place(self._size)
@@ -97,6 +100,9 @@ class RankGroup:
         if not self._pulses or all(a != b for a, b in zip(pulses, self._pulses, strict=True)):
             self._pulses = pulses
             self._moved += 1
+            self._still = 0
+        else:
+            self._still += 1
         first = notes[0]
         allowed = max(note.allowed for note in notes)
         return Note(first.beats, allowed, first.longest, self._moved, first.plugin, first.computes)
@@ -118,8 +124,8 @@ class RankGroup:
         pulses = [member.note().pulses for member in self._members]
         still = [str(rank) for rank, old in enumerate(self._pulses) if pulses[rank] == old]
         end = self._members[0].end_hung(silence)
-        self._reap()
-        if 0 < len(still) < self._size:
+        self._reap_followers()
+        if self._still >= _STILL_LOOKS and 0 < len(still) < self._size:
             return End(f"rank {', '.join(still)} of {self._size} is stopped", end.plugin, "hang")
         return end
 
@@ -134,11 +140,14 @@ class RankGroup:
 
     def _reap(self) -> list[End]:
         # Rank 0 first: it may be about to end by itself.
-        ends = [self._members[0].reap()]
-        self.kill()
+        return [self._members[0].reap(), *self._reap_followers()]
+
+    def _reap_followers(self) -> list[End]:
+        for member in self._members[1:]:
+            member.kill()
         for thread in self._watchers:
             thread.join(KILL_SECONDS)
-        return ends + [member.reap() for member in self._members[1:]]
+        return [member.reap() for member in self._members[1:]]
 
     def _watch(self, rank: int) -> None:
         """Thread body: end all ranks when this one ends."""

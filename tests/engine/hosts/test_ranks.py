@@ -106,8 +106,9 @@ def test_a_rank_that_hangs_is_replaced(
         host.submit(request)
     rows.wait_for_tokens(2)
     ranks()[rank].suspend()
-    eventually(lambda: host.status().restarts == 1)
+    eventually(lambda: f"rank {rank} of 2 is stopped" in host.status().reason)
     rows.wait_for(1, 2)
+    assert host.status().restarts == 1
     assert rows.texts == expected
 
 
