@@ -14,6 +14,7 @@ from budmlx.errors import InvalidRequestError
 from budmlx.server.cache_option import CacheOption
 from budmlx.server.declared import SCALARS, described, with_scalars, within
 from budmlx.server.line_request import AnyRequest
+from budmlx.server.records import ORIGIN
 from budmlx.server.state import KEY_PRIORITY
 from budmlx.server.unknown_fields import Extra, Loc
 from budmlx.server.wire import Body, ErrorMessage, Int, WireModel
@@ -63,7 +64,8 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
 
 
 def priority_of(request: AnyRequest, asked: str | None, *, low: bool) -> Priority:
-    """The class of a request, which may lower that of its key and never raise it.
+    """The class of a request, which may lower that of its key and never raise it. Its origin
+    tells it to those who watch.
 
     asked: its `priority`. low: it asks for the background, in whatever words.
 
@@ -76,7 +78,10 @@ def priority_of(request: AnyRequest, asked: str | None, *, low: bool) -> Priorit
             "What this API key asks for runs in the background. Leave `priority` out.",
             param="priority",
         )
-    return "background" if low else most
+    priority: Priority = "background" if low else most
+    if (origin := request.get(ORIGIN)) is not None:
+        origin.background = priority == "background"
+    return priority
 
 
 class NamedChoice(WireModel):

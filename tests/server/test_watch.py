@@ -14,6 +14,7 @@ import pytest
 from budmlx import logs
 from budmlx.server.app import HttpServer
 from tests.server.conftest import Start
+from tests.server.test_batches import begun, jsonl, line, sdk
 from tests.server.tools import Answer, body, check_error, events, exchange, get, post, until
 
 ENDLESS = {"max_tokens": 8000, "ignore_eos": True}
@@ -78,8 +79,36 @@ async def test_what_runs_is_seen_and_ended(start: Start, stream: io.StringIO) ->
     await until(lambda: server.in_flight.count == 0)
     assert (await ask(server, "next", max_tokens=3)).status == 200
     assert "GET /v1/watch" not in stream.getvalue()  # Looking fills no log.
-    for line in ("cancel whole", "cancel streamed"):
-        assert f"Admin without a key from 127.0.0.1: {line}" in stream.getvalue()
+    for words in ("cancel whole", "cancel streamed"):
+        assert f"Admin without a key from 127.0.0.1: {words}" in stream.getvalue()
+
+
+async def test_batches_and_what_runs_in_the_background(start: Start) -> None:
+    server = await start()
+    assert (await look(server))["batches"] == []
+    endless = {"max_tokens": 8000, "ignore_eos": True}
+    batch = await begun(sdk(server), jsonl([line(1, **endless), line(2, temperature=9)]))
+    front = asyncio.create_task(ask(server, "front", **ENDLESS))
+    await until(lambda: server.in_flight.count == 2)
+    await written(server)
+    seen = await look(server)
+    assert sorted(each["background"] for each in seen["running"]) == [False, True]
+    (shown,) = seen["batches"]
+    assert shown.pop("failed") in (0, 1)
+    assert shown == {
+        "id": batch.id,
+        "key": "",
+        "endpoint": "/v1/chat/completions",
+        "status": "in_progress",
+        "total": 2,
+        "completed": 0,
+    }
+    await sdk(server).batches.cancel(batch.id)
+    assert (await cancel(server, "front")).json["count"] == 1
+    await front
+    async with asyncio.timeout(30):
+        while (await look(server))["batches"]:
+            await asyncio.sleep(0.05)
 
 
 async def test_what_ended_is_kept_without_texts(server: HttpServer) -> None:

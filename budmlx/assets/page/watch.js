@@ -74,6 +74,7 @@ function build() {
     new Plot("Time for a token", ["requests"], seconds, { dots: true }),
   ];
   const running = new Table("Running requests", [...views.RUNNING, { node: cancelButton }], "Nothing is running.");
+  const batches = new Table("Batches", views.BATCHES, "No batch is running.");
   const models = new Table("Models", [...views.MODELS, { node: loadButton, update: setLoad }], "There are no models.");
   const caches = new Table("Prefix caches", views.CACHES, "No model is loaded.");
   const ended = new Table("Requests that ended", [{ name: "Request", node: idButton, update: setId }, ...views.ENDED],
@@ -82,11 +83,11 @@ function build() {
   const section = (title, ...children) => el("section", { class: "panel" }, el("h2", {}, title), children);
   const all = el("div", { class: "panels" }, el("div", { class: "cards" }, cards.map((each) => each.node)),
     el("div", { class: "plots" }, plots.map((each) => each.node)), section("Running now", running.node),
-    section("Models", models.node), section("Prefix cache", caches.node),
+    section("Batches", batches.node), section("Models", models.node), section("Prefix cache", caches.node),
     section("Ended last", ended.node), section("Log", log));
   const open = el("button", { type: "button", class: "quiet narrow-text", onclick: () => byId("open-side").click() }, "Menu");
   byId("watch").replaceChildren(el("header", { class: "top" }, open, el("h1", {}, "Watch"), state), problem, all);
-  return { problem, problemText, useKey, state, cards, plots, running, models, caches, ended, log, all };
+  return { problem, problemText, useKey, state, cards, plots, running, batches, models, caches, ended, log, all };
 }
 
 function draw(now) {
@@ -103,6 +104,7 @@ function draw(now) {
   const series = [[history.tokens], [history.running, history.waiting], [firsts], [gaps]];
   parts.plots.forEach((plot, at) => plot.show(now.now, series[at]));
   parts.running.show(now.running, (each) => each.request_id);
+  parts.batches.show(now.batches, (each) => each.id);
   parts.models.show(now.models, (each) => each.id);
   parts.caches.show(now.models.filter((each) => each.cache), (each) => each.id);
   parts.ended.show(now.ended, (each) => `${each.request_id} ${each.ended}`);

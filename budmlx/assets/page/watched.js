@@ -29,9 +29,19 @@ export const RUNNING = [
   { name: "Key", text: (each) => each.key || "–" },
   { name: "Route", text: (each) => each.route, kind: "mono" },
   { name: "Now", text: (each) => (each.total
-    ? `${STAGES.prompt}, ${count(each.done)} of ${count(each.total)}` : STAGES[each.stage]) },
+    ? `${STAGES.prompt}, ${count(each.done)} of ${count(each.total)}` : STAGES[each.stage])
+    + (each.background ? ", in the background" : "") },
   { name: "Tokens", text: (each) => count(each.out), kind: "number" },
   { name: "For", text: (each) => seconds(each.seconds), kind: "number" },
+];
+
+export const BATCHES = [
+  { name: "Batch", text: (each) => each.id, kind: "mono clip" },
+  { name: "Key", text: (each) => each.key || "–" },
+  { name: "Route", text: (each) => each.endpoint, kind: "mono" },
+  { name: "State", text: (each) => each.status.replaceAll("_", " ") },
+  { name: "Replies", text: (each) => `${count(each.completed)} of ${count(each.total)}`, kind: "number" },
+  { name: "Errors", text: (each) => count(each.failed), kind: "number" },
 ];
 
 export const MODELS = [

@@ -45,6 +45,7 @@ class RequestOrigin:
     generation: its tokens on their way, since it was given to the core.
     stored: the counts of the stored reply that answers it.
     sink: gets the record, on the thread on which the request ends. account: pays for it.
+    background: it runs on what others leave.
     """
 
     request_id: str = ""
@@ -57,6 +58,7 @@ class RequestOrigin:
     stored: Usage | None = None
     sink: Callable[[RequestRecord], object] | None = None
     account: Account | None = None
+    background: bool = False
 
     @property
     def usage(self) -> Usage | None:

@@ -43,6 +43,10 @@ class Active:
         """Lines without a reply."""
         return max(0, self.batch.request_counts.total - len(self.done))
 
+    def key_name(self, app: web.Application) -> str:
+        """The name of its API key; empty where none are set, or it was revoked."""
+        return next((key.name for key in app[KEYS].all if key.sha256 == self.owner), "")
+
     def tell_end(self, app: web.Application) -> None:
         """Say in the log how it ended."""
         batch = self.batch
@@ -62,8 +66,7 @@ class Active:
 
     def tell(self, app: web.Application, text: str, **found: Any) -> None:
         """Say something in the log, with fields for programs."""
-        batch = self.batch
-        key = next((key.name for key in app[KEYS].all if key.sha256 == self.owner), "")
+        batch, key = self.batch, self.key_name(app)
         named = {"batch": batch.id, "endpoint": batch.endpoint, **({"key": key} if key else {})}
         words = " ".join(f"{name}={value}" for name, value in named.items())
         log.info("Batch: %s %s", words, text.strip(), extra=fields(**named, **found))

@@ -78,6 +78,10 @@ class Batches:
         done = sum(len(active.done) for active in self._active.values())
         return replace(self._counts, running=len(shown), waiting=max(0, sum(shown) - done))
 
+    def running(self) -> list[tuple[str, Batch]]:
+        """Those that are not over, each with the name of its API key."""
+        return [(active.key_name(self._app), active.show()) for active in self._active.values()]
+
     # The life of the server
 
     async def start(self, _: web.Application) -> None:

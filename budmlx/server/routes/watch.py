@@ -17,6 +17,8 @@ from budmlx.engine.engine import Engine
 from budmlx.engine.models.resident import Resident, State
 from budmlx.errors import InvalidRequestError
 from budmlx.server.admin import check_admin, log_action
+from budmlx.server.batches.record import Batch
+from budmlx.server.batches.runner import BATCHES
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.errors import HttpError
 from budmlx.server.in_flight import Holder
@@ -36,6 +38,7 @@ class RunningRequest(Struct, frozen=True):
     places: it holds in the queue. seconds: since it came. stage: it waits for its model or a
     place in the batch (waiting), its prompt is read (prompt), its reply is written (reply).
     done, total: tokens of a long prompt that are computed. out: tokens of the reply so far.
+    background: it runs on what others leave.
     """
 
     request_id: str
@@ -48,6 +51,19 @@ class RunningRequest(Struct, frozen=True):
     done: int
     total: int
     out: int
+    background: bool
+
+
+class WatchedBatch(Struct, frozen=True):
+    """A batch that is not over. total, completed, failed: lines."""
+
+    id: str
+    key: str
+    endpoint: str
+    status: str
+    total: int
+    completed: int
+    failed: int
 
 
 class EndedRequest(Struct, frozen=True, omit_defaults=True, rename={"prompt": "in"}):
@@ -127,6 +143,7 @@ class Watched(Struct, frozen=True):
     draining: bool
     written: int
     running: list[RunningRequest]
+    batches: list[WatchedBatch]
     models: list[WatchedModel]
     ended: list[EndedRequest]
 
@@ -166,6 +183,7 @@ async def watched(request: web.Request) -> web.Response:
             draining=in_flight.draining,
             written=recent.written + sum(each.out for each in running),
             running=running,
+            batches=[_batch(*each) for each in app[BATCHES].running()],
             models=[_watched(each, models.only is not None) for each in models.residents],
             ended=[_ended(each) for each in recent.ended],
         )
@@ -225,6 +243,20 @@ def _running(holder: Holder) -> RunningRequest:
         done=done,
         total=total,
         out=out,
+        background=origin.background,
+    )
+
+
+def _batch(key: str, batch: Batch) -> WatchedBatch:
+    counts = batch.request_counts
+    return WatchedBatch(
+        batch.id,
+        key,
+        batch.endpoint,
+        batch.status,
+        total=counts.total,
+        completed=counts.completed,
+        failed=counts.failed,
     )
 
 
