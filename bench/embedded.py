@@ -4,9 +4,9 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefill, sampled-step, adapters, models, host-work, prefix, images, speculation: see
+prefill, sampled-step, adapters, models, host-work, prefix, images, speculation, balancer: see
 `bench.prefill`, `bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`,
-`bench.reuse`, `bench.pictures` and `bench.speculation`.
+`bench.reuse`, `bench.pictures`, `bench.speculation` and `bench.balancer`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from bench.adapters import adapters
+from bench.balancer import balancer
 from bench.host_work import host_work
 from bench.models import several
 from bench.pictures import images
@@ -210,6 +211,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "host-work": host_work,
     "prefix": prefix,
     "images": images,
+    "balancer": balancer,
 }
 
 if __name__ == "__main__":

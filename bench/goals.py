@@ -162,6 +162,7 @@ def _embedded_bars(run: Run) -> list[Bar]:
     found += _adapter_bars(run)
     found += _model_bars(run)
     found += _draft_bars(run)
+    found += _balancer_bars(run)
     work = run.embedded.get("host-work", [])
     if any("baseline_single_host" in metrics for metrics in work):
         for kind, label in (("single", "1 row"), ("sixteen", "16 rows")):
@@ -185,6 +186,15 @@ def _adapter_bars(run: Run) -> list[Bar]:
         for weights, kinds in limits.items()
         for kind, limit in kinds.items()
         for cost in [quotient(rounds, f"{weights}_{kind}", f"{weights}_none")]
+    ]
+
+
+def _balancer_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("balancer", [])
+    return [
+        Bar(f"32 users through {label}, tokens/s of those without", share, 0.95, True)
+        for name, label in (("nginx", "nginx"), ("haproxy", "HAProxy"))
+        if (share := median(rounds, name)) is not None
     ]
 
 

@@ -350,6 +350,14 @@ def test_the_hosts_work_is_the_rest_of_a_step() -> None:
     assert report.steps_table(run)[1][1:4] == ["200 us", "500 us", "0.40x"]
 
 
+def test_a_balancer_costs_a_share() -> None:
+    rounds = [{"tokens_per_second": 900.0, "nginx": 0.97, "haproxy": 0.9}]
+    found = {bar.name: bar.reached for bar in goals.bars(Run(embedded={"balancer": rounds}))}
+    assert [found[name] for name in found if "32 users through" in name] == [True, False]
+    none = goals.bars(Run(embedded={"balancer": [{"tokens_per_second": 900.0}]}))
+    assert not any("32 users through" in bar.name for bar in none)
+
+
 def test_a_model_that_is_given_is_measured_alone(tmp_path: Path) -> None:
     main = tiny_model_dir(scale=4.0)
     device = Device("Some CPU", gpu=False)

@@ -37,7 +37,8 @@ def chat(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Model directory, or hub repository org/name; the demo model if not given.",
+            help="Model directory, or hub repository org/name; the demo model if it is demo or not "
+            "given.",
         ),
     ] = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="System prompt.")] = "",

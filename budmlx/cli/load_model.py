@@ -16,7 +16,7 @@ from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.config.sources import LoadedConfig, load_config
 from budmlx.config.tables import table_for
-from budmlx.engine.engine import Engine
+from budmlx.engine.engine import DEMO, Engine
 from budmlx.engine.load.hub import find_model
 from budmlx.engine.load.library.library import Library
 from budmlx.plugins.manager import Plugins
@@ -64,7 +64,7 @@ def progress(settings: Config) -> Iterator[Notice]:
     """Show the progress of loading on stderr; the block itself loads, and gets what shows words."""
     console, model = Console(stderr=True), settings.model
     if model is None:
-        console.print("No model named: this is the small demo model that comes with budmlx.")
+        console.print("This is the small demo model that comes with budmlx.")
     else:
         find_model(model, settings.revision, models_dirs=settings.models_dir)
     start = time.monotonic()
@@ -93,13 +93,16 @@ def open_engine(
 ) -> Engine:
     """An engine in this process for a command that talks to it itself.
 
-    adapter: what `ADAPTER_OPTION` was given; requests choose `adapter_name` of it.
+    model: `DEMO` is the one that comes with budmlx, as for servers, unless there is a directory of
+    that name. adapter: what `ADAPTER_OPTION` was given; requests choose `adapter_name` of it.
     """
     own: dict[str, Any] = {"model": model, "engine_host": "thread"}
     if "=" in adapter:
         own["adapter"] = [adapter]
     check_backend()
     settings = for_served(read_config({**flags, **own}, config))
+    if model == DEMO and not Path(model).exists():
+        settings = settings.model_copy(update={"model": None, "revision": None, "models": {}})
     with progress(settings) as notice:
         return Engine.from_config(settings, notice=notice)
 

@@ -33,8 +33,10 @@ from budmlx.progress import Notice, Progress
 from budmlx.protocol import MemoryBudget
 from budmlx.types import Completion, Estimate, Event, ModelInfo, PrefixCacheStats, Request
 
-# The name of the model that runs when none is named.
 DEMO_NAME = "budmlx-tiny"
+"""The name of the model that runs when none is named."""
+DEMO = "demo"
+"""What it is called beside its name."""
 
 
 class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods, BatchMethods):

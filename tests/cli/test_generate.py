@@ -41,6 +41,17 @@ def test_reply_is_the_engines(model: str) -> None:
     assert run.invoke(app, [*arguments, "-"], input="Hi you").stdout == expected
 
 
+def test_the_demo_model_has_a_name(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """As servers have it, whatever model the environment names."""
+    monkeypatch.setenv("BUDMLX_MODEL", model)
+    run = CliRunner()
+    options = ["--max-tokens", "8", "--temperature", "0"]
+    with Engine.load() as engine:
+        expected = engine.chat("Hi", max_tokens=8, temperature=0).text + "\n"
+    assert run.invoke(app, ["generate", "demo", "Hi", *options]).stdout == expected
+    assert run.invoke(app, ["chat", "demo", *options], input="Hi\n").stdout == expected
+
+
 def test_an_adapter_of_a_directory_or_of_the_configuration(model: str, tmp_path: Path) -> None:
     own = write_mlx(tmp_path / "own", Path(model), strength=4.0)
     with Engine.load(model, adapter=[f"own={own}"]) as engine:

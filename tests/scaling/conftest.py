@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.scaling.machines import Balancer, Servers, balanced, program
+from bench.fronts import Balancer, balanced
+from tests.scaling.machines import Servers, needed
 
 
 @pytest.fixture(scope="package")
@@ -26,6 +27,7 @@ def balancer(
     servers: Servers,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Balancer]:
-    program(request.param)
-    with balanced(request.param, servers, tmp_path_factory.mktemp("balancer") / "it") as balancer:
+    needed(request.param)
+    directory = tmp_path_factory.mktemp("balancer") / request.param
+    with balanced(request.param, servers.ports["a"], servers.ports["b"], directory) as balancer:
         yield balancer

@@ -9,13 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.scaling.machines import (
-    OTHER_KEY,
-    ROWS,
-    Balancer,
-    Servers,
-    until_ready,
-)
+from bench.fronts import Balancer, until_ready
+from tests.scaling.machines import OTHER_KEY, ROWS, Servers
 from tests.scaling.traffic import (
     HEADERS,
     Crowd,

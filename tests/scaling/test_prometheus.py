@@ -11,17 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.scaling.machines import (
-    FILES,
-    KEY,
-    SECONDS,
-    Balancer,
-    Servers,
-    free_ports,
-    program,
-    running,
-    settle,
-)
+from bench.fronts import FILES, SECONDS, Balancer, free_ports, running, settle
+from tests.scaling.machines import KEY, Servers, needed
 
 pytestmark = [pytest.mark.balancers, pytest.mark.timeout(300)]
 
@@ -46,7 +37,7 @@ def test_both_are_scraped(servers: Servers, balancer: Balancer, tmp_path: Path) 
     }
     settle(FILES / "prometheus.yml", tmp_path / "prometheus.yml", replaced)
     command = [
-        program("prometheus"),
+        needed("prometheus"),
         f"--config.file={tmp_path / 'prometheus.yml'}",
         f"--storage.tsdb.path={tmp_path / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from budmlx.config import Config, ModelConfig
-from budmlx.engine.engine import DEMO_NAME
+from budmlx.engine.engine import DEMO, DEMO_NAME
 from budmlx.engine.load.draft_model import local_draft_model
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name
 from budmlx.engine.load.library.kv_size import with_drafter
@@ -237,7 +237,7 @@ def offered(config: Config, library: Library) -> tuple[list[ModelSpec], bool]:
 def demo(config: Config) -> ModelSpec:
     """The model that comes with budmlx."""
     values: dict[str, Any] = {"model": None, "revision": None, "models": {}}
-    values["alias"] = (*config.alias, "demo")
+    values["alias"] = (*config.alias, DEMO)
     return spec_of(DEMO_NAME, config.model_copy(update=values), Library().at(SHIPPED_MODEL))
 
 
