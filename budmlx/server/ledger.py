@@ -1,6 +1,7 @@
 """Ledger: the tokens that each API key used of late, and how many it may still use today.
 
-Days are those of UTC. What was used is written to the store a moment later, by a thread.
+Days are those of UTC. What was used is written to the store a moment later, by a thread. Where
+the store is a file, its limits hold for all servers of this machine that use it together.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 from budmlx.config.keys import ApiKey
 from budmlx.engine.store.store import Store
 from budmlx.errors import QuotaError
+from budmlx.server.shared_holds import NOTHING, Seen, SharedHolds
 from budmlx.types import Usage
 
 DAYS_KEPT = 92
@@ -61,10 +63,31 @@ class Tally:
 
 @dataclass(slots=True)
 class _Day:
-    """The use of a key on a day. held: tokens for requests that run."""
+    """The use of a key on a day. held: tokens for requests that run. others: what other servers
+    used and hold, as it was last seen.
+    """
 
     used: Tally
     held: int = 0
+    others: Seen = NOTHING
+
+    @property
+    def all_used(self) -> int:
+        """Tokens that any server used."""
+        return self.used.tokens + self.others.used
+
+    @property
+    def all_held(self) -> int:
+        """Tokens that any server holds."""
+        return self.held + self.others.held
+
+
+@dataclass(slots=True)
+class _Unwritten:
+    """What the store does not know yet. released: tokens that are not held any more."""
+
+    used: Tally
+    released: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +111,24 @@ class Ledger:
         self._now = now
         self._lock = threading.Lock()
         self._closed = False
-        self._unwritten: dict[tuple[str, date], Tally] = {}
+        self._unwritten: dict[tuple[str, date], _Unwritten] = {}
+        self._writing: dict[tuple[str, date], _Unwritten] = {}
+        self._shared = SharedHolds() if store.shared else None
         self._writer = ThreadPoolExecutor(1, "budmlx-ledger")
         self._today = today = now().date()
         nothing: dict[str, Tally] = {}
         used = store.attempt(partial(_opened, today=today), nothing)
         self._days = {(key, today): _Day(tally) for key, tally in used.items()}
+        if self._shared is not None:
+            store.attempt(partial(self._shared.open, today=today.isoformat()), None)
 
     def close(self) -> None:
         """Write what is not written. What is counted afterwards is not written."""
         with self._lock:
             self._closed = True
         self._writer.shutdown()
+        if self._shared is not None:
+            self._store.attempt(self._shared.close, None)
 
     def account(self, key: ApiKey) -> KeyAccount:
         """That of a key, with its limit as it is now."""
@@ -107,34 +136,67 @@ class Ledger:
 
     def hold(self, key: ApiKey, prompt: int, completion: int, least: int) -> Reservation:
         """See `Account.reserve`."""
+
+        def work(database: sqlite3.Connection) -> int:
+            self._look(database, key.name)
+            granted = self._granted(key, prompt, completion, least)
+            if self._shared is not None:
+                change = key.name, self._today.isoformat(), prompt + granted
+                self._shared.change(database, [change])
+            return granted
+
         with self._lock:
             day = self._day(key.name)
-            limit = key.tokens_per_day
-            if limit is not None:
-                left = limit - day.used.tokens - day.held - prompt
-                if left < least:
-                    raise self._refusal(limit, day, prompt + least)
-                completion = min(completion, left)
-            day.held += prompt + completion
-            return Reservation(self, key.name, self._today, prompt, completion)
+            granted = None
+            if self._shared is not None and key.tokens_per_day is not None:
+                # What others do meanwhile waits, so that only one gets the last tokens.
+                granted = self._store.attempt(work, None)
+            told = granted is not None
+            if granted is None:
+                granted = self._granted(key, prompt, completion, least)
+            day.held += prompt + granted
+            return Reservation(self, key.name, self._today, prompt, granted, told=told)
 
-    def settle(self, key: str, day: date, held: int, used: Tally) -> None:
-        """Let go of what was held for a request, and count what it used."""
+    def _granted(self, key: ApiKey, prompt: int, completion: int, least: int) -> int:
+        """The tokens that a request may generate. Raises QuotaError. The lock is held."""
+        day, limit = self._day(key.name), key.tokens_per_day
+        if limit is None:
+            return completion
+        left = limit - day.all_used - day.all_held - prompt
+        if left < least:
+            raise self._refusal(limit, day, prompt + least)
+        return min(completion, left)
+
+    def _look(self, database: sqlite3.Connection, key: str) -> None:
+        """See what other servers used and hold. The lock is held, and that of the store."""
+        if self._shared is None:
+            return
+        day, place = self._day(key), (key, self._today)
+        seen = self._shared.seen(database, key, self._today.isoformat())
+        places = (self._unwritten, self._writing)
+        own = sum(each[place].used.tokens for each in places if place in each)
+        day.others = Seen(max(0, seen.used + own - day.used.tokens), seen.held)
+
+    def settle(self, key: str, day: date, held: int, used: Tally, *, told: bool) -> None:
+        """Let go of what was held for a request, and count what it used. told: to other servers."""
         with self._lock:
             there = self._days.setdefault((key, day), _Day(Tally(), held))
             there.held -= held
             there.used.add(used)
             if not self._unwritten and not self._closed:
                 self._writer.submit(self._write)
-            self._unwritten.setdefault((key, day), Tally()).add(used)
+            unwritten = self._unwritten.setdefault((key, day), _Unwritten(Tally()))
+            unwritten.used.add(used)
+            unwritten.released += held if told else 0
 
     def left(self, key: ApiKey) -> int | None:
         """The tokens that a key may use today, beside those that are held; None for any number."""
         with self._lock:
             day = self._day(key.name)
-        if key.tokens_per_day is None:
-            return None
-        return max(0, key.tokens_per_day - day.used.tokens - day.held)
+            if key.tokens_per_day is None:
+                return None
+            self._store.attempt(partial(self._look, key=key.name), None)
+            return max(0, key.tokens_per_day - day.all_used - day.all_held)
 
     def uses(self, names: Collection[str] | None, days: int) -> Sequence[DailyUse]:
         """What keys used in the last days, today's first; waits for the disk.
@@ -169,12 +231,12 @@ class Ledger:
         return datetime.combine(self._now().date() + timedelta(days=1), time(), UTC)
 
     def _refusal(self, limit: int, day: _Day, wanted: int) -> QuotaError:
-        left = max(0, limit - day.used.tokens)
+        left = max(0, limit - day.all_used)
         said = f"This request may take {wanted} tokens; this API key has {left} left of {limit} "
         if wanted <= left:
             return QuotaError(
-                f"{said}per day, of which {day.held} are held for requests that run. Retry when "
-                "these have ended, or with a smaller `max_tokens`.",
+                f"{said}per day, of which {day.all_held} are held for requests that run. Retry "
+                "when these have ended, or with a smaller `max_tokens`.",
                 retry_after=RETRY_SECONDS,
                 code="rate_limit_exceeded",
             )
@@ -188,13 +250,19 @@ class Ledger:
     def _write(self) -> None:
         with self._lock:
             unwritten, self._unwritten = self._unwritten, {}
-        rows = [
-            (key, day.isoformat(), used.requests, used.prompt, used.completion)
-            for (key, day), used in unwritten.items()
-        ]
+            self._writing = unwritten
+        rows, released = [], []
+        for (key, day), each in unwritten.items():
+            used = each.used
+            rows.append((key, day.isoformat(), used.requests, used.prompt, used.completion))
+            released.append((key, day.isoformat(), -each.released))
 
         def work(database: sqlite3.Connection) -> None:
             database.executemany(ADD, rows)
+            if self._shared is not None:
+                self._shared.change(database, released)
+            # Within the transaction, so that whoever looks sees it here or there.
+            self._writing = {}
 
         self._store.attempt(work, None)
 
@@ -212,20 +280,24 @@ class KeyAccount:
 
 
 class Reservation:
-    """Tokens that are held for a request. completion: those that it may generate."""
+    """Tokens that are held for a request. completion: those that it may generate. told: other
+    servers know of them.
+    """
 
-    def __init__(self, ledger: Ledger, key: str, day: date, prompt: int, completion: int):
+    def __init__(
+        self, ledger: Ledger, key: str, day: date, prompt: int, completion: int, *, told: bool
+    ):
         self.completion = completion
         self._ledger = ledger
         self._place = key, day
-        self._held = prompt + completion
+        self._held, self._told = prompt + completion, told
 
     def settle(self, usage: Usage | None) -> None:
         """See `engine.run.origin.Reservation`."""
         used = Tally(1)
         if usage is not None:
             used = Tally(1, usage.prompt_tokens, usage.completion_tokens)
-        self._ledger.settle(*self._place, self._held, used)
+        self._ledger.settle(*self._place, self._held, used, told=self._told)
 
 
 def _opened(database: sqlite3.Connection, today: date) -> dict[str, Tally]:

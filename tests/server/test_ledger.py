@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -121,6 +123,90 @@ def test_it_outlives_the_server(file: Path, clock: Clock) -> None:
     assert ledger.uses(None, DAYS_KEPT) == [] and ledger.left(KEY) == LIMIT
     ledger.close()
     store.close()
+
+
+def test_servers_of_one_store_share_the_limits(file: Path, clock: Clock) -> None:
+    stores = [Store(file), Store(file)]
+    one, other = (Ledger(store, clock) for store in stores)
+    first = one.account(KEY).reserve(100, 700, 700)
+    assert one.left(KEY) == other.left(KEY) == 200
+    with pytest.raises(QuotaError) as caught:
+        other.account(KEY).reserve(100, 200, 200)
+    assert caught.value.code == "rate_limit_exceeded" and "800 are held" in caught.value.message
+    second = other.account(KEY).reserve(100, 5000, 1)
+    assert second.completion == 100 and one.left(KEY) == 0
+    first.settle(Usage(100, 50))
+    one.uses(None, 1)  # It is written then.
+    assert one.left(KEY) == other.left(KEY) == 650
+    second.settle(Usage(100, 100))
+    other.uses(None, 1)
+    assert one.left(KEY) == other.left(KEY) == 650
+    one.account(KEY).reserve(600, 0, 0).settle(Usage(600, 0))
+    one.uses(None, 1)
+    with pytest.raises(QuotaError) as caught:
+        other.account(KEY).reserve(100, 0, 0)
+    assert caught.value.code == "insufficient_quota" and "50 left" in caught.value.message
+    for ledger, store in zip((one, other), stores, strict=True):
+        ledger.close()
+        store.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from budmlx.config.keys import ApiKey
+from budmlx.engine.store.store import Store
+from budmlx.server.ledger import Ledger
+key = ApiKey("alice", "0" * 64, tokens_per_day=1000)
+Ledger(Store(Path(sys.argv[1]))).account(key).reserve(100, 700, 700)
+os._exit(1)
+"""
+
+
+def test_what_a_killed_server_held_is_free_again(file: Path) -> None:
+    store = Store(file)
+    ledger = Ledger(store)
+    subprocess.run([sys.executable, "-c", KILLED, str(file)], check=False)
+    assert ledger.left(KEY) == 200
+    again = Store(file)
+    Ledger(again).close()
+    again.close()
+    assert ledger.left(KEY) == LIMIT
+    ledger.close()
+    store.close()
+
+
+def test_servers_that_compete_never_exceed_a_limit(file: Path) -> None:
+    key = ApiKey("alice", "0" * 64, tokens_per_day=3000)
+    stores = [Store(file) for _ in range(3)]
+    ledgers = [Ledger(store) for store in stores]
+    counts: list[int] = []
+
+    def use(ledger: Ledger, seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(40):
+            prompt, completion = chance.randint(1, 20), chance.randint(1, 40)
+            try:
+                held = ledger.account(key).reserve(prompt, completion, 1)
+            except QuotaError:
+                continue
+            done = chance.randint(0, held.completion)
+            held.settle(Usage(prompt, done))
+            counts.append(prompt + done)
+
+    threads = [threading.Thread(target=use, args=(each, n)) for n, each in enumerate(ledgers * 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for ledger in ledgers:
+        ledger.uses(None, 1)
+    (found,) = ledgers[0].uses(None, 1)
+    assert found.used.tokens == sum(counts) <= 3000 and found.used.tokens > 2900
+    assert {ledger.left(key) for ledger in ledgers} == {3000 - sum(counts)}
+    for ledger, store in zip(ledgers, stores, strict=True):
+        ledger.close()
+        store.close()
 
 
 @given(

@@ -100,6 +100,11 @@ class Store:
                 f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;"
             )
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may use it, too."""
+        return self._path is not None
+
     def close(self) -> None:
         """Close the file; nothing can be kept afterwards."""
         with self._lock:
