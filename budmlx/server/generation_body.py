@@ -13,9 +13,6 @@ from budmlx.engine.models.models import ServedModel
 from budmlx.errors import InvalidRequestError
 from budmlx.server.cache_option import CacheOption
 from budmlx.server.declared import SCALARS, described, with_scalars, within
-from budmlx.server.line_request import AnyRequest
-from budmlx.server.records import ORIGIN
-from budmlx.server.state import KEY_PRIORITY
 from budmlx.server.unknown_fields import Extra, Loc
 from budmlx.server.wire import Body, ErrorMessage, Int, WireModel
 from budmlx.types import (
@@ -61,27 +58,6 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     if not names:
         return text
     return re.sub(rf"\b(?:{'|'.join(names)})\b", lambda found: names[found[0]], text)
-
-
-def priority_of(request: AnyRequest, asked: str | None, *, low: bool) -> Priority:
-    """The class of a request, which may lower that of its key and never raise it. Its origin
-    tells it to those who watch.
-
-    asked: its `priority`. low: it asks for the background, in whatever words.
-
-    Raises:
-        InvalidRequestError: it asks for more than its key has.
-    """
-    most: Priority = request.get(KEY_PRIORITY, "interactive")
-    if asked == "interactive" != most:
-        raise InvalidRequestError(
-            "What this API key asks for runs in the background. Leave `priority` out.",
-            param="priority",
-        )
-    priority: Priority = "background" if low else most
-    if (origin := request.get(ORIGIN)) is not None:
-        origin.background = priority == "background"
-    return priority
 
 
 class NamedChoice(WireModel):

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from budmlx.config import ServerConfig
 from budmlx.config.keys import ApiKey
 from budmlx.engine.models.models import ServedModel
-from budmlx.errors import ConfigError, ModelNotFoundError
+from budmlx.errors import ConfigError, InvalidRequestError, ModelNotFoundError
 from budmlx.server.errors import HttpError
 from budmlx.server.keys import KeyRing
 from budmlx.server.line_request import AnyRequest, LineRequest
@@ -32,6 +32,7 @@ from budmlx.server.state import (
     REQUEST_ID,
 )
 from budmlx.server.warnings_header import NAME as WARNINGS
+from budmlx.types import Priority
 
 OPEN_ROUTES = frozenset({"/", "/page/{file}", "/health", "/ready", "/docs", "/openapi.json"})
 """Routes that answer without a key. The page and the documents hold nothing that is not public."""
@@ -241,6 +242,27 @@ def _check_key(request: web.Request, keys: KeyRing) -> ApiKey:
     if (ledger := request.app.get(LEDGER)) is not None:
         request[ORIGIN].account = ledger.account(key)
     return key
+
+
+def priority_of(request: AnyRequest, asked: str | None, *, low: bool) -> Priority:
+    """The class of a request, which may lower that of its key and never raise it. Its origin
+    tells it to those who watch.
+
+    asked: its `priority`. low: it asks for the background, in whatever words.
+
+    Raises:
+        InvalidRequestError: it asks for more than its key has.
+    """
+    most: Priority = request.get(KEY_PRIORITY, "interactive")
+    if asked == "interactive" != most:
+        raise InvalidRequestError(
+            "What this API key asks for runs in the background. Leave `priority` out.",
+            param="priority",
+        )
+    priority: Priority = "background" if low else most
+    if (origin := request.get(ORIGIN)) is not None:
+        origin.background = priority == "background"
+    return priority
 
 
 async def find_model(request: AnyRequest, name: str, *, default: bool = True) -> ServedModel:

@@ -21,11 +21,10 @@ from budmlx.server.dialects.anthropic.errors import STATUSES
 from budmlx.server.dialects.anthropic.history import History
 from budmlx.server.dialects.anthropic.reply import STREAMED, MessageOut, MessageReply
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.generation_body import priority_of
 from budmlx.server.json_reply import as_json
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model, request_id
+from budmlx.server.security import find_model, priority_of, request_id
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
 from budmlx.server.warnings_header import warnings_header
 from budmlx.types import Event, Request

@@ -22,9 +22,8 @@ from budmlx.server.dialects.ollama.keep_alive import KeepAlive, granted
 from budmlx.server.dialects.ollama.names import meant
 from budmlx.server.dialects.ollama.options import NAMES, WITHOUT_EFFECT, Options
 from budmlx.server.dialects.ollama.reply import NoText, ReplyBuilder
-from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model
+from budmlx.server.security import find_model, priority_of
 from budmlx.server.state import CONFIG, MODELS, NAMESPACE
 from budmlx.server.unknown_fields import KnownFields
 from budmlx.server.warnings_header import warnings_header

@@ -31,10 +31,9 @@ from budmlx.server.dialects.openai.tools import (
     resolve_tools,
 )
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.generation_body import priority_of
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model
+from budmlx.server.security import find_model, priority_of
 from budmlx.server.state import CONFIG, NAMESPACE
 from budmlx.server.wire import Int, ignored
 from budmlx.types import Request, SamplingParams

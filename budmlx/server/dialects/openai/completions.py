@@ -25,10 +25,9 @@ from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import MAX_CHOICES, GenerationRequest
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.generation_body import priority_of
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model
+from budmlx.server.security import find_model, priority_of
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import ErrorMessage, Int
 from budmlx.types import Choice, Completion, Event, Request

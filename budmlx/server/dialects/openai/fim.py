@@ -17,9 +17,8 @@ from budmlx.server.dialects.openai.quirks import ERRORS
 from budmlx.server.dialects.openai.reply import server_sent
 from budmlx.server.dialects.openai.sampling import GenerationRequest
 from budmlx.server.endpoints import EndpointTable
-from budmlx.server.generation_body import priority_of
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model
+from budmlx.server.security import find_model, priority_of
 from budmlx.server.state import CONFIG, NAMESPACE
 from budmlx.types import Request
 

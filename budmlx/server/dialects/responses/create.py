@@ -24,11 +24,10 @@ from budmlx.server.dialects.responses.reply import ReplyBuilder
 from budmlx.server.dialects.responses.shapes import Response, ResponseEvent
 from budmlx.server.dialects.responses.state import JOBS, KEPT
 from budmlx.server.endpoints import EndpointTable, Streamed
-from budmlx.server.generation_body import priority_of
 from budmlx.server.json_reply import as_json
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model
+from budmlx.server.security import find_model, priority_of
 from budmlx.server.state import CONFIG, NAMESPACE, SEALER
 from budmlx.server.warnings_header import warnings_header
 
