@@ -119,7 +119,7 @@ ROOMS = {
     "budmlx.server.batches": (),
     "budmlx.server.dialects": ("budmlx.server.batches",),
     "budmlx.server.telemetry": (),
-    "budmlx.server.routes": ("budmlx.server.telemetry",),
+    "budmlx.server.routes": ("budmlx.server.batches", "budmlx.server.telemetry"),
 }
 # The folder that says what runs next; what is computed and measured, it hears of.
 DECIDES = {"budmlx.core.schedule"}
