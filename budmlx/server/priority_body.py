@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from budmlx.server.generation_body import priority_of
 from budmlx.server.line_request import AnyRequest
+from budmlx.server.security import priority_of
 from budmlx.server.wire import WireModel
 from budmlx.types import Priority
 

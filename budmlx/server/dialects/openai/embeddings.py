@@ -22,7 +22,7 @@ from budmlx.server.endpoints import EndpointTable
 from budmlx.server.line_request import AnyRequest, LineRequest
 from budmlx.server.priority_body import PriorityBody
 from budmlx.server.records import ORIGIN
-from budmlx.server.security import find_model, priority_of
+from budmlx.server.security import find_model
 from budmlx.server.state import CONFIG, IN_FLIGHT, NAMESPACE
 from budmlx.server.wire import ErrorMessage, Int
 
