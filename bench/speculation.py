@@ -133,10 +133,12 @@ def _scheduler(model: Model, on: bool) -> Scheduler:
 def _speed(scheduler: Scheduler, scripts: Sequence[Script], numbers: itertools.count[int]) -> float:
     """Tokens per second after all rows have begun."""
     rows = {next(numbers): script for script in scripts}
+    # Of its own: what rows said in the pair before is what these say.
+    namespace = str(min(rows))
     left = set(rows)
     with _scripted({row_id: [*s.prompt, *s.reply] for row_id, s in rows.items()}):
         for row_id, script in rows.items():
-            scheduler.submit(_request(row_id, script))
+            scheduler.submit(_request(row_id, script, namespace))
         begun, count, begin = set[int](), 0, 0.0
         while left:
             for token in _step(scheduler):
@@ -157,9 +159,9 @@ def _step(scheduler: Scheduler) -> list[Token]:
     return frame.tokens
 
 
-def _request(row_id: int, script: Script) -> GenerateRequest:
+def _request(row_id: int, script: Script, namespace: str) -> GenerateRequest:
     row = greedy(row_id, script.prompt, len(script.reply))
-    return msgspec.structs.replace(row, **script.more)
+    return msgspec.structs.replace(row, namespace=namespace, **script.more)
 
 
 @contextmanager
