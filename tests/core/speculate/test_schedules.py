@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from budmlx.core.batch.drafting import Drafting
 from budmlx.core.batch.plan import Result
 from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import BlockReuse
@@ -38,8 +39,8 @@ class Saying:
     def __init__(self, counts: Iterator[int]):
         self._counts = counts
 
-    def drafted(self, groups: Sequence[GroupView]) -> list[int]:
-        return [next(self._counts) for _ in groups]
+    def drafted(self, groups: Sequence[GroupView]) -> list[Drafting]:
+        return [Drafting(next(self._counts)) for _ in groups]
 
     def learn(self, result: Result) -> None:
         """What steps take makes no difference."""
