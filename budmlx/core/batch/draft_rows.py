@@ -69,7 +69,7 @@ class DraftRows:
         if self._failed or (len(rows) > 1 and not self._model.together):
             return {}
         fitting = [row for row in rows if _length(row, unread) + most <= self._model.context]
-        if len(fitting) < len(rows):
+        if len(fitting) < len(rows) or not self._model.together:
             rows = fitting
             self.keep(rows)
         try:

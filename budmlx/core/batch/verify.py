@@ -51,12 +51,16 @@ class Drafted:
         """
         drafts = [_draft(row, unread.get(row, []), most) for row in rows]
         sources: list[Source] = [row.drafts.source if row.drafts else "own" for row in rows]
+        wanting = [
+            row
+            for row, draft in zip(rows, drafts, strict=True)
+            if row.drafts is not None and (row.drafts.trusts_model or not draft)
+        ]
+        model = model if wanting else None
         if model is not None:
-            known = model.draft([row for row in rows if row.drafts is not None], unread, most)
+            known = model.draft(wanting, unread, most)
             for index, row in enumerate(rows):
-                if row not in known or row.drafts is None:
-                    continue
-                if row.drafts.trusts_model or not drafts[index]:
+                if row in known and row in wanting:
                     drafts[index] = _cut(row, known[row], unread.get(row, []), most)
                     sources[index] = "model"
         longest = max(len(draft) for draft in drafts)

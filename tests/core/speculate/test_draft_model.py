@@ -182,3 +182,26 @@ def test_memory_counts_the_draft_model() -> None:
     assert both.rectangle([300, 20]) == 2 * alone.rectangle([300, 20])
     assert both.row(300) == alone.row(300)
     assert both.longest_row(10**6, 64) < alone.longest_row(10**6, 64)
+
+
+def test_rows_that_know_texts_do_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_draft_model(tiny(), tiny())
+    called = list[int]()
+    forward = DraftModel.__call__
+
+    def counted(self: DraftModel, tokens: Any, cache: Any) -> Any:
+        called.append(tokens.shape[0])
+        return forward(self, tokens, cache)
+
+    monkeypatch.setattr(DraftModel, "__call__", counted)
+    rows = of_lengths(20, 9)
+    without = Driver(model)
+    without.submit(*unlike(rows))
+    without.run()
+    told = [replace(row, prediction=without.tokens[row.id]) for row in rows]
+    drafting = Driver(model, speculation=MOST)
+    drafting.submit(*told)
+    drafting.run()
+    assert_same(drafting, without)
+    tokens, accepted = drafted(drafting)
+    assert accepted == tokens > 40 and not called

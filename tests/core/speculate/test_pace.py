@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from budmlx.core.batch.drafting import NO_DRAFTS, DraftPass
+from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
 from budmlx.core.batch.plan import Result
 from budmlx.core.batch.states import DiskRead
 from budmlx.core.row import Row
@@ -74,6 +74,27 @@ def test_rows_draft_where_places_are_cheap_and_not_where_they_cost_a_step_each()
     assert 0 < sum(map(bool, dear)) <= 2
     unlikely = play(Speculation("auto"), group(Expecting(0.05)), 60, lambda places: 1.0)
     assert not any(unlikely)
+
+
+def with_model(place: float, token: float) -> Drafting:
+    """What is drafted in the end where a place and a token of the draft model cost so much."""
+    speculation = Speculation("auto", model=True)
+    rows = group(Expecting(0.5, 4, model=0.9))
+    drafting = NO_DRAFTS
+    for _ in range(60):
+        [drafting] = speculation.drafted([rows]) or [NO_DRAFTS]
+        model = drafting.most if drafting.model else 0
+        step = DraftPass(drafting.most + 1, 4, 2, model, token * model)
+        told = result(1 + place * drafting.most + token * model, drafting.most + 1)
+        speculation.learn(msgspec.structs.replace(told, passes=[step] if drafting.most else []))
+    return drafting
+
+
+def test_a_draft_model_drafts_where_its_tokens_are_cheap() -> None:
+    cheap, dear, nothing = with_model(0.05, 0.05), with_model(0.05, 0.9), with_model(0.9, 0.9)
+    assert cheap.model and cheap.most >= 4
+    assert not dear.model and dear.most > 0
+    assert nothing == NO_DRAFTS
 
 
 def test_long_drafts_need_good_chances() -> None:
