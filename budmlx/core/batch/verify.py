@@ -54,7 +54,7 @@ class Drafted:
         wanting = [
             row
             for row, draft in zip(rows, drafts, strict=True)
-            if row.drafts is not None and (row.drafts.trusts_model or not draft)
+            if row.drafts and _room(row, most) and (row.drafts.trusts_model or not draft)
         ]
         model = model if wanting else None
         if model is not None:
