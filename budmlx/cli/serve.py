@@ -20,7 +20,7 @@ from budmlx.backend import check_backend
 from budmlx.cli.flags import CONFIG_OPTION, config_options, given, with_options
 from budmlx.cli.load_model import memory_line, progress, read_config, warn_of_tables
 from budmlx.cli.show_config import sampling_comments, to_toml
-from budmlx.cli.terminal import leave_closed_streams
+from budmlx.cli.terminal import go_on_without_streams, leave_closed_streams
 from budmlx.config import Config
 from budmlx.config.sources import load_config
 from budmlx.engine.engine import Engine
@@ -67,6 +67,7 @@ def serve(
         typer.echo(to_toml(loaded) + sampling_comments(loaded), nl=False)
         return
     check_backend()
+    go_on_without_streams()
     settings = loaded.config
     warn_of_tables(settings)
     if settings.log_file is not None:

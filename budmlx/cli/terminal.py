@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -21,10 +23,37 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
+class _Lossy:
+    """A stream that drops what it cannot write: its disk is full, or its reader gone."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def go_on_without_streams() -> None:
+    """Do not fail from now on where the standard streams take nothing."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:
+            setattr(sys, name, _Lossy(stream))
+
+
 def leave_closed_streams() -> None:
     """Send to nowhere what a terminal that closed has not taken, which would change the status
     with which Python exits."""
-    for stream in (sys.stdout, sys.stderr):
+    for each in (sys.stdout, sys.stderr):
+        stream = getattr(each, "stream", each)
         try:
             if stream is not None:
                 stream.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -12,6 +13,7 @@ from budmlx.backend import check_backend
 from budmlx.config import Config
 from budmlx.engine.assembly import assemble
 from budmlx.engine.embed.methods import EmbeddingMethods
+from budmlx.engine.ending import Ending
 from budmlx.engine.hosts.host import HostStatus
 from budmlx.engine.load.draft_model import find_draft_model
 from budmlx.engine.load.hub import SHIPPED_MODEL, model_name, resolve_model
@@ -74,6 +76,9 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods, Batc
         self._adapters = self._pipeline.dispatcher.adapters
         self.info: ModelInfo = self._pipeline.dispatcher.info
         self.defaults = self._parts.defaults
+        self._owner = os.getpid()
+        ends = self._pipeline.dispatcher.host.close, self._pipeline.cache.close, self.plugins.close
+        self._ending = Ending(self, self.info.name, ends)
 
     @classmethod
     def load(
@@ -129,18 +134,18 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods, Batc
 
     def close(self) -> None:
         """End the core. Requests that still run raise EngineUnavailableError. Idempotent."""
-        if not self._closed:
+        if not self._closed and os.getpid() == self._owner:
             self._closed = True
-            self._pipeline.dispatcher.host.close()
-            self._pipeline.cache.close()
-            self.plugins.close()
+            self._ending.now()
 
     def status(self) -> HostStatus:
         """The state of the host: whether requests make progress now."""
+        self._check_owner()
         return self._pipeline.dispatcher.host.status()
 
     def set_memory_limit(self, limit: int) -> Future[MemoryBudget]:
         """Bound the memory of the model by `limit` bytes; see `Host.set_memory_limit`."""
+        self._check_owner()
         return self._pipeline.dispatcher.host.set_memory_limit(limit)
 
     def set_log_level(self, level: Level) -> None:
@@ -293,6 +298,12 @@ class Engine(TextMethods, SessionMethods, AdapterMethods, EmbeddingMethods, Batc
     def _check_open(self) -> None:
         if self._closed:
             raise EngineClosedError("The engine is closed; load it again.")
+        self._check_owner()
+
+    def _check_owner(self) -> None:
+        """Refuse to wait for threads that a fork does not have."""
+        if os.getpid() != self._owner:
+            raise EngineClosedError("A fork cannot use this engine: load one here, or use 'spawn'.")
 
     def _completion(self, request: Request, events: Sequence[Event]) -> Completion:
         return completion(self.info.name, self.warnings(request), events)

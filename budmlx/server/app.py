@@ -315,6 +315,7 @@ async def serve(
     announce(server.url)
     with LagMonitor():
         await signals.wait()
+    signals.end_with_the_next(lambda: server.in_flight.count)
     states = [engine.status() for engine in models.loaded]
     log.info(
         "%s received: shutting down. Requests: %d; rows that run: %d, and wait: %d. "
@@ -325,5 +326,4 @@ async def serve(
         sum(state.waiting for state in states),
         config.drain_seconds,
     )
-    signals.end_with_the_next(lambda: server.in_flight.count)
     await server.drain()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler
@@ -19,7 +19,7 @@ from aiohttp.web_protocol import _ErrInfo
 from budmlx.engine.run.origin import RequestOrigin
 from budmlx.logs import REQUEST
 from budmlx.plugins.specs import RequestRecord
-from budmlx.server.errors import Failure, failure_of
+from budmlx.server.errors import Failure, failure_of, log_unexpected
 from budmlx.server.records import (
     EXCHANGE,
     ORIGIN,
@@ -113,7 +113,10 @@ class Connection(web.RequestHandler):
         """
         if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
             raise ConnectionError("the response has begun or the client is gone")
-        if status >= 500:
+        if status >= 500 and hdrs.EXPECT in request.headers and EXCHANGE not in request:
+            # aiohttp's own answer quotes the header, also where that cannot be encoded.
+            status, failure = 417, failure_of(web.HTTPExpectationFailed())
+        elif status >= 500:
             failure = failure_of(exc or TimeoutError())
         elif isinstance(exc, LineTooLong):
             failure = Failure(400, "The request line or a header is too long.")
@@ -125,6 +128,11 @@ class Connection(web.RequestHandler):
         if status < 500:  # It never reached the middlewares.
             self._report(request, failure)
         return response
+
+    def log_exception(self, *args: Any, exc_info: BaseException | None = None, **kw: Any) -> None:
+        """Log in one line what aiohttp ran into; a body that is none is its client's fault."""
+        if exc_info is not None and not isinstance(exc_info, web.RequestPayloadError):
+            log_unexpected(exc_info)
 
     def _report(self, request: web.BaseRequest, failure: Failure) -> None:
         exchange = Exchange(RequestOrigin(request_id(request)), "", "", generates=False)

@@ -15,8 +15,10 @@ import socket
 import subprocess
 import sys
 import termios
+import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -135,6 +137,23 @@ def test_a_terminal_that_closes_ends_it_well() -> None:  # LIMITS 119
     while b"max_tokens" not in said or not said.endswith(b"\n"):
         said += os.read(ours, 4096)
     os.close(ours)
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("streams", [">/dev/full 2>/dev/full", ">&- 2>&-"])
+def test_a_log_that_takes_nothing_keeps_no_server_down(streams: str) -> None:  # LIMITS 121
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "budmlx", "serve", str(tiny_model_dir()), "--port", str(port)]
+    process = subprocess.Popen(["/bin/sh", "-c", f"exec {shlex.join(command)} {streams}"])
+    try:
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready"):
+                break
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.terminate()
     assert process.wait(30) == 0
 
 

@@ -41,7 +41,12 @@ class Block:
 
 def guides() -> list[Path]:
     """The pages whose code blocks are tested."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
+        *sorted(DOCS.glob("*.md")),
+    ]
 
 
 def pages() -> list[Path]:

@@ -25,7 +25,8 @@ from budmlx.core.model.model import Model
 from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.interface import Allowance, Reusing
 from budmlx.core.row import NO_ADAPTER, Row, RowError, RowFault, requests_of
-from budmlx.core.sample.sampling import Outcome, nothing_drawn
+from budmlx.core.sample.plugins import nothing_drawn
+from budmlx.core.sample.sampling import Outcome
 from budmlx.core.speculate.transcripts import Transcripts
 from budmlx.protocol import MemoryBudget, RowFailed, Token, Vector
 

@@ -4,7 +4,8 @@ that chose them. Each row has a state, which is split off and concatenated as ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -18,6 +19,11 @@ from budmlx.plugins.specs import RowContext
 from budmlx.protocol import PluginCall
 
 _instances: dict[str, Any] = {}
+
+
+NOTHING_DRAWN = (
+    "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
+)
 
 
 class Spoilt(NamedTuple):
@@ -188,6 +194,26 @@ class PluginSampling:
 
     def _fault(self, problem: str) -> PluginFault:
         return fault(self._call.plugin, self._what, problem)
+
+
+@contextmanager
+def blaming(each: PluginSampling, faults: dict[Row, RowFault]) -> Iterator[None]:
+    """Note what a plugin does wrong against the rows that chose it."""
+    try:
+        yield
+    except PluginFault as error:
+        faults.update(dict.fromkeys(each.rows, (error.code, str(error))))
+
+
+def nothing_drawn(row: Row, spoilt: Spoilt | None) -> RowFault:
+    """Why a row ends for which there was no token to draw. spoilt: by the processor that did it."""
+    if spoilt is not None:
+        problem = "left no token that can be drawn: no number, or -inf for all of them"
+        return "plugin_error", str(fault(spoilt.plugin, spoilt.what, problem))
+    if (sampler := row.request.sampler) is not None:
+        problem = "drew no token of the vocabulary"
+        return "plugin_error", str(fault(sampler.plugin, f"sampler {sampler.name}", problem))
+    return "non_finite_logits", NOTHING_DRAWN
 
 
 def plugin_sampling(

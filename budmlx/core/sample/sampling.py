@@ -5,15 +5,13 @@ A feature that no row uses costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from budmlx.core.plugin_calls import PluginFault, fault
 from budmlx.core.row import Row, RowFault
 from budmlx.core.sample.adjustments import Adjustment, Bias, EarlyStops
 from budmlx.core.sample.candidates import most_likely
@@ -21,33 +19,9 @@ from budmlx.core.sample.draw import Draws, random_keys
 from budmlx.core.sample.grammar import Constraints
 from budmlx.core.sample.numeric import LOG2_E, exp2, row_max
 from budmlx.core.sample.penalties import Penalties
-from budmlx.core.sample.plugins import PluginSampling, Spoilt, plugin_sampling
+from budmlx.core.sample.plugins import Spoilt, blaming, plugin_sampling
 from budmlx.core.sample.reasoning import Closings
 from budmlx.protocol import MOST_DRAFTED, GenerateRequest
-
-NOTHING_DRAWN = (
-    "No token can be drawn: the logits are not finite, or every token is banned. Check logit_bias."
-)
-
-
-@contextmanager
-def _blaming(each: PluginSampling, faults: dict[Row, RowFault]) -> Iterator[None]:
-    """Note what a plugin does wrong against the rows that chose it."""
-    try:
-        yield
-    except PluginFault as error:
-        faults.update(dict.fromkeys(each.rows, (error.code, str(error))))
-
-
-def nothing_drawn(row: Row, spoilt: Spoilt | None) -> RowFault:
-    """Why a row ends for which there was no token to draw. spoilt: by the processor that did it."""
-    if spoilt is not None:
-        problem = "left no token that can be drawn: no number, or -inf for all of them"
-        return "plugin_error", str(fault(spoilt.plugin, spoilt.what, problem))
-    if (sampler := row.request.sampler) is not None:
-        problem = "drew no token of the vocabulary"
-        return "plugin_error", str(fault(sampler.plugin, f"sampler {sampler.name}", problem))
-    return "non_finite_logits", NOTHING_DRAWN
 
 
 class Outcome(NamedTuple):
@@ -265,14 +239,14 @@ class RowSampling:
         if not self._prepared:
             self._prepared = True
             for each in (*self._processors, *self._samplers):
-                with _blaming(each, faults):
+                with blaming(each, faults):
                     each.prepare(faults)
 
     def _process(self, logits: mx.array, feed: mx.array, faults: dict[Row, RowFault]) -> mx.array:
         for each in self._processors:
             if faults.keys() >= set(each.rows):
                 continue
-            with _blaming(each, faults):
+            with blaming(each, faults):
                 changed = each.process(logits[each.indices], feed)
                 # A new name for the array: `raw` must stay what the model said.
                 logits = mx.array(logits)
@@ -291,7 +265,7 @@ class RowSampling:
         for each in self._samplers:
             if faults.keys() >= set(each.rows):
                 continue
-            with _blaming(each, faults):
+            with blaming(each, faults):
                 ids = each.sample(allowed[each.indices], feed, keys[each.indices])
                 tokens, finite = mx.array(tokens), mx.array(finite)
                 # An id outside the vocabulary would crash the process at the next step.

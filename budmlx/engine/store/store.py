@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -46,14 +47,19 @@ class Limits:
     seconds: float
 
 
+class _LaterVersionError(sqlite3.DatabaseError):
+    """The file is of a version that is not known yet."""
+
+
 class Store:
     """The database. Thread-safe.
 
     path: of the file, which is made if need be, readable by its owner alone; None keeps all in
-    memory. schema: of a new file.
+    memory. One that is damaged, or was written by a later version, is set aside under another name,
+    with a line in the log. schema: of a new file.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: the file cannot be used, or is another program's.
     """
 
     def __init__(self, path: Path | None = None, schema: str = SCHEMA):
@@ -61,17 +67,34 @@ class Store:
         self._lock = threading.Lock()
         self._told = ""
         try:
-            if path is not None:
-                _make_private(path)
-            self._database = sqlite3.connect(
-                str(path or ":memory:"),
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._open(schema)
+            try:
+                self._connect(schema)
+            except sqlite3.DatabaseError as error:
+                if path is None or not self._is_spoilt(error):
+                    raise
+                self._database.close()
+                _set_aside(path, error)
+                self._connect(schema)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"store: {path} cannot be used: {error}.", param="store") from error
+
+    def _connect(self, schema: str) -> None:
+        if self._path is not None:
+            _make_private(self._path)
+        self._database = sqlite3.connect(
+            str(self._path or ":memory:"),
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._open(schema)
+
+    def _is_spoilt(self, error: sqlite3.DatabaseError) -> bool:
+        """Whether the file is one of ours that cannot be read; a stranger's is left alone."""
+        if isinstance(error, _LaterVersionError):
+            known = "SELECT 1 FROM sqlite_master WHERE name = 'records'"
+            return self._database.execute(known).fetchone() is not None
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
 
     def _open(self, schema: str) -> None:
         """Prepare the file, which others may do at the same time."""
@@ -94,7 +117,7 @@ class Store:
         execute("PRAGMA secure_delete = ON")
         (version,) = execute("PRAGMA user_version").fetchone()
         if version > VERSION:
-            raise sqlite3.DatabaseError("a later version of budmlx wrote it")
+            raise _LaterVersionError("a later version of budmlx wrote it")
         if version == 0:
             self._database.executescript(
                 f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {VERSION}; COMMIT;"
@@ -231,3 +254,14 @@ def _make_private(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     path.chmod(0o600)
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Give a file that is of no use, and what SQLite keeps beside it, another name."""
+    name = f"{path.name}.set-aside-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(path.with_name(name + suffix))
+    log.error(
+        "store: %s cannot be used (%s): it is now %s, and a new one begins", path, error, name
+    )

@@ -6,12 +6,15 @@ Without query strings, headers, bodies, prompts and replies.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from budmlx.logs import fields
 from budmlx.plugins.specs import RequestRecord
 from budmlx.server.records import Exchange
+from budmlx.server.security import OPEN_ROUTES
 
 log = logging.getLogger("budmlx.access")
 
@@ -23,8 +26,39 @@ MOST_OF_A_PATH = 200
 MOST_OF_A_REASON = 300
 
 
+class Allowance:
+    """So many lines within so many seconds, and then how many there would have been."""
+
+    def __init__(self, lines: int, seconds: float):
+        self._lines, self._seconds = lines, seconds
+        self._begun = -math.inf
+        self._asked = 0
+
+    def take(self) -> bool:
+        """Whether one more line may be written; tells of the others when a new time begins."""
+        now = time.monotonic()
+        if now >= self._begun + self._seconds:
+            if (left_out := self._asked - self._lines) > 0:
+                log.warning("%d further requests of clients without a key had no line", left_out)
+            self._begun, self._asked = now, 0
+        self._asked += 1
+        return self._asked <= self._lines
+
+
+STRANGERS = Allowance(lines=120, seconds=60.0)
+"""For requests of those who showed no key: anybody can send as many as they like."""
+
+
+def _is_strange(exchange: Exchange) -> bool:
+    origin = exchange.origin
+    refused = exchange.status in (401, 403) or not exchange.method
+    return not origin.key and (refused or origin.route in OPEN_ROUTES)
+
+
 def write(exchange: Exchange) -> None:
     """Write the line of a request that is over."""
+    if _is_strange(exchange) and not STRANGERS.take():
+        return
     found = facts(exchange)
     words = [f"{name}={_text(name, found[name])}" for name in found if name not in FIRST]
     path = ascii(exchange.path[:MOST_OF_A_PATH])[1:-1]

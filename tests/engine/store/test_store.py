@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from budmlx.engine.store.store import Limits, Shelf, Store
 from budmlx.errors import ConfigError
+from tests.docs.pages import ROOT
 
+RECORDED = ROOT / "tests" / "recorded" / "store"
 MANY = Limits(count=100, size=10_000, seconds=3600)
 
 
@@ -92,6 +97,48 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     for path in (other, later, tmp_path, other / "below"):
         with pytest.raises(ConfigError, match=r"store: .* cannot be used"):
             Store(path)
+
+
+def _later(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 99")
+
+
+def _damaged(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 3000)
+
+
+@pytest.mark.parametrize("spoil", [_later, _damaged])
+def test_a_spoilt_file_of_ours_is_set_aside_with_a_line(
+    tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "store"
+    first = Store(path)
+    Shelf(first, "thing", MANY).put("me", "1", b"x")
+    first.close()
+    spoil(path)
+    before = path.read_bytes()
+    again = Store(path)
+    shelf = Shelf(again, "thing", MANY)
+    assert shelf.get("me", "1") is None and shelf.put("me", "1", b"y")
+    again.close()
+    (aside,) = tmp_path.glob("store.set-aside-*")
+    assert aside.read_bytes() == before
+    (line,) = caplog.messages
+    assert f"it is now {aside.name}, and a new one begins" in line
+
+
+# What this version writes, as it was when it was recorded: later ones must read it.
+def test_a_recorded_file_is_read(tmp_path: Path) -> None:
+    path = Path(shutil.copy(RECORDED, tmp_path / "store"))
+    store = Store(path)
+    shelf = Shelf(store, "thing", replace(MANY, seconds=math.inf))
+    assert shelf.get("me", "1") == b"secret" and shelf.find("me", "n") == "1"
+    assert shelf.get("you", "1") is None
+    store.close()
+    assert not list(tmp_path.glob("*.set-aside-*"))
 
 
 def test_a_store_that_fails_loses_records_and_nothing_else(

@@ -152,7 +152,8 @@ async def test_shutdowns_have_lines(stream: io.StringIO) -> None:
         await server.drain()
         writer.close()
     told = lines(stream, "budmlx.server.app")
-    assert "1 prompts in flight" in told[0] and told[1].endswith("Shut down")
+    assert "All requests have ended after" in told[0]
+    assert told[0].endswith(", 1 of them before their time")
     assert "error=engine_unavailable: The server is shutting down" in lines(stream)[0]
 
 
