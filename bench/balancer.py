@@ -52,10 +52,10 @@ def balancer(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
             front = stack.enter_context(balanced(name, port, port, folder / name))
             urls[name] = front.url
         rates: dict[str, list[float]] = {name: [] for name in urls}
-        _rate(server.url, sizes, "warm")
+        _rate(server.url, server.model, sizes, "warm")
         for number in range(sizes.rounds):
             for name in sorted(urls, reverse=number % 2 == 1):
-                rates[name].append(_rate(urls[name], sizes, f"{name} {number}"))
+                rates[name].append(_rate(urls[name], server.model, sizes, f"{name} {number}"))
     found = {"tokens_per_second": statistics.median(rates[ALONE])}
     for name in rates.keys() - {ALONE}:
         pairs = zip(rates[name], rates[ALONE], strict=True)
@@ -63,12 +63,12 @@ def balancer(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
     return found
 
 
-def _rate(url: str, sizes: Sizes, label: str) -> float:
+def _rate(url: str, model: str, sizes: Sizes, label: str) -> float:
     """Tokens a second of all users together."""
     chance = random.Random(label)
     bodies = [
         chat_body(
-            "any",
+            model,
             random_prompt(chance, sizes.words, f"{label} {number}"),
             sizes.tokens,
             temperature=0,

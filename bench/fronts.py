@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import shutil
 import socket
 import subprocess
@@ -118,8 +118,9 @@ def until_ready(url: str) -> None:
 def free_ports(count: int) -> list[int]:
     """Ports of loopback on which nothing listens, below those that clients get."""
     found: list[int] = []
-    begin = 20_000 + os.getpid() % 500 * 16
-    for port in range(begin, begin + 12_000):
+    # Others look for ports at the same time.
+    begin = random.randrange(12_000, 30_000)
+    for port in range(begin, begin + 2_000):
         with socket.socket() as tried:
             try:
                 tried.bind(("127.0.0.1", port))
