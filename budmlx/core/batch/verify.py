@@ -51,18 +51,14 @@ class Drafted:
         """
         drafts = [_draft(row, unread.get(row, []), most) for row in rows]
         sources: list[Source] = [row.drafts.source if row.drafts else "own" for row in rows]
-        wanting = [
-            row
-            for row, draft in zip(rows, drafts, strict=True)
-            if row.drafts and _room(row, most) and (row.drafts.trusts_model or not draft)
-        ]
-        model = model if wanting else None
-        if model is not None:
+        if model is not None and (wanting := _wanting(rows, drafts, most)):
             known = model.draft(wanting, unread, most)
             for index, row in enumerate(rows):
                 if row in known and row in wanting:
                     drafts[index] = _cut(row, known[row], unread.get(row, []), most)
                     sources[index] = "model"
+        else:
+            model = None
         longest = max(len(draft) for draft in drafts)
         if not longest:
             return None
@@ -119,6 +115,15 @@ def _forced(row: Row) -> list[int]:
     if grammar is None or grammar.consumed > row.produced:
         return []
     return grammar.forced(row.generated(grammar.consumed))
+
+
+def _wanting(rows: Sequence[Row], drafts: Sequence[Sequence[int]], most: int) -> list[Row]:
+    """The rows for which the draft model is to draft. drafts: what texts say of each."""
+    return [
+        row
+        for row, draft in zip(rows, drafts, strict=True)
+        if row.drafts and _room(row, most) and (row.drafts.trusts_model or not draft)
+    ]
 
 
 def _draft(row: Row, ahead: Sequence[int], most: int) -> Sequence[int]:
