@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from budmlx.core.device import use_device
+from budmlx.logs import JsonLines, TextLines
 from budmlx.open_files import raise_open_files_limit
 from tests.amount import EXAMPLES, LONG_EXAMPLES
 
@@ -33,3 +37,15 @@ settings.load_profile("budmlx")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def the_log_stays_as_it_was() -> Iterator[None]:
+    """A test may set it up, and commands do, in the process of the tests too."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, TextLines | JsonLines):
+            root.removeHandler(handler)
+    root.setLevel(level)

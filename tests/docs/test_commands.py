@@ -99,7 +99,9 @@ def test_shell_code(block: Block) -> None:
 def test_commands_within_the_text(page: Path, code: str) -> None:
     """They may be the beginning of a command, or have a placeholder in capitals."""
     ((_, command, *rest),) = commands(code)
-    if not command.isupper():
+    if command.startswith("-"):
+        check_budmlx([command, *rest])
+    elif not command.isupper():
         named = {word.partition("=")[0] for word in rest if word.startswith("--")}
         assert command in COMMANDS and named <= options_of(command)
 

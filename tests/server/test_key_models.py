@@ -53,8 +53,9 @@ NO_MODEL = {
     "/api/pull",
     "/v1/files",
     "/v1/batches",
+    "/v1/messages/batches",
 }
-"""Routes with a body that names no model, or that are for admins."""
+"""Routes with a body that names no model, or that are for admins; lines of batches are requests."""
 
 
 @pytest.fixture(scope="module")

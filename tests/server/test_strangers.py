@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -43,16 +41,12 @@ SENT = {
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def written(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """The log, as a server writes it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(access_log, "STRANGERS", Allowance(lines=120, seconds=60.0))
     stream = io.StringIO()
     logs.set_up("info", "text", stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return stream
 
 
 async def send(port: int, raw: bytes) -> bytes:

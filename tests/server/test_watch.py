@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,11 @@ ENDLESS = {"max_tokens": 8000, "ignore_eos": True}
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """What is logged, as `serve` has it; the tests' own handlers come back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def stream() -> io.StringIO:
+    """What is logged, as `serve` has it."""
     found = io.StringIO()
     logs.set_up("info", "text", found)
-    yield found
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return found
 
 
 async def ask(server: HttpServer, name: str, **fields: Any) -> Answer:
