@@ -6,7 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +101,20 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 @pytest.fixture
 def listener() -> Iterator[int]:
+    """The port of a program that says nothing to anybody."""
+
+    def hang_up() -> None:
+        with suppress(OSError):
+            while True:
+                server.accept()[0].close()
+
     with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up, daemon=True).start()
         yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_port_that_another_program_has(listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("budmlx.cli.running_server.SECONDS", 0.2)  # it never answers
+def test_a_port_that_another_program_has(listener: int) -> None:
     found = software.port(Config(port=listener))
     assert found.state == "fault" and str(listener) in found.text
 
