@@ -78,7 +78,13 @@ def place() -> Iterator[Place]:
     home.mkdir()
     (folder / "notes.txt").write_text("The word is marmalade.\n")
     subprocess.run(
-        [os.environ["BUDMLX_PYTHON"], "-c", MODEL, str(model), str(folder / "notes.txt")],
+        [
+            os.environ.get("BUDMLX_PYTHON", sys.executable),
+            "-c",
+            MODEL,
+            str(model),
+            str(folder / "notes.txt"),
+        ],
         cwd=ROOT,
         check=True,
     )
