@@ -12,12 +12,16 @@ from budmlx.core.row import Row
 from budmlx.core.sample.sampling import Drawn, RowSampling
 
 
-class Sent(RowSampling):
-    """Rank 0's: the tokens that it draws are those of all ranks."""
+class _Shared(RowSampling):
+    """Sampling of rows that all ranks have."""
 
     def __init__(self, rows: Sequence[Row], vocab: int, ranks: Ranks):
         super().__init__(rows, vocab)
         self._ranks = ranks
+
+
+class Sent(_Shared):
+    """Rank 0's: the tokens that it draws are those of all ranks."""
 
     def sample(
         self,
@@ -31,15 +35,11 @@ class Sent(RowSampling):
         return replace(drawn, tokens=self._ranks.shared(drawn.tokens))
 
 
-class Received(RowSampling):
+class Received(_Shared):
     """Another rank's. Nothing is computed of the logits, so that devices need not agree on them.
 
     Rows come to it without what changes logits, and so it never waits.
     """
-
-    def __init__(self, rows: Sequence[Row], vocab: int, ranks: Ranks):
-        super().__init__(rows, vocab)
-        self._ranks = ranks
 
     def sample(
         self,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import psutil
 
+from budmlx.engine.hosts.process import ProcessHost
 from budmlx.engine.hosts.thread import ThreadHost
 from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
 from budmlx.types import SamplingParams
@@ -96,6 +100,30 @@ def poison(row_id: int) -> GenerateRequest:
 def core_settings() -> CoreSettings:
     # Larger matrices than the default make the greedy texts of this model vary.
     return CoreSettings(model_path=str(tiny_model_dir(scale=3.0)), model_name="tiny")
+
+
+@contextmanager
+def starting(rows: Rows, **changes: Any) -> Iterator[Callable[..., ProcessHost]]:
+    """Makes hosts with the sink `rows`; checks that nothing of them is left behind.
+
+    changes: of the settings of all.
+    """
+    this = psutil.Process()
+    threads, files = threading.active_count(), this.num_fds()
+    hosts: list[ProcessHost] = []
+
+    def make(speculation: int = 0, **options: Any) -> ProcessHost:
+        own = msgspec.structs.replace(core_settings(), speculation=speculation, **changes)
+        hosts.append(ProcessHost(own, rows, **options))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.close()
+    assert rows.errors == []
+    assert this.children() == []
+    eventually(lambda: threading.active_count() <= threads)
+    assert this.num_fds() <= files
 
 
 def core_process(parent: int | None = None) -> psutil.Process:

@@ -6,13 +6,12 @@ import signal
 from collections.abc import Callable, Iterator
 
 import msgspec
-import psutil
 import pytest
 
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.errors import PluginError, RequestFailedError
 from budmlx.protocol import GenerateRequest, PluginCall, StepFrame
-from tests.engine.hosts.core_process import Rows, core_settings, row, undisturbed
+from tests.engine.hosts.core_process import Rows, row, starting, undisturbed
 
 pytestmark = pytest.mark.timeout(600)  # many processes are started; a busy machine takes long
 
@@ -47,18 +46,8 @@ def messages(rows: Rows) -> dict[int, str]:
 
 @pytest.fixture
 def start(rows: Rows) -> Iterator[Start]:
-    files = psutil.Process().num_fds()
-    hosts: list[ProcessHost] = []
-
-    def make(watchdog_seconds: float = 30.0) -> ProcessHost:
-        hosts.append(ProcessHost(core_settings(), rows, watchdog_seconds=watchdog_seconds))
-        return hosts[-1]
-
-    yield make
-    for host in hosts:
-        host.close()
-    assert rows.errors == []
-    assert psutil.Process().num_fds() <= files
+    with starting(rows) as make:
+        yield lambda watchdog_seconds=30.0: make(watchdog_seconds=watchdog_seconds)
 
 
 def test_a_plugin_that_hangs_is_named_and_kept_out(

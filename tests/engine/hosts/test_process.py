@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import msgspec
-import psutil
 import pytest
 
 from budmlx.engine.hosts.process import CORE_COMMAND, ProcessHost
@@ -20,10 +19,10 @@ from tests.engine.hosts.core_process import (
     PATIENCE,
     Rows,
     core_process,
-    core_settings,
     eventually,
     poison,
     row,
+    starting,
     undisturbed,
 )
 
@@ -37,23 +36,8 @@ def rows() -> Rows:
 
 @pytest.fixture
 def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
-    """Makes hosts with the sink `rows`; checks that nothing of them is left behind."""
-    this = psutil.Process()
-    threads, files = threading.active_count(), this.num_fds()
-    hosts: list[ProcessHost] = []
-
-    def make(speculation: int = 0, **options: object) -> ProcessHost:
-        settings = msgspec.structs.replace(core_settings(), speculation=speculation)
-        hosts.append(ProcessHost(settings, rows, **options))  # type: ignore[arg-type]
-        return hosts[-1]
-
-    yield make
-    for host in hosts:
-        host.close()
-    assert rows.errors == []
-    assert this.children() == []
-    eventually(lambda: threading.active_count() <= threads)
-    assert this.num_fds() <= files
+    with starting(rows) as make:
+        yield make
 
 
 def test_serves_rows(start: Callable[..., ProcessHost], rows: Rows) -> None:

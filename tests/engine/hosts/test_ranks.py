@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,6 +20,7 @@ from tests.engine.hosts.core_process import (
     core_settings,
     eventually,
     row,
+    starting,
     undisturbed,
 )
 from tests.models import tiny_model_dir
@@ -35,23 +35,9 @@ def rows() -> Rows:
 
 @pytest.fixture
 def start(rows: Rows) -> Iterator[Callable[..., ProcessHost]]:
-    """Makes hosts of two ranks with the sink `rows`; checks that nothing of them is left behind."""
-    this = psutil.Process()
-    threads, files = threading.active_count(), this.num_fds()
-    hosts: list[ProcessHost] = []
-
-    def make(**options: float) -> ProcessHost:
-        settings = msgspec.structs.replace(core_settings(), ranks=2, warmup=False)
-        hosts.append(ProcessHost(settings, rows, **options))  # type: ignore[arg-type]
-        return hosts[-1]
-
-    yield make
-    for host in hosts:
-        host.close()
-    assert rows.errors == []
-    assert this.children() == []
-    eventually(lambda: threading.active_count() <= threads)
-    assert this.num_fds() <= files
+    """Makes hosts of two ranks."""
+    with starting(rows, ranks=2, warmup=False) as make:
+        yield make
 
 
 def ranks() -> list[psutil.Process]:
