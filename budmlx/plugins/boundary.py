@@ -81,12 +81,16 @@ def guarded(plugin: str, what: str) -> Iterator[None]:
 def calling(plugin: str, what: str) -> Iterator[None]:
     """`guarded` for a call that waits for nothing: `running_on` names it until it returns."""
     thread = threading.get_ident()
+    outer = _running.get(thread)  # of a plugin that uses an engine itself
     _running[thread] = (plugin, what)
     try:
         with guarded(plugin, what):
             yield
     finally:
-        del _running[thread]
+        if outer is None:
+            del _running[thread]
+        else:
+            _running[thread] = outer
 
 
 def running_on(thread: int) -> tuple[str, str] | None:

@@ -205,6 +205,16 @@ def test_a_refusal_is_short_and_text() -> None:
         raise InvalidRequestError("not so")
 
 
+def test_a_call_within_a_call_leaves_the_outer_one() -> None:
+    """A plugin may use an engine itself, with plugins of its own."""
+    thread = threading.get_ident()
+    with calling("outer", "transform"):
+        with calling("inner", "filter"):
+            assert boundary.running_on(thread) == ("inner", "filter")
+        assert boundary.running_on(thread) == ("outer", "transform")
+    assert boundary.running_on(thread) is None
+
+
 def test_the_users_own_interrupt_is_no_fault() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), calling("p", "part"):
