@@ -40,7 +40,7 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
 
 .PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page test-balancers screenshots test-dist check format-check lint types fmt docs \
-  bench soak limits audit dist clean
+  bench soak limits mutants audit dist clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -130,8 +130,14 @@ bench: $(VENV)/installed-bench
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m soak --timeout 3600 $(ARGS)
 
+# They end with a table of what was measured; KEEP_LIMITS=1 puts it into docs/limits.md.
 limits: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(TESTS) -m limits $(ARGS)
+
+# Small changes of the package, drawn with a seed, and the tests that notice them; hours.
+mutants: $(VENV)/installed-dev
+	$(BIN)/python -m tests.mutants run $(ARGS)
+	$(BIN)/python -m tests.mutants show
 
 # Which of the installed versions have known vulnerabilities; it asks the network.
 audit: $(VENV)/installed-dev

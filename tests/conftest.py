@@ -15,6 +15,7 @@ from budmlx.core.device import use_device
 from budmlx.logs import JsonLines, TextLines
 from budmlx.open_files import raise_open_files_limit
 from tests.amount import EXAMPLES, LONG_EXAMPLES
+from tests.measured import measured, pytest_terminal_summary  # noqa: F401  # found here by pytest
 
 use_device()
 # Some tests have both ends of hundreds of connections in this process.

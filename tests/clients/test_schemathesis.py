@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,15 @@ CHECKS = [
     standard.response_headers_conformance,
 ]
 EXAMPLES = 60
+GENERATING = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/api/chat",
+    "/api/generate",
+)
+"""One of each dialect at least, and all of OpenAI's."""
 STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
@@ -38,8 +48,8 @@ def document(url: str, session: Any) -> Any:
     return session.get(f"{url}/openapi.json").json()
 
 
-@pytest.fixture(scope="module")
-def operations(document: Any) -> list[Any]:
+def operations_of(document: Any) -> list[Any]:
+    """All operations of a document."""
     schema = schemathesis.openapi.from_dict(document)
     # Its own limits would cut a long stream of ours, and a slow machine's.
     schema.config.max_stream_events = 100_000
@@ -119,15 +129,32 @@ def statuses_of(url: str, session: Any, document: Any, operation: Any, mode: str
 
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 @pytest.mark.timeout(600)
-def test_answers(url: str, session: Any, document: Any, operations: list[Any], mode: str) -> None:
-    found = {
-        f"{operation.method.upper()} {operation.path}": statuses_of(
-            url, session, document, operation, mode
-        )
-        for operation in operations
-        if mode == "POSITIVE" or operation.body
-    }
+def test_answers(url: str, session: Any, document: Any, mode: str) -> None:
+    asked = [each for each in operations_of(document) if mode == "POSITIVE" or each.body]
+    found = {each.label: statuses_of(url, session, document, each, mode) for each in asked}
     print(found)
-    assert len(found) >= (16 if mode == "POSITIVE" else 9)
-    for path in ("/v1/chat/completions", "/v1/completions"):
-        assert found[f"POST {path}"][200 if mode == "POSITIVE" else 400] > EXAMPLES // 10
+    # Every route is in the document; the server's own tests see to that.
+    every = {
+        f"{method.upper()} {path}"
+        for path, item in document["paths"].items()
+        for method in item.keys() & {"get", "post", "delete"}
+        if mode == "POSITIVE" or "requestBody" in item[method]
+    }
+    assert found.keys() == every
+    for path in GENERATING:
+        assert found[f"POST {path}"][200 if mode == "POSITIVE" else 400] > EXAMPLES // 10, path
+
+
+@pytest.mark.parametrize(
+    ("status", "schema"), [("200", {"required": ["nowhere"]}), ("418", {"type": "object"})]
+)
+def test_a_wrong_document_is_noticed(
+    url: str, session: Any, document: Any, status: str, schema: Any
+) -> None:
+    wrong = copy.deepcopy(document)
+    answers = wrong["paths"]["/v1/models"]["get"]["responses"]
+    answers[status] = answers.pop("200")
+    answers[status]["content"]["application/json"]["schema"] = schema
+    [operation] = [each for each in operations_of(wrong) if each.label == "GET /v1/models"]
+    with pytest.raises((BaseExceptionGroup, AssertionError)):
+        statuses_of(url, session, wrong, operation, "POSITIVE")

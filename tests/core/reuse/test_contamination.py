@@ -15,6 +15,7 @@ from mlx_lm.models.cache import ArraysCache, KVCache
 from tests.core.driver import load, request
 from tests.core.reuse.test_blocks import Reusing
 from tests.core.reuse.test_checkpoints import Resuming
+from tests.measured import Measured
 
 # Ids from here on are markers; below are words that everybody uses.
 FIRST_MARKER = 300
@@ -74,13 +75,14 @@ class RecurrentWitness(Witness):
     "requests",
     [600, pytest.param(1500, marks=pytest.mark.long), pytest.param(5000, marks=pytest.mark.soak)],
 )
-def test_no_row_sees_what_another_wrote(requests: int) -> None:
+def test_no_row_sees_what_another_wrote(requests: int, measured: Measured) -> None:
     model = load()
     witness = Witness(list(model.module.layers))
     model = replace(model, module=witness, new_cache=witness.make_cache)
     # The memory of the real model's layers is projected; the witness needs less.
     driver = Reusing(model, limit=60_000, block=16, prefill_chunk=64, max_rows=24)
-    converse(driver, requests, 60_000)
+    hits = converse(driver, requests, 60_000)
+    measured("L4", f"{requests} requests, {hits} of which reused KV: 0 foreign marks")
     driver.at_rest()
 
 
@@ -95,8 +97,8 @@ def test_no_row_goes_on_from_a_state_of_another(requests: int) -> None:
     converse(Resuming(model, limit=limit), requests, limit)
 
 
-def converse(driver: Reusing | Resuming, requests: int, limit: int) -> None:
-    """Ask so much, and check what was said."""
+def converse(driver: Reusing | Resuming, requests: int, limit: int) -> int:
+    """Ask so much, and check what was said; how many rows reused KV."""
     rng = random.Random(11)
     stems = [[rng.randrange(3, FIRST_MARKER) for _ in range(n)] for n in (15, 16, 40, 90, 150)]
     conversations: dict[int, tuple[str, list[int]]] = {}
@@ -127,3 +129,4 @@ def converse(driver: Reusing | Resuming, requests: int, limit: int) -> None:
         assert driver.tokens[row_id] or row_id in cancelled
     hits = [row_id for row_id, count in driver.cached.items() if count]
     assert len(hits) > requests / 3, "too few hits to prove anything"
+    return len(hits)

@@ -1,0 +1,1 @@
+"""Small changes of the package that its tests must notice."""
