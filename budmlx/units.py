@@ -4,6 +4,8 @@ from __future__ import annotations
 
 
 def size_text(count: int) -> str:
-    """A number of bytes, such as `12.0 GiB`."""
-    unit, size = ("MiB", 2**20) if count < 2**30 else ("GiB", 2**30)
-    return f"{count / size:.1f} {unit}"
+    """A number of bytes, such as `12.0 GiB`, in the largest unit of which it has one."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

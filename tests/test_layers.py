@@ -18,7 +18,7 @@ MAX_FUNCTION = 60
 
 # From left to right; a module may import what stands in its own group or further left.
 LAYERS = [
-    {"backend", "directories", "errors", "log_file", "logs", "lookup", "machine_memory"}
+    {"backend", "clock", "directories", "errors", "log_file", "logs", "lookup", "machine_memory"}
     | {
         "model_context",
         "model_identity",

@@ -65,6 +65,8 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         self.meta: dict[str, Any] = {}
         self._extended = False
+        self._plugins: dict[str, str] = {}
+        self._plugin = ""  # whose command runs
         self._targets = {name: target for name, (target, _) in COMMANDS.items()}
         for name, (_, summary) in COMMANDS.items():
             self.add_command(TyperCommand(name, help=summary))
@@ -88,9 +90,9 @@ class LazyGroup(TyperGroup):
         self._extended = True
         if entry_points(group="budmlx"):
             added = importlib.import_module("budmlx.cli.plugin_commands").commands()
-            for name, (target, summary) in added.items():
+            for name, (target, summary, plugin) in added.items():
                 if name not in COMMANDS:
-                    self._targets[name] = target
+                    self._targets[name], self._plugins[name] = target, plugin
                     self.add_command(TyperCommand(name, help=summary))
         return True
 
@@ -99,7 +101,12 @@ class LazyGroup(TyperGroup):
         name, stub, rest = super().resolve_command(ctx, args)
         if stub is None:
             return name, None, rest
-        return name, load(str(stub.name), self._targets[str(stub.name)]), rest
+        command, target = str(stub.name), self._targets[str(stub.name)]
+        if plugin := self._plugins.get(command):
+            self._plugin = plugin
+            commands = importlib.import_module("budmlx.cli.plugin_commands")
+            commands.check_target(plugin, command, target)
+        return name, load(command, target), rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and keep the value of --debug for `main`."""
@@ -113,7 +120,8 @@ class LazyGroup(TyperGroup):
         except BudmlxError as error:
             self._fail(error.message)
         except Exception as error:
-            self._fail(f"internal error: {type(error).__name__}: {error}. --debug shows where.")
+            what = f"the plugin {self._plugin} failed" if self._plugin else "internal error"
+            self._fail(f"{what}: {type(error).__name__}: {error}. --debug shows where.")
 
     def _fail(self, message: str) -> None:
         if self.meta.get("debug"):

@@ -32,6 +32,7 @@ from budmlx.server.app import serve as serve_http
 from budmlx.server.limits import DEFAULTS as LIMITS
 from budmlx.server.listening import listen
 from budmlx.server.loading import LoadingServer
+from budmlx.server.stores import Stores
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def serve(
     # Pillow warns of blemishes in pictures, which clients send.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     _allow_connections()
-    with listen(settings) as listening, Models(settings) as models:
+    with listen(settings) as listening, Stores(settings) as stores, Models(settings) as models:
         with LoadingServer(listening, create_loading_app(settings)):
             for each in models.to_preload:
                 with progress(each.spec.config) as notice:
@@ -86,7 +87,7 @@ def serve(
             typer.echo(memory_line(engine.status().budget), err=True)
         announce = announcer(models, settings)
         read = partial(_read_again, flags, config)
-        asyncio.run(serve_http(models, settings, announce, listening, read))
+        asyncio.run(serve_http(models, settings, announce, listening, read, stores))
     log.info("Stopped")
     leave_closed_streams()
     if downloads_run():

@@ -1,7 +1,8 @@
-"""The core as a process of its own: `python -m budmlx.core FD [NOTE_FD]`.
+"""The core as a process of its own: `python -m budmlx.core FD [NOTE_FD [LOG_FD]]`.
 
 FD is a connected stream socket that carries the frames of `budmlx.protocol.channel`. The process
-ends when the other end of the socket does. NOTE_FD is the file of `budmlx.protocol.note`.
+ends when the other end of the socket does. NOTE_FD is the file of `budmlx.protocol.note`. LOG_FD is
+where the log goes; without it, as all that is written beside the log, to the standard error stream.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import importlib
+import io
 import os
 import signal
 import socket
@@ -51,10 +53,12 @@ def main() -> None:
     stacks.dump_on_signal()
     with contextlib.suppress(OSError):  # closed streams
         os.dup2(2, 1)  # what a library prints must not mix with the parent's own output
-    descriptor, *note_files = map(int, sys.argv[1:])
-    for each in (descriptor, *note_files):
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a process that is killed loses nothing
+    descriptor, *files = map(int, sys.argv[1:])
+    for each in (descriptor, *files):
         os.set_inheritable(each, False)
-    NOTE.descriptor = note_files[0] if note_files else None
+    NOTE.descriptor, log_file = (*files, None, None)[:2]
     channel: Channel[ToCore] = Channel(socket.socket(fileno=descriptor), ToCore)
     hello = _greeting(channel)
     if hello is None:
@@ -62,7 +66,8 @@ def main() -> None:
         channel.send(LoadFailed(message))
         return
     if hello.settings.log_level is not None:
-        logs.set_up(hello.settings.log_level, hello.settings.log_format)
+        stream = None if log_file is None else os.fdopen(log_file, "w", encoding="utf-8")
+        logs.set_up(hello.settings.log_level, hello.settings.log_format, stream)
     try:
         with importing_mlx():
             import_mlx_lm()

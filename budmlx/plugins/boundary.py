@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from budmlx.errors import InvalidRequestError, PluginError
+from budmlx.plugins.pace import Pace
 
 log = logging.getLogger(__name__)
 
 FaultKind = Literal["raised", "broke", "hangs", "crashed", "slow", "blocks"]
 """A plugin raised, returned something wrong, does not return, or ended the core; it took most of
-the time of steps, or kept the event loop from serving."""
+the time of steps or of a thread, or kept the event loop from serving."""
 
 MOST_CHARACTERS = 4 * 2**20
 """Of a text that a plugin returns."""
@@ -40,6 +41,21 @@ def count_fault(plugin: str, kind: FaultKind) -> None:
     with _counting:
         kinds = FAULT_COUNTS.get(plugin) or dict.fromkeys(get_args(FaultKind), 0)
         FAULT_COUNTS = {**FAULT_COUNTS, plugin: {**kinds, kind: kinds[kind] + 1}}
+
+
+def _is_slow(plugin: str, share: float, call: float, due: bool) -> None:
+    count_fault(plugin, "slow")
+    if due:
+        log.warning(
+            "Plugin %s is slow: its calls in the engine take %.0f %% of the time of a thread, "
+            "%.1f ms each",
+            plugin,
+            100 * share,
+            1000 * call,
+        )
+
+
+PACE = Pace(_is_slow)
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -79,14 +95,19 @@ def guarded(plugin: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def calling(plugin: str, what: str) -> Iterator[None]:
-    """`guarded` for a call that waits for nothing: `running_on` names it until it returns."""
+    """`guarded` for a call that waits for nothing: `running_on` names it until it returns.
+
+    A plugin whose calls take most of the time is named in the log, and counted.
+    """
     thread = threading.get_ident()
     outer = _running.get(thread)  # of a plugin that uses an engine itself
     _running[thread] = (plugin, what)
+    begin = PACE.begin()
     try:
         with guarded(plugin, what):
             yield
     finally:
+        PACE.end(plugin, begin)
         if outer is None:
             del _running[thread]
         else:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Self
 
 from aiohttp import web
 
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
-from budmlx.engine.store.files import FileStore
-from budmlx.engine.store.store import Limits as StoreLimits
-from budmlx.engine.store.store import Store
 from budmlx.errors import ConfigError, EngineUnavailableError
 from budmlx.open_files import connections_within
 from budmlx.plugins.routes import ENGINE
@@ -73,6 +68,7 @@ from budmlx.server.state import (
     STORE,
 )
 from budmlx.server.stopping import StopSignals
+from budmlx.server.stores import Stores
 from budmlx.server.telemetry.metrics import METRICS, RECENT, Metrics, Recent
 from budmlx.server.transport import Runner, exchanges, prepare
 
@@ -101,11 +97,13 @@ def create_app(
     *,
     limits: Limits = DEFAULTS,
     read: Read | None = None,
+    stores: Stores | None = None,
 ) -> web.Application:
     """The application with all routes and middlewares. Raises ConfigError for unusable keys, an
     unusable store, and traces without the packages for them.
 
-    read: reads the configuration again.
+    read: reads the configuration again. stores: closed with the application; opened here if need
+    be.
     """
     brief = brief_paths(chain.from_iterable(each.endpoints for each in dialects))
     limiter = RateLimiter(config.requests_per_minute, config.concurrent_requests, brief)
@@ -117,14 +115,16 @@ def create_app(
         app[ENGINE] = engine
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)
     _stay_awake(app)
-    app[STORE] = Store(None if config.store is None else Path(config.store))
+    stores = stores or Stores(config)
+    app[STORE] = stores.records
     app[LEDGER] = Ledger(app[STORE])
     if config.store is None and any(key.tokens_per_day for key in app[KEYS].all):
         log.warning("Tokens per day are counted anew after a restart; --store keeps the count.")
     app[LINES] = {}
     for dialect in dialects:
         dialect.set_up(app)
-    _keep_files(app, config)
+    app[FILES] = stores.files
+    _run_batches(app, config)
     app.on_cleanup.append(_close_store)
     app[RECENT] = recent = Recent()
     app[WATCHERS] = (recent.watch,)
@@ -177,12 +177,9 @@ def _trace(app: web.Application, endpoint: str) -> None:
     app.on_cleanup.append(close)
 
 
-def _keep_files(app: web.Application, config: Config) -> None:
-    """Keep files, and answer what batches ask. Raises ConfigError for an unusable directory."""
-    directory = None if config.files_dir is None else Path(config.files_dir)
-    limits = StoreLimits(config.files_max_count, config.files_max_size, math.inf)
-    app[FILES] = files = FileStore(directory, limits, config.file_max_size, config.server_tag)
-    app[BATCHES] = batches = Batches(app, files, config.batch_lines)
+def _run_batches(app: web.Application, config: Config) -> None:
+    """Answer what batches ask."""
+    app[BATCHES] = batches = Batches(app, app[FILES], config.batch_lines)
     app.on_startup.append(batches.start)
     app.on_cleanup.append(batches.close)
 
@@ -262,12 +259,13 @@ class HttpServer:
         limits: Limits = DEFAULTS,
         listening: Listening | None = None,
         read: Read | None = None,
+        stores: Stores | None = None,
     ) -> Self:
         """Serve on `listening`, which is closed with the server, or else at the config's address.
 
-        read: reads the configuration again. Raises ConfigError, see `listen`.
+        read, stores: see `create_app`. Raises ConfigError, see `listen`.
         """
-        app = create_app(models, config, limits=limits, read=read)
+        app = create_app(models, config, limits=limits, read=read, stores=stores)
         listening = listening or listen(config)
         runner = Runner(app)
         await runner.setup()
@@ -302,15 +300,16 @@ async def serve(
     announce: Callable[[str], None] = print,
     listening: Listening | None = None,
     read: Read | None = None,
+    stores: Stores | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second SIGTERM or SIGINT ends the
     process at once. SIGHUP does nothing where it is ignored already, as under nohup.
 
     announce: called with the base URL once requests are answered.
-    listening, read, and what is raised: see `HttpServer.start`.
+    listening, read, stores, and what is raised: see `HttpServer.start`.
     """
     asyncio.get_running_loop().set_exception_handler(tell_of_open_files())
-    server = await HttpServer.start(models, config, listening=listening, read=read)
+    server = await HttpServer.start(models, config, listening=listening, read=read, stores=stores)
     signals = StopSignals()
     announce(server.url)
     with LagMonitor():

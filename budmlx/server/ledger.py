@@ -116,9 +116,8 @@ class Ledger:
         self._shared = SharedHolds() if store.shared else None
         self._writer = ThreadPoolExecutor(1, "budmlx-ledger")
         self._today = today = now().date()
-        nothing: dict[str, Tally] = {}
-        used = store.attempt(partial(_opened, today=today), nothing)
-        self._days = {(key, today): _Day(tally) for key, tally in used.items()}
+        store.attempt(partial(_opened, today=today), None)
+        self._days = self._written(today)
         if self._shared is not None:
             store.attempt(partial(self._shared.open, today=today.isoformat()), None)
 
@@ -222,8 +221,24 @@ class Ledger:
         """Today, for a key. The lock is held."""
         if (today := self._now().date()) != self._today:
             self._today = today
-            self._days = {place: day for place, day in self._days.items() if day.held}
+            held = {place: day for place, day in self._days.items() if day.held}
+            # Where the clock was set, something was used on this day before.
+            self._days = {**self._written(today), **held}
         return self._days.setdefault((key, today), _Day(Tally()))
+
+    def _written(self, today: date) -> dict[tuple[str, date], _Day]:
+        """What was used on a day, with what the store does not know yet. The lock is held."""
+
+        def work(database: sqlite3.Connection) -> dict[tuple[str, date], _Day]:
+            found = {(key, today): _Day(used) for key, used in _used(database, today).items()}
+            for unwritten in (self._unwritten, self._writing):
+                for place, each in unwritten.items():
+                    if place[1] == today:
+                        found.setdefault(place, _Day(Tally())).used.add(each.used)
+            return found
+
+        nothing: dict[tuple[str, date], _Day] = {}
+        return self._store.attempt(work, nothing)
 
     @property
     def reset_time(self) -> datetime:
@@ -300,11 +315,15 @@ class Reservation:
         self._ledger.settle(*self._place, self._held, used, told=self._told)
 
 
-def _opened(database: sqlite3.Connection, today: date) -> dict[str, Tally]:
-    """What was used today, by key."""
+def _opened(database: sqlite3.Connection, today: date) -> None:
+    """Make the table, and forget what is old."""
     database.execute(TABLE)
     oldest = (today - timedelta(days=DAYS_KEPT)).isoformat()
     database.execute("DELETE FROM key_usage WHERE day < ?", (oldest,))
+
+
+def _used(database: sqlite3.Connection, today: date) -> dict[str, Tally]:
+    """What was used on a day, by key."""
     rows = database.execute(
         "SELECT key, requests, prompt, completion FROM key_usage WHERE day = ?",
         (today.isoformat(),),

@@ -14,6 +14,7 @@ class Limits:
     linger_seconds: in which the rest of a refused body is read.
     body_idle_seconds: between two pieces of a body. body_total_seconds: for all of it.
     stalled_seconds: after which a client that reads nothing is cut off.
+    vanished_seconds: after which a client is cut off whose machine answers nothing.
     shutdown_seconds: for handlers to end when the server does.
     """
 
@@ -23,6 +24,7 @@ class Limits:
     body_idle_seconds: float = 15.0
     body_total_seconds: float = 60.0
     stalled_seconds: float = 30.0
+    vanished_seconds: float = 60.0
     shutdown_seconds: float = 1.0
     max_connections: int = 1024
 

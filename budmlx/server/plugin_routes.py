@@ -16,6 +16,7 @@ from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import Route
 from budmlx.server.errors import HttpError
 from budmlx.server.security import OPEN_ROUTES
+from budmlx.server.state import IN_FLIGHT
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def _handler(plugin: str, route: Route) -> Handler:
             except PASSED as raised:
                 response = raised
             except (asyncio.CancelledError, GeneratorExit) as raised:
-                if not _is_given_up(task):
+                if not _is_given_up(task, request):
                     raise
                 response = raised
         if isinstance(response, asyncio.CancelledError | GeneratorExit):
@@ -107,13 +108,25 @@ def route_of(frame: FrameType) -> tuple[str, str] | None:
     return frame.f_locals["plugin"], frame.f_locals["what"]
 
 
-def _is_given_up(task: asyncio.Task[object] | None) -> bool:
-    """Whether a task was cancelled, or is being thrown away with its event loop."""
+def _is_given_up(task: asyncio.Task[object] | None, request: web.Request) -> bool:
+    """Whether a task was cancelled, or is being thrown away with its event loop.
+
+    A handler that cancels its own task is not: its client is there, and waits for an answer.
+    """
     try:
         current = asyncio.current_task()
     except RuntimeError:  # there is no loop any more
         return True
-    return current is None or current is not task or current.cancelling() > 0
+    if current is None or current is not task:
+        return True
+    if not current.cancelling():
+        return False
+    transport = request.transport
+    if transport is None or transport.is_closing() or request.app[IN_FLIGHT].draining:
+        return True
+    while current.uncancel():
+        pass
+    return False
 
 
 def _answer(raised: web.HTTPException) -> web.Response | HttpError:

@@ -33,6 +33,7 @@ from budmlx.server.records import (
 from budmlx.server.security import allow_reading, request_id
 from budmlx.server.state import DIALECTS, IN_FLIGHT, LIMITS, MODELS
 from budmlx.server.telemetry import access_log
+from budmlx.server.vanished import hang_up_on_vanished
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         loop = asyncio.get_running_loop()
         limits = self._limits
+        hang_up_on_vanished(transport, limits.vanished_seconds)
         self._first_request_timer = loop.call_later(limits.first_request_seconds, self._expire)
         assert self._manager is not None
         if len(self._manager.connections) > limits.max_connections:

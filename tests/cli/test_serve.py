@@ -67,7 +67,7 @@ def test_first_line_can_be_pasted_and_sigterm_ends_well(server: subprocess.Popen
     said = server.communicate()[1]
     assert "Loaded in" in said
     assert re.search(
-        r"^Memory: at most [\d.]+ GiB, of which the weights take [\d.]+ MiB", said, re.M
+        r"^Memory: at most [\d.]+ GiB, of which the weights take [\d.]+ [KM]iB", said, re.M
     )
     assert re.search("^Chosen for this device: backend [a-z]+, .*prefill_chunk [0-9]+", said, re.M)
     *_, received, ended, stopped = said.splitlines()
@@ -100,6 +100,8 @@ def test_a_second_signal_is_told_and_stacks_are_shown(server: subprocess.Popen[s
         said = ""
         os.kill(each, signal.SIGUSR1)
         read_to("Current thread", "__main__.py")
+    framed = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING budmlx\.core\.output: .*")
+    assert all(framed.fullmatch(line) for line in said.splitlines())
     with urllib.request.urlopen(request, timeout=110) as response:
         response.readline()
         server.send_signal(signal.SIGTERM)

@@ -67,6 +67,42 @@ def test_a_plugin_adds_a_command_but_replaces_none(site: Site) -> None:
     assert run("greet", "--name", "all") == "Hello, all!\n"
 
 
+BROKEN = """
+    from budmlx import hookimpl
+    from budmlx.plugins.specs import CommandSpec
+
+    def fail():
+        "Fail."
+        raise RuntimeError("no luck")
+
+    @hookimpl
+    def add_commands():
+        return [CommandSpec("absent", "No module.", "fake_absent:run"),
+                CommandSpec("leaves", "Ends at import.", "fake_leaves:run"),
+                CommandSpec("nameless", "No function.", "fake_broken:nothing"),
+                CommandSpec("fails", "Fails.", "fake_broken:fail")]
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("absent", "has no usable command absent: fake_absent:run cannot be imported: ModuleN"),
+        ("leaves", "has no usable command leaves: fake_leaves:run cannot be imported: SystemExit"),
+        ("nameless", "has no usable command nameless: fake_broken:nothing cannot be imported: "),
+        ("fails", "failed: RuntimeError: no luck. --debug shows where."),
+    ],
+)
+def test_a_command_that_fails_names_its_plugin(site: Site, command: str, problem: str) -> None:
+    site.install("broken", BROKEN)
+    site.module("fake_leaves", "raise SystemExit(3)")
+    result = CliRunner().invoke(app, [command])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "he plugin broken " in line and problem in line
+    assert "serve" in run("--help")
+
+
 def test_help_works_whatever_is_configured(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.install("bad", "raise RuntimeError('no luck')")
     monkeypatch.setenv("BUDMLX_PLUGIN", "bad")

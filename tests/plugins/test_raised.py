@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,11 @@ class Everything:
     def add_routes(self) -> list[Route]:
         async def answer(request: web.Request) -> web.Response:
             fail(request.query["how"])
+            if request.query["how"] == "cancels itself":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(60)
             return web.Response(text="fine")
 
         async def hold(request: web.Request) -> web.Response:
@@ -215,6 +221,28 @@ def test_a_call_within_a_call_leaves_the_outer_one() -> None:
     assert boundary.running_on(thread) is None
 
 
+@pytest.mark.parametrize("pause", ["computes", "waits", "rests"])
+def test_one_that_takes_most_of_the_time_is_named_and_counted(
+    pause: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("budmlx.plugins.pace.WINDOW_SECONDS", 0.1)
+    name = f"slow-{pause}"
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        with calling(name, "output filter"):
+            if pause == "computes":
+                sum(range(20_000))
+            elif pause == "waits":
+                time.sleep(0.03)
+        if pause == "rests":
+            time.sleep(0.03)
+    if pause == "rests":
+        assert name not in boundary.FAULT_COUNTS and name not in caplog.text
+    else:
+        assert boundary.FAULT_COUNTS[name]["slow"] >= 1
+        assert caplog.text.count(f"Plugin {name} is slow: its calls in the engine take") == 1
+
+
 def test_the_users_own_interrupt_is_no_fault() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), calling("p", "part"):
@@ -226,7 +254,7 @@ async def test_routes_fail_their_request_alone(engine: Engine) -> None:
     config = Config(port=0, drain_seconds=0)
     server = await HttpServer.start(Models.of(engine, ("demo",)), config)
     try:
-        for raised in RAISED:
+        for raised in (*RAISED, "cancels%20itself"):
             error = check_error(await exchange(server, get(f"/own?how={raised}")), 500)
             assert error["code"] == "plugin_error" and "Everything-0" in error["message"]
         assert (await exchange(server, get("/own?how="))).content == b"fine"

@@ -16,6 +16,8 @@ from tests.models import tiny_model_dir
 HERE = Path(__file__).parent
 KV_STORE = HERE / "kv_store"
 SESSION = HERE / "session"
+FILES = HERE / "files"
+KEYS = HERE / "keys"
 ABOUT = HERE / "stores.json"
 CONFIG_FILE = HERE / "config.toml"
 CONFIG_VALUES = HERE / "config.json"

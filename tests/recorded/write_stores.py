@@ -12,6 +12,7 @@ from budmlx import Engine
 from budmlx.cli.show_config import to_toml
 from budmlx.config import Config
 from budmlx.config.sources import LoadedConfig
+from tests.recorded import write_files
 from tests.recorded.stores import (
     ABOUT,
     BOOK,
@@ -71,6 +72,7 @@ SETTINGS: dict[str, Any] = {
 
 def main() -> None:
     """Write all files."""
+    write_files.write()
     with TemporaryDirectory() as folder:
         _write_stores(Path(folder))
     config = Config(**SETTINGS)

@@ -106,6 +106,29 @@ def test_a_new_day_begins(ledger: Ledger, clock: Clock) -> None:
     assert ledger.uses({"bob"}, 2) == []
 
 
+@pytest.mark.parametrize("days", [-40, -1, 1, 40])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_clock_that_is_set_and_set_back_forgets_nothing(
+    file: Path, clock: Clock, days: int, kept: bool
+) -> None:  # LIMITS 135
+    store = Store(file if kept else None)
+    ledger = Ledger(store, clock)
+    account = ledger.account(KEY)
+    account.reserve(100, 500, 500).settle(Usage(100, 500))
+    running = account.reserve(50, 50, 50)
+    clock.now += timedelta(days=days)
+    assert ledger.left(KEY) == LIMIT
+    account.reserve(10, 0, 0).settle(Usage(10, 0))
+    clock.now -= timedelta(days=days)
+    assert ledger.left(KEY) == LIMIT - 600 - 100
+    running.settle(Usage(50, 20))
+    assert ledger.left(KEY) == LIMIT - 600 - 70
+    clock.now += timedelta(days=days)
+    assert ledger.left(KEY) == LIMIT - 10
+    ledger.close()
+    store.close()
+
+
 def test_it_outlives_the_server(file: Path, clock: Clock) -> None:
     for round_ in range(3):
         store = Store(file)

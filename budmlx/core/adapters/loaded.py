@@ -15,6 +15,7 @@ from budmlx.core.adapters.layouts import refusal
 from budmlx.core.adapters.probe import Site, kind_at, replace_modules, sites
 from budmlx.errors import ModelLoadError
 from budmlx.lookup import Bounded
+from budmlx.units import size_text
 
 DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 # Choices that are remembered: those of the groups and prompts of a few steps.
@@ -76,8 +77,8 @@ class Adapters:
                 raise ModelLoadError(error.message + made_for)
         if (needed := self._growth(files)) > room:
             raise ModelLoadError(
-                f"The adapter in {files.path} needs {needed / 2**20:.1f} MiB, and the memory limit "
-                f"leaves {max(room, 0) / 2**20:.1f} MiB. Remove another one, or raise the limit."
+                f"The adapter in {files.path} needs {size_text(needed)}, and the memory limit "
+                f"leaves {size_text(max(room, 0))}. Remove another one, or raise the limit."
             )
         self.nbytes += needed
         try:

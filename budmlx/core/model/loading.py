@@ -23,7 +23,7 @@ from budmlx.core.model.device_numbers import DeviceNumbers, this_device
 from budmlx.core.model.draft_model import MOST_TAKEN_IN, DraftModel
 from budmlx.core.model.embedder import Embedder, bidirectional, is_encoder
 from budmlx.core.model.memory import MemoryModel, probe_layers, state_arrays
-from budmlx.core.model.memory_policy import GIB, DeviceMemory, MemoryPolicy
+from budmlx.core.model.memory_policy import DeviceMemory, MemoryPolicy
 from budmlx.core.model.model import Model
 from budmlx.core.model.quantized_kv import QuantizedCache, cache_maker, unpacked_bytes
 from budmlx.core.model.ranks import Ranks
@@ -37,6 +37,7 @@ from budmlx.model_identity import ModelIdentity
 from budmlx.plugins.boundary import is_interrupt
 from budmlx.protocol import MOST_PLACES, CoreSettings
 from budmlx.types import ModelInfo
+from budmlx.units import size_text
 from budmlx.weight_digests import WeightDigests
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def _unusable(settings: CoreSettings, error: Exception) -> ModelLoadError:
 def _too_large(settings: CoreSettings, policy: MemoryPolicy, weights: int) -> ModelLoadError:
     return ModelLoadError(
         f"{settings.model_name} needs more than the memory limit of "
-        f"{policy.limit / GIB:.1f} GiB (its weights take {weights / GIB:.1f} GiB). "
+        f"{size_text(policy.limit)} (its weights take {size_text(weights)}). "
         "Choose a smaller or more strongly quantized model, or raise --memory-limit."
     )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import Literal
 
+from budmlx.engine.hosts.core_output import CoreOutput
 from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToCore
 from budmlx.protocol.channel import Channel, connected_sockets
 from budmlx.protocol.note import NOTE_BYTES, Note
@@ -46,15 +47,18 @@ class Child:
 
     def __init__(self, command: Sequence[str], settings: CoreSettings):
         self._note = _open_note()
+        self._output = CoreOutput()
         ours, theirs = connected_sockets()
-        # Where standard streams are closed, the socket must not become one of them.
-        descriptor = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+        passed: list[int] = []
         try:
+            passed += (_above_streams(theirs.fileno()), _above_streams(self._note.fileno()))
+            passed += _log_stream(settings)
             self._process = subprocess.Popen(
-                [*command, str(descriptor), str(self._note.fileno())],
+                [*command, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if sys.stderr is None else None,
-                pass_fds=(descriptor, self._note.fileno()),
+                stdout=self._output.writer,
+                stderr=self._output.writer,
+                pass_fds=passed,
                 env=child_environment(),
                 start_new_session=True,  # Ctrl-C is for the parent to judge
             )
@@ -63,8 +67,10 @@ class Child:
             self._note.close()
             raise
         finally:
+            self._output.handed_over()
             theirs.close()
-            os.close(descriptor)
+            for each in passed:
+                os.close(each)
         self._channel: Channel[FromCore] = Channel(ours, FromCore)
         self._outbox: queue.SimpleQueue[ToCore | None] = queue.SimpleQueue()
         self.post([Hello(PROTOCOL_VERSION, settings)])
@@ -120,6 +126,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_SECONDS)
         self._outbox.put(None)
+        self._output.finish()
         self._channel.close()
         with self._note:
             return self.note().plugin
@@ -170,6 +177,21 @@ class Watchdog:
         if self._in_plugin >= self._seconds or self._stopped >= _STOPPED_SECONDS:
             limit = self._seconds
         return self.silence >= limit
+
+
+def _above_streams(descriptor: int) -> int:
+    """A copy that is none of the standard streams, which may be closed here."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _log_stream(settings: CoreSettings) -> list[int]:
+    """A copy of the standard error stream for the log of the core; none without either."""
+    if settings.log_level is None:
+        return []
+    try:
+        return [_above_streams(2)]
+    except OSError:
+        return []
 
 
 def _open_note() -> FileIO:

@@ -290,7 +290,7 @@ class ProcessHost:
                 doing = f"it was {self._news.words} (--warmup off does without that)"
             raise ModelLoadError(
                 f"The engine process ended while {doing}: {child.reap().how}. "
-                "Its own words, if any, are on the standard error stream."
+                "Its own words, if any, are in the log."
             ) from error
         except BaseException:
             child.reap()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import sqlite3
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from budmlx.clock import CLOCK
 from budmlx.engine.store.ids import new_id
-from budmlx.engine.store.store import Limits, Store
+from budmlx.engine.store.store import Limits, Store, unusable
 from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
+
+log = logging.getLogger(__name__)
 
 SCHEMA = """
 CREATE TABLE files (
@@ -52,7 +55,8 @@ class StoredFile:
 class FileStore:
     """The files of all API keys. Thread-safe; every method may wait for the disk.
 
-    Names on disk are ids that are made here, never what a client says.
+    Names on disk are ids that are made here, never what a client says. Files whose index is of no
+    use, see `Store`, are set aside with it.
 
     directory: readable by its owner alone, made if need be, and used by one process at a time;
     None: a temporary one, which is removed at the end. limits: what one owner may keep; `size` is
@@ -72,12 +76,17 @@ class FileStore:
             self.directory.chmod(0o700)
             self._lock = (self.directory / LOCK).open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ConfigError(
-                f"files_dir: {self.directory} cannot be used, or another server uses it: {error}.",
+                f"files_dir: another server uses {self.directory}; each needs a directory of its "
+                "own.",
                 param="files_dir",
             ) from error
-        self.store = Store(self.directory / INDEX, SCHEMA)
+        except OSError as error:
+            raise unusable("files_dir", self.directory, error) from error
+        self.store = Store(self.directory / INDEX, SCHEMA, "files_dir")
+        if self.store.set_aside:
+            self._move_away(self.directory / f"files{self.store.set_aside}")
         self._sweep()
 
     def close(self) -> None:
@@ -117,7 +126,7 @@ class FileStore:
 
     def expired(self) -> list[StoredFile]:
         """Files whose time is over, and which are not removed yet."""
-        return self._select("expires <= ?", time.time())
+        return self._select("expires <= ?", CLOCK.passed())
 
     def write(self, file: StoredFile, lines: Iterable[bytes]) -> StoredFile:
         """Keep a file with these lines, in place of one of its id; returns it with its size.
@@ -192,6 +201,15 @@ class FileStore:
             raise OverloadedError(FAILED)
         return found
 
+    def _move_away(self, aside: Path) -> None:
+        """Keep the content of files that no index knows any more for whoever runs the server."""
+        paths = [path for path in self.directory.iterdir() if path.name.startswith("file-")]
+        if paths:
+            aside.mkdir(mode=0o700, exist_ok=True)
+            for path in paths:
+                path.rename(aside / path.name)
+            log.error("files_dir: the content of its %d files is now in %s", len(paths), aside)
+
     def _sweep(self) -> None:
         """Remove what a process that was killed left behind, and what has no entry."""
         known = {file.id for file in self._select("1")}
@@ -240,7 +258,7 @@ class Upload:
 
     def keep(self, name: str, purpose: str, seconds: int | None = None) -> StoredFile:
         """Keep the file, for so many seconds. Raises as `FileStore.insert`."""
-        now = int(time.time())
+        now = int(CLOCK.now())
         expires = None if seconds is None else now + seconds
         file = StoredFile(self._id, self._owner, name, purpose, self._size, now, expires)
         try:
@@ -262,4 +280,4 @@ def open_private(path: Path) -> BinaryIO:
 
 
 def _expired(file: StoredFile) -> bool:
-    return file.expires is not None and file.expires <= time.time()
+    return file.expires is not None and file.expires <= CLOCK.passed()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from budmlx.clock import CLOCK
 from budmlx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -56,27 +59,29 @@ class Store:
 
     path: of the file, which is made if need be, readable by its owner alone; None keeps all in
     memory. One that is damaged, or was written by a later version, is set aside under another name,
-    with a line in the log. schema: of a new file.
+    with a line in the log. schema: of a new file. setting: which names the file.
+    set_aside: what follows the name of the former file, if this one begins anew; else empty.
 
     Raises:
         ConfigError: the file cannot be used, or is another program's.
     """
 
-    def __init__(self, path: Path | None = None, schema: str = SCHEMA):
+    def __init__(self, path: Path | None = None, schema: str = SCHEMA, setting: str = "store"):
         self._path = path
         self._lock = threading.Lock()
         self._told = ""
+        self._setting = setting
+        self.set_aside = ""
         try:
             try:
                 self._connect(schema)
             except sqlite3.DatabaseError as error:
-                if path is None or not self._is_spoilt(error):
+                if path is None or not self._is_spoilt(error, schema):
                     raise
                 self._database.close()
-                _set_aside(path, error)
-                self._connect(schema)
+                self._begin_anew(path, schema)
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"store: {path} cannot be used: {error}.", param="store") from error
+            raise unusable(setting, path, error) from error
 
     def _connect(self, schema: str) -> None:
         if self._path is not None:
@@ -89,12 +94,44 @@ class Store:
         )
         self._open(schema)
 
-    def _is_spoilt(self, error: sqlite3.DatabaseError) -> bool:
+    def _begin_anew(self, path: Path, schema: str) -> None:
+        """Set a file aside that is of no use, unless another process has just done so."""
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            try:
+                self._connect(schema)
+            except sqlite3.DatabaseError as error:
+                if not self._is_spoilt(error, schema):
+                    raise
+                self._database.close()
+                self.set_aside = f".set-aside-{time.strftime('%Y%m%d-%H%M%S')}"
+                self._move_away(path, error)
+                self._connect(schema)
+        finally:
+            os.close(directory)
+
+    def _is_spoilt(self, error: sqlite3.DatabaseError, schema: str) -> bool:
         """Whether the file is one of ours that cannot be read; a stranger's is left alone."""
         if isinstance(error, _LaterVersionError):
-            known = "SELECT 1 FROM sqlite_master WHERE name = 'records'"
-            return self._database.execute(known).fetchone() is not None
+            ours = re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", schema)
+            tables = self._database.execute("SELECT name FROM sqlite_master").fetchall()
+            return not {(each,) for each in ours}.isdisjoint(tables)
         return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
+
+    def _move_away(self, path: Path, error: Exception) -> None:
+        """Give a file that is of no use, and what SQLite keeps beside it, another name."""
+        name = path.name + self.set_aside
+        for suffix in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).replace(path.with_name(name + suffix))
+        log.error(
+            "%s: %s cannot be used (%s): it is now %s, and a new one begins",
+            self._setting,
+            path,
+            error,
+            name,
+        )
 
     def _open(self, schema: str) -> None:
         """Prepare the file, which others may do at the same time."""
@@ -171,7 +208,7 @@ class Shelf:
             self._make_room(database, owner, len(data))
             database.execute(
                 "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)",
-                (*key, time.time(), len(data), data),
+                (*key, CLOCK.now(), len(data), data),
             )
             database.executemany(
                 "INSERT OR IGNORE INTO names VALUES (?, ?, ?, ?)",
@@ -186,15 +223,14 @@ class Shelf:
 
         def work(database: sqlite3.Connection) -> bytes | None:
             key = (self._kind, owner, id)
-            now = time.time()
             row = database.execute(
                 "SELECT data FROM records WHERE kind = ? AND owner = ? AND id = ? AND used > ?",
-                (*key, now - self._limits.seconds),
+                (*key, CLOCK.passed() - self._limits.seconds),
             ).fetchone()
             if row is not None:
                 database.execute(
                     "UPDATE records SET used = ? WHERE kind = ? AND owner = ? AND id = ?",
-                    (now, *key),
+                    (CLOCK.now(), *key),
                 )
             return None if row is None else bytes(row[0])
 
@@ -229,7 +265,7 @@ class Shelf:
         """Delete what is too old, and what must go for a record of `size` bytes."""
         database.execute(
             "DELETE FROM records WHERE kind = ? AND used <= ?",
-            (self._kind, time.time() - self._limits.seconds),
+            (self._kind, CLOCK.passed() - self._limits.seconds),
         )
         count, total = database.execute(
             "SELECT count(*), coalesce(sum(size), 0) FROM records WHERE kind = ? AND owner = ?",
@@ -256,12 +292,11 @@ def _make_private(path: Path) -> None:
     path.chmod(0o600)
 
 
-def _set_aside(path: Path, error: Exception) -> None:
-    """Give a file that is of no use, and what SQLite keeps beside it, another name."""
-    name = f"{path.name}.set-aside-{time.strftime('%Y%m%d-%H%M%S')}"
-    for suffix in ("-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).replace(path.with_name(name + suffix))
-    log.error(
-        "store: %s cannot be used (%s): it is now %s, and a new one begins", path, error, name
+def unusable(setting: str, path: Path | None, error: Exception) -> ConfigError:
+    """The error for a place where nothing can be kept, with what to do about it."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConfigError(
+        f"{setting}: {path} cannot be used: {reason}. Name a place that this user can write, or "
+        "leave the setting out: what clients store is then kept until the server ends.",
+        param=setting,
     )

@@ -51,7 +51,7 @@ class Active:
         """Say in the log how it ended."""
         batch = self.batch
         counts, status = batch.request_counts, batch.status
-        seconds = int(time.time()) - batch.created_at
+        seconds = max(0, int(time.time()) - batch.created_at)
         problem = batch.errors.data[0].message if batch.errors else ""
         self.tell(
             app,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from budmlx.clock import CLOCK
 from budmlx.engine.store.ids import new_id
 from budmlx.errors import InvalidRequestError
 from budmlx.server.body import parse_json
@@ -92,6 +93,14 @@ class Batch(Struct, frozen=True, kw_only=True):
         at = {f"{status}_at": int(time.time())}
         return msgspec.structs.replace(self, status=status, **at, **changes)
 
+    @classmethod
+    def read(cls, data: bytes) -> Batch | None:
+        """A record that was kept; None if it cannot be read."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
     @property
     def over(self) -> bool:
         """Whether nothing is left to do."""
@@ -109,7 +118,7 @@ class InputLine(Struct, frozen=True):
 
 def new_batch(endpoint: str, input_file_id: str, window: str, tag: str, **more: Any) -> Batch:
     """A batch that begins now. tag: see `new_id`."""
-    now = int(time.time())
+    now = int(CLOCK.now())
     return Batch(
         id=new_id("batch_", tag),
         endpoint=endpoint,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from budmlx.clock import CLOCK
 from budmlx.engine.store.batches import BatchStore
 from budmlx.engine.store.files import FileStore, StoredFile
 from budmlx.errors import InvalidRequestError, OverloadedError, RequestFailedError
 from budmlx.server.batches.active import Active
 from budmlx.server.batches.record import (
     KEPT_SECONDS,
+    SECONDS,
     Batch,
     InputLine,
     LineError,
@@ -34,6 +36,8 @@ from budmlx.server.batches.reply import RETRY_SECONDS, reply
 from budmlx.server.errors import HttpError, failure_of
 from budmlx.server.line_request import LINES
 from budmlx.server.records import BatchCounts
+
+log = logging.getLogger(__name__)
 
 KEEPING_SECONDS = 5.0
 """How long a batch that ends waits for a full disk."""
@@ -87,8 +91,11 @@ class Batches:
     async def start(self, _: web.Application) -> None:
         """Go on with what was not over."""
         for owner, data in await asyncio.to_thread(self._store.unfinished):
-            batch = msgspec.json.decode(data, type=Batch)
-            self._begin(Active(owner, batch, await asyncio.to_thread(self._store.done, batch.id)))
+            if (batch := Batch.read(data)) is None:
+                log.error("The record of a batch cannot be read; it is not gone on with")
+                continue
+            done = await asyncio.to_thread(self._store.done, batch.id)
+            self._begin(Active(owner, batch, done))
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -155,14 +162,15 @@ class Batches:
         if active is not None and active.owner == owner:
             return active.show()
         data = await asyncio.to_thread(self._store.get, owner, id)
-        if data is None:
+        batch = None if data is None else Batch.read(data)
+        if batch is None:
             raise HttpError(404, "There is no such batch.", code="not_found")
-        return msgspec.json.decode(data, type=Batch)
+        return batch
 
     async def listed(self, owner: str) -> list[Batch]:
         """All batches of an owner, the newest first."""
         kept = await asyncio.to_thread(self._store.listed, owner)
-        found = [msgspec.json.decode(data, type=Batch) for data in kept]
+        found = [batch for data in kept if (batch := Batch.read(data)) is not None]
         return [self._active[b.id].show() if b.id in self._active else b for b in found]
 
     async def cancel(self, owner: str, id: str) -> Batch:
@@ -244,7 +252,8 @@ class Batches:
 
     async def _answer(self, active: Active) -> None:
         """Answer the lines that have no reply yet, as far as the time goes."""
-        left = active.batch.expires_at - time.time()
+        # Never longer, when the clock was set back since it began.
+        left = min(SECONDS, active.batch.expires_at - CLOCK.passed())
         try:
             async with asyncio.timeout(left) as limit, asyncio.TaskGroup() as tasks:
                 own = asyncio.Semaphore(self._lines)
@@ -319,7 +328,7 @@ class Batches:
     ) -> str | None:
         """Write a file unless it would be empty; returns its id, which is the same every time."""
         batch = active.batch
-        now, seconds = int(time.time()), batch.output_expires_after or KEPT_SECONDS
+        now, seconds = int(CLOCK.now()), batch.output_expires_after or KEPT_SECONDS
         file = StoredFile(
             id=f"file-{batch.id.removeprefix('batch_')}-{kind}",
             owner=active.owner,
@@ -353,7 +362,8 @@ class Batches:
 
 
 def _is_old(data: bytes) -> bool:
-    return msgspec.json.decode(data, type=Batch).created_at + KEPT_SECONDS <= time.time()
+    batch = Batch.read(data)
+    return batch is None or batch.created_at + KEPT_SECONDS <= CLOCK.passed()
 
 
 BATCHES = web.AppKey("batches", Batches)

@@ -92,7 +92,10 @@ async def unload(request: web.Request) -> web.Response:
     PullRequest,
     reply=PullEvent,
     streamed=Streamed(
-        "text/event-stream", "Server-sent events: `data:` lines with the progress.", PullEvent
+        "text/event-stream",
+        "Server-sent events: `data:` lines with the progress.",
+        PullEvent,
+        generated=False,
     ),
 )
 async def pull_model(request: web.Request) -> web.StreamResponse:

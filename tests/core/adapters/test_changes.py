@@ -149,7 +149,7 @@ def test_adapters_take_memory_of_rows(path: Path, folder: Path, tmp_path: Path) 
     assert answer.budget.longest_row == left == memory.longest_row(8192, 64) < longest
     big = write_mlx(tmp_path / "big", path, rank=400)
     refused = driver.change(AddAdapter(AdapterSource(str(big))))
-    assert "MiB, and the memory limit leaves" in refused.problem
+    assert "iB, and the memory limit leaves" in refused.problem
     assert driver.model.adapters.nbytes == answer.nbytes
     with pytest.raises(ModelLoadError, match="the memory limit leaves"):
         load_adapters(load(path, memory_limit=weights + 2_200_000), [AdapterSource(str(big))])

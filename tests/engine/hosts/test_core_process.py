@@ -10,9 +10,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
+from budmlx.engine.hosts.core_output import MOST_BYTES
 from budmlx.engine.hosts.process import CORE_COMMAND, ProcessHost
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import CoreSettings, FromCore, Hello, LoadFailed
@@ -36,6 +38,38 @@ def test_an_unusable_model_is_refused(tmp_path: Path) -> None:
 def test_a_core_that_ends_while_it_loads_is_reported(code: str, says: str) -> None:
     with pytest.raises(ModelLoadError, match=says):
         ProcessHost(core_settings(), Rows(), command=(sys.executable, "-c", code))
+
+
+WORDS = r"""
+import faulthandler, os
+faulthandler.enable()
+print("printed", flush=True)
+os.write(2, b"\xffraw\r 50%\r\n" + b"x" * 5000 + b"\nnot ended")
+os.write(2, b"\n")
+os.abort()
+"""
+
+
+def test_what_a_core_writes_beside_its_log_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ModelLoadError, match="in the log"):
+        ProcessHost(core_settings(), Rows(), command=(sys.executable, "-c", WORDS))
+    said = [(each.levelname, each.message) for each in caplog.records]
+    assert {each.name for each in caplog.records} == {"budmlx.core.output"}
+    assert said[:3] == [("WARNING", each) for each in ("printed", r"\xffraw", " 50%")]
+    rest = 5000 - MOST_BYTES
+    assert [message for _, message in said[3:6]] == ["x" * MOST_BYTES, "x" * rest, "not ended"]
+    assert said[6] == ("ERROR", "Fatal Python error: Aborted") and len(said) > 8
+    assert {level for level, _ in said[6:]} == {"ERROR"}, "so is the place in the code"
+
+
+def test_the_log_of_a_core_is_left_as_it_is(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import os, sys; os.write(int(sys.argv[3]), b'a line of the log\\n')"
+    settings = msgspec.structs.replace(core_settings(), log_level="info")
+    with pytest.raises(ModelLoadError, match="status 0"):
+        ProcessHost(settings, Rows(), command=(sys.executable, "-c", code))
+    assert capfd.readouterr().err == "a line of the log\n" and not caplog.records
 
 
 def test_a_core_that_cannot_be_started_is_reported() -> None:

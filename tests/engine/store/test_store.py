@@ -89,13 +89,14 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    # LIMITS 134
     other = tmp_path / "text"
     other.write_text("This is no database. " * 100)
     later = tmp_path / "later"
     with sqlite3.connect(later) as database:
         database.execute("PRAGMA user_version = 99")
     for path in (other, later, tmp_path, other / "below"):
-        with pytest.raises(ConfigError, match=r"store: .* cannot be used"):
+        with pytest.raises(ConfigError, match=r"store: .* cannot be used: .* can write, or leave"):
             Store(path)
 
 
@@ -191,6 +192,9 @@ for place in sys.argv[2:]:
 
 def test_many_open_a_new_file_at_the_same_time(tmp_path: Path) -> None:
     paths = [str(tmp_path / str(n)) for n in range(30)]
+    for path in paths[:10]:  # They have to make a new one.
+        Store(Path(path)).close()
+        _damaged(Path(path))
     with ExitStack() as stack:
         openers = [
             stack.enter_context(
@@ -213,3 +217,4 @@ def test_many_open_a_new_file_at_the_same_time(tmp_path: Path) -> None:
         store = Store(Path(path))
         assert all(Shelf(store, "thing", MANY).get("me", str(n)) == b"x" for n in range(4))
         store.close()
+    assert len(list(tmp_path.glob("*.set-aside-*[0-9]"))) == 10

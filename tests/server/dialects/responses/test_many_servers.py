@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import openai
 
 from tests.server.conftest import Start
 from tests.server.dialects.responses.tools import ask, events
+from tests.server.tools import exchange, get
 
 TAGGED = re.compile(r"(resp|msg|rs|fc|file|batch)[_-][0-9a-f]{32}_b")
 
@@ -32,6 +34,26 @@ async def test_ids_end_with_the_tag_of_the_server(start: Start) -> None:
     told = await ask(server, input="script look;", stream=True)
     streamed = {event["item_id"] for event in events(told) if "item_id" in event}
     assert streamed and all(map(TAGGED.fullmatch, streamed))
+
+
+async def test_servers_of_one_store_know_the_responses_of_both(
+    start: Start, tmp_path: Path
+) -> None:  # LIMITS 141
+    store = str(tmp_path / "store")
+    one, other = await start(store=store), await start(store=store)
+    made = await asyncio.gather(
+        *(ask(server, input=f"script say {n};") for n in range(12) for server in (one, other))
+    )
+    ids = [answer.json["id"] for answer in made]
+    for server in (one, other):
+        for id in ids:
+            raw = get(f"/v1/responses/{id}")
+            assert (await exchange(server, raw)).json["id"] == id
+    more = await ask(other, input="script say on;", previous_response_id=ids[0])
+    assert more.json["previous_response_id"] == ids[0]
+    gone = get(f"/v1/responses/{ids[0]}").replace(b"GET", b"DELETE", 1)
+    assert (await exchange(one, gone)).status == 200
+    assert (await ask(other, input="x", previous_response_id=ids[0])).status in (400, 404)
 
 
 async def test_reasoning_of_another_server_is_understood(start: Start, tmp_path: Path) -> None:
