@@ -54,8 +54,8 @@ def main(directory: Path, model: str) -> None:
     found["sealed"] = Sealer(sealed / "key").opened(text) or ""
     with Engine.load(model, engine_host="thread", kv_store=str(sealed / "kv")) as engine:
         prompt = "the quick brown fox " * 60
-        found["reply"] = engine.chat(prompt, temperature=0, max_tokens=4).text
-        again = engine.chat(prompt, temperature=0, max_tokens=4)
+        found["reply"] = engine.chat(prompt, temperature=0, max_tokens=16).text
+        again = engine.chat(prompt, temperature=0, max_tokens=16)
         found["again"] = again.text
     found["lines"] = "\n".join(lines)
     kept = os.dup(2)

@@ -122,7 +122,7 @@ def problem(path: str, answer: Answer, *statuses: int) -> str:
     return "" if answer.headers["X-Request-Id"] else "it has no id"
 
 
-def test_no_route_is_missing_here(engine: Engine) -> None:
+def test_no_route_is_missing_here(engine: Engine) -> None:  # LIMITS 139
     app = create_app(Models.of(engine, ()), Config())
     served = {
         (route.method, route.resource.canonical)
@@ -194,7 +194,7 @@ PATHS = ["../../etc/passwd", "/etc/passwd", "..\\..\\x", "file:///etc/passwd", "
 PLAIN = re.compile(r"\{\w+\}")
 
 
-# LIMITS 64 and 127
+# LIMITS 64, 127 and 139
 async def test_ids_in_paths_are_no_paths(server: HttpServer) -> None:
     wrong = {}
     for endpoint in ENDPOINTS:
@@ -280,7 +280,7 @@ async def quiet(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR or each.exc_info]
 
 
-# LIMITS 89 and 91
+# LIMITS 89, 91 and 139
 @pytest.mark.parametrize("farewell", ["rst", "half-close"])
 @pytest.mark.parametrize("endpoint", ANSWERED, ids=lambda endpoint: endpoint.path)
 @pytest.mark.usefixtures("quiet")

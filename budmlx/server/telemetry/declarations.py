@@ -267,7 +267,7 @@ KV_STORE_BYTES = _counter(
 FAULTS = _counter(
     "plugin_faults",
     "Calls of plugins that raised, that returned something wrong (broke), that hang, or that ended "
-    "the model's process (crashed); times that they took most of a second of steps (slow), or kept "
+    "the model's process (crashed); times that they took most of a second (slow), or kept "
     "the event loop from serving for a second (blocks).",
     "plugin",
     "kind",

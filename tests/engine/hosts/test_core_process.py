@@ -50,6 +50,7 @@ os.abort()
 """
 
 
+# LIMITS 137
 def test_what_a_core_writes_beside_its_log_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ModelLoadError, match="in the log"):
         ProcessHost(core_settings(), Rows(), command=(sys.executable, "-c", WORDS))
