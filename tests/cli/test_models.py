@@ -178,7 +178,7 @@ def test_pull_shows_a_bar_and_what_it_fetched(tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert len(lines) == 3 and lines[0] == lines[1]
-    assert lines[0].startswith(f"org/model has 1 {tmp_path}/hub/models--org--model")
+    assert lines[0].startswith(f"org/model has 8.3 KiB in  {tmp_path}/hub/models--org--model")
     assert "Fetching org/model: 100%" in done.stderr
     assert "cannot be served: org/model is an encoder (bert)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("budmlx: org/model has no revision 'v3'")

@@ -100,7 +100,7 @@ def test_a_second_signal_is_told_and_stacks_are_shown(server: subprocess.Popen[s
         said = ""
         os.kill(each, signal.SIGUSR1)
         read_to("Current thread", "__main__.py")
-    framed = r"^\d{4}-\d\d-\d\d [\d:,]+ WARNING budmlx\.core\.output: Current thread"
+    framed = r"^\d{4}-\d\d-\d\d [\d:,]+ WARNING budmlx\.engine\.hosts\.core_output: Current thread"
     assert re.search(framed, said, re.M)
     with urllib.request.urlopen(request, timeout=110) as response:
         response.readline()

@@ -11,7 +11,7 @@ import re
 import threading
 from io import FileIO
 
-log = logging.getLogger("budmlx.core.output")
+log = logging.getLogger(__name__)
 
 MOST_BYTES = 4096
 """Of a line; the rest of it is a further line."""

@@ -55,7 +55,7 @@ def test_what_a_core_writes_beside_its_log_is_in_the_log(caplog: pytest.LogCaptu
     with pytest.raises(ModelLoadError, match="in the log"):
         ProcessHost(core_settings(), Rows(), command=(sys.executable, "-c", WORDS))
     said = [(each.levelname, each.message) for each in caplog.records]
-    assert {each.name for each in caplog.records} == {"budmlx.core.output"}
+    assert {each.name for each in caplog.records} == {"budmlx.engine.hosts.core_output"}
     assert said[:3] == [("WARNING", each) for each in ("printed", r"\xffraw", " 50%")]
     rest = 5000 - MOST_BYTES
     assert [message for _, message in said[3:6]] == ["x" * MOST_BYTES, "x" * rest, "not ended"]
