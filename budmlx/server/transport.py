@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 PROBES = 3
 """That a silent client is sent before it counts as gone."""
-# The name on macOS, which Python knows there.
+# On macOS it has another name.
 _IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 _UNREAD = getattr(socket, "TCP_USER_TIMEOUT", None)
 
