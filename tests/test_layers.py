@@ -86,6 +86,7 @@ LATE = {
 # Who else calls importlib: transformers is loaded for few tokenizers, mlx-lm's models by type,
 # plugins by name.
 IMPORTLIB = LATE.keys() | {
+    "budmlx.cli.plugin_commands",
     "budmlx.core.mlx_lm_alone",
     "budmlx.core.plugin_calls",
     "budmlx.testing.tiny_random",
