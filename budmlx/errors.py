@@ -3,6 +3,7 @@
 BudmlxError
 ├── ConfigError                     the configuration is wrong; nothing was started
 ├── ModelLoadError                  a model directory or repository cannot be used
+│   └── RanksError                  the ranks of a model cannot come together
 ├── InvalidRequestError             the request is wrong; `param` names where
 │   └── ContextLengthError          the prompt is longer than the context, or than memory holds
 ├── ModelNotFoundError              no served model has that name
@@ -45,6 +46,13 @@ class ModelLoadError(BudmlxError):
     """A model directory or repository cannot be used."""
 
     code = "model_load_error"
+
+
+class RanksError(ModelLoadError):
+    """The ranks of a model cannot come together. The message has nothing that clients may not read.
+
+    The code is `address_taken` where other addresses would help.
+    """
 
 
 class InvalidRequestError(BudmlxError):

@@ -76,7 +76,7 @@ class Follower:
             ranks = Ranks.connect(place)
             model = load_model(self._settings, ranks=ranks)
         except ModelLoadError as error:
-            self._emit(LoadFailed(error.message))
+            self._emit(LoadFailed.of(error))
             return
         try:
             channel.send(Ready(facts_of(model)))

@@ -102,7 +102,7 @@ class CoreLoop:
             others.loaded(model)
             adapters = load_adapters(model, self._settings.adapters)
         except ModelLoadError as error:
-            self._emit(LoadFailed(error.message))
+            self._emit(LoadFailed.of(error))
             return
         size, kv_store = self._settings.prefix_cache, self._settings.kv_store
         self._reuse = reuse = open_reuse(model, size, kv_store, others.clock)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
+from budmlx.errors import ModelLoadError, RanksError
 from budmlx.logs import Level
 from budmlx.protocol.adapters import AdapterAnswer, AddAdapter, RemoveAdapter
 from budmlx.protocol.counts import CoreReport, DraftCounts, RowDraft
@@ -114,9 +115,24 @@ class PrefixAnswer(msgspec.Struct, frozen=True, tag="prefix_answer"):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
-    """The model cannot be used; the core ends."""
+    """The model cannot be used; the core ends.
+
+    ranks: the code of a `RanksError`; empty if it is none.
+    """
 
     message: str
+    ranks: str = ""
+
+    @classmethod
+    def of(cls, error: ModelLoadError) -> Self:
+        """What tells of an error."""
+        return cls(error.message, (error.code or "") if isinstance(error, RanksError) else "")
+
+    def error(self) -> ModelLoadError:
+        """The error that it tells of."""
+        if self.ranks:
+            return RanksError(self.message, code=self.ranks)
+        return ModelLoadError(self.message)
 
 
 RowErrorCode = Literal[

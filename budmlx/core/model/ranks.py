@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from budmlx.errors import ModelLoadError
+from budmlx.errors import ModelLoadError, RanksError
 from budmlx.protocol import Place
 
 
@@ -28,7 +28,7 @@ class Ranks:
         """Wait until all ranks are connected.
 
         Raises:
-            ModelLoadError: they cannot be.
+            RanksError: they cannot be.
         """
         # MLX takes both from the environment alone.
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -38,8 +38,10 @@ class Ranks:
             try:
                 group = mx.distributed.init(strict=True, backend="ring")
             except (RuntimeError, ValueError) as error:
-                raise ModelLoadError(
-                    f"Rank {place.rank} of {place.size} cannot be connected to the others: {error}"
+                taken = "bind socket" in str(error)
+                raise RanksError(
+                    f"Rank {place.rank} of {place.size} cannot be connected to the others: {error}",
+                    code="address_taken" if taken else None,
                 ) from error
         return cls(place.rank, group)
 

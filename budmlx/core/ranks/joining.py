@@ -17,7 +17,7 @@ from budmlx.core.ranks.messages import (
     ToFollower,
     Welcome,
 )
-from budmlx.errors import ModelLoadError
+from budmlx.errors import RanksError
 from budmlx.protocol import Place
 from budmlx.protocol.channel import Channel, FrameError
 
@@ -53,7 +53,7 @@ def await_followers(
     """The channels to all other ranks, by rank.
 
     Raises:
-        ModelLoadError: one did not come within `seconds`, or the address is taken.
+        RanksError: one did not come within `seconds`, or the address is taken.
     """
     host, _, port = place.control.rpartition(":")
     joined: dict[int, Channel[FromFollower]] = {}
@@ -61,7 +61,9 @@ def await_followers(
     try:
         server = socket.create_server((host, int(port)), backlog=place.size)
     except OSError as error:
-        raise ModelLoadError(f"Rank 0 cannot listen on {place.control}: {error}.") from error
+        raise RanksError(
+            f"Rank 0 cannot listen on {place.control}: {error}.", code="address_taken"
+        ) from error
     with server:
         while len(joined) < place.size - 1:
             server.settimeout(max(end - time.monotonic(), 0.001))
@@ -70,7 +72,7 @@ def await_followers(
             except TimeoutError as error:
                 missing = sorted(set(range(1, place.size)) - joined.keys())
                 names = ", ".join(map(str, missing))
-                raise ModelLoadError(
+                raise RanksError(
                     f"Of {place.size} ranks, these did not join within {seconds:.0f} s: {names}."
                 ) from error
             if (found := _admitted(connection, Secret(place.secret), place.size)) is not None:
@@ -104,7 +106,7 @@ def join(place: Place, seconds: float = JOIN_SECONDS) -> Channel[ToFollower]:
     """The channel to rank 0, once all ranks have joined.
 
     Raises:
-        ModelLoadError: rank 0 did not answer within `seconds`, or it is somebody else.
+        RanksError: rank 0 did not answer within `seconds`, or it is somebody else.
     """
     host, _, port = place.control.rpartition(":")
     end = time.monotonic() + seconds
@@ -125,7 +127,7 @@ def join(place: Place, seconds: float = JOIN_SECONDS) -> Channel[ToFollower]:
         problem = "what answered does not know the secret"
         channel.close()
         break
-    raise ModelLoadError(f"Rank {place.rank} cannot join rank 0 at {place.control}: {problem}.")
+    raise RanksError(f"Rank {place.rank} cannot join rank 0 at {place.control}: {problem}.")
 
 
 def _prove(channel: Channel[ToFollower], place: Place, end: float) -> bool:

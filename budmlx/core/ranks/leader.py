@@ -19,7 +19,7 @@ from budmlx.core.ranks.joining import await_followers
 from budmlx.core.ranks.messages import Begin, FromFollower, Limit, Look, Ready, Turn, digest
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row
-from budmlx.errors import ModelLoadError
+from budmlx.errors import RanksError
 from budmlx.protocol import GenerateRequest, Place, RowFailed
 from budmlx.protocol.channel import Channel, FrameError
 from budmlx.types import SamplingParams
@@ -61,7 +61,7 @@ class Followers(NoRanks):
     """
 
     def __init__(self, place: Place):
-        """Wait for all of them. Raises ModelLoadError."""
+        """Wait for all of them. Raises RanksError."""
         self._channels: Mapping[int, Channel[FromFollower]] = await_followers(place)
         self.ranks = Ranks.connect(place)
         self.now = time.monotonic()
@@ -74,17 +74,17 @@ class Followers(NoRanks):
         """Wait until they have loaded the model, too.
 
         Raises:
-            ModelLoadError: one did not, or has another.
+            RanksError: one did not, or has another.
         """
         for rank, channel in self._channels.items():
             try:
                 ready = channel.receive(None)
             except (EOFError, FrameError) as error:
-                raise ModelLoadError(f"Rank {rank} did not load the model.") from error
+                raise RanksError(f"Rank {rank} did not load the model.") from error
             if not isinstance(ready, Ready):
-                raise ModelLoadError(f"Rank {rank} did not load the model.")
+                raise RanksError(f"Rank {rank} did not load the model.")
             if problem := differing(facts_of(model), ready.facts):
-                raise ModelLoadError(f"Rank {rank} differs from rank 0: {problem}.")
+                raise RanksError(f"Rank {rank} differs from rank 0: {problem}.")
 
     def send(self, message: msgspec.Struct) -> None:
         """Send a message to each.
@@ -116,7 +116,7 @@ class Followers(NoRanks):
 
 
 def other_ranks(place: Place | None) -> NoRanks:
-    """The ranks beside this one. Raises ModelLoadError if they do not come."""
+    """The ranks beside this one. Raises RanksError if they do not come."""
     return NoRanks() if place is None else Followers(place)
 
 

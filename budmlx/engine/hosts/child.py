@@ -43,7 +43,12 @@ class End:
 
 
 class Child:
-    """A core process from its start to its end."""
+    """A core process from its start to its end.
+
+    stopped: which rank gives no sign of life, in words; a process that is alone shows that itself.
+    """
+
+    stopped = ""
 
     def __init__(self, command: Sequence[str], settings: CoreSettings):
         self._note = _open_note()

@@ -21,8 +21,9 @@ from budmlx.engine.hosts.limit_change import LimitChange
 from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.engine.hosts.ranks import RankGroup
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
+from budmlx.engine.hosts.starting import await_loaded, spawn
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
-from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError
+from budmlx.errors import EngineClosedError, EngineUnavailableError, ModelLoadError, RanksError
 from budmlx.logs import Level
 from budmlx.plugins.boundary import count_fault
 from budmlx.progress import Notice
@@ -33,9 +34,7 @@ from budmlx.protocol import (
     CoreReport,
     CoreRequest,
     CoreSettings,
-    FromCore,
     Loaded,
-    LoadFailed,
     MemoryBudget,
     MemoryLimitSet,
     PrefixAnswer,
@@ -44,7 +43,6 @@ from budmlx.protocol import (
     SetMemoryLimit,
     Shutdown,
     StepFrame,
-    WarmingUp,
 )
 from budmlx.protocol.channel import FrameError
 from budmlx.protocol.counts import plus
@@ -63,6 +61,7 @@ _LOAD_SECONDS = 600.0
 _LOAD_SLACK = 10.0
 # How long the memory of a core that ended may take to be free again before the next one loads.
 _GONE_SECONDS = 60.0
+_ADDRESS_TRIES = 3
 
 
 class ProcessHost:
@@ -112,8 +111,7 @@ class ProcessHost:
         self._last_end = End("")
         self.adapters = HostAdapters(self._change)
         begin = time.monotonic()
-        self._child = self._spawn(settings)
-        loaded = self._load(self._child, math.inf)
+        loaded = self._start(settings, math.inf)
         self.adapters.came(loaded.adapters)
         self.info, self._budget = loaded.info, loaded.budget
         self._load_patience = max(_LOAD_SECONDS, _LOAD_SLACK * (time.monotonic() - begin))
@@ -208,6 +206,9 @@ class ProcessHost:
         if not self._recovery.up:
             words = f": {self._news.words}" if self._news.words else ""
             return f"The engine is restarting because {self._last_end.how}{words}."
+        if stopped := self._child.stopped:
+            limit = self._watchdog_seconds
+            return f"The engine waits: {stopped}; it is restarted after {limit:.0f} s."
         silence = now - self._last_sign
         if silence <= max(FRESH_SECONDS, 2 * self._note.longest):
             return ""
@@ -244,69 +245,37 @@ class ProcessHost:
             restart = CoreCounts(restarts={self._last_end.kind: 1})
             self._past = plus(self._past, restart)
         try:
-            child = self._spawn(self.adapters.settings(self._settings))
-            with self._lock:
-                self._child = child
-                if self._closing.is_set():
-                    child.kill()
-            loaded = self._load(child, self._load_patience)
+            settings = self.adapters.settings(self._settings)
+            loaded = self._start(settings, self._load_patience)
             if loaded.info.fingerprint != self.info.fingerprint:
-                child.reap()
+                self._child.reap()
                 return End("the model directory was changed", kind="load")
         except ModelLoadError as error:
             log.error("The engine could not be loaded again: %s", error.message)
             # No paths: clients get to read this.
-            return End("the model could not be loaded again", kind="load")
+            why = f": {error.message.rstrip('.')}" if isinstance(error, RanksError) else ""
+            return End(f"the model could not be loaded again{why}", kind="load")
         self._take_budget(loaded.budget)
         self._went_up(loaded.adapters)
-        return self._follow(child)
+        return self._follow(self._child)
 
-    def _spawn(self, settings: CoreSettings) -> Child | RankGroup:
-        kind = Child if settings.ranks == 1 else RankGroup
-        try:
-            return kind(self._command, settings)
-        except OSError as error:
-            raise ModelLoadError(f"The engine process could not be started: {error}.") from error
+    def _start(self, settings: CoreSettings, patience: float) -> Loaded:
+        """Start a core, and wait until it has loaded. Raises ModelLoadError. patience: see there.
 
-    def _load(self, child: Child | RankGroup, patience: float) -> Loaded:
-        """Wait until the core has loaded. Raises ModelLoadError.
-
-        patience: seconds without a sign of life after which it is killed.
+        Addresses of ranks that another program takes in the meantime are replaced.
         """
-        self._news.end()
-        watchdog = Watchdog(patience)
-        message: FromCore | None = None
-        try:
-            while message is None or isinstance(message, WarmingUp):
-                message = child.receive(watchdog.nap)
-                if isinstance(message, WarmingUp):
-                    watchdog.heard()
-                    self._news.tell(message)
-                elif message is None and watchdog.napped(child.note()):
-                    break
-        except (EOFError, FrameError) as error:
-            doing = "it loaded the model"
-            if self._news.words:
-                doing = f"it was {self._news.words} (--warmup off does without that)"
-            raise ModelLoadError(
-                f"The engine process ended while {doing}: {child.reap().how}. "
-                "Its own words, if any, are in the log."
-            ) from error
-        except BaseException:
-            child.reap()
-            raise
-        if isinstance(message, Loaded):
-            self._news.end()
-            return message
-        if message is None:
-            how = child.end_hung(watchdog.silence).how
-            raise ModelLoadError(f"The engine process did not load the model: {how}.")
-        child.reap()
-        raise ModelLoadError(
-            message.message
-            if isinstance(message, LoadFailed)
-            else "The engine process did not load."
-        )
+        for tries in reversed(range(_ADDRESS_TRIES)):
+            child = spawn(self._command, settings, self._watchdog_seconds)
+            with self._lock:
+                self._child = child
+                if self._closing.is_set():
+                    child.kill()
+            try:
+                return await_loaded(child, patience, self._news)
+            except RanksError as error:
+                if error.code != "address_taken" or not tries:
+                    raise
+        raise AssertionError("unreachable")
 
     def _follow(self, child: Child | RankGroup) -> End:
         """Take the core's frames until it ends or hangs; returns how it ended."""

@@ -43,10 +43,15 @@ class RankGroup:
     """All ranks of a model: one unit, which ends as a whole as soon as one of them does.
 
     It is used like a `Child`. Its bounds of memory are those of all ranks together.
+
+    watchdog_seconds: of a rank that is stopped, also where there is nothing to do.
     """
 
-    def __init__(self, command: Sequence[str], settings: CoreSettings):
+    def __init__(self, command: Sequence[str], settings: CoreSettings, watchdog_seconds: float):
         self._size = settings.ranks
+        self._watchdog_seconds = watchdog_seconds
+        self._stopped = [False] * settings.ranks
+        self._loaded = False
         self._failed: LoadFailed | None = None
         self._first: int | None = None  # the rank that ended before the others
         self._pulses: list[int] = []
@@ -91,7 +96,18 @@ class RankGroup:
             if (failed := self._failed) is None:
                 raise
             return failed
+        self._loaded = self._loaded or isinstance(frame, Loaded)
+        if isinstance(frame, LoadFailed) and frame.ranks:
+            for thread in self._watchers:  # what it waited for may have a reason of its own
+                thread.join(_LOOK_SECONDS)
+            return self._failed if self._failed and not self._failed.ranks else frame
         return None if frame is None else self._of_all(frame)
+
+    @property
+    def stopped(self) -> str:
+        """Which ranks give no sign of life, in words; empty if all do."""
+        names = ", ".join(str(rank) for rank, is_so in enumerate(self._stopped) if is_so)
+        return f"rank {names} of {self._size} is stopped" if names else ""
 
     def note(self) -> Note:
         """See `Child`: what rank 0 does, with pulses that stand still when those of a rank do."""
@@ -135,6 +151,8 @@ class RankGroup:
             self._first = 0
         ends = self._reap()
         first = ends[self._first]
+        if self._stopped[self._first]:
+            return End(self.stopped, kind="hang")
         how = f"rank {self._first} of {self._size} was lost: {first.how}"
         return End(how, first.plugin, first.kind)
 
@@ -150,13 +168,18 @@ class RankGroup:
         return [member.reap() for member in self._members[1:]]
 
     def _watch(self, rank: int) -> None:
-        """Thread body: end all ranks when this one ends."""
+        """Thread body: end all ranks when this one ends, or is stopped for too long."""
         member = self._members[rank]
+        pulses, still = 0, 0
         with contextlib.suppress(EOFError, FrameError):
-            while True:
+            while still < max(_STILL_LOOKS + 1, self._watchdog_seconds / _LOOK_SECONDS):
                 message = member.receive(_LOOK_SECONDS)
                 if isinstance(message, LoadFailed):
                     self._failed = self._failed or message
+                before, pulses = pulses, member.note().pulses
+                # While it loads, its threads may have to wait for their turn.
+                still = still + 1 if self._loaded and pulses == before else 0
+                self._stopped[rank] = still >= _STILL_LOOKS
         if self._first is None:
             self._first = rank
         self.kill()

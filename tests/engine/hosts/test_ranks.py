@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,7 @@ import pytest
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.engine.hosts.ranks import PORTS, choose_place
 from budmlx.errors import ModelLoadError
+from budmlx.protocol import Place
 from tests.amount import usually
 from tests.core.architectures import ARCHITECTURES
 from tests.engine.hosts.core_process import (
@@ -96,6 +98,57 @@ def test_a_rank_that_hangs_is_replaced(
     rows.wait_for(1, 2)
     assert host.status().restarts == 1
     assert rows.texts == expected
+
+
+def test_a_rank_that_is_stopped_while_nothing_runs_is_named_and_replaced(
+    start: Callable[..., ProcessHost], rows: Rows
+) -> None:
+    host = start(watchdog_seconds=6.0)
+    old = ranks()[1]
+    old.suspend()
+    eventually(lambda: "The engine waits: rank 1 of 2 is stopped" in host.status().reason)
+    eventually(lambda: host.status().restarts == 1 and host.status().ready)
+    assert not old.is_running()
+    host.submit(row(1))
+    rows.wait_for(1)
+
+
+@pytest.mark.long
+def test_an_address_that_another_program_takes_is_replaced(
+    start: Callable[..., ProcessHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    taken = socket.create_server(("127.0.0.1", 0))
+
+    def choose(size: int) -> Place:
+        place = choose_place(size)
+        places.append(place)
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        if len(places) == 1:
+            return msgspec.structs.replace(place, ring=[place.ring[0], address])
+        return msgspec.structs.replace(place, control=address) if len(places) == 2 else place
+
+    monkeypatch.setattr("budmlx.engine.hosts.ranks.choose_place", choose)
+    with taken:
+        assert start().status().ready
+    assert len(places) == 3
+
+
+@pytest.mark.long
+def test_why_ranks_do_not_come_together_again_is_said(
+    start: Callable[..., ProcessHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start()
+
+    def choose(size: int) -> Place:
+        place = choose_place(size)
+        return msgspec.structs.replace(place, ring=[place.ring[0], "no-such-host.invalid:1"])
+
+    monkeypatch.setattr("budmlx.engine.hosts.ranks.choose_place", choose)
+    ranks()[1].kill()
+    eventually(lambda: "cannot be connected to the others" in host.status().reason)
+    monkeypatch.undo()
+    eventually(lambda: host.status().ready)
 
 
 @pytest.mark.long
