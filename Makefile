@@ -41,7 +41,7 @@ install = backend=$$MLX_BACKEND; [ -n "$$backend" ] || backend=$$($(FIND_BACKEND
 	echo "Installing budmlx with its dependencies ($(1)$$backend) into $(VENV). This takes a minute or two."; \
 	$(BIN)/python -m pip install --quiet $(if $(LOCKED),--constraint $(LOCK) )--editable ".[$(1)$$backend]"
 
-.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page test-balancers screenshots test-dist check format-check lint types fmt docs \
+.PHONY: run test quick test-long test-gpu test-real test-plugins test-clients test-page test-balancers test-machines screenshots test-dist check format-check lint types fmt docs \
   bench soak limits mutants audit lock dist clean
 
 run: $(VENV)/installed
@@ -90,6 +90,10 @@ test-page: $(VENV)/installed-dev
 # Two servers behind nginx and HAProxy, which are the machine's own, as docs/scaling.md has them.
 test-balancers: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/scaling -m balancers $(ARGS)
+
+# Ranks on other machines: a real sshd, which is the machine's own, and links that stall and break.
+test-machines: $(VENV)/installed-dev
+	BUDMLX_DEVICE="$${BUDMLX_DEVICE-cpu}" $(BIN)/python -m pytest tests/machines -m machines $(ARGS)
 
 # Pictures of the page, for people to look at.
 screenshots: $(VENV)/installed-dev

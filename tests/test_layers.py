@@ -63,7 +63,7 @@ COMMAND_MODULES = (
         "plugins",
         "ps",
     ),
-    *("pull", "residence", "rm", "serve", "service.command", "show"),
+    *("pull", "rank", "residence", "rm", "serve", "service.command", "show"),
 )
 # Modules that are imported or started by name, each with who may do so. The targets load late
 # so that `--help` and a server's parent stay free of what they do not need.
@@ -75,7 +75,7 @@ LATE = {
     "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},
     "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
-    "budmlx.engine.hosts.process": {"budmlx.core"},
+    "budmlx.engine.hosts.child": {"budmlx.core"},
     "budmlx.engine.hosts.device_memory": {"budmlx.core.device_memory"},
     "budmlx.server.app": {"budmlx.server.telemetry.traces"},
     "budmlx.plugins.discovery": {

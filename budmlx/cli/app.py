@@ -23,6 +23,10 @@ COMMANDS = {
         "budmlx.cli.serve:serve",
         "Serve a model over HTTP, or all that are on this machine.",
     ),
+    "rank": (
+        "budmlx.cli.rank:rank",
+        "Compute this machine's part of a model that another machine serves.",
+    ),
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),
     "embed": ("budmlx.cli.embed:embed", "Write the vectors of the lines of a file."),

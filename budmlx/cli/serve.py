@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +24,11 @@ from budmlx.cli.terminal import go_on_without_streams, leave_closed_streams
 from budmlx.config import Config
 from budmlx.config.sources import load_config
 from budmlx.engine.engine import Engine
+from budmlx.engine.hosts.machines import agent_command, joined
 from budmlx.engine.load.library.pull import downloads_run
+from budmlx.engine.load.machines import read_machines
 from budmlx.engine.models.models import Models
+from budmlx.errors import ConfigError
 from budmlx.open_files import connections_within, raise_open_files_limit
 from budmlx.server.app import create_loading_app
 from budmlx.server.app import serve as serve_http
@@ -37,6 +40,9 @@ from budmlx.server.stores import Stores
 log = logging.getLogger(__name__)
 
 OPTIONS = config_options()
+PRINT_COMMAND = typer.Option(
+    "--print-command", help="Print what --machines runs on each machine, and leave."
+)
 
 
 @with_options(OPTIONS)
@@ -55,6 +61,7 @@ def serve(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings as TOML and leave.")
     ] = False,
+    print_command: Annotated[bool, PRINT_COMMAND] = False,
     **options: Any,
 ) -> None:
     """Serve a model over HTTP, or all that are on this machine.
@@ -64,8 +71,9 @@ def serve(
     """
     flags = {**given(options, OPTIONS), "model": model}
     loaded = read_config(flags, config)
-    if print_config:
-        typer.echo(to_toml(loaded) + sampling_comments(loaded), nl=False)
+    if print_config or print_command:
+        said = to_toml(loaded) + sampling_comments(loaded) if print_config else ""
+        typer.echo(said + "".join(rank_commands(loaded.config) if print_command else ()), nl=False)
         return
     check_backend()
     go_on_without_streams()
@@ -94,6 +102,23 @@ def serve(
         # Python would wait for their threads, and these for the network.
         logging.shutdown()
         os._exit(0)
+
+
+def rank_commands(config: Config) -> Iterator[str]:
+    """The commands that start the ranks of other machines, each reading the secret from stdin.
+
+    Raises:
+        ConfigError: there is no hostfile, or it cannot be used.
+    """
+    machines = read_machines(config.for_model())
+    if machines is None:
+        raise ConfigError("--print-command needs --machines.", param="machines")
+    port = str(machines.port) if machines.port else "PORT"
+    digest = machines.certificate.digest() if machines.certificate else ""
+    for rank, machine in enumerate(machines.each[1:], 1):
+        words = agent_command(machines, rank, joined(machines.each[0].ip, port), digest)
+        over = f"ssh {shlex.quote(machine.ssh)} " if machine.ssh else ""
+        yield over + (shlex.quote(shlex.join(words)) if over else shlex.join(words)) + "\n"
 
 
 def _read_again(flags: Mapping[str, Any], file: Path | None) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -61,7 +62,25 @@ class ModelConfig(BaseModel):
         ge=1,
         le=64,
         description="Processes of this machine that compute the model together, each with a part "
-        "of every layer.",
+        "of it.",
+    )
+    parallel: Literal["auto", "tensor", "pipeline"] = Field(
+        "auto",
+        description="What each rank has: a part of every layer (tensor), whole layers (pipeline), "
+        "or the former where the architecture can be divided so (auto).",
+    )
+    machines: Path | None = Field(
+        None,
+        description="Hostfile of `mlx.launch`: machines that compute the model together, this one "
+        "first. The others are started over ssh, or by hand with `budmlx rank`.",
+    )
+    join_port: int = Field(
+        0, ge=0, le=65535, description="Port where `budmlx rank` of other machines joins; 0: any."
+    )
+    join_token: Path | None = Field(
+        None,
+        description="File with the secret of all machines, for those that are started by hand; "
+        "without it each start makes one.",
     )
     memory_limit: Size | None = Field(
         None,

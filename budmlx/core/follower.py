@@ -79,7 +79,7 @@ class Follower:
             self._emit(LoadFailed.of(error))
             return
         try:
-            channel.send(Ready(facts_of(model)))
+            channel.send(Ready(facts_of(model, self._settings), model.memory.limit))
             self._follow(channel, model)
         except (EOFError, ConnectionError):
             return

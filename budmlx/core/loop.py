@@ -99,7 +99,7 @@ class CoreLoop:
             use_device()
             self._others = others = other_ranks(self._settings.place)
             model = load_model(self._settings, ranks=others.ranks)
-            others.loaded(model)
+            least = others.loaded(model, self._settings)
             adapters = load_adapters(model, self._settings.adapters)
         except ModelLoadError as error:
             self._emit(LoadFailed.of(error))
@@ -124,6 +124,8 @@ class CoreLoop:
             speculation=self._settings.speculation,
             grammars=grammars,
         )
+        if least < model.memory.limit:
+            scheduler.set_memory_limit(least, size)
         tally = Tally(partial(self._measure, model, grammars))
         changes = AdapterChanges(executor, lambda: scheduler.budget, self._emit, self._inbox.put)
         self._emit(Loaded(model.info, scheduler.budget, adapters))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import struct
+import threading
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -42,6 +44,10 @@ class Channel(Generic[Incoming]):
     def __init__(self, sock: socket.socket, incoming: Any):
         """Own `sock`; `incoming` is the type, or union of types, of what arrives."""
         self._sock = sock
+        # OpenSSL takes one call at a time for a connection.
+        self._turn = (
+            threading.Lock() if isinstance(sock, ssl.SSLSocket) else contextlib.nullcontext()
+        )
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
         self._read = memoryview(bytearray(_BUFFER_BYTES))
@@ -60,7 +66,8 @@ class Channel(Generic[Incoming]):
         body = self._encoder.encode(message)
         if len(body) > MAX_FRAME_BYTES:
             raise FrameError(f"A frame of {len(body)} bytes is over {MAX_FRAME_BYTES}.")
-        self._sock.sendall(_LENGTH.pack(len(body)) + body)
+        with self._turn:
+            self._sock.sendall(_LENGTH.pack(len(body)) + body)
 
     def receive(self, timeout: float | None = None) -> Incoming | None:
         """The next frame, or None when nothing at all came for `timeout` seconds.
@@ -76,18 +83,35 @@ class Channel(Generic[Incoming]):
             if not self._poll.poll(None if timeout is None else timeout * 1000):
                 return None
             try:
-                count = self._sock.recv_into(self._read)
+                count = self._received()
             except OSError:
                 count = 0
-            if not count:
+            if count == 0:
                 raise EOFError("The peer closed the connection.")
-            self._buffer += self._read[:count]
+            self._buffer += self._read[: count or 0]
 
     def close(self) -> None:
         """Close the socket: the peer sees end of file, a thread stuck in `send` an OSError."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
+
+    def _received(self) -> int | None:
+        """Read what is there; None if that is no part of a frame. Raises OSError."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return self._sock.recv_into(self._read)
+        with self._turn:
+            # It may be half of what TLS needs, and whoever sends must not wait for the rest.
+            self._sock.settimeout(0.0)
+            try:
+                count = self._sock.recv_into(self._read)
+                while self._sock.pending():  # `poll` sees only what TLS has not read
+                    count += self._sock.recv_into(self._read[count:])
+                return count
+            except ssl.SSLWantReadError:
+                return None
+            finally:
+                self._sock.settimeout(None)
 
     def _take(self) -> bytes | None:
         """Cut the first complete frame off the buffer."""

@@ -9,7 +9,11 @@ import msgspec
 from budmlx.logs import Format, Level
 from budmlx.protocol.adapters import AdapterSource
 from budmlx.protocol.embedding import EmbeddingSettings
+from budmlx.protocol.links import Certificate
+from budmlx.protocol.machines import Machines
 
+Parallel = Literal["auto", "tensor", "pipeline"]
+"""How ranks divide a model: each layer, or whole layers."""
 MOST_DRAFTED = 16
 """Most tokens that a row drafts in a step."""
 MOST_PLACES = 128
@@ -55,12 +59,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     rank: 0 decides what all of them compute. ring: where each listens to its neighbour, as
     HOST:PORT. control: where rank 0 awaits the others. secret: what all of them know, and nobody
     else.
+    backend: MLX's, ring or jaccl; rdma: for jaccl, the devices of each rank towards each.
+    certificate: of rank 0, with its key, as files; none for messages without TLS. digest: of the
+    certificate, for the others; empty likewise.
     """
 
     rank: int
     ring: list[str]
     control: str
     secret: str
+    certificate: Certificate | None = None
+    digest: str = ""
+    backend: str = "ring"
+    rdma: list[list[str | None]] = []
 
     @property
     def size(self) -> int:
@@ -91,8 +102,11 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level, log_format: as of `logs.set_up`, for a process of its own; None leaves its log alone.
     warmup: before it serves, the core runs what requests will run.
     speculation: tokens that a row drafts in a step at most; 0 for none, auto for as many as pay.
-    ranks: processes of this machine that compute the model together. place: that of this one;
-    None until the host has chosen one for each, and for a core that is alone.
+    machines: where the ranks are, for the host alone; None for this machine.
+    parallel: how ranks divide it.
+    ranks: processes that compute the model together; here: so many of them share this machine.
+    place: that of this one; None until the host has chosen one for each, and for a core that is
+    alone.
     draft_model: drafts, too.
     """
 
@@ -119,6 +133,9 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Level | None = None
     log_format: Format = "text"
     speculation: Literal["auto"] | int = 0
+    machines: Machines | None = None
+    parallel: Parallel = "auto"
     ranks: int = 1
+    here: int = 1
     place: Place | None = None
     draft_model: DraftModelSettings | None = None

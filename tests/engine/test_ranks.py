@@ -112,6 +112,23 @@ def test_other_architectures(name: str, bits: int | None) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", usually(lambda name: False, ["qwen2", "qwen3_moe", "ministral3", "deepseek_v3"])
+)
+def test_pipelines(name: str) -> None:
+    path = directory(name)
+    document = "It was a dark and stormy night. " * 40
+    with Engine.load(path, engine_host="thread", warmup="off") as engine:
+        expected = ask_all(engine)
+        about = engine.chat(document, temperature=0.0, max_tokens=12).text
+    with Engine.load(path, **SPLIT_SETTINGS, parallel="pipeline") as engine:
+        assert said(ask_all(engine)) == said(expected)
+        for cached in (False, True):
+            reply = engine.chat(document, temperature=0.0, max_tokens=12)
+            assert reply.text == about
+            assert (reply.usage.cached_tokens > 500) == cached
+
+
+@pytest.mark.parametrize(
     ("setting", "value"),
     [
         ("engine_host", "thread"),

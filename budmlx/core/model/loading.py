@@ -63,9 +63,9 @@ def load_model(
             large; then its weights have not been read.
     """
     path = Path(settings.model_path)
-    device = device or DeviceMemory.here().shared(settings.ranks)
+    device = device or DeviceMemory.here().shared(settings.here)
     policy = MemoryPolicy.choose(device, settings.memory_limit, settings.wired)
-    module, config = _open(settings, path, ranks)
+    module, config, ranks = _open(settings, path, ranks)
     weights = sum(x.nbytes for _, x in tree_flatten(module.parameters()))
     if weights > policy.limit:
         raise _too_large(settings, policy, weights)
@@ -126,9 +126,9 @@ def _identity(settings: CoreSettings, path: Path, config: Mapping[str, Any]) -> 
 
 def _open(
     settings: CoreSettings, path: Path, ranks: Ranks | None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, or this rank's part of it, and its configuration; of the weights only the headers
-    are read."""
+) -> tuple[nn.Module, dict[str, Any], Ranks | None]:
+    """The model, or this rank's part of it, its configuration, and how the ranks have divided it;
+    of the weights only the headers are read."""
     try:
         module, config = load_with_mlx_lm(path, lazy=True, **_classes(settings))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -140,8 +140,8 @@ def _open(
             "such as budmlx-encoders may have its architecture."
         )
     if ranks is not None:
-        ranks.split(settings.model_name, module, config)
-    return module, config
+        ranks = ranks.split(settings.model_name, module, config, settings.parallel)
+    return module, config, ranks
 
 
 def _shape(module: nn.Module, cache: list[Any], text: Mapping[str, Any]) -> Shape:
@@ -253,7 +253,7 @@ def _draft_model(
             f"{settings.model_name} has a draft model, {asked.name}, but speculation {reason}."
         )
     own = structs.replace(settings, model_name=asked.name, loader=asked.loader, bare=False)
-    module, config = _open(own, Path(asked.path), None)
+    module, config, _ = _open(own, Path(asked.path), None)
     new_cache = list if is_encoder(module) else cache_maker(module, None)
     cache = new_cache()
     if not cache or not all(type(entry) in CAN_BE_CUT for entry in cache):

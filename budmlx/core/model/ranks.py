@@ -1,4 +1,4 @@
-"""Ranks: processes that compute one model together, each with a part of every layer."""
+"""Ranks: processes that compute one model together, each with a part of it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from budmlx.errors import ModelLoadError, RanksError
 from budmlx.protocol import Place
+from budmlx.protocol.settings import Parallel
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among the ranks of its model. rank: 0 decides and samples. group: MLX's."""
+    """This process among the ranks of its model. rank: 0 decides and samples. group: MLX's.
+
+    pipelined: each has whole layers, not all of them the same number.
+    """
 
     rank: int
     group: mx.distributed.Group
+    pipelined: bool = False
 
     @classmethod
     def connect(cls, place: Place) -> Ranks:
@@ -30,13 +35,20 @@ class Ranks:
         Raises:
             RanksError: they cannot be.
         """
-        # MLX takes both from the environment alone.
+        if not mx.distributed.is_available(place.backend):
+            raise RanksError(
+                f"MLX cannot connect ranks by {place.backend} on the machine of rank {place.rank}."
+            )
+        # MLX takes all of it from the environment alone.
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump([[address] for address in place.ring], file)
+            ring = place.backend == "ring"
+            json.dump([[address] for address in place.ring] if ring else place.rdma, file)
             file.flush()
-            os.environ.update(MLX_RANK=str(place.rank), MLX_HOSTFILE=file.name)
+            os.environ["MLX_RANK"] = str(place.rank)
+            os.environ["MLX_HOSTFILE" if ring else "MLX_IBV_DEVICES"] = file.name
+            os.environ["MLX_JACCL_COORDINATOR"] = place.ring[0]
             try:
-                group = mx.distributed.init(strict=True, backend="ring")
+                group = mx.distributed.init(strict=True, backend=place.backend)
             except (RuntimeError, ValueError) as error:
                 taken = "bind socket" in str(error)
                 raise RanksError(
@@ -57,27 +69,40 @@ class Ranks:
         """
         return mx.distributed.all_sum(tokens, group=self.group)
 
-    def split(self, name: str, module: nn.Module, config: Mapping[str, Any]) -> None:
-        """Leave a module this rank's part of every layer. name: what the model is called.
+    def split(
+        self, name: str, module: nn.Module, config: Mapping[str, Any], parallel: Parallel = "auto"
+    ) -> Self:
+        """Leave a module this rank's part: of every layer, or some whole layers (a pipeline).
+
+        name: what the model is called. Returns these ranks, which say what was chosen.
 
         Raises:
             ModelLoadError: it cannot be divided by the number of ranks.
         """
-        size, kind = self.size, config["model_type"]
-        if not hasattr(module, "shard"):
-            raise ModelLoadError(
-                f"{name} cannot be split over {size} ranks: mlx-lm does not know how to divide "
-                f"the layers of its architecture, {kind}."
-            )
-        for key, value in (config.get("text_config") or config).items():
-            if "num" in key and key.endswith("heads") and isinstance(value, int) and value % size:
-                raise ModelLoadError(
-                    f"{name} cannot be split over {size} ranks: its {key} is {value} "
-                    "(config.json), which they cannot share evenly."
-                )
+        kind, inner = config["model_type"], getattr(module, "model", None)
+        tensor, pipeline = hasattr(module, "shard"), hasattr(inner, "pipeline")
+        odd = self._odd_heads(config)
+        chosen = parallel
+        if parallel == "auto":
+            chosen = "pipeline" if pipeline and (odd or not tensor) else "tensor"
+        failed = f"{name} cannot be split over {self.size} ranks: "
+        if not (tensor if chosen == "tensor" else pipeline):
+            what = "divide the layers" if chosen == "tensor" else "make a pipeline of the layers"
+            raise ModelLoadError(f"{failed}mlx-lm does not know how to {what} of its {kind}.")
+        if chosen == "tensor" and odd:
+            raise ModelLoadError(f"{failed}{odd} (config.json), which they cannot share evenly.")
         try:
-            module.shard(self.group)
+            if chosen == "tensor":
+                module.shard(self.group)
+            else:
+                inner.pipeline(self.group)  # type: ignore[union-attr]
         except (ValueError, RuntimeError, AttributeError, TypeError) as error:
-            raise ModelLoadError(
-                f"{name} ({kind}) cannot be split over {size} ranks: {error}"
-            ) from error
+            raise ModelLoadError(f"{failed}{error} ({kind})") from error
+        return replace(self, pipelined=chosen == "pipeline")
+
+    def _odd_heads(self, config: Mapping[str, Any]) -> str:
+        """Heads that ranks cannot share evenly, in words; empty if they can."""
+        numbers = (config.get("text_config") or config).items()
+        heads = [(k, n) for k, n in numbers if "num" in k and k.endswith("heads")]
+        odd = [f"its {k} is {n}" for k, n in heads if isinstance(n, int) and n % self.size]
+        return odd[0] if odd else ""

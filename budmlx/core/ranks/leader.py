@@ -20,7 +20,7 @@ from budmlx.core.ranks.messages import Begin, FromFollower, Limit, Look, Ready, 
 from budmlx.core.reuse.interface import Reusing
 from budmlx.core.row import Row
 from budmlx.errors import RanksError
-from budmlx.protocol import GenerateRequest, Place, RowFailed
+from budmlx.protocol import CoreSettings, GenerateRequest, Place, RowFailed
 from budmlx.protocol.channel import Channel, FrameError
 from budmlx.types import SamplingParams
 
@@ -36,8 +36,9 @@ class NoRanks:
         """The time for what is retained."""
         return time.monotonic()
 
-    def loaded(self, model: Model) -> None:
-        """Nothing to wait for."""
+    def loaded(self, model: Model, settings: CoreSettings) -> int:
+        """The bytes that the model may take on the rank that has least of them."""
+        return model.memory.limit
 
     def stored(self, reuse: Reusing, namespace: str, keys: list[int]) -> int:
         """How many tokens of a prompt are in memory. Who looks, uses them."""
@@ -70,12 +71,13 @@ class Followers(NoRanks):
         """The time for what is retained, the same on all ranks."""
         return self.now
 
-    def loaded(self, model: Model) -> None:
-        """Wait until they have loaded the model, too.
+    def loaded(self, model: Model, settings: CoreSettings) -> int:
+        """See `NoRanks`; wait until they have loaded the model, too.
 
         Raises:
             RanksError: one did not, or has another.
         """
+        least, facts = model.memory.limit, facts_of(model, settings)
         for rank, channel in self._channels.items():
             try:
                 ready = channel.receive(None)
@@ -83,8 +85,10 @@ class Followers(NoRanks):
                 raise RanksError(f"Rank {rank} did not load the model.") from error
             if not isinstance(ready, Ready):
                 raise RanksError(f"Rank {rank} did not load the model.")
-            if problem := differing(facts_of(model), ready.facts):
+            if problem := differing(facts, ready.facts):
                 raise RanksError(f"Rank {rank} differs from rank 0: {problem}.")
+            least = min(least, ready.limit)
+        return least
 
     def send(self, message: msgspec.Struct) -> None:
         """Send a message to each.

@@ -8,18 +8,7 @@ import msgspec
 
 from budmlx.core.batch.plan import Plan, Result
 from budmlx.protocol import GenerateRequest
-
-
-class Challenge(msgspec.Struct, frozen=True, tag="challenge"):
-    """First message to whoever connects. nonce: what the answer must prove to have seen."""
-
-    nonce: bytes
-
-
-class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The answer was right. proof: that this is rank 0, over the nonce of the answer."""
-
-    proof: bytes
+from budmlx.protocol.proofs import Answer, Challenge, Welcome
 
 
 class Assembled(msgspec.Struct, frozen=True, tag="assembled"):
@@ -61,18 +50,14 @@ class Limit(msgspec.Struct, frozen=True, tag="limit"):
 ToFollower = Challenge | Welcome | Assembled | Begin | Turn | Look | Limit
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """The answer to a challenge. proof: over rank and both nonces; nonce: for rank 0 to prove."""
-
-    rank: int
-    nonce: bytes
-    proof: bytes
-
-
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is in memory. facts: what must be the same on all ranks, by name."""
+    """The model is in memory. facts: what must be the same on all ranks, by name.
+
+    limit: bytes that it may take on this rank.
+    """
 
     facts: dict[str, str]
+    limit: int = 0
 
 
 FromFollower = Answer | Ready

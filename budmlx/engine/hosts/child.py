@@ -22,6 +22,8 @@ from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, FromCore, Hello, ToC
 from budmlx.protocol.channel import Channel, connected_sockets
 from budmlx.protocol.note import NOTE_BYTES, Note
 
+# -P: a file of the working directory must not shadow a module of the core's.
+CORE_COMMAND = (sys.executable, "-P", "-m", "budmlx.core")
 KILL_SECONDS = 5.0
 
 _EXIT_SECONDS = 0.2  # for a process that closed its socket to end by itself

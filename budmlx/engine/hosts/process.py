@@ -6,7 +6,6 @@ import atexit
 import logging
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from concurrent.futures import Future
 import msgspec
 
 from budmlx.engine.hosts.adapters import Change, HostAdapters
-from budmlx.engine.hosts.child import KILL_SECONDS, Child, End, Watchdog
+from budmlx.engine.hosts.child import CORE_COMMAND, KILL_SECONDS, Child, End, Watchdog
 from budmlx.engine.hosts.host import FRESH_SECONDS, FrameSink, HostStatus, deliver
 from budmlx.engine.hosts.limit_change import LimitChange
+from budmlx.engine.hosts.machines import MachinePool
 from budmlx.engine.hosts.prefix_questions import PrefixQuestions
 from budmlx.engine.hosts.ranks import RankGroup
 from budmlx.engine.hosts.recovery import Recovery, RecoveryPolicy
@@ -50,9 +50,6 @@ from budmlx.protocol.note import Note
 from budmlx.types import ModelInfo
 
 log = logging.getLogger(__name__)
-
-# -P: a file of the working directory must not shadow a module of the core's.
-CORE_COMMAND = (sys.executable, "-P", "-m", "budmlx.core")
 
 _CLOSE_SECONDS = 2.0
 # A core that is restarted may give no sign of life for this long while it loads, and for this many
@@ -111,7 +108,12 @@ class ProcessHost:
         self._last_end = End("")
         self.adapters = HostAdapters(self._change)
         begin = time.monotonic()
-        loaded = self._start(settings, math.inf)
+        self._pool = MachinePool(settings.machines) if settings.machines is not None else None
+        try:
+            loaded = self._start(settings, math.inf)
+        except BaseException:
+            self._close_pool()
+            raise
         self.adapters.came(loaded.adapters)
         self.info, self._budget = loaded.info, loaded.budget
         self._load_patience = max(_LOAD_SECONDS, _LOAD_SLACK * (time.monotonic() - begin))
@@ -233,9 +235,14 @@ class ProcessHost:
                 failed = self._recovery.fail_all(
                     "The engine was closed before this request finished."
                 )
+            self._close_pool()
             self._deliver_failed(failed)
             self.adapters.gone()
             self.prefixes.gone()
+
+    def _close_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
 
     def _run_core(self) -> End:
         """Start a further core and follow it to its end; returns how it ended."""
@@ -265,7 +272,7 @@ class ProcessHost:
         Addresses of ranks that another program takes in the meantime are replaced.
         """
         for tries in reversed(range(_ADDRESS_TRIES)):
-            child = spawn(self._command, settings, self._watchdog_seconds)
+            child = spawn(self._command, settings, self._watchdog_seconds, self._pool)
             with self._lock:
                 self._child = child
                 if self._closing.is_set():

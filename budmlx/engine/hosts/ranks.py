@@ -1,11 +1,9 @@
-"""Ranks: the processes of this machine that compute one model together, as one core."""
+"""Ranks: the processes that compute one model together, as one core."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from budmlx.engine.hosts.child import KILL_SECONDS, Child, End
+from budmlx.engine.hosts.machines import MachinePool
+from budmlx.engine.hosts.ports import free_port
+from budmlx.engine.hosts.remote import RemoteChild
 from budmlx.protocol import (
     CoreSettings,
     FromCore,
@@ -29,8 +30,6 @@ from budmlx.protocol import (
 from budmlx.protocol.channel import FrameError
 from budmlx.protocol.note import Note
 
-# Below the ports that systems give to outgoing connections, which may be taken at any time.
-PORTS = range(20_000, 32_000)
 HOST = "127.0.0.1"
 
 # Looks without a pulse of a rank after which it counts as stopped, where the group hangs.
@@ -44,11 +43,19 @@ class RankGroup:
 
     It is used like a `Child`. Its bounds of memory are those of all ranks together.
 
-    watchdog_seconds: of a rank that is stopped, also where there is nothing to do.
+    watchdog_seconds: of a rank that is stopped, also where there is nothing to do. pool: other
+    machines, which have all ranks but the first; None for ranks of this machine.
     """
 
-    def __init__(self, command: Sequence[str], settings: CoreSettings, watchdog_seconds: float):
+    def __init__(
+        self,
+        command: Sequence[str],
+        settings: CoreSettings,
+        watchdog_seconds: float,
+        pool: MachinePool | None = None,
+    ):
         self._size = settings.ranks
+        self._pool = pool
         self._watchdog_seconds = watchdog_seconds
         self._stopped = [False] * settings.ranks
         self._loaded = False
@@ -57,14 +64,12 @@ class RankGroup:
         self._pulses: list[int] = []
         self._moved = 0
         self._still = 0  # looks since the pulses of all ranks moved
-        self._members: list[Child] = []
+        self._members: list[Child | RemoteChild] = []
         own = self._of_one(settings)
-        place = choose_place(self._size)
+        place = choose_place(self._size) if pool is None else pool.place()
         try:
             for rank in range(self._size):
-                each = msgspec.structs.replace(place, rank=rank)
-                member = Child(command, msgspec.structs.replace(own, place=each))
-                self._members.append(member)
+                self._members.append(self._started(rank, command, own, place))
         except BaseException:
             for member in self._members:
                 member.kill()
@@ -77,6 +82,26 @@ class RankGroup:
         for thread in self._watchers:
             thread.daemon = True
             thread.start()
+
+    def _started(
+        self, rank: int, command: Sequence[str], settings: CoreSettings, place: Place
+    ) -> Child | RemoteChild:
+        if rank:
+            place = msgspec.structs.replace(place, rank=rank, certificate=None)
+        pool = self._pool
+        here = self._size if pool is None else pool.here(rank)
+        own = msgspec.structs.replace(settings, place=place, here=here)
+        if rank and pool is not None:
+            return pool.child(rank, own, max(self._watchdog_seconds, _STILL_LOOKS + 1.0))
+        return Child(command, own)
+
+    def _name(self, *ranks: int) -> str:
+        """Ranks in words, with their machines."""
+        names = (
+            f"{rank} ({self._pool.name(rank)})" if self._pool and rank else str(rank)
+            for rank in ranks
+        )
+        return f"rank {', '.join(names)} of {self._size}"
 
     def post(self, messages: Sequence[ToCore]) -> None:
         """See `Child`: rank 0 gets the messages."""
@@ -106,8 +131,8 @@ class RankGroup:
     @property
     def stopped(self) -> str:
         """Which ranks give no sign of life, in words; empty if all do."""
-        names = ", ".join(str(rank) for rank, is_so in enumerate(self._stopped) if is_so)
-        return f"rank {names} of {self._size} is stopped" if names else ""
+        ranks = [rank for rank, is_so in enumerate(self._stopped) if is_so]
+        return f"{self._name(*ranks)} is stopped" if ranks else ""
 
     def note(self) -> Note:
         """See `Child`: what rank 0 does, with pulses that stand still when those of a rank do."""
@@ -138,11 +163,11 @@ class RankGroup:
     def end_hung(self, silence: float) -> End:
         """See `Child`."""
         pulses = [member.note().pulses for member in self._members]
-        still = [str(rank) for rank, old in enumerate(self._pulses) if pulses[rank] == old]
+        still = [rank for rank, old in enumerate(self._pulses) if pulses[rank] == old]
         end = self._members[0].end_hung(silence)
         self._reap_followers()
         if self._still >= _STILL_LOOKS and 0 < len(still) < self._size:
-            return End(f"rank {', '.join(still)} of {self._size} is stopped", end.plugin, "hang")
+            return End(f"{self._name(*still)} is stopped", end.plugin, "hang")
         return end
 
     def reap(self) -> End:
@@ -153,7 +178,7 @@ class RankGroup:
         first = ends[self._first]
         if self._stopped[self._first]:
             return End(self.stopped, kind="hang")
-        how = f"rank {self._first} of {self._size} was lost: {first.how}"
+        how = f"{self._name(self._first)} was lost: {first.how}"
         return End(how, first.plugin, first.kind)
 
     def _reap(self) -> list[End]:
@@ -190,6 +215,7 @@ class RankGroup:
         limit, cache = settings.memory_limit, settings.prefix_cache
         return msgspec.structs.replace(
             settings,
+            machines=None,
             memory_limit=limit and limit // self._size,
             prefix_cache=cache if cache <= 1 else cache / self._size,
         )
@@ -224,16 +250,6 @@ def choose_place(size: int) -> Place:
         OSError: no port is free.
     """
     with contextlib.ExitStack() as held:
-        ports = [_free_port(held) for _ in range(size + 1)]
+        ports = [free_port(held, HOST) for _ in range(size + 1)]
     control, *ring = (f"{HOST}:{port}" for port in ports)
     return Place(rank=0, ring=ring, control=control, secret=secrets.token_hex(32))
-
-
-def _free_port(held: contextlib.ExitStack) -> int:
-    """A port on which nobody listens; it is held until all are found."""
-    tries = random.SystemRandom().sample(PORTS, 50)
-    for port in tries:
-        with contextlib.suppress(OSError):
-            held.enter_context(socket.create_server((HOST, port)))
-            return port
-    raise OSError("no port is free for the ranks")

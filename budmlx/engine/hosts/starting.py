@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from budmlx.engine.hosts.child import Child, Watchdog
+from budmlx.engine.hosts.machines import MachinePool
 from budmlx.engine.hosts.ranks import RankGroup
 from budmlx.engine.hosts.warm_up_news import WarmUpNews
 from budmlx.errors import ModelLoadError
@@ -13,13 +14,16 @@ from budmlx.protocol.channel import FrameError
 
 
 def spawn(
-    command: Sequence[str], settings: CoreSettings, watchdog_seconds: float
+    command: Sequence[str],
+    settings: CoreSettings,
+    watchdog_seconds: float,
+    pool: MachinePool | None = None,
 ) -> Child | RankGroup:
-    """Start a core. Raises ModelLoadError."""
+    """Start a core; see `RankGroup` for the arguments. Raises ModelLoadError."""
     try:
         if settings.ranks == 1:
             return Child(command, settings)
-        return RankGroup(command, settings, watchdog_seconds)
+        return RankGroup(command, settings, watchdog_seconds, pool)
     except OSError as error:
         raise ModelLoadError(f"The engine process could not be started: {error}.") from error
 

@@ -10,6 +10,7 @@ from budmlx.config import Config, adapter_paths, size_or_share
 from budmlx.engine.images.images import Images
 from budmlx.engine.load.directory import is_bare
 from budmlx.engine.load.draft_model import draft_model_settings
+from budmlx.engine.load.machines import read_machines
 from budmlx.engine.load.sentence_transformers import EmbeddingFiles
 from budmlx.engine.load.splitting import refuse_what_cannot_be_split
 from budmlx.plugins.manager import Plugins
@@ -36,7 +37,9 @@ def core_settings(
         ConfigError: its draft model cannot be; or the model is to be split over ranks, and
             something else that is set cannot be.
     """
-    if config.ranks > 1:
+    machines = read_machines(config)
+    ranks = config.ranks if machines is None else len(machines.each)
+    if ranks > 1:
         refuse_what_cannot_be_split(config, name, images, embedding)
     loader = plugins.loader(files.model_type)
     return CoreSettings(
@@ -66,7 +69,9 @@ def core_settings(
         embedding=None if embedding is None else embedding.settings,
         generates=embedding is None or embedding.chats,
         bare=embedding is not None and is_bare(Path(files.path)),
-        ranks=config.ranks,
+        machines=machines,
+        parallel=config.parallel,
+        ranks=ranks,
     )
 
 

@@ -13,19 +13,17 @@ import pytest
 from budmlx.core.ranks.facts import differing
 from budmlx.core.ranks.joining import await_followers, join
 from budmlx.core.ranks.messages import (
-    Answer,
-    Challenge,
     FromFollower,
     Limit,
     Look,
     Ready,
     ToFollower,
-    Welcome,
 )
 from budmlx.engine.hosts.ranks import choose_place
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import Place
 from budmlx.protocol.channel import Channel
+from budmlx.protocol.proofs import Answer, Challenge, Welcome
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import msgspec
 import psutil
 import pytest
 
+from budmlx.engine.hosts.child import CORE_COMMAND
 from budmlx.engine.hosts.core_output import MOST_BYTES
-from budmlx.engine.hosts.process import CORE_COMMAND, ProcessHost
+from budmlx.engine.hosts.process import ProcessHost
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import CoreSettings, FromCore, Hello, LoadFailed
 from budmlx.protocol.channel import Channel

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from budmlx.engine.hosts.process import CORE_COMMAND, ProcessHost
+from budmlx.engine.hosts.child import CORE_COMMAND
+from budmlx.engine.hosts.process import ProcessHost
 from budmlx.engine.hosts.recovery import RecoveryPolicy
 from budmlx.errors import EngineClosedError, EngineUnavailableError, RequestFailedError
 from budmlx.protocol import StepFrame

@@ -11,8 +11,9 @@ import msgspec
 import psutil
 import pytest
 
+from budmlx.engine.hosts.ports import PORTS
 from budmlx.engine.hosts.process import ProcessHost
-from budmlx.engine.hosts.ranks import PORTS, choose_place
+from budmlx.engine.hosts.ranks import choose_place
 from budmlx.errors import ModelLoadError
 from budmlx.protocol import Place
 from tests.amount import usually

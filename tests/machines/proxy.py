@@ -1,0 +1,85 @@
+"""Proxies in all links between two ranks, which make them slow, stall them or cut them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+import msgspec
+
+from budmlx.protocol import Place
+from budmlx.protocol.links import address
+
+
+class Proxies:
+    """TCP proxies. delay: seconds that every piece takes, either way."""
+
+    def __init__(self, delay: float = 0.0):
+        self._delay = delay
+        self._servers: list[socket.socket] = []
+        self._open: list[socket.socket] = []
+        self._stalled = threading.Event()  # of the connections of now
+        self.carried = 0
+
+    def seen_by(self, rank: int, place: Place) -> Place:
+        """A place in whose addresses every other rank is behind a proxy."""
+        ring = [each if n == rank else self._to(each) for n, each in enumerate(place.ring)]
+        control = place.control if rank == 0 else self._to(place.control)
+        return msgspec.structs.replace(place, ring=ring, control=control)
+
+    def stall(self) -> None:
+        """Let nothing through any more, without a word; later connections are not concerned."""
+        stalled, self._stalled = self._stalled, threading.Event()
+        stalled.set()
+
+    def cut(self) -> None:
+        """Close all connections."""
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close everything."""
+        self.cut()
+        for each in self._servers:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _to(self, target: str) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        self._servers.append(server)
+        threading.Thread(target=self._serve, args=(server, target), daemon=True).start()
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+    def _serve(self, server: socket.socket, target: str) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                try:
+                    # Who connects through a proxy must find out that nobody listens yet.
+                    far = socket.create_connection(address(target))
+                except OSError:
+                    client.close()
+                    continue
+                self._open += [client, far]
+                for pair in ((client, far), (far, client)):
+                    pump = threading.Thread(
+                        target=self._pump, args=(*pair, self._stalled), daemon=True
+                    )
+                    pump.start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, stalled: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while data := source.recv(65536):
+                time.sleep(self._delay)
+                if stalled.is_set():
+                    continue
+                sink.sendall(data)
+                self.carried += len(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
