@@ -75,6 +75,7 @@ LATE = {
     "budmlx.cli.app": {f"budmlx.cli.{name}" for name in COMMAND_MODULES},
     "budmlx.cli.doctor.machine": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.host": {"budmlx.engine.hosts.thread", "budmlx.engine.hosts.process"},
+    "budmlx.engine.hosts.agent": {"budmlx.core.speed_test"},
     "budmlx.engine.hosts.child": {"budmlx.core"},
     "budmlx.engine.hosts.device_memory": {"budmlx.core.device_memory"},
     "budmlx.server.app": {"budmlx.server.telemetry.traces"},

@@ -38,7 +38,17 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     reason: str
 
 
-ToAgent = Challenge | Welcome | Start | Kill | Beat | Refused
+class Echo(msgspec.Struct, frozen=True, tag="echo"):
+    """Send these bytes back, which measures the link."""
+
+    data: bytes
+
+
+class Probe(msgspec.Struct, frozen=True, tag="probe"):
+    """Measure the device."""
+
+
+ToAgent = Challenge | Welcome | Start | Kill | Beat | Refused | Echo | Probe
 
 # From an agent to the host.
 
@@ -70,4 +80,16 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     how: str
 
 
-FromAgent = Answer | Came | Pulse | Problem | Ended
+class Echoed(msgspec.Struct, frozen=True, tag="echoed"):
+    """What came with an `Echo`."""
+
+    data: bytes
+
+
+class Probed(msgspec.Struct, frozen=True, tag="probed"):
+    """What `budmlx.core.speed_test` prints; empty if it failed."""
+
+    text: str
+
+
+FromAgent = Answer | Came | Pulse | Problem | Ended | Echoed | Probed

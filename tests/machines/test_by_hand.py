@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -61,7 +62,10 @@ def test_ranks_wait_for_one_server_after_the_other(
     stranger = rank("--join", address, "--token-file", str(wrong), "--once", *tls)
     plain = rank("--join", address, "--token-file", str(settings["join_token"]), "--once")
     own = rank("--join", address, "--token-file", str(settings["join_token"]), *tls)
-    try:
+    with ExitStack() as ending:
+        for process in (stranger, plain, own):
+            ending.enter_context(process)
+            ending.callback(process.kill)
         path = directory("llama")
         with Engine.load(path, engine_host="thread", warmup="off") as engine:
             expected = said(ask_all(engine))
@@ -69,13 +73,10 @@ def test_ranks_wait_for_one_server_after_the_other(
             options = {**settings, "engine_host": "process", "warmup": "off"}
             with Engine.load(path, **options) as engine:  # type: ignore[arg-type]
                 assert said(ask_all(engine)) == expected
-        assert b"does not know the secret" in stranger.communicate()[1]
-        assert b"expects TLS" in plain.communicate()[1]
+        for process, says in ((stranger, "does not know the secret"), (plain, "expects TLS")):
+            assert process.stderr is not None
+            assert says in process.stderr.read().decode()
         eventually(lambda: not psutil.Process(own.pid).children())
-    finally:
-        for process in (stranger, plain, own):
-            process.kill()
-            process.communicate()
 
 
 def test_a_hostfile_that_is_wrong_is_refused(hostfile: Callable[..., Path]) -> None:

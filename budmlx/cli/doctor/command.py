@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from budmlx.cli.doctor import machine, software
+from budmlx.cli.doctor import machine, machines, software
 from budmlx.cli.doctor.finding import Finding
 from budmlx.cli.flags import CONFIG_OPTION
 from budmlx.cli.terminal import plain_console, printable
@@ -27,6 +27,18 @@ MARKS = {"good": "ok", "note": "note", "fault": "FAULT"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     config: Annotated[Path | None, CONFIG_OPTION] = None,
+    hosts: Annotated[
+        Path | None,
+        typer.Option(
+            "--machines",
+            metavar="FILE",
+            help="Look at the machines of this hostfile instead: links, speed, what a model gains.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="With --machines: measure this model on one, on all."),
+    ] = None,
 ) -> None:
     """Look for what keeps models from running well on this machine.
 
@@ -34,7 +46,7 @@ def doctor(
     """
     findings = []
     with Console(stderr=True).status("Looking") as status:
-        for subject, check in checks(config):
+        for subject, check in machines.checks(hosts, model) if hosts else checks(config):
             status.update(f"Looking at {subject}")
             for finding in _found(subject, check):
                 findings.append(finding)

@@ -66,7 +66,7 @@ def device() -> Iterator[Finding]:
     if problem := conflict():
         yield Finding("MLX", "fault", problem)
         return
-    speed = _measured()
+    speed = measured()
     if isinstance(speed, str):
         yield Finding("MLX", "fault", f"it computes nothing here: {speed}", "Install MLX again.")
         return
@@ -74,7 +74,7 @@ def device() -> Iterator[Finding]:
     yield _memory(speed)
 
 
-def _measured() -> dict[str, Any] | str:
+def measured() -> dict[str, Any] | str:
     """What the speed test prints, or what went wrong."""
     command = [sys.executable, "-P", "-m", "budmlx.core.speed_test"]
     try:

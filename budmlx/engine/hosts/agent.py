@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -13,9 +15,13 @@ from budmlx.protocol import PROTOCOL_VERSION, CoreSettings, LoadFailed
 from budmlx.protocol.agents import (
     Beat,
     Came,
+    Echo,
+    Echoed,
     Ended,
     FromAgent,
     Kill,
+    Probe,
+    Probed,
     Problem,
     Pulse,
     Refused,
@@ -28,6 +34,7 @@ from budmlx.protocol.proofs import prove
 
 log = logging.getLogger(__name__)
 
+SPEED_COMMAND = (sys.executable, "-P", "-m", "budmlx.core.speed_test")
 _LOOK_SECONDS = 1.0
 # Seconds without a word of a host that has not said how many it may be silent.
 _PATIENCE = 30.0
@@ -89,6 +96,10 @@ class Agent:
                     self._end()
                 elif isinstance(message, Refused):
                     raise RanksError(message.reason)
+                elif isinstance(message, Echo):
+                    self.say(Echoed(message.data))
+                elif isinstance(message, Probe):
+                    threading.Thread(target=self._probe, daemon=True).start()
                 elif isinstance(message, Beat):
                     self.say(Pulse())
             log.warning("Rank 0 has said nothing for %.0f s.", silence)
@@ -102,6 +113,11 @@ class Agent:
         """Tell the host something; whoever receives notices where it is gone."""
         with self._sending, contextlib.suppress(OSError):
             self._channel.send(message)
+
+    def _probe(self) -> None:
+        """Thread body: a GPU's first kernels may take most of a minute."""
+        done = subprocess.run(SPEED_COMMAND, stdout=subprocess.PIPE, check=False)
+        self.say(Probed(done.stdout.decode() if done.returncode == 0 else ""))
 
     def _start(self, order: Start) -> None:
         self._end()

@@ -10,7 +10,8 @@ import shlex
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 from budmlx.engine.hosts.ports import PORTS, free_port
 from budmlx.engine.hosts.remote import Link, RemoteChild
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15")
 # Seconds for a command of ssh to end by itself once its agent was hung up on.
 _SSH_SECONDS = 3.0
+_LOOK_SECONDS = 0.05
 
 
 class MachinePool:
@@ -51,6 +53,7 @@ class MachinePool:
         self._links: dict[int, Link] = {}
         self._waiting: dict[int, RemoteChild] = {}
         self._ssh: dict[int, subprocess.Popen[bytes]] = {}
+        self._problems: dict[int, str] = {}  # why ranks did not come, when nothing waited
         self._came: set[int] = set()  # those that ssh has started, and that came
         self._closed = False
         threading.Thread(target=self._accept, name="budmlx-machines", daemon=True).start()
@@ -98,6 +101,25 @@ class MachinePool:
         if link is not None:
             child.begin(link)
         return child
+
+    def gather(self, seconds: float) -> tuple[Mapping[int, Link], Mapping[int, str]]:
+        """Wait for all agents: those that are there, and why others are not, by rank."""
+        ranks = range(1, len(self.machines.each))
+        with self._lock:
+            for rank in ranks:
+                if self.machines.each[rank].ssh and rank not in (*self._links, *self._ssh):
+                    self._ssh[rank] = self._started(rank)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with self._lock:
+                if all(rank in self._links or rank in self._problems for rank in ranks):
+                    break
+            time.sleep(_LOOK_SECONDS)
+        with self._lock:
+            links = dict(self._links)
+            late = f"it did not join within {seconds:.0f} s"
+            missing = {r: self._problems.get(r, late) for r in ranks if r not in links}
+        return links, missing
 
     def close(self) -> None:
         """Hang up on all agents, which end what they run."""
@@ -150,13 +172,10 @@ class MachinePool:
                     self._ssh[rank] = self._started(rank)
                 return
             child = self._waiting.pop(rank, None)
+            self._problems[rank] = problem = f"ssh ended with status {status}: {last}"
         if child is not None:
-            child.failed(
-                LoadFailed(
-                    f"Rank {rank} could not be started on {self.name(rank)}; "
-                    f"ssh ended with status {status}: {last}"
-                )
-            )
+            start = f"Rank {rank} could not be started on {self.name(rank)}"
+            child.failed(LoadFailed(f"{start}; {problem}"))
             child.ended("it was not started")
 
     # Agents that come

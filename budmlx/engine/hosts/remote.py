@@ -12,9 +12,13 @@ from budmlx.engine.hosts.child import KILL_SECONDS, End
 from budmlx.protocol import CoreSettings, FromCore, LoadFailed, ToCore
 from budmlx.protocol.agents import (
     Beat,
+    Echo,
+    Echoed,
     Ended,
     FromAgent,
     Kill,
+    Probe,
+    Probed,
     Problem,
     Pulse,
     Start,
@@ -124,6 +128,7 @@ class Link:
         self._left = gone
         self._sending = threading.Lock()
         self._child: RemoteChild | None = None
+        self._answers: queue.SimpleQueue[Echoed | Probed | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         threading.Thread(target=self._read, name=f"budmlx-agent-{rank}", daemon=True).start()
         threading.Thread(target=self._beat, name=f"budmlx-beat-{rank}", daemon=True).start()
@@ -137,6 +142,13 @@ class Link:
         """Tell the agent something; whoever receives notices where it is gone."""
         with self._sending, contextlib.suppress(OSError):
             self._channel.send(message)
+
+    def ask(self, question: Echo | Probe, seconds: float) -> Echoed | Probed | None:
+        """The answer to a question; None if none came in time. One thread asks, no core runs."""
+        self.send(question)
+        with contextlib.suppress(queue.Empty):
+            return self._answers.get(timeout=seconds)
+        return None
 
     def close(self) -> None:
         """Hang up."""
@@ -162,9 +174,13 @@ class Link:
         self.close()
         if self._child is not None:
             self._child.ended(how)
+        self._answers.put(None)
         self._left(self)
 
     def _take(self, message: FromAgent) -> None:
+        if isinstance(message, Echoed | Probed):
+            self._answers.put(message)
+            return
         child = self._child
         if child is None or not isinstance(message, Pulse | Problem | Ended):
             return
