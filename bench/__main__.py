@@ -22,7 +22,7 @@ from bench.subjects import Subject, context_of, subjects
 HERE = Path(__file__).parent
 EMBEDDED = (
     *("bare", "core", "engine", "prefill", "sampled-step", "host-work"),
-    *("adapters", "models", "long-row", "prefix", "images", "speculation", "balancer"),
+    *("adapters", "models", "long-row", "prefix", "images", "speculation", "balancer", "ranks"),
 )
 
 

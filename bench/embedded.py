@@ -4,9 +4,9 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefill, sampled-step, adapters, models, host-work, prefix, images, speculation, balancer: see
-`bench.prefill`, `bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`,
-`bench.reuse`, `bench.pictures`, `bench.speculation` and `bench.balancer`.
+prefill, sampled-step, adapters, models, host-work, prefix, images, speculation, balancer, ranks:
+see `bench.prefill`, `bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`,
+`bench.reuse`, `bench.pictures`, `bench.speculation`, `bench.balancer` and `bench.ranks`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from bench.host_work import host_work
 from bench.models import several
 from bench.pictures import images
 from bench.prefill import prefill
+from bench.ranks import ranks
 from bench.reuse import prefix
 from bench.rows import greedy, load, new_scheduler, prompts
 from bench.sampled_step import sampled_step
@@ -121,6 +122,11 @@ def engine(path: Path, sizes: Sizes = DEFAULTS) -> dict[str, float]:
             "tokens_per_second": asyncio.run(_stream_all(loaded, ROWS, sizes)),
             "single_tokens_per_second": asyncio.run(_stream_all(loaded, 1, sizes)),
         }
+
+
+def _users_rate(loaded: Engine, rows: int, steps: int) -> float:
+    """Tokens a second of so many rows at once."""
+    return asyncio.run(_stream_all(loaded, rows, Sizes(steps=steps)))
 
 
 async def _stream_all(loaded: Engine, rows: int, sizes: Sizes) -> float:
@@ -212,6 +218,7 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "prefix": prefix,
     "images": images,
     "balancer": balancer,
+    "ranks": lambda path: ranks(path, _users_rate),
 }
 
 if __name__ == "__main__":

@@ -163,6 +163,7 @@ def _embedded_bars(run: Run) -> list[Bar]:
     found += _model_bars(run)
     found += _draft_bars(run)
     found += _balancer_bars(run)
+    found += _rank_bars(run)
     work = run.embedded.get("host-work", [])
     if any("baseline_single_host" in metrics for metrics in work):
         for kind, label in (("single", "1 row"), ("sixteen", "16 rows")):
@@ -195,6 +196,18 @@ def _balancer_bars(run: Run) -> list[Bar]:
         Bar(f"32 users through {label}, tokens/s of those without", share, 0.95, True)
         for name, label in (("nginx", "nginx"), ("haproxy", "HAProxy"))
         if (share := median(rounds, name)) is not None
+    ]
+
+
+def _rank_bars(run: Run) -> list[Bar]:
+    rounds = run.embedded.get("ranks", [])
+    if not rounds or run.gpu:  # two ranks of one GPU gain nothing
+        return []
+    decisions = each(rounds, lambda m: 100 * m["decisions"])
+    return [
+        Bar("2 ranks against 1 process, 16 rows, tokens/s", median(rounds, "gain_16"), 1.25, True),
+        Bar("the same, 1 row", median(rounds, "gain_1"), 0.6, True),
+        Bar("rank 0's messages, of a step of 16 rows", decisions, 2, False, " %"),
     ]
 
 

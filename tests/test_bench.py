@@ -358,6 +358,15 @@ def test_a_balancer_costs_a_share() -> None:
     assert not any("32 users through" in bar.name for bar in none)
 
 
+def test_ranks_have_bars_where_they_can_gain() -> None:
+    rounds = [{"gain_16": 1.3, "gain_1": 0.5, "decisions": 0.01}]
+    found = {bar.name: bar.reached for bar in goals.bars(Run(embedded={"ranks": rounds}))}
+    assert found["2 ranks against 1 process, 16 rows, tokens/s"]
+    assert not found["the same, 1 row"] and found["rank 0's messages, of a step of 16 rows"]
+    gpu = goals.bars(Run(embedded={"ranks": rounds}, gpu=True))
+    assert not any("2 ranks" in bar.name for bar in gpu)
+
+
 def test_a_model_that_is_given_is_measured_alone(tmp_path: Path) -> None:
     main = tiny_model_dir(scale=4.0)
     device = Device("Some CPU", gpu=False)

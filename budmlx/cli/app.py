@@ -25,7 +25,7 @@ COMMANDS = {
     ),
     "rank": (
         "budmlx.cli.rank:rank",
-        "Compute this machine's part of a model that another machine serves.",
+        "Compute a part of a model that another machine serves.",
     ),
     "generate": ("budmlx.cli.generate:generate", "Answer one prompt and print the reply."),
     "chat": ("budmlx.cli.chat:chat", "Chat with a model in the terminal."),

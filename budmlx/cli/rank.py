@@ -51,7 +51,7 @@ def rank(
         bool, typer.Option("--once", help="Leave when the server does, and do not wait for it.")
     ] = False,
 ) -> None:
-    """Compute this machine's part of a model that another machine serves.
+    """Compute a part of a model that another machine serves.
 
     `budmlx serve --machines` starts it over ssh; by hand it waits for the server, and for the
     next one when that ends.
