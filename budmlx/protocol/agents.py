@@ -25,7 +25,9 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill"):
-    """End the core."""
+    """End a core, if it is the one that runs."""
+
+    number: int
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):

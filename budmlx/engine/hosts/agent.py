@@ -93,7 +93,8 @@ class Agent:
                     patience = message.patience
                     self._start(message)
                 elif isinstance(message, Kill):
-                    self._end()
+                    if self._core is not None and self._core.number == message.number:
+                        self._end()
                 elif isinstance(message, Refused):
                     raise RanksError(message.reason)
                 elif isinstance(message, Echo):
@@ -138,7 +139,7 @@ class _Core:
     """A core of this machine, and the thread that tells the host of it."""
 
     def __init__(self, agent: Agent, number: int, settings: CoreSettings):
-        self._agent, self._number = agent, number
+        self._agent, self.number = agent, number
         self._child = Child(CORE_COMMAND, settings)
         self._thread = threading.Thread(target=self._watch, name="budmlx-rank", daemon=True)
         self._thread.start()
@@ -153,6 +154,6 @@ class _Core:
             while True:
                 message = self._child.receive(_LOOK_SECONDS)
                 if isinstance(message, LoadFailed):
-                    self._agent.say(Problem(self._number, message))
-                self._agent.say(Pulse(self._number, self._child.note().pulses))
-        self._agent.say(Ended(self._number, self._child.reap().how))
+                    self._agent.say(Problem(self.number, message))
+                self._agent.say(Pulse(self.number, self._child.note().pulses))
+        self._agent.say(Ended(self.number, self._child.reap().how))

@@ -74,7 +74,7 @@ class RemoteChild:
         if link is None:
             self.ended("it was not started")
         else:
-            link.send(Kill())
+            link.send(Kill(self.order.number))
 
     def wait_gone(self, seconds: float, stop: threading.Event) -> bool:
         """See `Child`."""
