@@ -10,7 +10,9 @@ import time
 import msgspec
 
 from budmlx.protocol import Place
-from budmlx.protocol.links import address
+from budmlx.protocol.links import connect
+
+_LISTEN_SECONDS = 60.0
 
 
 class Proxies:
@@ -58,12 +60,7 @@ class Proxies:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = server.accept()
-                try:
-                    # Who connects through a proxy must find out that nobody listens yet.
-                    far = socket.create_connection(address(target))
-                except OSError:
-                    client.close()
-                    continue
+                far = connect(target, _LISTEN_SECONDS)  # nobody may listen there yet
                 self._open += [client, far]
                 for pair in ((client, far), (far, client)):
                     pump = threading.Thread(

@@ -131,13 +131,12 @@ def _break_even(speeds: list[Speed], trip: float) -> Finding:
 
 def _splitting(path: Path, model: str) -> Iterator[Finding]:
     """Tokens a second of a model on this machine, and on all."""
+    alone: dict[int, float] | None = None
     try:
         alone = _measured(model)
-    except ModelLoadError as error:
-        alone = None
-        yield Finding(f"{model} here", "note", error.message, "It needs several machines.")
-    else:
         yield good(f"{model} here", _rates(alone))
+    except ModelLoadError as error:
+        yield Finding(f"{model} here", "note", error.message, "It needs several machines.")
     split = _measured(model, machines=path)
     yield good(f"{model} on all", _rates(split))
     if alone is None:
