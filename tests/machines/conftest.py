@@ -15,7 +15,7 @@ from tests.machines.sshd import ssh_server
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The directory of an `ssh` that reaches an sshd."""
     with ssh_server(tmp_path_factory.mktemp("sshd")) as programs:
