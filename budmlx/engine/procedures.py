@@ -172,11 +172,26 @@ class _Work(Wait, Generic[T]):
         await asyncio.to_thread(self.block)
 
 
-def off_loop(call: Callable[[], T]) -> Procedure[T]:
-    """The result of a call that must not run on an event loop; raises what it raises."""
+def off_loop(
+    call: Callable[[], T], unwanted: Callable[[T], object] | None = None
+) -> Procedure[T]:
+    """The result of a call that must not run on an event loop; raises what it raises.
+
+    unwanted: gets the result if the procedure was given up meanwhile.
+    """
     work = _Work(call)
-    yield work
+    try:
+        yield work
+    except GeneratorExit:
+        if unwanted is not None:
+            work.outcome.add_done_callback(partial(_hand, unwanted))
+        raise
     return work.outcome.result()
+
+
+def _hand(taker: Callable[[T], object], done: Future[T]) -> None:
+    if done.exception() is None:
+        taker(done.result())
 
 
 def drive(procedure: Procedure[T]) -> T:

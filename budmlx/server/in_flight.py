@@ -68,12 +68,14 @@ class InFlight:
     ) -> AsyncIterator[None]:
         """Hold places. Raises OverloadedError when there are too few, EngineUnavailableError
         when the server is shutting down or its patience with this request ends,
-        RequestFailedError when an admin cancels it.
+        RequestFailedError when an admin cancels it, QuotaError if its API key has no token left.
 
         key: any string that identifies the API key of the request. The others: see `Holder`.
         """
         if self.draining:
             raise _shutting_down()
+        if origin is not None and origin.account is not None:
+            origin.account.check()  # Before its model is loaded, and its prompt is read.
         if self.count + places > self.limit and not self._in_share(key, places):
             raise OverloadedError(
                 f"{min(self.count, self.limit)} requests are already running or waiting, of at "

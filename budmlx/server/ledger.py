@@ -100,7 +100,8 @@ class DailyUse:
 
 
 class Ledger:
-    """The use of all keys, by their names. Thread-safe.
+    """The use of all keys, by their names. Thread-safe; its lock is held for a moment only, and
+    never while another process is waited for.
 
     What one key holds and has used never exceeds its limit, except by what prompts turn out to
     have more than was said of them.
@@ -135,26 +136,46 @@ class Ledger:
 
     def hold(self, key: ApiKey, prompt: int, completion: int, least: int) -> Reservation:
         """See `Account.reserve`."""
+        found: list[Reservation] = []
 
-        def work(database: sqlite3.Connection) -> int:
-            self._look(database, key.name)
-            granted = self._granted(key, prompt, completion, least)
-            if self._shared is not None:
-                change = key.name, self._today.isoformat(), prompt + granted
-                self._shared.change(database, [change])
-            return granted
+        def work(database: sqlite3.Connection) -> bool:
+            with self._lock:
+                self._look(database, key.name)
+                found.append(self._held(key, prompt, completion, least, told=True))
+                self._shared_change(database, key.name, found[0])
+            return True
 
+        # What others do meanwhile waits, so that only one gets the last tokens.
+        if self.waits(key) and self._store.attempt(work, failed=False):
+            return found[0]
         with self._lock:
-            day = self._day(key.name)
-            granted = None
-            if self._shared is not None and key.tokens_per_day is not None:
-                # What others do meanwhile waits, so that only one gets the last tokens.
-                granted = self._store.attempt(work, None)
-            told = granted is not None
-            if granted is None:
-                granted = self._granted(key, prompt, completion, least)
-            day.held += prompt + granted
-            return Reservation(self, key.name, self._today, prompt, granted, told=told)
+            if found:  # The file failed at the end: others do not know of these.
+                found[0].told = False
+                return found[0]
+            return self._held(key, prompt, completion, least, told=False)
+
+    def _held(
+        self, key: ApiKey, prompt: int, completion: int, least: int, *, told: bool
+    ) -> Reservation:
+        """Tokens that are held from now on. Raises QuotaError. The lock is held."""
+        granted = self._granted(key, prompt, completion, least)
+        self._day(key.name).held += prompt + granted
+        return Reservation(self, key.name, self._today, prompt, granted, told=told)
+
+    def _shared_change(self, database: sqlite3.Connection, key: str, held: Reservation) -> None:
+        if self._shared is not None:
+            self._shared.change(database, [(key, self._today.isoformat(), held.tokens)])
+
+    def waits(self, key: ApiKey) -> bool:
+        """See `Account.waits`."""
+        return self._shared is not None and key.tokens_per_day is not None
+
+    def check(self, key: ApiKey) -> None:
+        """See `Account.check`."""
+        with self._lock:
+            day, limit = self._day(key.name), key.tokens_per_day
+            if limit is not None and day.all_used >= limit:
+                raise self._refusal(limit, day, 1)
 
     def _granted(self, key: ApiKey, prompt: int, completion: int, least: int) -> int:
         """The tokens that a request may generate. Raises QuotaError. The lock is held."""
@@ -189,13 +210,22 @@ class Ledger:
             unwritten.released += held if told else 0
 
     def left(self, key: ApiKey) -> int | None:
-        """The tokens that a key may use today, beside those that are held; None for any number."""
+        """The tokens that a key may use today, beside those that are held; None for any number.
+
+        Waits for the disk.
+        """
+
+        def work(database: sqlite3.Connection) -> None:
+            with self._lock:
+                self._look(database, key.name)
+
+        if (limit := key.tokens_per_day) is None:
+            return None
+        if self._shared is not None:
+            self._store.attempt(work, None)
         with self._lock:
             day = self._day(key.name)
-            if key.tokens_per_day is None:
-                return None
-            self._store.attempt(partial(self._look, key=key.name), None)
-            return max(0, key.tokens_per_day - day.all_used - day.all_held)
+            return max(0, limit - day.all_used - day.all_held)
 
     def uses(self, names: Collection[str] | None, days: int) -> Sequence[DailyUse]:
         """What keys used in the last days, today's first; waits for the disk.
@@ -293,10 +323,19 @@ class KeyAccount:
         """See `Account`."""
         return self._ledger.hold(self._key, prompt, completion, least)
 
+    @property
+    def waits(self) -> bool:
+        """See `Account`."""
+        return self._ledger.waits(self._key)
+
+    def check(self) -> None:
+        """See `Account`."""
+        self._ledger.check(self._key)
+
 
 class Reservation:
-    """Tokens that are held for a request. completion: those that it may generate. told: other
-    servers know of them.
+    """Tokens that are held for a request. completion: those that it may generate. tokens: these
+    and those of its prompt. told: other servers know of them.
     """
 
     def __init__(
@@ -305,14 +344,14 @@ class Reservation:
         self.completion = completion
         self._ledger = ledger
         self._place = key, day
-        self._held, self._told = prompt + completion, told
+        self.tokens, self.told = prompt + completion, told
 
     def settle(self, usage: Usage | None) -> None:
         """See `engine.run.origin.Reservation`."""
         used = Tally(1)
         if usage is not None:
             used = Tally(1, usage.prompt_tokens, usage.completion_tokens)
-        self._ledger.settle(*self._place, self._held, used, told=self._told)
+        self._ledger.settle(*self._place, self.tokens, used, told=self.told)
 
 
 def _opened(database: sqlite3.Connection, today: date) -> None:

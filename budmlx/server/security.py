@@ -7,6 +7,7 @@ import ipaddress
 import re
 import socket
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 
 from aiohttp import hdrs, web
@@ -25,6 +26,7 @@ from budmlx.server.state import (
     API_KEY,
     DIALECTS,
     KEY_PRIORITY,
+    KEYS,
     LEDGER,
     MODELS,
     NAMESPACE,
@@ -301,6 +303,18 @@ async def listed(request: web.Request) -> list[tuple[str, ServedModel]]:
             if permitted is None or _permits(permitted, served):
                 found.append((name, served))
     return found
+
+
+async def visible(request: web.Request) -> Collection[str] | None:
+    """The models that whoever asks an open route may hear of; None for all."""
+    keys = request.app[KEYS]
+    if not keys.required:
+        return None
+    key = keys.find(request.app[DIALECTS].keys(request.path, request.headers))
+    if key is None or key.expired():
+        return ()
+    request[API_KEY] = key
+    return {name for name, _ in await _permitted(request)} if key.models else None
 
 
 async def _permitted(request: AnyRequest) -> set[tuple[str, str]]:

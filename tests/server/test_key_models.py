@@ -16,6 +16,8 @@ from budmlx.config.key_file import add_record, new_key
 from budmlx.config.keys import ApiKey, digest_of
 from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
+from budmlx.server.state import LEDGER
+from budmlx.types import Usage
 from tests.adapters import write_mlx
 from tests.models import tiny_model_dir
 from tests.server.tools import Answer, body, check_error, exchange, get, post
@@ -56,6 +58,17 @@ NO_MODEL = {
     "/v1/messages/batches",
 }
 """Routes with a body that names no model, or that are for admins; lines of batches are requests."""
+UNPAID = {
+    "/v1/tokenize",
+    "/v1/detokenize",
+    "/v1/apply_template",
+    "/v1/chat/completions/input_tokens",
+    "/v1/estimate",
+    "/v1/messages/count_tokens",
+    "/v1/responses/input_tokens",
+    "/api/show",
+}
+"""Routes that compute nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +185,37 @@ async def test_an_admin_loads_only_what_the_key_may_use(server: HttpServer, tmp_
     add_record(tmp_path / "keys", record)
     raw = post(json.dumps({"model": OTHER}).encode(), "/v1/models/load", X_Api_Key=key)
     check_error(await exchange(server, raw), 404, code="model_not_found")
+
+
+async def test_readiness_and_metrics_name_no_models_of_others(
+    server: HttpServer, keys: dict[str, str]
+) -> None:
+    for model in (OWN, OTHER):
+        assert (await asked(server, keys["all"], "/v1/tokenize", model)).status == 200
+    seen = {}
+    for name, key in (*keys.items(), ("none", None), ("wrong", "wrong")):
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        answer = await exchange(server, get("/ready", **headers))
+        assert answer.status == 200 and answer.json["status"] == "ready"
+        assert len(answer.json["memory"]) == len(answer.json["numbers"])
+        seen[name] = len(answer.json["numbers"])
+        answer = await exchange(server, get("/metrics", **headers))
+        if name == "all":
+            assert answer.status == 200 and OTHER.encode() in answer.content
+        elif name in keys:
+            check_error(answer, 403, code="all_models_only")
+        else:
+            assert answer.status == 401
+    assert seen == {"own": 1, "alias": 1, "adapter": 1, "all": 2, "none": 0, "wrong": 0}
+
+
+async def test_a_key_without_tokens_loads_no_model(server: HttpServer, tmp_path: Path) -> None:
+    key = new_key()
+    record = ApiKey("poor", digest_of(key).hex(), tokens_per_day=10)
+    add_record(tmp_path / "keys", record)
+    server._app[LEDGER].account(record).reserve(10, 0, 0).settle(Usage(10, 0))
+    for path in BODIES.keys() - UNPAID:
+        answer = await asked(server, key, path, OWN)
+        assert answer.status == 429, (path, answer.content)
+        assert "0 left of 10 per day" in answer.content.decode(), path
+    assert server.models.loaded == []

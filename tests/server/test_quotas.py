@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -221,11 +222,11 @@ async def test_a_stored_reply_costs_nothing(start: Start, file: Path) -> None:
 async def test_what_was_used_outlives_the_server(start: Start, file: Path, tmp_path: Path) -> None:
     key = made(file, "alice", tokens_per_day=100)
     store = str(tmp_path / "store.sqlite")
-    server = await start(api_key_file=file, store=store)
+    server = await start(api_key_file=file, store=str(store))
     answer = await ask(server, key, max_tokens=40, ignore_eos=True)
     used = tokens_in(answer.json)
     await server.drain()
-    server = await start(api_key_file=file, store=store)
+    server = await start(api_key_file=file, store=str(store))
     assert await total(server, key) == used
     error = check_error(await ask(server, key, max_tokens=60), 429)
     assert f"{100 - used} left of 100" in error["message"]
@@ -295,3 +296,28 @@ async def test_an_sdk_raises_its_own_error(start: Start, file: Path) -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             await sdk.chat.completions.create(model="demo", messages=TEXTS, max_tokens=8)
     assert caught.value.code == "insufficient_quota"
+
+
+async def test_a_store_that_another_process_holds_delays_only_who_needs_it(
+    start: Start, file: Path, tmp_path: Path
+) -> None:
+    limited = made(file, "alice", tokens_per_day=1000)
+    free = made(file, "bob")
+    store = tmp_path / "store.sqlite"
+    server = await start(api_key_file=file, store=str(store))
+    other = sqlite3.connect(store, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(ask(server, limited))
+    leaving = asyncio.create_task(ask(server, limited))
+    await until(lambda: len(server.in_flight.holders) == 2)
+    assert (await ask(server, free)).status == 200
+    leaving.cancel()
+    assert not waiting.done()
+    other.execute("ROLLBACK")
+    other.close()
+    answer = await waiting
+    assert answer.status == 200
+    await until(lambda: not server.in_flight.holders)
+    # Who left while the store was waited for holds nothing.
+    used, left = await total(server, limited), (await usage(server, limited))["quotas"][0]
+    assert used == tokens_in(answer.json) and left["remaining"] == 1000 - used

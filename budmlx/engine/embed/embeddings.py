@@ -134,7 +134,7 @@ class EmbeddingPipeline:
                     param="model",
                 )
             encoded = yield from work
-            outcome.reserve(encoded.tokens)
+            yield from outcome.reserve(encoded.tokens)
             job = self._submitted(encoded, options)
             try:
                 while not job.over:

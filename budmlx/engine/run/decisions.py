@@ -80,7 +80,7 @@ class Decider:
             # One prompt may be quick to render; many are not.
             prepared = yield from off_loop(partial(self._prepared, requests, places))
             counts = [len(prompt.ids) for _, prompt in prepared]
-            outcome.reserve(sum(counts))
+            yield from outcome.reserve(sum(counts))
             odds = yield from self._odds([Question(*each, tokens=()) for each in prepared], paths)
             timing = Timing(0.0, time.monotonic() - begin, 0.0)
             outcome.note(Finished((), Usage(sum(counts), 0), timing))

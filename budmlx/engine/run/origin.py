@@ -26,6 +26,13 @@ class Reservation(Protocol):
 class Account(Protocol):
     """Who pays for the tokens of a request. Thread-safe."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `reserve` waits for the disk."""
+
+    def check(self) -> None:
+        """Raise QuotaError if no token is left, whatever a request may take."""
+
     def reserve(self, prompt: int, completion: int, least: int) -> Reservation:
         """Hold tokens for a request.
 

@@ -83,7 +83,7 @@ class RequestPipeline:
         origin = origin or RequestOrigin()
         with RequestOutcome(self._plugins, model, origin) as outcome:
             request, prompt = yield from self.prepared(request)
-            request = self._paid(request, len(prompt.ids), outcome)
+            request = yield from self._paid(request, len(prompt.ids), outcome)
             outcome.prepared(request)
             reply = None
             if self.cache.enabled:
@@ -111,10 +111,11 @@ class RequestPipeline:
             request = self.dispatcher.adapters.resolved(request)
         return (yield from self.preparation.run(request))
 
-    def _paid(self, request: Request, tokens: int, outcome: RequestOutcome) -> Request:
+    def _paid(self, request: Request, tokens: int, outcome: RequestOutcome) -> Procedure[Request]:
         """The request, once there are tokens for it. tokens: of its prompt. Raises QuotaError."""
         most, least = completion_bounds(request, self.dispatcher.info.context_length - tokens)
-        paid = outcome.reserve(tokens, request.n * most, request.n * least) // request.n
+        held = yield from outcome.reserve(tokens, request.n * most, request.n * least)
+        paid = held // request.n
         if paid >= most:
             return request
         return replace(request, sampling=replace(request.sampling, max_tokens=paid))
@@ -209,6 +210,11 @@ class Pace:
         return queue + self._per_token * tokens
 
 
+def _let_go(held: Reservation) -> None:
+    """Count a request that was given up before it had its tokens."""
+    held.settle(None)
+
+
 def _mean(mean: float | None, value: float) -> float:
     return value if mean is None else 0.9 * mean + 0.1 * value
 
@@ -232,11 +238,15 @@ class RequestOutcome:
         self._finished: Finished | None = None
         self._held: Reservation | None = None
 
-    def reserve(self, prompt: int, completion: int = 0, least: int = 0) -> int:
+    def reserve(self, prompt: int, completion: int = 0, least: int = 0) -> Procedure[int]:
         """Have tokens held; returns those that may be generated. See `Account.reserve`."""
         if (account := self._origin.account) is None:
             return completion
-        self._held = account.reserve(prompt, completion, least)
+        hold = partial(account.reserve, prompt, completion, least)
+        if account.waits:
+            self._held = yield from off_loop(hold, unwanted=_let_go)
+        else:
+            self._held = hold()
         return self._held.completion
 
     def prepared(self, request: Request) -> None:

@@ -9,6 +9,7 @@ from budmlx.engine.hosts.host import HostStatus
 from budmlx.errors import EngineUnavailableError
 from budmlx.server.endpoints import EndpointTable
 from budmlx.server.json_reply import as_json
+from budmlx.server.security import visible
 from budmlx.server.state import IN_FLIGHT, MODELS
 
 endpoints = EndpointTable("/v1")
@@ -67,23 +68,34 @@ async def tcp_warming(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """Answer unless no model makes progress that is loaded; then raise EngineUnavailableError.
 
-    A server that loads models on demand is ready without any.
+    A server that loads models on demand is ready without any. Of single models it tells those
+    that the API key may use; where keys are set and none is sent, of none.
     """
     if request.app[IN_FLIGHT].draining:
         raise EngineUnavailableError("The server is shutting down.")
     # A model that is on its way out makes no progress, and nobody needs it to.
     stay = [each for each in request.app[MODELS].residents if each.state == "loaded"]
-    engines = [each.engine for each in stay if each.engine is not None]
-    memory, numbers, problems = [], {}, {}
-    for engine in engines:
-        status = engine.status()
-        memory.append(memory_of(status))
-        numbers[engine.info.name] = dict(engine.info.numbers)
-        if not status.ready:
-            problems[engine.info.name] = status.reason or "The model makes no progress."
-    if engines and len(problems) == len(engines):
+    found = [(each, each.engine, each.engine.status()) for each in stay if each.engine is not None]
+    problems = {
+        each.name: status.reason or "The model makes no progress."
+        for each, _, status in found
+        if not status.ready
+    }
+    if found and len(problems) == len(found):
         raise EngineUnavailableError(" ".join(problems.values()))
-    reply = Readiness("ok", "ready", memory, numbers, problems)
+    seen = await visible(request)
+    shown = [each for each in found if seen is None or each[0].name in seen]
+    reply = Readiness(
+        "ok",
+        "ready",
+        [memory_of(status) for _, _, status in shown],
+        {engine.info.name: dict(engine.info.numbers) for _, engine, _ in shown},
+        {
+            engine.info.name: problems[each.name]
+            for each, engine, _ in shown
+            if each.name in problems
+        },
+    )
     return as_json(reply)
 
 

@@ -77,10 +77,14 @@ async def usage(request: web.Request) -> web.Response:
     names = None if everyone else {each.name for each in keys}
     ledger = request.app[LEDGER]
     found = await asyncio.to_thread(ledger.uses, names, int(days))
+    left = await asyncio.to_thread(lambda: [ledger.left(each) for each in keys])
     reply = UsageReply(
         "list",
         [DayOfUse.of(each) for each in found],
-        [KeyQuota(each.name, each.tokens_per_day, ledger.left(each)) for each in keys],
+        [
+            KeyQuota(each.name, each.tokens_per_day, rest)
+            for each, rest in zip(keys, left, strict=True)
+        ],
         ledger.reset_time.isoformat().replace("+00:00", "Z"),
     )
     return as_json(reply)
