@@ -172,9 +172,7 @@ class _Work(Wait, Generic[T]):
         await asyncio.to_thread(self.block)
 
 
-def off_loop(
-    call: Callable[[], T], unwanted: Callable[[T], object] | None = None
-) -> Procedure[T]:
+def off_loop(call: Callable[[], T], unwanted: Callable[[T], object] | None = None) -> Procedure[T]:
     """The result of a call that must not run on an event loop; raises what it raises.
 
     unwanted: gets the result if the procedure was given up meanwhile.

@@ -31,7 +31,8 @@ class Holder:
 
 
 class InFlight:
-    """The requests that hold places in the engine, at most `limit` places of one API key.
+    """The requests that hold places in the engine, at most `limit` places of one API key, and
+    those without places, which others bound.
 
     When all are taken, keys that hold less than their share, `limit` by the number of keys with
     requests, still get places beyond them. So a flood takes places from its own key only; K keys
@@ -76,7 +77,9 @@ class InFlight:
             raise _shutting_down()
         if origin is not None and origin.account is not None:
             origin.account.check()  # Before its model is loaded, and its prompt is read.
-        if self.count + places > self.limit and not self._in_share(key, places):
+        if origin is not None and origin.placeless:
+            places = 0
+        if places and self.count + places > self.limit and not self._in_share(key, places):
             raise OverloadedError(
                 f"{min(self.count, self.limit)} requests are already running or waiting, of at "
                 f"most {self.limit}; retry later."
@@ -105,7 +108,8 @@ class InFlight:
         """Whether a key would hold no more than its share, while others hold places, too."""
         held = Counter({key: places})
         for holder in self._scopes.values():
-            held[holder.key] += holder.places
+            if holder.places:
+                held[holder.key] += holder.places
         return len(held) > 1 and held[key] <= max(1, self.limit // len(held))
 
     def cancel(self, request_id: str) -> int:

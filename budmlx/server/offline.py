@@ -37,7 +37,7 @@ async def answer_file(
         InvalidRequestError: the file has wrong lines; none is answered.
         BudmlxError: a file cannot be read or written.
     """
-    config = Config.model_construct(max_queue=at_once)
+    config = Config.model_construct()
     app = create_app(Models.of(engine, any_name=True), config)
     app.freeze()
     await app.startup()

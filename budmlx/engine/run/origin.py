@@ -52,7 +52,7 @@ class RequestOrigin:
     generation: its tokens on their way, since it was given to the core.
     stored: the counts of the stored reply that answers it.
     sink: gets the record, on the thread on which the request ends. account: pays for it.
-    background: it runs on what others leave.
+    background: it runs on what others leave. placeless: it takes no place in the server's queue.
     """
 
     request_id: str = ""
@@ -66,6 +66,7 @@ class RequestOrigin:
     sink: Callable[[RequestRecord], object] | None = None
     account: Account | None = None
     background: bool = False
+    placeless: bool = False
 
     @property
     def usage(self) -> Usage | None:

@@ -123,21 +123,16 @@ class BatchStore:
 
         self._work(work)
 
-    def done(self, batch: str) -> dict[int, bool]:
-        """The lines that have a reply, each with whether it is a failure."""
-
-        def work(database: sqlite3.Connection) -> dict[int, bool]:
-            query = "SELECT number, failed FROM lines WHERE batch = ?"
-            return {number: bool(failed) for number, failed in database.execute(query, (batch,))}
-
-        return self._work(work)
+    def numbered(self, batch: str, *, failed: bool) -> Iterator[tuple[int, bytes]]:
+        """The replies with the numbers of their lines, in this order."""
+        last = -1
+        while page := self._page(batch, last, failed=failed):
+            yield from page
+            last = page[-1][0]
 
     def lines(self, batch: str, *, failed: bool) -> Iterator[bytes]:
         """The replies, in the order of the lines."""
-        last = -1
-        while page := self._page(batch, last, failed=failed):
-            yield from (data for _, data in page)
-            last = page[-1][0]
+        return (data for _, data in self.numbered(batch, failed=failed))
 
     def _page(self, batch: str, after: int, *, failed: bool) -> list[tuple[int, bytes]]:
         def work(database: sqlite3.Connection) -> list[tuple[int, bytes]]:

@@ -168,12 +168,14 @@ class FileStore:
         if problem:
             raise InvalidRequestError(problem, param="file", code="too_many_files")
 
-    def check(self, owner: str) -> None:
+    def check(self, owner: str, size: int = 0) -> None:
         """Raise InvalidRequestError if the files of an owner, with all that batches have written,
-        are beyond the limits; OverloadedError as `insert`.
+        and `size` bytes more, are beyond the limits; OverloadedError as `insert`.
         """
-        files = self._select("owner = ?", owner)
-        if len(files) > self.limits.count or sum(f.size for f in files) > self.limits.size:
+        found = self.store.attempt(lambda database: self._held(database, owner), failed=None)
+        if found is None:
+            raise OverloadedError(FAILED)
+        if found[0] > self.limits.count or found[1] + size > self.limits.size:
             raise InvalidRequestError(
                 f"Batches of this API key have written so much that it has more than "
                 f"{self.limits.count} files or {self.limits.size} bytes; delete some.",
@@ -182,14 +184,18 @@ class FileStore:
 
     def _beyond(self, database: sqlite3.Connection, file: StoredFile) -> str:
         """Which limit the files of an owner would exceed with a further one, as a sentence."""
-        count, size = database.execute(
-            "SELECT count(*), coalesce(sum(size), 0) FROM files WHERE owner = ?", (file.owner,)
-        ).fetchone()
+        count, size = self._held(database, file.owner)
         if count >= self.limits.count:
             return f"An API key keeps at most {self.limits.count} files; delete some."
         if size + file.size > self.limits.size:
             return f"An API key keeps at most {self.limits.size} bytes of files; delete some."
         return ""
+
+    def _held(self, database: sqlite3.Connection, owner: str) -> tuple[int, int]:
+        """How many files an owner has, and their bytes."""
+        query = "SELECT count(*), coalesce(sum(size), 0) FROM files WHERE owner = ?"
+        count, size = database.execute(query, (owner,)).fetchone()
+        return count, size
 
     def _select(self, where: str, *values: Any) -> list[StoredFile]:
         def work(database: sqlite3.Connection) -> list[StoredFile] | None:

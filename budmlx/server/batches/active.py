@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from budmlx.logs import fields
 from budmlx.server.batches.record import Batch, RequestCounts
+from budmlx.server.batches.usage import BatchUsage, usage_of
 from budmlx.server.state import KEYS
 
 log = logging.getLogger(__name__)
@@ -22,21 +23,30 @@ log = logging.getLogger(__name__)
 class Active:
     """A batch that is not over.
 
-    done: its lines with a reply, and whether that is an error. ending: no line is to be begun.
+    done: its lines with a reply, and whether that is an error. usage: their tokens. written:
+    their bytes. ending: no line is to be begun.
     """
 
     owner: str
     batch: Batch
-    done: dict[int, bool]
+    done: dict[int, bool] = field(default_factory=dict)
+    usage: BatchUsage = field(default_factory=BatchUsage)
+    written: int = 0
     ending: bool = False
     task: asyncio.Task[None] | None = None
+
+    def add(self, number: int, data: bytes, *, failed: bool) -> None:
+        """Count the reply to a line, which is kept."""
+        self.done[number] = failed
+        self.usage += usage_of(data)
+        self.written += len(data) + 1
 
     def show(self) -> Batch:
         """The batch with its counts as they are now."""
         failed = sum(self.done.values())
         total = self.batch.request_counts.total
         counts = RequestCounts(total, len(self.done) - failed, failed)
-        return msgspec.structs.replace(self.batch, request_counts=counts)
+        return msgspec.structs.replace(self.batch, request_counts=counts, usage=self.usage)
 
     @property
     def left(self) -> int:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from budmlx.clock import CLOCK
 from budmlx.engine.store.ids import new_id
 from budmlx.errors import InvalidRequestError
+from budmlx.server.batches.usage import BatchUsage
 from budmlx.server.body import parse_json
 
 MOST_LINES = 50_000
@@ -85,6 +86,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     cancelling_at: int | None = None
     cancelled_at: int | None = None
     request_counts: RequestCounts = RequestCounts()
+    usage: BatchUsage | None = None
     metadata: Mapping[str, str] | None = None
     output_expires_after: int | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -21,25 +22,34 @@ RETRY_SECONDS = 0.5
 """Pause before what the server could not do is tried again."""
 REFUSED = ("stream", "background")
 """Fields whose replies are not whole."""
+Check = Callable[[], Awaitable[None]]
 LATER = (429, 503)
 """Statuses of what a limit of the key, or of the server, refuses now."""
 
 
 async def reply(
-    app: web.Application, owner: str, endpoint: str, line: InputLine, name: str
+    app: web.Application,
+    owner: str,
+    endpoint: str,
+    line: InputLine,
+    name: str,
+    *,
+    check: Check | None = None,
 ) -> tuple[int, bytes]:
     """The status and the output line. What the server cannot do now is tried until it can.
 
-    owner: identifies the API key. name: of the batch, for ids.
+    owner: identifies the API key. name: of the batch, for ids. check: raises what keeps the line
+    from being answered.
     """
     route = app[PATHS].get(("POST", endpoint)) or Route(endpoint, generates=False)
     id = f"{name}-{line.number}"
     REQUEST.set(id)
     while True:
-        origin = RequestOrigin(id, route=endpoint)
+        # Whoever runs lines bounds them.
+        origin = RequestOrigin(id, route=endpoint, placeless=True)
         exchange = Exchange(origin, "POST", endpoint, route.generates, batch=name)
         origin.sink = exchange.records.append
-        response = await _tried(app, owner, endpoint, line, exchange)
+        response = await _tried(app, owner, endpoint, line, exchange, check)
         if response is not None:
             break
         await asyncio.sleep(RETRY_SECONDS)
@@ -50,7 +60,12 @@ async def reply(
 
 
 async def _tried(
-    app: web.Application, owner: str, endpoint: str, line: InputLine, exchange: Exchange
+    app: web.Application,
+    owner: str,
+    endpoint: str,
+    line: InputLine,
+    exchange: Exchange,
+    check: Check | None,
 ) -> web.Response | None:
     """What an endpoint answers; None if it may do otherwise later. Reports what was done."""
     served, origin, later = app[LINES][endpoint], exchange.origin, False
@@ -59,6 +74,8 @@ async def _tried(
         for field in REFUSED:
             if line.body.get(field):
                 raise InvalidRequestError(f"`{field}` is not for batches.", param=field)
+        if check is not None:
+            await check()
         response = await served.answer(request, line.body, line.size)
         assert isinstance(response, web.Response)
     except Exception as error:  # A boundary: it is the line's failure.

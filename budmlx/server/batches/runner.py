@@ -94,9 +94,16 @@ class Batches:
             if (batch := Batch.read(data)) is None:
                 log.error("The record of a batch cannot be read; it is not gone on with")
                 continue
-            done = await asyncio.to_thread(self._store.done, batch.id)
-            self._begin(Active(owner, batch, done))
+            active = Active(owner, batch)
+            await asyncio.to_thread(self._recall, active)
+            self._begin(active)
         self._sweeper = asyncio.create_task(self._sweep())
+
+    def _recall(self, active: Active) -> None:
+        """Count what is answered of a batch."""
+        for failed in (False, True):
+            for number, data in self._store.numbered(active.batch.id, failed=failed):
+                active.add(number, data, failed=failed)
 
     async def stop(self) -> None:
         """End all tasks; the next server goes on."""
@@ -150,7 +157,7 @@ class Batches:
         await asyncio.to_thread(self.files.check, owner)
         await asyncio.to_thread(self._store.trim, owner, MOST_KEPT - 1)
         batch = new_batch(endpoint, file.id, "24h", self.files.tag, **more)
-        active = Active(owner, batch, {})
+        active = Active(owner, batch)
         put = partial(self._store.put, owner, batch.id, msgspec.json.encode(batch))
         await asyncio.to_thread(put)
         self._begin(active)
@@ -283,7 +290,10 @@ class Batches:
     async def _line(self, active: Active, line: InputLine) -> None:
         async with self._places:
             batch = active.batch
-            status, data = await reply(self._app, active.owner, batch.endpoint, line, batch.id)
+            room = partial(self._check_room, active.owner)
+            status, data = await reply(
+                self._app, active.owner, batch.endpoint, line, batch.id, check=room
+            )
         keeping = asyncio.create_task(self._keep_line(active, line.number, data, status >= 400))
         try:
             await asyncio.shield(keeping)
@@ -293,10 +303,16 @@ class Batches:
             keeping.cancel()
             raise
 
+    async def _check_room(self, owner: str) -> None:
+        """Raise InvalidRequestError if an API key may keep no more, with what is not a file yet."""
+        running = [each for each in self._active.values() if each.owner == owner]
+        written = sum(each.written for each in running if not each.ending)
+        await self._patiently(partial(self.files.check, owner, written))
+
     async def _keep_line(self, active: Active, number: int, data: bytes, failed: bool) -> None:
         put = partial(self._store.put_line, active.batch.id, number, data, failed=failed)
         await self._patiently(put)
-        active.done[number] = failed
+        active.add(number, data, failed=failed)
         self._counts.lines["failed" if failed else "completed"] += 1
 
     async def _finalize(self, active: Active) -> None:
