@@ -21,8 +21,8 @@ class Bounded(Generic[K, V]):
     """A bounded LRU mapping: the least recently used entries are evicted. Not thread-safe.
 
     count: entries at most. limit: most that the costs of all entries may add up to; `cost` is
-    their sum. removed: called with each key that leaves, for whatever reason. spared: values that
-    are evicted only where there are no others.
+    their sum. removed: called with each key that leaves, for whatever reason. rank: of a value;
+    those of lower ranks are evicted before all others, and rank 0 is the lowest.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Bounded(Generic[K, V]):
         count: float = math.inf,
         limit: float = math.inf,
         removed: Callable[[K], None] | None = None,
-        spared: Callable[[V], bool] | None = None,
+        rank: Callable[[V], int] | None = None,
     ):
-        self._spared = spared
+        self._rank = rank
         self.count = count
         self.limit = limit
         self.cost = 0
@@ -96,11 +96,16 @@ class Bounded(Generic[K, V]):
             self.pop(self._victim())
 
     def _victim(self) -> K:
-        if self._spared is not None:
-            for key, (value, _) in self._entries.items():
-                if not self._spared(value):
-                    return key
-        return next(iter(self._entries))
+        first = next(iter(self._entries))
+        if self._rank is None:
+            return first
+        lowest = math.inf
+        for key, (value, _) in self._entries.items():
+            if (rank := self._rank(value)) < lowest:
+                first, lowest = key, rank
+            if lowest == 0:
+                break
+        return first
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ class Prefix:
 class PrefixIndex(Generic[V]):
     """An index of values by token ids, found by any ids that begin with those. Not thread-safe.
 
-    Only digests of the ids are kept. count, limit, spared: as of `Bounded`.
+    Only digests of the ids are kept. count, limit, removed, rank: as of `Bounded`.
     """
 
     def __init__(
@@ -128,10 +133,12 @@ class PrefixIndex(Generic[V]):
         *,
         count: float = math.inf,
         limit: float = math.inf,
-        spared: Callable[[V], bool] | None = None,
+        removed: Callable[[Prefix], None] | None = None,
+        rank: Callable[[V], int] | None = None,
     ):
+        self._removed = removed
         self.entries: Bounded[Prefix, V] = Bounded(
-            count=count, limit=limit, removed=self._note_removed, spared=spared
+            count=count, limit=limit, removed=self._note_removed, rank=rank
         )
         self._lengths: Counter[int] = Counter()
 
@@ -152,6 +159,8 @@ class PrefixIndex(Generic[V]):
         return sorted(length for length in self._lengths if more_than < length <= at_most)
 
     def _note_removed(self, key: Prefix) -> None:
+        if self._removed is not None:
+            self._removed(key)
         self._lengths[key.length] -= 1
         if not self._lengths[key.length]:
             del self._lengths[key.length]

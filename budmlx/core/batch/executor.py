@@ -259,7 +259,8 @@ class Executor:
             held, cache = prompt.computed, partial(list, prompt.cache)
         else:
             return
-        self._guard((), self.reuse.keep, row.request.namespace, row.keys, held, cache)
+        keep = partial(self.reuse.keep, low=row.background)
+        self._guard((), keep, row.request.namespace, row.keys, held, cache)
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""

@@ -70,6 +70,11 @@ class Prompt:
         return self.rows[0].request.namespace
 
     @property
+    def low(self) -> bool:
+        """Whether its rows are of the background."""
+        return self.rows[0].background
+
+    @property
     def held(self) -> int:
         """Tokens that need no computing any more, those of the match included."""
         return self.computed if self.match is None else self.match.length
@@ -137,7 +142,8 @@ class Prompt:
             embeddings = model.vision.embed(model.module, ids, images, self.computed)
         model(mx.array([ids]), self.cache, embeddings, adapters_of(self.rows[:1]))
         tail = end == len(self.ids) - 1 or end in self.places
-        cut = reuse.cut(self.namespace, self.keys[:end], lambda: self.cache, tail=tail)
+        keys, low = self.keys[:end], self.low
+        cut = reuse.cut(self.namespace, keys, lambda: self.cache, tail=tail, low=low)
         # Only the caches are evaluated: the logits of a prompt are never computed.
         mx.eval([entry.state for entry in self.cache], cut.arrays if cut else [])
         reuse.store(cut)
@@ -146,7 +152,8 @@ class Prompt:
     def finish(self, reuse: Reusing) -> None:
         """Record in rows that begin how much of their prompt was reused, and stored."""
         fresh = [row for row in self.rows if row.fresh]
-        kept = stored(reuse, self.namespace, self.keys[:-1]) if fresh and reuse.enabled else 0
+        place = self.namespace, self.keys[:-1]
+        kept = stored(reuse, *place, low=self.low) if fresh and reuse.enabled else 0
         for place, seconds in self.rows[0].request.retained if kept else ():
             reuse.retain(self.namespace, self.keys[: min(place, len(self.keys) - 1)], seconds)
         for row in fresh:
@@ -155,9 +162,9 @@ class Prompt:
             row.from_disk = max(self.reused - self.in_memory, 0)
 
 
-def stored(reuse: Reusing, namespace: str, keys: Sequence[int]) -> int:
-    """How many tokens of a prompt are in memory."""
-    if (found := reuse.find(namespace, keys, 0)) is None:
+def stored(reuse: Reusing, namespace: str, keys: Sequence[int], *, low: bool = False) -> int:
+    """How many tokens of a prompt are in memory. low: see `Reusing`."""
+    if (found := reuse.find(namespace, keys, 0, low=low)) is None:
         return 0
     found.unpin()
     return found.length
@@ -173,12 +180,13 @@ def find_stored(prompts: Sequence[Prompt], reuse: Reusing, allowed: Allowance) -
         if reuse.enabled and (prompt.seen != reuse.version or reads):
             if prompt.seen < 0:
                 prompt.in_memory = reuse.in_memory(prompt.namespace, prompt.keys[:-1])
+            place, low = (prompt.namespace, prompt.keys[:-1]), prompt.low
             if reads:
-                prompt.restoring = reuse.restore(prompt.namespace, prompt.keys[:-1], allowed)
+                prompt.restoring = reuse.restore(*place, allowed, low=low)
             prompt.release()
             prompt.seen = reuse.version
             adapter = prompt.rows[0].request.adapter
-            prompt.match = reuse.find(prompt.namespace, prompt.keys[:-1], prompt.computed, adapter)
+            prompt.match = reuse.find(*place, prompt.computed, adapter, low=low)
 
 
 def kind_of_pass(prompts: Sequence[Prompt], tokens: int) -> Hashable:
@@ -221,7 +229,8 @@ def compute_together(model: Model, reuse: Reusing, prompts: Sequence[Prompt]) ->
     cuts: list[PendingCopy] = []
     for index, prompt in enumerate(prompts):
         row_cache = partial(extract, merged, index, len(prompt.ids) - 1)
-        cut = reuse.cut(prompt.namespace, prompt.keys[:-1], row_cache, tail=True)
+        keys = prompt.keys[:-1]
+        cut = reuse.cut(prompt.namespace, keys, row_cache, tail=True, low=prompt.low)
         cuts += [cut] if cut else []
     mx.eval([entry.state for entry in merged], [cut.arrays for cut in cuts])
     for cut in cuts:

@@ -43,13 +43,14 @@ class BlockCopies:
     """Copies of blocks that are not in the tree yet.
 
     start: the first token of `ids` that they hold. values: for each block its keys and values of
-    all layers, arrays [1, heads, tokens, ...].
+    all layers, arrays [1, heads, tokens, ...]. low: they are of the background.
     """
 
     namespace: str
     ids: Sequence[int]
     start: int
     values: list[list[mx.array]]
+    low: bool = False
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -180,16 +181,20 @@ class BlockReuse:
 
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
         """Tokens of `ids` that are in memory; all of them where there is no disk tier."""
-        return self.tree.match(namespace, ids).length if self.tier is not None else len(ids)
+        if self.tier is None:
+            return len(ids)
+        return self.tree.match(namespace, ids, low=True).length  # It is not used yet.
 
-    def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
+    def restore(
+        self, namespace: str, ids: Sequence[int], allowed: Allowance, *, low: bool = False
+    ) -> bool:
         """Read blocks of `ids` from disk into the tree, as many as are allowed.
 
         Returns whether there is more for the next allowance.
         """
         if self.tier is None:
             return False
-        return self.tier.restore(self.tree, namespace, ids, self._least, allowed)
+        return self.tier.restore(self.tree, namespace, ids, self._least, allowed, low=low)
 
     def close(self, seconds: float) -> None:
         """Write to disk what can be written within `seconds`."""
@@ -199,10 +204,16 @@ class BlockReuse:
     # Out of the tree
 
     def find(
-        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        computed: int,
+        adapter: str = "",
+        *,
+        low: bool = False,
     ) -> Match | None:
         """A stored prefix of `ids` that is worth its copy; it is pinned. See `Reusing`."""
-        match = self.tree.match(namespace, ids)
+        match = self.tree.match(namespace, ids, low=low)
         if self._sessions:
             match = self._with_session(namespace, ids, match, SESSIONS + adapter)
         gain = match.length - computed
@@ -273,11 +284,12 @@ class BlockReuse:
         cache: Callable[[], Sequence[Any]],
         *,
         tail: bool,
+        low: bool = False,
     ) -> BlockCopies | None:
         """Copies, not yet computed, of the blocks of `ids` that are not stored.
 
         cache: gives the cache of a row that holds at least `ids`. tail: the tokens after the
-        last full block are wanted too.
+        last full block are wanted too. low: for the background.
         """
         block = self.tree.block
         length = len(ids) if tail else len(ids) // block * block
@@ -294,28 +306,34 @@ class BlockReuse:
             [mx.contiguous(array[..., begin : min(begin + block, length), :]) for array in arrays]
             for begin in range(start, min(length, start + most * block), block)
         ]
-        return BlockCopies(namespace, ids[:length], start, values)
+        return BlockCopies(namespace, ids[:length], start, values, low)
 
     def store(self, cut: BlockCopies | None) -> None:
         """Put what `cut` returned into the tree, once it has been evaluated."""
         if cut is not None:
             values = [(arrays, sum(array.nbytes for array in arrays)) for arrays in cut.values]
-            new = self.tree.insert(cut.namespace, cut.ids, cut.start, values)
+            new = self.tree.insert(cut.namespace, cut.ids, cut.start, values, low=cut.low)
             if self.tier is not None:
                 self.tier.added(new)
 
     def keep(
-        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        held: int,
+        cache: Callable[[], Sequence[Any]],
+        *,
+        low: bool = False,
     ) -> None:
         """Store the KV of a row that leaves, as far as its cache holds it.
 
         ids: prompt and generated tokens. held: tokens that the cache holds; they may be fewer,
-        or go on beyond `ids`.
+        or go on beyond `ids`. low: for the background.
         """
         ids = ids[:held]
         if not self.tree.limit or self.tree.stored(namespace, ids) == len(ids):
             return
-        cut = self.cut(namespace, ids, cache, tail=True)
+        cut = self.cut(namespace, ids, cache, tail=True, low=low)
         if cut is not None:
             mx.async_eval(cut.arrays)
             self.store(cut)

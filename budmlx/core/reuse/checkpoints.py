@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from budmlx.core.model.memory import state_arrays
 from budmlx.core.reuse.interface import Allowance
-from budmlx.core.reuse.tree import RETAINED_SHARE, Clock
+from budmlx.core.reuse.tree import BACKGROUND_SHARE, RETAINED_SHARE, Clock
 from budmlx.lookup import Prefix, PrefixIndex
 from budmlx.protocol import LEAST_REUSED, LEAST_STRETCH, DiskCounts, SessionFile
 
@@ -32,20 +32,23 @@ TURNS_SHARE = 0.25
 class Checkpoint:
     """The cache of a row that had computed the tokens of `key`; it must not be changed.
 
-    cache: one entry per layer.
+    cache: one entry per layer. low: it is of the background.
     """
 
     key: Prefix
     cache: list[Any]
+    low: bool = False
 
     @classmethod
-    def of(cls, namespace: str, ids: Sequence[int], cache: Sequence[Any]) -> Checkpoint:
+    def of(
+        cls, namespace: str, ids: Sequence[int], cache: Sequence[Any], *, low: bool = False
+    ) -> Checkpoint:
         """A copy, not yet computed, of a row's cache that holds exactly `ids`."""
         arrays = state_arrays(cache)
         # An array that is a part of another, of the state of a batch say, holds all its memory.
         compact = {id(array): mx.contiguous(array) for array in arrays}
         whole = copy.deepcopy(list(cache), compact)
-        return cls(Prefix.of(namespace, ids), whole)
+        return cls(Prefix.of(namespace, ids), whole, low)
 
     @property
     def length(self) -> int:
@@ -72,6 +75,8 @@ class Checkpoint:
 class Checkpoints:
     """Holds checkpoints up to a limit in bytes; the least recently used one is evicted first.
 
+    Those that only the background used go before all others; see `PrefixTree`.
+
     count: most checkpoints. version: changes whenever more can be found. clock: see `PrefixTree`.
     """
 
@@ -79,8 +84,10 @@ class Checkpoints:
         self.version = 0
         self._clock = clock
         self._retained: dict[Prefix, float] = {}
+        self._low: dict[Prefix, int] = {}  # bytes
+        self._low_first = True
         self._kept: PrefixIndex[Checkpoint] = PrefixIndex(
-            count=count, limit=limit, spared=self._is_retained
+            count=count, limit=limit, rank=self._rank, removed=self._note_removed
         )
 
     @property
@@ -98,11 +105,17 @@ class Checkpoints:
         """Bytes that all of them take."""
         return self._kept.entries.cost
 
-    def find(self, namespace: str, ids: Sequence[int], more_than: int) -> Checkpoint | None:
+    def find(
+        self, namespace: str, ids: Sequence[int], more_than: int, *, low: bool = False
+    ) -> Checkpoint | None:
         """The longest checkpoint for a beginning of `ids` of more than `more_than` tokens."""
         found = self._longest(namespace, ids)
         if found is None or found.length <= more_than:
             return None
+        if not low:
+            self._low.pop(found.key, None)
+        elif found.key not in self._low:
+            return found
         return self._kept.entries.get(found.key)
 
     def covered(self, namespace: str, ids: Sequence[int]) -> int:
@@ -124,7 +137,11 @@ class Checkpoints:
         """Store a checkpoint; returns False if there is one already, or if it does not fit."""
         if checkpoint.key in self._kept.entries:
             return False
+        if checkpoint.low:
+            self._low_first = sum(self._low.values()) >= BACKGROUND_SHARE * self.limit
+            self._low[checkpoint.key] = checkpoint.nbytes
         kept = self._kept.put(checkpoint.key, checkpoint, checkpoint.nbytes)
+        self._low_first = True
         self.version += kept
         return kept
 
@@ -140,8 +157,13 @@ class Checkpoints:
             alive[found.key] = max(alive.get(found.key, 0.0), now + seconds)
         self._retained = alive
 
-    def _is_retained(self, checkpoint: Checkpoint) -> bool:
-        return self._retained.get(checkpoint.key, 0.0) > self._clock()
+    def _rank(self, checkpoint: Checkpoint) -> int:
+        if self._retained.get(checkpoint.key, 0.0) > self._clock():
+            return 2
+        return int((checkpoint.key in self._low) != self._low_first)
+
+    def _note_removed(self, key: Prefix) -> None:
+        self._low.pop(key, None)
 
     def resize(self, limit: int) -> None:
         """Set the limit, and drop what is beyond it."""
@@ -211,7 +233,9 @@ class CheckpointReuse:
         """The length of `ids`, since there is no disk tier."""
         return len(ids)
 
-    def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
+    def restore(
+        self, namespace: str, ids: Sequence[int], allowed: Allowance, *, low: bool = False
+    ) -> bool:
         """False: nothing comes from disk."""
         return False
 
@@ -223,13 +247,19 @@ class CheckpointReuse:
         return "" if session is None or session.save else "This model cannot begin with a session."
 
     def find(
-        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        computed: int,
+        adapter: str = "",
+        *,
+        low: bool = False,
     ) -> Checkpoint | None:
         """The longest state for a beginning of `ids` that is worth its copy.
 
         computed: tokens of `ids` that need no computing anyway.
         """
-        found = self._kept.find(namespace, ids, computed)
+        found = self._kept.find(namespace, ids, computed, low=low)
         if found is None or (found.length - computed < LEAST_REUSED and found.length < len(ids)):
             return None
         return found
@@ -268,7 +298,13 @@ class CheckpointReuse:
         return copy.deepcopy(match.cache)
 
     def cut(
-        self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]], *, tail: bool
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        cache: Callable[[], Sequence[Any]],
+        *,
+        tail: bool,
+        low: bool = False,
     ) -> Checkpoint | None:
         """A copy, not yet computed, of the state after `ids`, if there is none.
 
@@ -276,7 +312,7 @@ class CheckpointReuse:
         """
         if not tail or not ids or not self._kept.limit or self._kept.stored(namespace, ids):
             return None
-        return Checkpoint.of(namespace, ids, cache())
+        return Checkpoint.of(namespace, ids, cache(), low=low)
 
     def store(self, cut: Checkpoint | None) -> None:
         """Store what `cut` returned, once it has been evaluated."""
@@ -284,7 +320,13 @@ class CheckpointReuse:
             self._kept.store(cut)
 
     def keep(
-        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        held: int,
+        cache: Callable[[], Sequence[Any]],
+        *,
+        low: bool = False,
     ) -> None:
         """Store the state in which a row leaves, unless it has run ahead of its ids.
 
@@ -296,7 +338,7 @@ class CheckpointReuse:
         ids = ids[:held]
         if held - self._kept.covered(namespace, ids) < LEAST_REUSED:
             return
-        checkpoint = Checkpoint.of(namespace, ids, cache())
+        checkpoint = Checkpoint.of(namespace, ids, cache(), low=low)
         # Computed in the background, and only if it is kept.
         if self._kept.store(checkpoint):
             mx.async_eval(checkpoint.arrays)

@@ -58,7 +58,8 @@ class Reusing(Protocol):
 
     `BlockReuse` does so for caches that can be cut at any token, `CheckpointReuse` for others.
 
-    limit: bytes at most.
+    limit: bytes at most. `low` of a method says that it is for a row of the background, whose
+    states are evicted before those that others use.
     """
 
     limit: int
@@ -103,7 +104,9 @@ class Reusing(Protocol):
     def in_memory(self, namespace: str, ids: Sequence[int]) -> int:
         """Tokens of `ids` that are in memory; all of them where there is no disk tier."""
 
-    def restore(self, namespace: str, ids: Sequence[int], allowed: Allowance) -> bool:
+    def restore(
+        self, namespace: str, ids: Sequence[int], allowed: Allowance, *, low: bool = False
+    ) -> bool:
         """Read what the disk has of `ids`; returns whether there is more for the next allowance."""
 
     def close(self, seconds: float) -> None:
@@ -117,7 +120,13 @@ class Reusing(Protocol):
         """
 
     def find(
-        self, namespace: str, ids: Sequence[int], computed: int, adapter: str = ""
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        computed: int,
+        adapter: str = "",
+        *,
+        low: bool = False,
     ) -> StoredPrefix | None:
         """A stored beginning of `ids` that is worth its copy; it is pinned.
 
@@ -142,7 +151,13 @@ class Reusing(Protocol):
         """
 
     def cut(
-        self, namespace: str, ids: Sequence[int], cache: Callable[[], Sequence[Any]], *, tail: bool
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        cache: Callable[[], Sequence[Any]],
+        *,
+        tail: bool,
+        low: bool = False,
     ) -> PendingCopy | None:
         """A copy, not yet computed, of the part of `ids` that is not stored; None if all is.
 
@@ -153,7 +168,13 @@ class Reusing(Protocol):
         """Store what `cut` returned, once it has been evaluated; None is ignored."""
 
     def keep(
-        self, namespace: str, ids: Sequence[int], held: int, cache: Callable[[], Sequence[Any]]
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        held: int,
+        cache: Callable[[], Sequence[Any]],
+        *,
+        low: bool = False,
     ) -> None:
         """Store the KV of a row that leaves, as far as its cache holds it.
 

@@ -140,13 +140,20 @@ class KVTier:
     # From the disk
 
     def restore(
-        self, tree: PrefixTree, namespace: str, ids: Sequence[int], least: int, allowed: Allowance
+        self,
+        tree: PrefixTree,
+        namespace: str,
+        ids: Sequence[int],
+        least: int,
+        allowed: Allowance,
+        *,
+        low: bool = False,
     ) -> bool:
         """Read what follows of `ids` into the tree; returns whether more is left to read.
 
-        least: the fewest additional tokens that are worth reading.
+        least: the fewest additional tokens that are worth reading. low: for the background.
         """
-        match = tree.match(namespace, ids)
+        match = tree.match(namespace, ids, low=True)  # It is not used yet.
         start = match.length // tree.block * tree.block
         path = self._path(match.blocks[start // tree.block - 1]) if start else []
         parent = path[-1] if path else self._store.root(namespace)
@@ -163,7 +170,7 @@ class KVTier:
                 return True
             begin = time.perf_counter()
             path.append(key)
-            if not self._load(tree, namespace, ids[: start + tokens], start, path):
+            if not self._load(tree, namespace, ids[: start + tokens], start, path, low=low):
                 return False
             allowed.seconds += time.perf_counter() - begin
             allowed.read += tokens
@@ -190,7 +197,14 @@ class KVTier:
         return sum(spec.nbytes(tokens) for spec in self._layout)
 
     def _load(
-        self, tree: PrefixTree, namespace: str, ids: Sequence[int], start: int, path: list[bytes]
+        self,
+        tree: PrefixTree,
+        namespace: str,
+        ids: Sequence[int],
+        start: int,
+        path: list[bytes],
+        *,
+        low: bool,
     ) -> bool:
         """Read the last block of `ids`, which begins at `start`, into the tree."""
         tokens = len(ids) - start
@@ -207,7 +221,7 @@ class KVTier:
                 raise
             log.exception("a block of KV could not be taken from disk")
             return False
-        new = tree.insert(namespace, ids, start, [(arrays, nbytes)])
+        new = tree.insert(namespace, ids, start, [(arrays, nbytes)], low=low)
         for block in new:
             block.key = path[-1]
         return bool(new)

@@ -11,12 +11,15 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 # Tokens of a block.
 BLOCK = 256
 # The share of all bytes that may be retained.
 RETAINED_SHARE = 0.5
+# The share of all bytes that work in the background may take from others.
+BACKGROUND_SHARE = 0.25
 
 Clock = Callable[[], float]
 
@@ -66,12 +69,15 @@ class Match:
 class PrefixTree:
     """Holds blocks up to a limit in bytes; the least recently used one is evicted first.
 
+    Blocks that only the background used, the low ones, go before all others. It takes the place
+    of others only as far as its own have less than `BACKGROUND_SHARE`.
+
     block: tokens of a full block. count: most blocks. version: changes whenever more can match.
     leaving: called with each block just before its eviction; it must not use the tree.
     replaced: called with a copy of each block in whose place a longer one comes.
     clock: gives the time by which blocks are retained, in seconds.
-    `_order` holds the blocks, least recently used first. Whatever uses a block uses those above
-    it a moment later, so the first block that nobody holds never has children.
+    `_order` holds the blocks, least recently used first, and `_low` the low ones. Whatever uses a
+    block uses those above it a moment later, so those above are never low if it is not.
     """
 
     def __init__(
@@ -94,9 +100,11 @@ class PrefixTree:
         self._clock = clock
         self._roots: dict[str, Block] = {}
         self._order: OrderedDict[Block, None] = OrderedDict()
+        self._low: OrderedDict[Block, None] = OrderedDict()
+        self._low_bytes = 0
 
-    def match(self, namespace: str, ids: Sequence[int]) -> Match:
-        """The longest stored prefix of `ids`. This uses its blocks."""
+    def match(self, namespace: str, ids: Sequence[int], *, low: bool = False) -> Match:
+        """The longest stored prefix of `ids`. This uses its blocks. low: for the background."""
         path: list[Block] = []
         length = 0
         node = self._roots.get(namespace)
@@ -108,7 +116,7 @@ class PrefixTree:
             path.append(child)
             length += common
             node = child if common == self.block else None
-        self._use(path)
+        self._use(path, low=low)
         return Match(self, tuple(path), length)
 
     def stored(self, namespace: str, ids: Sequence[int]) -> int:
@@ -117,14 +125,20 @@ class PrefixTree:
         return min(len(path) * self.block, len(ids))
 
     def insert(
-        self, namespace: str, ids: Sequence[int], start: int, values: Iterable[tuple[Any, int]]
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        start: int,
+        values: Iterable[tuple[Any, int]],
+        *,
+        low: bool = False,
     ) -> list[Block]:
         """Store the blocks of `ids` from token `start` on, as many as there is room for.
 
         start: a multiple of `block`; what comes before must be stored, else nothing is.
         values: of each block with its bytes, in order. Those that are there already are used.
-        A block that ended early is replaced by one that begins with it. Returns those that took
-        their value.
+        A block that ended early is replaced by one that begins with it. low: for the background.
+        Returns those that took their value.
         """
         path = self._path(namespace, ids[:start])
         if len(path) * self.block != start:
@@ -135,7 +149,8 @@ class PrefixTree:
         self.hold([root, *path])
         for number, (value, nbytes) in enumerate(values):
             begin = start + number * self.block
-            child = self._put(node, tuple(ids[begin : begin + self.block]), value, nbytes)
+            tokens = tuple(ids[begin : begin + self.block])
+            child = self._put(node, tokens, value, nbytes, low=low)
             if child is None:
                 break
             if child.value is value:
@@ -144,7 +159,7 @@ class PrefixTree:
             self.hold([child])
             node = child
         self.let_go([root, *path])
-        self._use(path)
+        self._use(path, low=low)
         if not root.children:
             del self._roots[namespace]
         return new
@@ -157,9 +172,10 @@ class PrefixTree:
         """
         now = self._clock()
         room = self.limit * RETAINED_SHARE
-        room -= sum(block.nbytes for block in self._order if block.retained > now)
+        everything = chain(self._low, self._order)
+        room -= sum(block.nbytes for block in everything if block.retained > now)
         # Those above come first, so that a block is never retained longer than its parent.
-        for block in self.match(namespace, ids).blocks:
+        for block in self.match(namespace, ids, low=True).blocks:
             room -= 0 if block.retained > now else block.nbytes
             if room < 0:
                 break
@@ -195,47 +211,55 @@ class PrefixTree:
             node = child
         return path
 
-    def _put(self, parent: Block, tokens: tuple[int, ...], value: Any, nbytes: int) -> Block | None:
+    def _put(
+        self, parent: Block, tokens: tuple[int, ...], value: Any, nbytes: int, *, low: bool
+    ) -> Block | None:
         """The child that holds these tokens; None if there is no room for it."""
         index = bisect_left(parent.children, tokens, key=_tokens)
         if index < len(parent.children) and _begins(parent.children[index].tokens, tokens):
             return parent.children[index]
         shorter = parent.children[index - 1] if index else None
         if shorter is not None and _begins(tokens, shorter.tokens):
-            return self._grow(shorter, tokens, value, nbytes)
+            return self._grow(shorter, tokens, value, nbytes, low=low)
         fits = self.pinned + nbytes <= self.limit
-        if not fits or not self._evict(self.limit - nbytes, self.count - 1):
+        if not fits or not self._evict(self.limit - nbytes, self.count - 1, low=low):
             return None
         block = Block(parent, tokens, value, nbytes)
         # The eviction may have taken siblings.
         parent.children.insert(bisect_left(parent.children, tokens, key=_tokens), block)
-        self._order[block] = None
+        (self._low if low else self._order)[block] = None
+        self._low_bytes += nbytes if low else 0
         self.nbytes += nbytes
         self.version += 1
         return block
 
-    def _grow(self, block: Block, tokens: tuple[int, ...], value: Any, nbytes: int) -> Block | None:
+    def _grow(
+        self, block: Block, tokens: tuple[int, ...], value: Any, nbytes: int, *, low: bool
+    ) -> Block | None:
         self.hold([block])
         extra = nbytes - block.nbytes
         fits = self.pinned + extra <= self.limit
-        room = fits and self._evict(self.limit - extra, self.count)
+        room = fits and self._evict(self.limit - extra, self.count, low=low)
         if room:
             if self._replaced is not None:
                 self._replaced(replace(block))
             block.tokens, block.value, block.nbytes, block.key = tokens, value, nbytes, b""
             self.nbytes += extra
+            self._low_bytes += extra if block in self._low else 0
             self.pinned += extra
             self.version += 1
         self.let_go([block])
         return block if room else None
 
-    def _evict(self, nbytes: int, count: float, *, retained: bool = False) -> bool:
+    def _evict(
+        self, nbytes: int, count: float, *, retained: bool = False, low: bool = False
+    ) -> bool:
         """Drop blocks until `count` of `nbytes` at most are left; False if pins forbid it.
 
-        retained: drop those that are retained, too, after all others.
+        retained: drop those that are retained, too, after all others. low: for the background.
         """
-        while self.nbytes > nbytes or len(self._order) > count:
-            victim = self._victim()
+        while self.nbytes > nbytes or len(self._order) + len(self._low) > count:
+            victim = self._victim(low=low)
             if victim is None or (victim.retained > self._clock() and not retained):
                 return False
             if self._leaving is not None:
@@ -243,11 +267,15 @@ class PrefixTree:
             self._remove(victim)
         return True
 
-    def _victim(self) -> Block | None:
+    def _victim(self, *, low: bool) -> Block | None:
         now = self._clock()
         last = None
-        for block in self._order:
-            if block.pins:
+        blocks: Iterable[Block] = chain(self._low, self._order)
+        if low:
+            poor = self._low_bytes < BACKGROUND_SHARE * self.limit
+            blocks = chain(self._order, self._low) if poor else self._low
+        for block in blocks:
+            if block.pins or block.children:
                 continue
             if block.retained <= now:
                 return block
@@ -258,14 +286,26 @@ class PrefixTree:
         parent = block.parent
         assert parent is not None and not block.children
         del parent.children[bisect_left(parent.children, block.tokens, key=_tokens)]
-        del self._order[block]
+        if block in self._low:
+            del self._low[block]
+            self._low_bytes -= block.nbytes
+        else:
+            del self._order[block]
         self.nbytes -= block.nbytes
         if parent.parent is None and not parent.children and not parent.pins:
             del self._roots[parent.value]
 
-    def _use(self, path: Sequence[Block]) -> None:
+    def _use(self, path: Sequence[Block], *, low: bool) -> None:
         for block in reversed(path):
-            self._order.move_to_end(block)
+            if block in self._low:
+                if low:
+                    self._low.move_to_end(block)
+                    continue
+                del self._low[block]
+                self._low_bytes -= block.nbytes
+                self._order[block] = None
+            elif not low:
+                self._order.move_to_end(block)
 
 
 def _tokens(block: Block) -> tuple[int, ...]:

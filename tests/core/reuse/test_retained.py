@@ -74,7 +74,7 @@ def test_rows_in_need_of_memory_come_before_it(clock: Clock) -> None:
 
 
 def test_the_last_used_of_others_go_first() -> None:
-    kept: Bounded[str, int] = Bounded(count=2, spared=lambda value: value < 0)
+    kept: Bounded[str, int] = Bounded(count=2, rank=lambda value: int(value < 0))
     kept.put("a", -1)
     kept.put("b", 1)
     kept.put("c", 2)
