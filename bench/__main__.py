@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 EMBEDDED = (
     *("bare", "core", "engine", "prefill", "sampled-step", "host-work"),
     *("adapters", "models", "long-row", "prefix", "images", "speculation", "balancer", "ranks"),
+    *("background", "vectors", "vectors-mixed", "vectors-memory", "vectors-chat"),
 )
 
 

@@ -4,9 +4,11 @@ bare: a loop of `model(tokens, cache)` and argmax, the most that any engine coul
 the users of greedy-16 would get from it.
 core: the scheduler alone. engine: the embedded Engine, text included.
 long-row: the cost of one long row for the short ones beside it, in time and memory.
-prefill, sampled-step, adapters, models, host-work, prefix, images, speculation, balancer, ranks:
-see `bench.prefill`, `bench.sampled_step`, `bench.adapters`, `bench.models`, `bench.host_work`,
-`bench.reuse`, `bench.pictures`, `bench.speculation`, `bench.balancer` and `bench.ranks`.
+prefill, sampled-step, adapters, models, host-work, prefix, images, speculation, balancer, ranks,
+background: see `bench.prefill`, `bench.sampled_step`, `bench.adapters`, `bench.models`,
+`bench.host_work`, `bench.reuse`, `bench.pictures`, `bench.speculation`, `bench.balancer`,
+`bench.ranks` and `bench.background`.
+vectors, vectors-mixed, vectors-memory, vectors-chat: see `bench.vectors`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as load_with_mlx_lm
 
 from bench.adapters import adapters
+from bench.background import background
 from bench.balancer import balancer
 from bench.host_work import host_work
 from bench.models import several
@@ -38,6 +41,7 @@ from bench.reuse import prefix
 from bench.rows import greedy, load, new_scheduler, prompts
 from bench.sampled_step import sampled_step
 from bench.speculation import speculation
+from bench.vectors import mixed_vectors, vectors, vectors_beside_chat, vectors_memory
 from budmlx import Engine, Finished
 from budmlx.core.schedule.scheduler import Scheduler
 from budmlx.types import Request, SamplingParams
@@ -219,6 +223,11 @@ WHAT: dict[str, Callable[..., dict[str, Any]]] = {
     "images": images,
     "balancer": balancer,
     "ranks": lambda path: ranks(path, _users_rate),
+    "background": background,
+    "vectors": vectors,
+    "vectors-mixed": mixed_vectors,
+    "vectors-memory": vectors_memory,
+    "vectors-chat": vectors_beside_chat,
 }
 
 if __name__ == "__main__":

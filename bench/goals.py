@@ -164,6 +164,7 @@ def _embedded_bars(run: Run) -> list[Bar]:
     found += _draft_bars(run)
     found += _balancer_bars(run)
     found += _rank_bars(run)
+    found += _background_bars(run)
     work = run.embedded.get("host-work", [])
     if any("baseline_single_host" in metrics for metrics in work):
         for kind, label in (("single", "1 row"), ("sixteen", "16 rows")):
@@ -208,6 +209,32 @@ def _rank_bars(run: Run) -> list[Bar]:
         Bar("2 ranks against 1 process, 16 rows, tokens/s", median(rounds, "gain_16"), 1.25, True),
         Bar("the same, 1 row", median(rounds, "gain_1"), 0.6, True),
         Bar("rank 0's messages, of a step of 16 rows", decisions, 2, False, " %"),
+    ]
+
+
+def _background_bars(run: Run) -> list[Bar]:
+    embedded = run.embedded
+    batch, beside = embedded.get("background", []), embedded.get("vectors-chat", [])
+    peak = quotient(embedded.get("vectors-memory", []), "peak", "prefill_peak")
+    share, cost = (
+        median(embedded.get(what, []), name)
+        for what, name in (("vectors", "share"), ("vectors-mixed", "cost"))
+    )
+    return [
+        Bar("vectors of 512 x 64 tokens, tokens/s of the bare body", share, 0.9, True),
+        Bar("vectors of 8 to 256 tokens, time of the best grouping", cost, 1.2, False),
+        Bar("vectors of 16 x 512 tokens, peak memory of a prefill's", peak, 1.5, False),
+        Bar("chat beside vectors, inter-token p95 of quiet", median(beside, "gap"), 3, False),
+        Bar("vectors beside a chat, of their speed alone", median(beside, "speed"), 0.5, True),
+        Bar("a batch on an idle server, of interactive", median(batch, "idle"), 0.95, True),
+        Bar("4 users beside a batch, mean step of quiet", median(batch, "growth"), 1.2, False),
+        Bar(
+            "newcomer's first token beside 32 rows of a batch, later",
+            median(batch, "steps_later"),
+            2,
+            False,
+            " steps",
+        ),
     ]
 
 

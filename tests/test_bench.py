@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import budmlx
 from bench import (
     adapters,
+    background,
     embedded,
     goals,
     host_work,
@@ -23,6 +24,7 @@ from bench import (
     reuse,
     sampled_step,
     speculation,
+    vectors,
 )
 from bench.contestants import NO_REUSE, Contestant, contestants
 from bench.machine import Device
@@ -372,3 +374,21 @@ def test_a_model_that_is_given_is_measured_alone(tmp_path: Path) -> None:
     device = Device("Some CPU", gpu=False)
     [only] = subjects(main, device, {"greedy-16", "prefill"}, print)
     assert (only.path, [scenario.name for scenario in only.scenarios]) == (main, ["greedy-16"])
+
+
+def test_vectors_and_background_work(tmp_path: Path) -> None:
+    path = tiny_model_dir(scale=2.0)
+    few = vectors.Sizes(1, many=6, mixed=6, longest=24, rows=2, row_length=40, chat=20)
+    batch = background.Sizes(pairs=1, rows=4, tokens=4, users=2, steps=8)
+    found = {
+        "vectors": vectors.vectors(path, few),
+        "vectors-mixed": vectors.mixed_vectors(path, few),
+        "vectors-memory": vectors.vectors_memory(path, few),
+        "vectors-chat": vectors.vectors_beside_chat(path, few),
+        "background": background.background(path, batch),
+    }
+    assert all(value >= 0 for each in found.values() for value in each.values())
+    assert found["background"]["steps_later"] <= 2
+    bars = goals.bars(Run(embedded={name: [each] for name, each in found.items()}))
+    wanted = [bar for bar in bars if "vectors" in bar.name or "batch" in bar.name]
+    assert len(wanted) == 8 and all(bar.value is not None for bar in wanted)
