@@ -79,9 +79,9 @@ class RunningServer:
             config.tls_cert if own_server else None,
         )
 
-    def models(self) -> list[Answer]:
-        """Every name that is served. Raises BudmlxError."""
-        entries = self._ask("/v1/models").get("data")
+    def models(self, seconds: float = SECONDS) -> list[Answer]:
+        """Every name that is served. seconds: to wait for it. Raises BudmlxError."""
+        entries = self._ask("/v1/models", seconds=seconds).get("data")
         if not isinstance(entries, list):
             raise self._foreign()
         if not all(isinstance(each, dict) and "state" in each for each in entries):

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Self
 
@@ -52,6 +53,7 @@ from budmlx.server.routes import (
     watch,
 )
 from budmlx.server.routes import models as model_routes
+from budmlx.server.routes.watch import totals
 from budmlx.server.sealed import Sealer
 from budmlx.server.security import guard
 from budmlx.server.state import (
@@ -69,6 +71,7 @@ from budmlx.server.state import (
 )
 from budmlx.server.stopping import StopSignals
 from budmlx.server.stores import Stores
+from budmlx.server.telemetry.history import HISTORY, History
 from budmlx.server.telemetry.metrics import METRICS, RECENT, Metrics, Recent
 from budmlx.server.transport import Runner, exchanges, prepare
 
@@ -128,6 +131,9 @@ def create_app(
     app.on_cleanup.append(_close_store)
     app[RECENT] = recent = Recent()
     app[WATCHERS] = (recent.watch,)
+    app[HISTORY] = history = History(partial(totals, app))
+    app.on_startup.append(history.start)
+    app.on_cleanup.append(history.stop)
     if config.metrics:
         _count(app)
     if config.otlp_traces_endpoint:

@@ -6,12 +6,17 @@ import asyncio
 import io
 import json
 import logging
+import signal
 from typing import Any
 
+import psutil
 import pytest
 
-from budmlx import logs
+from budmlx import Engine, logs
+from budmlx.config import Config
+from budmlx.engine.models.models import Models
 from budmlx.server.app import HttpServer
+from tests.models import tiny_model_dir
 from tests.server.conftest import Start
 from tests.server.test_batches import begun, jsonl, line, sdk
 from tests.server.tools import Answer, body, check_error, events, exchange, get, post, until
@@ -155,3 +160,54 @@ async def test_the_last_lines_of_the_log(start: Start, stream: io.StringIO) -> N
     for wrong in ("x", "-1", "1e3"):
         answer = await exchange(server, get(f"/v1/log?after={wrong}"))
         check_error(answer, 400, param="after")
+
+
+async def test_plots_begin_with_what_was(start: Start) -> None:
+    server = await start()
+    assert (await look(server))["history"] == []
+    running = asyncio.create_task(ask(server, "long", **ENDLESS))
+    await written(server)
+    async with asyncio.timeout(30):
+        while not any(each["tokens"] for each in (moments := await history(server))):
+            await asyncio.sleep(0.1)
+    assert moments[-1]["running"] == 1 and moments[-1]["waiting"] == 0
+    times = [each["at"] for each in moments]
+    assert times == sorted(times)
+    await cancel(server, "long")
+    await running
+
+
+async def history(server: HttpServer) -> Any:
+    answer = await exchange(server, get("/v1/watch?history=true"))
+    return answer.json["history"]
+
+
+async def test_stored_replies_are_counted(start: Start) -> None:
+    server = await start()
+    for _ in range(3):
+        await ask(server, "same", cache=True, temperature=0, max_tokens=3)
+    seen = await look(server)
+    assert seen["replayed"] == 2
+    assert [each.get("replayed", False) for each in seen["ended"]] == [True, True, False]
+
+
+async def test_the_log_has_the_lines_of_the_models_process(
+    start: Start, stream: io.StringIO, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, others = tiny_model_dir(scale=2.0), psutil.Process().children()
+    with Engine.load(path, engine_host="process") as engine:
+        server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
+        (core,) = (
+            each
+            for each in psutil.Process().children()
+            if "budmlx.core" in each.cmdline() and each not in others
+        )
+        core.send_signal(signal.SIGABRT)
+        texts: list[str] = []
+        async with asyncio.timeout(60):
+            while not any("Fatal Python error" in text for text in texts):
+                lines = (await exchange(server, get("/v1/log"))).json["lines"]
+                texts = [each["text"] for each in lines]
+                await asyncio.sleep(0.1)
+        assert "Fatal Python error: Aborted" in capfd.readouterr().err
+        await server.drain()

@@ -36,7 +36,7 @@ function again(wait) {
 async function look() {
   if (!shown || document.hidden) return;
   try {
-    const [now, log] = await Promise.all([read("v1/watch"), read(`v1/log?after=${line}`)]);
+    const [now, log] = await Promise.all([read(last ? "v1/watch" : "v1/watch?history=true"), read(`v1/log?after=${line}`)]);
     refused("");
     draw(now);
     append(log.lines);
@@ -111,6 +111,11 @@ function draw(now) {
 }
 
 function note(now) {
+  for (const { at, tokens, running, waiting } of now.history) {
+    keep("tokens", at, tokens);
+    keep("running", at, running);
+    keep("waiting", at, waiting);
+  }
   const sum = (name) => now.models.reduce((total, each) => total + each[name], 0);
   if (last) {
     const passed = now.now - last.now;

@@ -19,6 +19,7 @@ export const CARDS = [
     const known = total(now, (each) => each.cache && each.cache.memory_tokens + each.cache.disk_tokens);
     return share(known, total(now, (each) => each.cache?.prompt_tokens));
   }, (now) => `of prompts; ${bytes(total(now, (each) => each.cache?.stored))} kept`],
+  ["Stored replies", (now) => count(now.replayed), () => "requests answered without computing"],
 ];
 
 const STAGES = { waiting: "waiting", prompt: "reads the prompt", reply: "writes" };
@@ -88,7 +89,7 @@ export const ENDED = [
   { name: "Rate", text: (each) => (each.rate ? `${Math.round(each.rate)}/s` : ""), kind: "number" },
   { name: "Took", text: (each) => time(each.seconds), kind: "number" },
   { name: "Key", text: (each) => each.key ?? "" },
-  { name: "End", text: (each) => each.reason || each.finish || "", kind: "end" },
+  { name: "End", text: (each) => each.reason || [each.finish, each.replayed && "stored reply"].filter(Boolean).join(", "), kind: "end" },
 ];
 
 /** How a line of the log is shown. */

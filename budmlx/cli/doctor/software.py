@@ -20,6 +20,8 @@ from budmlx.plugins.manager import Plugins
 from budmlx.units import size_text
 
 HUB_SECONDS = 5.0
+ANSWER_SECONDS = 3.0
+"""Whoever says nothing for so long is no server of ours, or one that hangs."""
 PORT_SECONDS = 1.0
 
 
@@ -90,7 +92,7 @@ def port(config: Config) -> Finding:
     try:
         scheme = "http" if config.tls_cert is None else "https"
         server = RunningServer(f"{scheme}://{place}", _key(config), config.tls_cert)
-        count = len(server.models())
+        count = len(server.models(ANSWER_SECONDS))
     except BudmlxError:
         text = f"{place} is taken by another program"
         return Finding("Port", "fault", text, "Choose one with --port.")

@@ -27,6 +27,7 @@ from budmlx.server.records import Exchange
 from budmlx.server.routes.health import Memory, memory_of
 from budmlx.server.state import IN_FLIGHT, MODELS
 from budmlx.server.telemetry import access_log
+from budmlx.server.telemetry.history import HISTORY, Moment
 from budmlx.server.telemetry.metrics import RECENT
 
 endpoints = EndpointTable("/v1")
@@ -134,7 +135,8 @@ class Watched(Struct, frozen=True):
     """What the server does now.
 
     now: seconds of the Unix clock. places, limit: in the queue, that are held and that there
-    are. written: tokens of replies since the server began.
+    are. written: tokens of replies since the server began. replayed: requests since then that
+    a stored reply answered. history: if it was asked for, a moment a second.
     """
 
     now: float
@@ -146,6 +148,8 @@ class Watched(Struct, frozen=True):
     batches: list[WatchedBatch]
     models: list[WatchedModel]
     ended: list[EndedRequest]
+    replayed: int
+    history: list[Moment]
 
 
 class Cancelled(Struct, frozen=True):
@@ -168,7 +172,12 @@ class LogLines(Struct, frozen=True):
     lines: list[LogLine]
 
 
-@endpoints.get("/v1/watch", "What the server does now; needs admin rights", Watched)
+@endpoints.get(
+    "/v1/watch",
+    "What the server does now; needs admin rights",
+    Watched,
+    query={"history": {"type": "boolean", "description": "The last minutes, too."}},
+)
 async def watched(request: web.Request) -> web.Response:
     """Look at everything once; nothing waits for it, and no model is loaded."""
     check_admin(request)
@@ -186,8 +195,19 @@ async def watched(request: web.Request) -> web.Response:
             batches=[_batch(*each) for each in app[BATCHES].running()],
             models=[_watched(each, models.only is not None) for each in models.residents],
             ended=[_ended(each) for each in recent.ended],
+            replayed=recent.replayed,
+            history=[*app[HISTORY].moments] if request.query.get("history") == "true" else [],
         )
     )
+
+
+def totals(app: web.Application) -> tuple[int, int, int]:
+    """The tokens of replies since the server began, and the rows that run and that wait."""
+    origins = [each.origin for each in app[IN_FLIGHT].holders if each.origin is not None]
+    running = [each.generation.written for each in origins if each.generation is not None]
+    written = app[RECENT].written + sum(len(row) for rows in running for row in rows)
+    found = [each.status() for each in app[MODELS].loaded]
+    return written, sum(each.running for each in found), sum(each.waiting for each in found)
 
 
 @endpoints.act(
@@ -215,7 +235,7 @@ async def cancel(request: web.Request) -> web.Response:
     query={"after": {"type": "integer", "minimum": 0, "description": "Only those after this."}},
 )
 async def log_lines(request: web.Request) -> web.Response:
-    """The last lines of the log of this process. Raises InvalidRequestError."""
+    """The last lines of the log, of models' processes, too. Raises InvalidRequestError."""
     check_admin(request)
     after = request.query.get("after", "0")
     if not re.fullmatch("[0-9]{1,15}", after):

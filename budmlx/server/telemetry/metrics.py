@@ -170,13 +170,14 @@ class _WithoutTimes:
 
 
 class Recent:
-    """The requests that ended last. written: tokens of the replies of all that ended.
+    """The requests that ended last. written: tokens of the replies of all that ended. replayed:
+    how many of these a stored reply answered.
 
     Those that only look at the server, and are answered, are left out.
     """
 
     def __init__(self) -> None:
-        self.written = 0
+        self.written = self.replayed = 0
         self._ended: deque[Exchange] = deque(maxlen=MOST_ENDED)
 
     def watch(self, exchange: Exchange) -> None:
@@ -185,6 +186,7 @@ class Recent:
             return
         origin = replace(exchange.origin, generation=None, sink=None)
         self._ended.append(replace(exchange, origin=origin, headers={}))
+        self.replayed += any(each.cached for each in exchange.records)
         usages = [each.usage for each in exchange.records if each.usage is not None]
         self.written += sum(usage.completion_tokens for usage in usages)
 
