@@ -65,3 +65,29 @@ def test_errors(chat: Any) -> None:
         litellm.completion(**chat | {"temperature": 9})
     with pytest.raises(litellm.AuthenticationError):
         litellm.completion(**chat | {"api_key": "wrong"})
+
+
+@pytest.mark.parametrize("adapter", ["cohere", "jina_ai", "infinity", "hosted_vllm"])
+def test_rankings_through_each_adapter(adapter: str, url: str) -> None:
+    documents = ["a fox", "a dog", "the sea"]
+    found = litellm.rerank(
+        model=f"{adapter}/demo",
+        query="fox",
+        documents=documents,
+        top_n=2,
+        return_documents=True,
+        api_base=url,
+        api_key=KEY,
+    )
+    scores = [each["relevance_score"] for each in found.results]
+    assert len(scores) == 2 and scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+    for each in found.results:
+        assert each["document"]["text"] == documents[each["index"]]
+
+
+def test_vectors(url: str) -> None:
+    with pytest.raises(litellm.BadRequestError, match="embed-any"):
+        litellm.embedding(
+            model="openai/demo", input=["a"], api_base=f"{url}/v1", api_key=KEY, num_retries=0
+        )

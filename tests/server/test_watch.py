@@ -168,8 +168,10 @@ async def test_plots_begin_with_what_was(start: Start) -> None:
     running = asyncio.create_task(ask(server, "long", **ENDLESS))
     await written(server)
     async with asyncio.timeout(30):
-        while not any(each["tokens"] for each in (moments := await history(server))):
+        moments: list[Any] = []
+        while not any(each["tokens"] for each in moments):
             await asyncio.sleep(0.1)
+            moments = await history(server)
     assert moments[-1]["running"] == 1 and moments[-1]["waiting"] == 0
     times = [each["at"] for each in moments]
     assert times == sorted(times)
@@ -194,14 +196,10 @@ async def test_stored_replies_are_counted(start: Start) -> None:
 async def test_the_log_has_the_lines_of_the_models_process(
     start: Start, stream: io.StringIO, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path, others = tiny_model_dir(scale=2.0), psutil.Process().children()
+    path, others = tiny_model_dir(scale=2.0), {*psutil.Process().children()}
     with Engine.load(path, engine_host="process") as engine:
         server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
-        (core,) = (
-            each
-            for each in psutil.Process().children()
-            if "budmlx.core" in each.cmdline() and each not in others
-        )
+        (core,) = set(psutil.Process().children()) - others
         core.send_signal(signal.SIGABRT)
         texts: list[str] = []
         async with asyncio.timeout(60):
