@@ -13,3 +13,6 @@ several models, or of one that may be unloaded, has none."""
 MODELS: web.AppKey[Any] = web.AppKey("budmlx_models")
 """The key of the `budmlx.Models` of every server: `async with
 request.app[MODELS].find(name).aengine() as engine`."""
+FIND: web.AppKey[Any] = web.AppKey("budmlx_find")
+"""The key of a function that finds a model which the API key of a request may use: `await
+request.app[FIND](request, name)`. It raises `ModelNotFoundError` for those of others."""

@@ -250,7 +250,8 @@ class Route(Protocol):
     raise `web.HTTPException`s, and errors of `budmlx.errors`, to answer with their status.
     `request.app[ENGINE]`, with the key `ENGINE` of `budmlx.plugins.routes`, is the `budmlx.Engine`
     of the server: a handler awaits its `achat` or iterates over `astream`, and reads `info`,
-    `status()` and `prefix_cache_stats()`. It must not call `chat` or close the engine.
+    `status()` and `prefix_cache_stats()`. It must not call `chat` or close the engine. What it asks
+    counts for the tokens per day of its client's API key.
     """
 
     method: str

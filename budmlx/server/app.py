@@ -18,7 +18,7 @@ from budmlx.config import Config
 from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError, EngineUnavailableError
 from budmlx.open_files import connections_within
-from budmlx.plugins.routes import ENGINE
+from budmlx.plugins.routes import ENGINE, FIND
 from budmlx.plugins.routes import MODELS as PLUGIN_MODELS
 from budmlx.server.awake import Awake
 from budmlx.server.batches.runner import BATCHES, Batches
@@ -55,7 +55,7 @@ from budmlx.server.routes import (
 from budmlx.server.routes import models as model_routes
 from budmlx.server.routes.watch import totals
 from budmlx.server.sealed import Sealer
-from budmlx.server.security import guard
+from budmlx.server.security import find_model, guard
 from budmlx.server.state import (
     CONFIG,
     DIALECTS,
@@ -114,6 +114,7 @@ def create_app(
     app[LIMITER] = limiter
     app[RELOADER] = Reloader(app, config, read)
     app[MODELS] = app[PLUGIN_MODELS] = models
+    app[FIND] = find_model
     if (engine := models.only) is not None:
         app[ENGINE] = engine
     app[IN_FLIGHT] = InFlight(_rows(models, config) + config.max_queue)

@@ -10,11 +10,13 @@ from types import FrameType
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from budmlx.engine.run.origin import CALLER
 from budmlx.errors import BudmlxError, ConfigError
 from budmlx.plugins.boundary import guarded, is_interrupt, wrong_type
 from budmlx.plugins.manager import Owned, Plugins
 from budmlx.plugins.specs import Route
 from budmlx.server.errors import HttpError
+from budmlx.server.records import ORIGIN
 from budmlx.server.security import OPEN_ROUTES
 from budmlx.server.state import IN_FLIGHT
 
@@ -77,6 +79,8 @@ def _handler(plugin: str, route: Route) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         task = asyncio.current_task()
         response: object = None
+        # What it asks of engines is paid for by its client's key.
+        caller = CALLER.set(request.get(ORIGIN))
         with guarded(plugin, what):
             try:
                 response = await route.handler(request)
@@ -86,6 +90,8 @@ def _handler(plugin: str, route: Route) -> Handler:
                 if not _is_given_up(task, request):
                     raise
                 response = raised
+            finally:
+                CALLER.reset(caller)
         if isinstance(response, asyncio.CancelledError | GeneratorExit):
             raise response
         if isinstance(response, web.HTTPException):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -11,9 +13,11 @@ from pydantic import SecretStr
 
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
+from budmlx.config.key_file import add_record, new_key
+from budmlx.config.keys import ApiKey, digest_of
 from budmlx.engine.models.models import Models
 from budmlx.errors import ConfigError, InvalidRequestError, OverloadedError
-from budmlx.plugins.routes import ENGINE
+from budmlx.plugins.routes import ENGINE, FIND
 from budmlx.plugins.specs import Route
 from budmlx.server.app import HttpServer, create_app
 from budmlx.server.security import OPEN_ROUTES
@@ -83,12 +87,17 @@ async def halfway(request: web.Request) -> web.StreamResponse:
     raise RuntimeError
 
 
+async def found(request: web.Request) -> web.Response:
+    model = await request.app[FIND](request, request.query["model"])
+    return web.json_response(model.name)
+
+
 class Routes:
     @hookimpl
     def add_routes(self) -> Sequence[Route]:
         handlers = {"names": names, "broken": broken, "nonsense": nonsense, "gone": gone}
         handlers |= {"busy": busy, "summary": summary, "moved": moved, "done": done}
-        handlers |= {"varied": varied}
+        handlers |= {"varied": varied, "found": found}
         handlers |= {"limited": limited, "halfway": halfway}
         routes = [web.get(f"/extra/{name}", handler) for name, handler in handlers.items()]
         return [*routes, web.post("/extra/picky", picky)]
@@ -157,6 +166,32 @@ async def test_a_response_that_fails_halfway_is_cut_off(caplog: pytest.LogCaptur
             assert (await reader.read()).endswith(b"\r\n\r\n4\r\nhalf\r\n")
             writer.close()
             assert "Routes-0 failed in its route GET /extra/halfway" in caplog.text
+        finally:
+            await server.drain()
+
+
+async def test_keys_have_their_models_and_pay_for_what_is_asked(tmp_path: Path) -> None:
+    file, secrets = tmp_path / "keys", {name: new_key() for name in ("poor", "other")}
+    limits: dict[str, dict[str, Any]] = {
+        "poor": {"tokens_per_day": 50},
+        "other": {"models": ("x",)},
+    }
+    for name, key in secrets.items():
+        add_record(file, ApiKey(name, digest_of(key).hex(), **limits[name]))
+    bearer = {name: {"Authorization": f"Bearer {key}"} for name, key in secrets.items()}
+    with Engine.load(tiny_model_dir(), plugins=[Routes()]) as engine:
+        config = Config(port=0, drain_seconds=0, api_key_file=file)
+        server = await HttpServer.start(Models.of(engine, ("demo",)), config)
+        try:
+            for name, status in (("poor", 200), ("other", 404)):
+                answer = await exchange(server, get("/extra/found?model=demo", **bearer[name]))
+                assert answer.status == status
+            statuses = []
+            while len(statuses) < 20 and 429 not in statuses:
+                answer = await exchange(server, get("/extra/summary", **bearer["poor"]))
+                statuses.append(answer.status)
+            assert statuses[0] == 200 and statuses[-1] == 429
+            check_error(answer, 429, code="insufficient_quota")
         finally:
             await server.drain()
 

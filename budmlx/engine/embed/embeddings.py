@@ -12,7 +12,7 @@ from budmlx.engine.embed.job import Array, EmbeddingJob
 from budmlx.engine.embed.texts import EncodedTexts, Text, TextEncoder
 from budmlx.engine.load.sentence_transformers import EmbeddingFiles
 from budmlx.engine.procedures import Procedure, off_loop
-from budmlx.engine.run.origin import RequestOrigin
+from budmlx.engine.run.origin import RequestOrigin, calling
 from budmlx.engine.run.pipeline import RequestOutcome, RowDispatcher
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import InvalidRequestError
@@ -127,7 +127,7 @@ class EmbeddingPipeline:
     ) -> Procedure[Embeddings]:
         """The vectors of what `work` encodes."""
         model = self._dispatcher.info.name
-        with RequestOutcome(self._plugins, model, origin or RequestOrigin()) as outcome:
+        with RequestOutcome(self._plugins, model, origin or calling()) as outcome:
             if options.adapter:
                 raise InvalidRequestError(
                     f"Adapters are for replies: ask for {model} without {options.adapter}.",

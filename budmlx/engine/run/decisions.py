@@ -11,7 +11,7 @@ from functools import partial
 from budmlx.engine.procedures import Procedure, drive, off_loop
 from budmlx.engine.prompt import TokenizedPrompt
 from budmlx.engine.run.odds import Question, logprobs
-from budmlx.engine.run.origin import RequestOrigin
+from budmlx.engine.run.origin import RequestOrigin, calling
 from budmlx.engine.run.pipeline import RequestOutcome, RequestPipeline
 from budmlx.engine.text.tokenizer import Tokenizer
 from budmlx.errors import ContextLengthError, InvalidRequestError
@@ -76,7 +76,7 @@ class Decider:
         paths = self._paths(choices)
         info = self._pipeline.dispatcher.info
         begin = time.monotonic()
-        with RequestOutcome(self._plugins, info.name, origin or RequestOrigin()) as outcome:
+        with RequestOutcome(self._plugins, info.name, origin or calling()) as outcome:
             # One prompt may be quick to render; many are not.
             prepared = yield from off_loop(partial(self._prepared, requests, places))
             counts = [len(prompt.ids) for _, prompt in prepared]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -86,3 +87,16 @@ class RequestOrigin:
             return None
         total = len(generation.submission.prompt.ids)
         return max(total - left, 0), total
+
+
+CALLER: ContextVar[RequestOrigin | None] = ContextVar("caller", default=None)
+"""Where those requests come from that say nothing of it, such as those of a plugin's route."""
+
+
+def calling() -> RequestOrigin:
+    """The origin of a request that says nothing of it."""
+    if (caller := CALLER.get()) is None:
+        return RequestOrigin()
+    return RequestOrigin(
+        caller.request_id, key=caller.key, route=caller.route, account=caller.account
+    )

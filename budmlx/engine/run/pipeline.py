@@ -24,7 +24,7 @@ from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.adapters import AdapterSet
 from budmlx.engine.run.job import Job
-from budmlx.engine.run.origin import RequestOrigin, Reservation
+from budmlx.engine.run.origin import RequestOrigin, Reservation, calling
 from budmlx.engine.run.prompt_log import PromptLog
 from budmlx.engine.run.rows import RowBuilder, completion_bounds
 from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError, QuotaError
@@ -80,7 +80,7 @@ class RequestPipeline:
         wait for another, and plugins are called on that thread.
         """
         model = self.dispatcher.info.name
-        origin = origin or RequestOrigin()
+        origin = origin or calling()
         with RequestOutcome(self._plugins, model, origin) as outcome:
             request, prompt = yield from self.prepared(request)
             request = yield from self._paid(request, len(prompt.ids), outcome)
