@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.page.conftest import ADMIN, Open, reply, say
 from tests.page.test_safety import PHONE
-from tests.page.test_watch import ask
+from tests.page.test_watch import ask, batch, post
 
 FOLDER = Path(os.environ.get("BUDMLX_SCREENSHOTS", "screenshots")).absolute()
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -44,6 +44,7 @@ def watch(opened: Open, name: str, url: str, **options: object) -> None:
     page.get_by_text("Up to date").wait_for()
     for n in range(4):
         ask(url, f"before-{n}", tokens=40)
+    lines = batch(url)
     for thread in threads:
         thread.start()
     page.get_by_role("row", name=re.compile("writes")).first.wait_for()
@@ -54,6 +55,7 @@ def watch(opened: Open, name: str, url: str, **options: object) -> None:
         row.get_by_role("button", name="Cancel").click()
     for thread in threads:
         thread.join()
+    post(url, f"/v1/batches/{lines}/cancel")
     page.locator("#watch").evaluate("box => box.scrollTop = box.scrollHeight")
     page.wait_for_timeout(1500)
     page.screenshot(path=FOLDER / f"{name}-below.png")

@@ -120,3 +120,70 @@ def test_axe_finds_nothing(opened: Open, url: str) -> None:
     page = opened(key=ADMIN, path="/#/watch")
     page.get_by_role("region", name="Requests that ended").get_by_text("before").wait_for()
     assert axe(page) == []
+
+
+def batch(url: str, lines: int = 3, tokens: int = 8000) -> str:
+    """A batch of somebody else; its id."""
+    body = {"messages": [{"role": "user", "content": "Go on"}], "max_tokens": tokens}
+    text = "".join(
+        json.dumps(
+            {
+                "custom_id": f"line-{number}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": "tiny", "ignore_eos": True, **body},
+            }
+        )
+        + "\n"
+        for number in range(lines)
+    )
+    form = (
+        '--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        '--x\r\nContent-Disposition: form-data; name="file"; filename="lines.jsonl"\r\n'
+        f"Content-Type: application/octet-stream\r\n\r\n{text}\r\n--x--\r\n"
+    )
+    file = post(url, "/v1/files", form.encode(), "multipart/form-data; boundary=x")
+    asked = {
+        "input_file_id": file["id"],
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    made = post(url, "/v1/batches", json.dumps(asked).encode(), "application/json")
+    return str(made["id"])
+
+
+def post(url: str, path: str, data: bytes = b"{}", kind: str = "application/json") -> Any:
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
+    request = urllib.request.Request(url + path, data, headers)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+def test_batches_are_seen_and_plots_begin_with_what_was(opened: Open, url: str) -> None:
+    name = batch(url)
+    page = opened(key=ADMIN, path="/#/watch")
+    batches = page.get_by_role("region", name="Batches")
+    row = batches.get_by_role("row", name=re.compile(f"{name} .*in progress 0 of 3"))
+    row.wait_for()
+    running = page.get_by_role("region", name="Running requests")
+    running.get_by_role("row", name=re.compile("writes, in the background")).first.wait_for()
+    page.wait_for_timeout(2500)
+    page.reload()
+    page.get_by_text("Up to date").wait_for()
+    drawn = page.locator(".plot", has_text="Rows").locator("path.s0")
+    assert drawn.get_attribute("d").count("L") >= 2, "the plot began empty"
+    post(url, f"/v1/batches/{name}/cancel")
+    batches.get_by_text("No batch is running.").wait_for()
+
+
+def test_stored_replies_and_the_lines_of_models(opened: Open, url: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "The same"}]}
+    body |= {"max_tokens": 3, "temperature": 0, "cache": True}
+    for _ in range(2):
+        post(url, "/v1/chat/completions", json.dumps(body).encode())
+    page = opened(key=ADMIN, path="/#/watch")
+    stored = page.locator(".card", has_text="Stored replies").locator("strong")
+    page.wait_for_function("e => Number(e.textContent) >= 1", arg=stored.element_handle())
+    ended = page.get_by_role("region", name="Requests that ended")
+    ended.get_by_role("row", name=re.compile("stored reply")).first.wait_for()
+    page.locator("#log").get_by_text(re.compile("budmlx.core")).first.wait_for()

@@ -11,8 +11,8 @@ from aiohttp import web
 from msgspec import Struct
 
 SECONDS = 1.0
-KEPT = 600
-"""Moments."""
+KEPT = 180
+"""Moments: what the plots of the page show."""
 
 
 class Moment(Struct, frozen=True):
