@@ -251,7 +251,6 @@ class Executor:
         """Store the KV of a row that is about to leave, or what is computed of its prompt."""
         group = next((group for group in self.groups if row in group.rows), None)
         prompt = next((prompt for prompt in self.prompts if row in prompt.rows), None)
-        held: int
         cache: Callable[[], Sequence[Any]]
         if group is not None and not group.empty:
             held, cache = row.held, partial(group.cache_of, row)
@@ -259,8 +258,8 @@ class Executor:
             held, cache = prompt.computed, partial(list, prompt.cache)
         else:
             return
-        keep = partial(self.reuse.keep, low=row.background)
-        self._guard((), keep, row.request.namespace, row.keys, held, cache)
+        place = row.request.namespace, row.keys, held
+        self._guard((), partial(self.reuse.keep, *place, cache, low=row.background))
 
     def _withdraw(self, rows: Sequence[Row]) -> None:
         """Take rows out of prompts and groups."""
