@@ -132,9 +132,7 @@ def create_app(
     app.on_cleanup.append(_close_store)
     app[RECENT] = recent = Recent()
     app[WATCHERS] = (recent.watch,)
-    app[HISTORY] = history = History(partial(totals, app))
-    app.on_startup.append(history.start)
-    app.on_cleanup.append(history.stop)
+    app[HISTORY] = History(partial(totals, app))
     if config.metrics:
         _count(app)
     if config.otlp_traces_endpoint:
@@ -252,6 +250,7 @@ class HttpServer:
         self.port = listening.port
         self.models = app[MODELS]
         self.in_flight = app[IN_FLIGHT]
+        self.history = app[HISTORY]
         self._app = app
         self._runner = runner
         if (metrics := app.get(METRICS)) is not None:
@@ -319,7 +318,7 @@ async def serve(
     server = await HttpServer.start(models, config, listening=listening, read=read, stores=stores)
     signals = StopSignals()
     announce(server.url)
-    with LagMonitor():
+    with LagMonitor(), server.history.looking():
         await signals.wait()
     signals.end_with_the_next(lambda: server.in_flight.count)
     states = [engine.status() for engine in models.loaded]

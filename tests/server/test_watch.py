@@ -89,7 +89,7 @@ async def test_batches_and_what_runs_in_the_background(start: Start) -> None:
     endless = {"max_tokens": 8000, "ignore_eos": True}
     batch = await begun(sdk(server), jsonl([line(1, **endless), line(2, temperature=9)]))
     front = asyncio.create_task(ask(server, "front", **ENDLESS))
-    await until(lambda: server.in_flight.count == 2)
+    await until(lambda: len(server.in_flight.holders) == 2)
     await written(server)
     seen = await look(server)
     assert sorted(each["background"] for each in seen["running"]) == [False, True]
@@ -167,11 +167,12 @@ async def test_plots_begin_with_what_was(start: Start) -> None:
     assert (await look(server))["history"] == []
     running = asyncio.create_task(ask(server, "long", **ENDLESS))
     await written(server)
-    async with asyncio.timeout(30):
-        moments: list[Any] = []
-        while not any(each["tokens"] for each in moments):
-            await asyncio.sleep(0.1)
-            moments = await history(server)
+    moments: list[Any] = []
+    with server.history.looking():
+        async with asyncio.timeout(30):
+            while not any(each["tokens"] for each in moments):
+                await asyncio.sleep(0.1)
+                moments = await history(server)
     assert moments[-1]["running"] == 1 and moments[-1]["waiting"] == 0
     times = [each["at"] for each in moments]
     assert times == sorted(times)

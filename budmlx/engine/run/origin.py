@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
+from budmlx.engine.procedures import Procedure, off_loop
 from budmlx.engine.reply.generation import Generation
 from budmlx.plugins.specs import RequestRecord
 from budmlx.types import Usage
@@ -43,6 +45,14 @@ class Account(Protocol):
         Raises:
             QuotaError: there are too few.
         """
+
+
+def reserved(account: Account, prompt: int, completion: int, least: int) -> Procedure[Reservation]:
+    """What `Account.reserve` returns, or raises. A request that is given up meanwhile is counted."""
+    reserve = partial(account.reserve, prompt, completion, least)
+    if not account.waits:
+        return reserve()
+    return (yield from off_loop(reserve, unwanted=lambda held: held.settle(None)))
 
 
 @dataclass(slots=True)

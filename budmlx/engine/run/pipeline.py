@@ -24,7 +24,7 @@ from budmlx.engine.reuse.stored_reply import StoredReply, replay
 from budmlx.engine.reuse.tracker import ReuseTracker
 from budmlx.engine.run.adapters import AdapterSet
 from budmlx.engine.run.job import Job
-from budmlx.engine.run.origin import RequestOrigin, Reservation, calling
+from budmlx.engine.run.origin import RequestOrigin, Reservation, calling, reserved
 from budmlx.engine.run.prompt_log import PromptLog
 from budmlx.engine.run.rows import RowBuilder, completion_bounds
 from budmlx.errors import BudmlxError, CancelledError, InvalidRequestError, QuotaError
@@ -210,11 +210,6 @@ class Pace:
         return queue + self._per_token * tokens
 
 
-def _let_go(held: Reservation) -> None:
-    """Count a request that was given up before it had its tokens."""
-    held.settle(None)
-
-
 def _mean(mean: float | None, value: float) -> float:
     return value if mean is None else 0.9 * mean + 0.1 * value
 
@@ -242,11 +237,7 @@ class RequestOutcome:
         """Have tokens held; returns those that may be generated. See `Account.reserve`."""
         if (account := self._origin.account) is None:
             return completion
-        hold = partial(account.reserve, prompt, completion, least)
-        if account.waits:
-            self._held = yield from off_loop(hold, unwanted=_let_go)
-        else:
-            self._held = hold()
+        self._held = yield from reserved(account, prompt, completion, least)
         return self._held.completion
 
     def prepared(self, request: Request) -> None:

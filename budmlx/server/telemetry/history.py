@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 from msgspec import Struct
@@ -33,17 +34,15 @@ class History:
     def __init__(self, look: Callable[[], tuple[int, int, int]]):
         self.moments: deque[Moment] = deque(maxlen=KEPT)
         self._look = look
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self, _: web.Application) -> None:
-        """Begin."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self, _: web.Application) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Look while the block runs."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     async def _run(self) -> None:
         before, begin = self._look()[0], time.monotonic()
