@@ -48,7 +48,7 @@ class Account(Protocol):
 
 
 def reserved(account: Account, prompt: int, completion: int, least: int) -> Procedure[Reservation]:
-    """What `Account.reserve` returns, or raises. A request that is given up meanwhile is counted."""
+    """What `Account.reserve` returns, or raises. One that is given up is counted."""
     reserve = partial(account.reserve, prompt, completion, least)
     if not account.waits:
         return reserve()
