@@ -152,8 +152,9 @@ class Prompt:
     def finish(self, reuse: Reusing) -> None:
         """Record in rows that begin how much of their prompt was reused, and stored."""
         fresh = [row for row in self.rows if row.fresh]
-        place = self.namespace, self.keys[:-1]
-        kept = stored(reuse, *place, low=self.low) if fresh and reuse.enabled else 0
+        kept = 0
+        if fresh and reuse.enabled:
+            kept = stored(reuse, self.namespace, self.keys[:-1], low=self.low)
         for place, seconds in self.rows[0].request.retained if kept else ():
             reuse.retain(self.namespace, self.keys[: min(place, len(self.keys) - 1)], seconds)
         for row in fresh:
