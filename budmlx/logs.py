@@ -46,16 +46,8 @@ class Tail(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line; the lock of the handler is held."""
-        self._add(self.format(record))
-
-    def add(self, line: str) -> None:
-        """Keep a line of another process."""
-        with self.lock or nullcontext():
-            self._add(line)
-
-    def _add(self, line: str) -> None:
         self._count += 1
-        self._lines.append((self._count, line))
+        self._lines.append((self._count, self.format(record)))
 
     def after(self, number: int) -> list[tuple[int, str]]:
         """The lines after that number that are still here, each with its own."""

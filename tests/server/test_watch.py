@@ -194,9 +194,7 @@ async def test_stored_replies_are_counted(start: Start) -> None:
     assert [each.get("replayed", False) for each in seen["ended"]] == [True, True, False]
 
 
-async def test_the_log_has_the_lines_of_the_models_process(
-    start: Start, stream: io.StringIO, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_log_has_the_last_words_of_the_models_process(stream: io.StringIO) -> None:
     path, others = tiny_model_dir(scale=2.0), {*psutil.Process().children()}
     with Engine.load(path, engine_host="process") as engine:
         server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
@@ -208,5 +206,4 @@ async def test_the_log_has_the_lines_of_the_models_process(
                 lines = (await exchange(server, get("/v1/log"))).json["lines"]
                 texts = [each["text"] for each in lines]
                 await asyncio.sleep(0.1)
-        assert "Fatal Python error: Aborted" in capfd.readouterr().err
         await server.drain()

@@ -235,7 +235,7 @@ async def cancel(request: web.Request) -> web.Response:
     query={"after": {"type": "integer", "minimum": 0, "description": "Only those after this."}},
 )
 async def log_lines(request: web.Request) -> web.Response:
-    """The last lines of the log, of models' processes, too. Raises InvalidRequestError."""
+    """The last lines of the log, with what models' processes print. Raises InvalidRequestError."""
     check_admin(request)
     after = request.query.get("after", "0")
     if not re.fullmatch("[0-9]{1,15}", after):
