@@ -50,6 +50,8 @@ def watch(opened: Open, name: str, url: str, **options: object) -> None:
     page.get_by_role("row", name=re.compile("writes")).first.wait_for()
     page.wait_for_timeout(3000)
     page.screenshot(path=FOLDER / f"{name}.png")
+    page.get_by_role("region", name="Models", exact=True).scroll_into_view_if_needed()
+    page.screenshot(path=FOLDER / f"{name}-tables.png")
     for n in range(3):
         row = page.get_by_role("row", name=re.compile(f"{name}-{n}"))
         row.get_by_role("button", name="Cancel").click()
