@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,14 @@ from budmlx.config.tables import table_for
 from budmlx.engine.engine import DEMO, Engine
 from budmlx.engine.load.hub import find_model
 from budmlx.engine.load.library.library import Library
+from budmlx.engine.load.library.pull import downloads_run
 from budmlx.plugins.manager import Plugins
 from budmlx.progress import Notice
 from budmlx.protocol import MemoryBudget
 from budmlx.units import size_text
 
+INTERRUPTED = 130
+"""The status of a process that Ctrl-C ended."""
 ENGINE_FIELDS = ("models_dir", "revision", "memory_limit")
 """The settings that `generate` and `chat` offer as options."""
 
@@ -60,13 +64,29 @@ def warn_of_tables(config: Config) -> None:
 
 
 @contextmanager
+def ending_downloads() -> Iterator[None]:
+    """Context of a download, which Ctrl-C ends together with the process.
+
+    Python would wait for huggingface_hub's threads, and these for the network.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if downloads_run():
+            Console(stderr=True).print("Aborted. Files that are complete are kept.")
+            os._exit(INTERRUPTED)
+        raise
+
+
+@contextmanager
 def progress(settings: Config) -> Iterator[Notice]:
     """Show the progress of loading on stderr; the block itself loads, and gets what shows words."""
     console, model = Console(stderr=True), settings.model
     if model is None:
         console.print("This is the small demo model that comes with budmlx.")
     else:
-        find_model(model, settings.revision, models_dirs=settings.models_dir)
+        with ending_downloads():
+            find_model(model, settings.revision, models_dirs=settings.models_dir)
     start = time.monotonic()
     title = f"Loading {escape(model or 'the demo model')}"
     with console.status(title) as status:

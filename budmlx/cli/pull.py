@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from budmlx.cli.load_model import open_library, read_config
+from budmlx.cli.load_model import ending_downloads, open_library, read_config
 from budmlx.engine.load.library.download_bar import download_bar
 from budmlx.engine.load.library.pull import pull as fetch
 from budmlx.units import size_text
@@ -24,7 +24,7 @@ def pull(
     complete are kept. HF_TOKEN opens gated and private repositories, HF_HOME says where models are
     kept.
     """
-    with download_bar(name) as report:
+    with ending_downloads(), download_bar(name) as report:
         path = fetch(name, revision, report)
     model = open_library(read_config({}, None).config).at(path)
     typer.echo(f"{name} has {size_text(model.size)} in {path}")

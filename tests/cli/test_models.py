@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from budmlx.errors import ModelLoadError
 from tests.hub_server import Hub
 from tests.model_folders import folder, model_files, snapshot
 from tests.models import tiny_model_dir
+from tests.safetensors_file import safetensors
 
 GOOD = model_files()
 
@@ -182,3 +184,20 @@ def test_pull_shows_a_bar_and_what_it_fetched(tmp_path: Path) -> None:
     assert "Fetching org/model: 100%" in done.stderr
     assert "cannot be served: org/model is an encoder (bert)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("budmlx: org/model has no revision 'v3'")
+
+
+@pytest.mark.parametrize("arguments", [["pull"], ["serve", "--port", "0"]])
+def test_ctrl_c_waits_for_no_hub(arguments: list[str], tmp_path: Path) -> None:
+    large = {**GOOD, "model.safetensors": safetensors(rows=100_000)}
+    with Hub({"org/model": {"main": large}}, stall={"model.safetensors"}) as hub:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "budmlx", arguments[0], "org/model", *arguments[1:]],
+            env=hub.environment(tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="600"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert hub.stalled.wait(60)
+        child.send_signal(signal.SIGINT)
+        _, told = child.communicate(timeout=60)
+        assert not hub.resume.is_set()
+    assert child.returncode == 130 and "Aborted" in told

@@ -88,12 +88,18 @@ def test_what_cannot_be_used_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_its_memory_is_told_before_it_is_loaded(model: Path) -> None:
-    config = Config.of(model=str(model), draft_model=str(model), speculation="auto")
+    own: dict[str, Any] = {"speculation": "auto", "engine_host": "thread", "warmup": "off"}
+    config = Config.of(model=str(model), draft_model=str(model), **own)
     files = Library().at(model)
     with Models(config) as models:
-        spec = models.residents[0].spec
+        resident = models.residents[0]
+        spec = resident.spec
         assert spec.weights == 2 * files.weights and spec.kv is not None and files.kv is not None
         assert spec.kv.row_bytes(1000) == 2 * files.kv.row_bytes(1000)
+        # In the budget of all models, too, before it is loaded and then.
+        assert resident.claim.weights == 2 * files.weights
+        with models.engine(resident.name):
+            assert resident.claim.weights == 2 * files.weights
     missing = config.model_copy(update={"draft_model": "org/missing"})
     assert not spec_of("tiny", missing, files).found
     told = ModelDescription.of(files, config, Plugins.load(config)).as_json()

@@ -192,3 +192,13 @@ async def test_what_is_answered_and_what_is_refused_has_a_record(
     told = path != "/api/chat"  # Ollama's protocol has no ids.
     assert ends == [("completed", path, told), ("refused", path, False)]
     assert all(each.request_id for each in OBSERVER.records)
+
+
+async def test_ids_that_go_on_have_no_budget(client: aiohttp.ClientSession) -> None:
+    body = {"model": "demo", "prompt": "Hi", "think": False, "stream": False}
+    body |= {"options": {"num_predict": 4}}
+    for fields, told in (({}, False), ({"context": []}, True)):
+        async with client.post("/api/generate", json=body | fields) as response:
+            assert response.status == 200
+            warnings = response.headers.get("X-Budmlx-Warnings", "")
+        assert ("enable_thinking has no effect" in warnings) is told

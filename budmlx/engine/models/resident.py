@@ -13,7 +13,8 @@ from typing import Literal, Self
 
 from budmlx.config import Config, adapter_paths
 from budmlx.engine.engine import Engine
-from budmlx.engine.load.library.kv_size import CHUNK, KVLayout
+from budmlx.engine.load.library.kv_size import KVLayout
+from budmlx.engine.load.library.pass_size import LEAST_CHUNK
 from budmlx.engine.models.shares import LEAST_WORK, Claim
 from budmlx.errors import BudmlxError
 from budmlx.model_context import UNBOUNDED_CONTEXT
@@ -63,12 +64,14 @@ class ModelSpec:
         context = min(limits, default=None)
         if room is None or not self.weights:
             return context
-        free, chunk = room - self.weights - LEAST_WORK, self.config.prefill_chunk
+        free, chunk = room - self.weights, self.config.prefill_chunk
+        if self.kv is None or self.kv.computed is None:
+            free -= LEAST_WORK
         if free < 0:
             return 0
         if self.kv is None:
             return context
-        chunk = CHUNK if chunk == "auto" else chunk
+        chunk = LEAST_CHUNK if chunk == "auto" else chunk
         most = context or UNBOUNDED_CONTEXT
         return self.kv.longest_row(free, most, self.config.kv_bits, chunk)
 

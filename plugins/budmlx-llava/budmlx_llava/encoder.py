@@ -9,6 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from budmlx.plugins.vision import ModelFiles
+from budmlx_llava.preprocess import normalization
 from budmlx_llava.settings import Settings
 from budmlx_llava.weights import Vision, load_vision
 
@@ -25,13 +26,25 @@ def load(files: ModelFiles) -> Encoder:
     """
     settings = Settings.of(files)
     vision, dtype = load_vision(files, settings)
-    return Encoder(settings, vision, dtype)
+    scale, offset = map(mx.array, normalization(settings, files))
+    return Encoder(settings, vision, dtype, scale, offset)
 
 
 class Encoder:
-    """Tower and projector. Its embeddings are of the language model's dtype."""
+    """Tower and projector. Its embeddings are of the language model's dtype.
 
-    def __init__(self, settings: Settings, vision: Vision, dtype: mx.Dtype):
+    scale, offset: of red, green and blue, see `normalization`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        vision: Vision,
+        dtype: mx.Dtype,
+        scale: mx.array,
+        offset: mx.array,
+    ):
+        self._scale, self._offset = scale, offset
         self._settings = settings
         self._vision = vision
         self._dtype = dtype
@@ -44,7 +57,7 @@ class Encoder:
     def encode(self, arrays: Mapping[str, mx.array]) -> mx.array:
         """Embeddings [tokens, hidden] of one picture.
 
-        arrays: `pixel_values` [tiles, height, width, 3], the whole picture first, and
+        arrays: `pixel_values` [tiles, height, width, 3] in bytes, the whole picture first, and
         `image_size` (height, width) where there are further tiles.
         """
         pixels = arrays["pixel_values"]
@@ -68,7 +81,8 @@ class Encoder:
 
     def _features(self, tiles: mx.array) -> mx.array:
         """Projected features [tiles, tokens, hidden], computed at once to bound memory."""
-        states = self._vision.vision_tower(tiles.astype(self._vision.dtype))
+        pixels = tiles.astype(mx.float32) * self._scale - self._offset
+        states = self._vision.vision_tower(pixels.astype(self._vision.dtype))
         if self._settings.drops_first:
             states = states[:, 1:]
         features: mx.array = self._vision.multi_modal_projector(states)

@@ -24,6 +24,9 @@ _SIGLIP_COLORS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _MOST_PIXELS = 2**26
 
 
+Numbers = NDArray[np.floating[Any]]
+
+
 class Preprocessor:
     """Prepares pictures for one model. Its instances may be called on several threads."""
 
@@ -37,20 +40,16 @@ class Preprocessor:
         crops = config.get("do_center_crop", settings.tower.kind == CLIP)
         self._crop = _crop(config.get("crop_size") or self._edge) if crops else None
         self._resample = Image.Resampling(config.get("resample", Image.Resampling.BICUBIC))
-        mean, deviation = _CLIP_COLORS if settings.tower.kind == CLIP else _SIGLIP_COLORS
-        self._mean = np.array(config.get("image_mean") or mean)
-        self._deviation = np.array(config.get("image_std") or deviation)
+        self._mean = colors(settings, config)[0]
         self._pads = bool(config.get("do_pad")) and settings.model_type == "llava"
-        factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
-        normalized = config.get("do_normalize", True)
-        scale = factor / self._deviation if normalized else np.full(3, factor)
-        offset = self._mean / self._deviation if normalized else np.zeros(3)
-        self._scale, self._offset = scale.astype(np.float32), offset.astype(np.float32)
         self._check(bool(config.get("do_resize", True)))
 
     def __call__(self, pixels: Pixels, detail: Detail) -> PreparedImage:
-        """The arrays `pixel_values` [tiles, height, width, 3] and, if there is more than one
-        tile, `image_size` (height, width), that of the picture.
+        """The arrays `pixel_values` [tiles, height, width, 3], levels of brightness as bytes, and,
+        if there is more than one tile, `image_size` (height, width), that of the picture.
+
+        The encoder makes numbers of them, see `normalization`: bytes are a half or a quarter of
+        those on their way to the core.
 
         detail: models that look at tiles see only the whole picture with `low`.
 
@@ -62,19 +61,19 @@ class Preprocessor:
         if not settings.pinpoints:
             picture = self._square(pixels) if self._pads else pixels
             return PreparedImage(
-                tokens=tokens, arrays={"pixel_values": self._normalized([self._whole(picture)])}
+                tokens=tokens, arrays={"pixel_values": np.stack([self._whole(picture)])}
             )
         if detail == "low":
             # OneVision was trained on padded squares where a prompt has several pictures.
             onevision = settings.model_type == "llava_onevision"
             picture = self._square(pixels) if onevision else pixels
-            single = self._normalized([self._resized(picture, (self._edge, self._edge))])
+            single = np.stack([self._resized(picture, (self._edge, self._edge))])
             return PreparedImage(tokens=tokens + 1, arrays={"pixel_values": single})
         size = pixels.shape[0], pixels.shape[1]
         placed = settings.layout(size)
         tiles = [self._resized(pixels, (self._edge, self._edge)), *self._tiles(pixels, placed)]
         arrays: dict[str, NDArray[Any]] = {
-            "pixel_values": self._normalized(tiles),
+            "pixel_values": np.stack(tiles),
             "image_size": np.array(size, dtype=np.int32),
         }
         return PreparedImage(tokens=tokens + placed.tokens, arrays=arrays)
@@ -133,13 +132,28 @@ class Preprocessor:
         square[top : top + height, left : left + width] = pixels
         return square
 
-    def _normalized(self, tiles: list[Pixels]) -> NDArray[np.float16]:
-        """Half precision, half the bytes for the core: where it is coarsest, a level of
-        brightness still has seven steps."""
-        values = np.stack(tiles).astype(np.float32)
-        values *= self._scale
-        values -= self._offset
-        return values.astype(np.float16)
+
+def colors(settings: Settings, config: Mapping[str, Any]) -> tuple[Numbers, Numbers]:
+    """The mean and the standard deviation of red, green and blue.
+
+    config: of the image processor.
+    """
+    mean, deviation = _CLIP_COLORS if settings.tower.kind == CLIP else _SIGLIP_COLORS
+    given = config.get("image_mean") or mean, config.get("image_std") or deviation
+    return np.array(given[0]), np.array(given[1])
+
+
+def normalization(settings: Settings, files: ModelFiles) -> tuple[Numbers, Numbers]:
+    """For red, green and blue: what a level of brightness is multiplied by, and what is then
+    subtracted, in single precision.
+    """
+    config = image_processor(files)
+    mean, deviation = colors(settings, config)
+    factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    normalized = config.get("do_normalize", True)
+    scale = factor / deviation if normalized else np.full(3, factor)
+    offset = mean / deviation if normalized else np.zeros(3)
+    return scale.astype(np.float32), offset.astype(np.float32)
 
 
 def _size(value: Any) -> int | Size:

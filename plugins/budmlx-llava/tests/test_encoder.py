@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from budmlx_llava import provide_vision_encoder, provide_vision_preprocessor
 from budmlx_llava.encoder import Encoder, load
+from budmlx_llava.preprocess import normalization
+from budmlx_llava.settings import Settings
 from checkpoints import LLAVA, MODELS, NEXT, ONEVISION, picture, write_llava
 from mlx.utils import tree_flatten
 from reference import Reference
@@ -20,14 +22,16 @@ from budmlx.testing.vision import check_vision_encoder, check_vision_preprocesso
 
 
 def encode(encoder: Encoder, files: ModelFiles, pixels: Any, detail: Detail = "auto") -> Any:
-    """What the preprocessor makes of a picture, and its embeddings."""
+    """What the tower sees of a picture, and its embeddings."""
     spec = provide_vision_preprocessor("auto", files)
     assert spec is not None
     prepared = spec.prepare(pixels, detail)
     arrays = {name: mx.array(array) for name, array in prepared.arrays.items()}
     embeddings = encoder.encode(arrays)
     assert embeddings.shape == (prepared.tokens, 64)
-    return prepared.arrays, embeddings
+    scale, offset = normalization(Settings.of(files), files)
+    seen = prepared.arrays["pixel_values"].astype(np.float32) * scale - offset
+    return {**prepared.arrays, "pixel_values": seen}, embeddings
 
 
 @pytest.mark.parametrize("name", MODELS)

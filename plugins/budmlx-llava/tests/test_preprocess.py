@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from budmlx_llava.grid import best_resolution
-from budmlx_llava.preprocess import Preprocessor
+from budmlx_llava.preprocess import Preprocessor, normalization
 from budmlx_llava.settings import Settings
 from checkpoints import (
     CLIP_PROCESSOR,
@@ -40,16 +40,30 @@ from transformers.models.llava_onevision.processing_llava_onevision import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from budmlx.errors import InvalidRequestError
-from budmlx.plugins.vision import ModelFiles
+from budmlx.plugins.vision import Detail, ModelFiles, PreparedImage
 
-# One step of float16 between 2 and 4, for what rounds otherwise; a level is seven times as much.
-ROUNDING = 2**-9
+# For what rounds otherwise; a level is a thousand times as much.
+ROUNDING = 1e-5
 SIZES = [(28, 28), (60, 41), (41, 60), (20, 30), (113, 30), (9, 200), (200, 9), (300, 301)]
 
 
-def preprocessor(config: dict[str, Any], processor: dict[str, Any]) -> Preprocessor:
-    files = ModelFiles("nowhere", config, processor)
-    return Preprocessor(Settings.of(files), files)
+class Normalizing:
+    """A preprocessor whose levels of brightness are made numbers, as the encoder does it."""
+
+    def __init__(self, files: ModelFiles):
+        self._prepare = Preprocessor(Settings.of(files), files)
+        self._scale, self._offset = normalization(Settings.of(files), files)
+
+    def __call__(self, pixels: Any, detail: Detail) -> PreparedImage:
+        image = self._prepare(pixels, detail)
+        levels = image.arrays["pixel_values"]
+        assert levels.dtype == np.uint8 and levels.flags.c_contiguous
+        values = levels.astype(np.float32) * self._scale - self._offset
+        return PreparedImage(image.tokens, arrays={**image.arrays, "pixel_values": values})
+
+
+def preprocessor(config: dict[str, Any], processor: dict[str, Any]) -> Normalizing:
+    return Normalizing(ModelFiles("nowhere", config, processor))
 
 
 def reference(processor: Any, *pixels: Any, **options: Any) -> np.ndarray[Any, Any]:
@@ -60,9 +74,8 @@ def reference(processor: Any, *pixels: Any, **options: Any) -> np.ndarray[Any, A
 
 def assert_same(ours: Any, theirs: Any) -> None:
     values = ours.arrays["pixel_values"]
-    assert values.dtype == np.float16 and values.flags.c_contiguous
     assert values.shape == theirs.shape
-    assert np.abs(values - theirs.astype(np.float16)).max() <= ROUNDING
+    assert np.abs(values - theirs).max() <= ROUNDING
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -183,7 +196,7 @@ def test_settings_within_processor_config(tmp_path: Path) -> None:
     (tmp_path / "processor_config.json").write_text(json.dumps(section))
     files = ModelFiles(str(tmp_path), INTERLEAVE)
     black = np.zeros((28, 28, 3), np.uint8)
-    values = Preprocessor(Settings.of(files), files)(black, "auto").arrays["pixel_values"]
+    values = Normalizing(files)(black, "auto").arrays["pixel_values"]
     assert np.allclose(values, -0.4, atol=1e-3)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
+
+from budmlx.engine.load.library.pass_size import LEAST_CHUNK, PassSize
 
 CHUNK = 2048
 """Tokens of a forward pass, where the device's number is not known."""
@@ -67,7 +68,7 @@ class KVLayout:
     itemsize: bytes of a number. group_size: numbers that share a scale and a bias where they are
     quantized; None if they cannot be. plain: layers keep the keys and values of all tokens, and
     nothing else. takes_back: the last tokens of a row can be taken back. drafter: what the draft
-    model keeps of it, too.
+    model keeps of it, too. computed: what a forward pass takes, if config.json tells.
     """
 
     layers: tuple[_Layer, ...]
@@ -76,6 +77,7 @@ class KVLayout:
     plain: bool
     takes_back: bool
     drafter: KVLayout | None = None
+    computed: PassSize | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> KVLayout | None:
@@ -102,7 +104,8 @@ class KVLayout:
         # Chunks end where they are full.
         takes_back = plain or not (others or text.get("attention_chunk_size"))
         takes_back = takes_back and outer not in _READS_PLACES
-        return cls(tuple(layers), itemsize, group_size, plain, takes_back)
+        computed = _computed(text, itemsize, layers)
+        return cls(tuple(layers), itemsize, group_size, plain, takes_back, computed=computed)
 
     def row_bytes(self, tokens: int, kv_bits: int | None = None, chunk: int = CHUNK) -> int:
         """Bytes for one row with so many tokens.
@@ -116,14 +119,37 @@ class KVLayout:
         return own if self.drafter is None else own + self.drafter.row_bytes(tokens, None, chunk)
 
     def longest_row(
-        self, room: int, most: int, kv_bits: int | None = None, chunk: int = CHUNK
+        self, room: int, most: int, kv_bits: int | None = None, chunk: int = LEAST_CHUNK
     ) -> int:
-        """Tokens of the longest row within `room` bytes: it may be copied once, as it grows.
+        """Tokens of the longest row within `room` bytes: it may be copied once, as it grows, and
+        forward passes compute with it.
 
         most: tokens that are enough.
         """
-        size = partial(self.row_bytes, kv_bits=kv_bits, chunk=chunk)
-        return bisect_right(range(1, most + 1), room, key=lambda count: 2 * size(count))
+
+        def size(count: int) -> int:
+            kept = self.row_bytes(count, kv_bits, chunk)
+            return 2 * kept + self._pass_bytes(count, chunk, quantized=kv_bits is not None)
+
+        return bisect_right(range(1, most + 1), room, key=size)
+
+    def _pass_bytes(self, tokens: int, chunk: int, *, quantized: bool) -> int:
+        quantized = quantized and self.group_size is not None
+        own = 0
+        if self.computed is not None:
+            own = self.computed.row_bytes(tokens, chunk, quantized=quantized)
+        if self.drafter is None:
+            return own
+        return max(own, self.drafter._pass_bytes(tokens, chunk, quantized=False))
+
+
+def _computed(text: Mapping[str, Any], itemsize: int, layers: Sequence[_Layer]) -> PassSize | None:
+    head = max((width for layer in layers for width in layer.widths), default=0)
+    unpacked = max((layer.heads * sum(layer.widths) * itemsize for layer in layers), default=0)
+    try:
+        return PassSize.of(text, itemsize=itemsize, head=head, unpacked=unpacked)
+    except (TypeError, ValueError):
+        return None
 
 
 def with_drafter(layout: KVLayout | None, drafter: KVLayout | None) -> KVLayout | None:

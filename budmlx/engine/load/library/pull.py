@@ -37,6 +37,7 @@ except ImportError:  # It is not public: a file that hf_xet fetches is then fini
 
 _FAULTS = (OSError, HTTPError, ValueError, RuntimeError)
 """What huggingface_hub and the protocols below it raise."""
+STOP_SECONDS = 2.0
 _RUNNING: set[concurrent.futures.Future[str]] = set()
 _FILES: Any = {"allow_patterns": ALLOWED, "ignore_patterns": IGNORED}
 
@@ -193,7 +194,8 @@ def _interruptible(call: Callable[[], str], cancelled: threading.Event) -> str:
     except KeyboardInterrupt:
         cancelled.set()
         abort_xet_session()  # type: ignore[no-untyped-call]
-        concurrent.futures.wait([future])
+        # It may wait for the network as long as that takes.
+        concurrent.futures.wait([future], STOP_SECONDS)
         raise
 
 

@@ -28,6 +28,7 @@ class ContinuedLines(GenerateLines):
     def loaded(self, engine: Engine, request: Request) -> Request:
         """The request for all ids. Raises InvalidRequestError for those that no model has."""
         super().loaded(engine, request)
+        self._warnings += _without_budget(engine, request)
         if request.shows_images:
             raise InvalidRequestError("`images` cannot be shown with `context`.", param="images")
         check_ids(self._ids, engine.info.vocab_size, "context")
@@ -59,3 +60,15 @@ class ContinuedLines(GenerateLines):
         assert self._engine is not None
         reply = self._engine.tokenize(self._text, add_special=False).ids
         return {"context": (*self._ids, *reply)}
+
+
+def _without_budget(engine: Engine, request: Request) -> list[str]:
+    """Warnings for variables which the template does not read, and which stand for a budget of
+    reasoning: ids have none.
+    """
+    if request.sampling.max_reasoning_tokens is not None:
+        return []
+    known = engine.warnings(request)
+    bounded = replace(request, sampling=replace(request.sampling, max_reasoning_tokens=0))
+    others = [each for each in engine.warnings(bounded) if each not in known]
+    return [each for each in others if not each.startswith("max_reasoning_tokens")]

@@ -1,14 +1,11 @@
-"""Lark grammars as regular expressions, in which form they can be enforced within a JSON string."""
+"""Lark grammars, read as rules whose smallest parts are regular expressions."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
-
-MAX_LENGTH = 65_536
-"""Characters of a regular expression; rules that many others use are written many times."""
-TOO_LONG = "it is too long when its rules are written out"
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 COMMON = {
     "LF": r"\n",
@@ -54,24 +51,58 @@ Token = tuple[str, str]
 
 
 class NotRegularError(Exception):
-    """A grammar that is no regular expression, or none that is known here. The text says why."""
+    """A grammar that no regular expression is made of, or that is not understood. The text says
+    why.
+    """
 
 
-def regex_of(grammar: str) -> str:
-    """A regular expression for the same texts. Raises NotRegularError."""
-    try:
-        found = _Expansion(_rules(grammar)).of("start")
-        found.encode("utf-8")
-    except RecursionError:
-        raise NotRegularError("its rules are nested too deep") from None
-    except UnicodeEncodeError:
-        raise NotRegularError("it has half a character") from None
-    return found
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Texts of a regular expression."""
+
+    regex: str
 
 
-def _rules(grammar: str) -> Mapping[str, list[Token]]:
-    """The tokens of each rule, by its name."""
-    rules: dict[str, list[Token]] = {}
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Texts of another rule."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Texts of a part, one after the other. times: as a regular expression says it."""
+
+    part: Part
+    times: str
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be left out."""
+        return self.times in ("?", "*") or self.times.startswith("{0,")
+
+
+@dataclass(frozen=True, slots=True)
+class Sequential:
+    """Texts of all parts, in their order."""
+
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Texts of any of the parts."""
+
+    parts: Sequence[Part]
+
+
+Part = Terminal | Use | Repeated | Sequential | Either
+
+
+def read_rules(grammar: str) -> Mapping[str, Either]:
+    """The alternatives of each rule, by its name. Raises NotRegularError, RecursionError."""
+    rules: dict[str, Either] = {}
     for line in _statements(list(_tokens(grammar))):
         if line[0][0] == "directive":
             rules |= _imported(line[0][1])
@@ -79,7 +110,11 @@ def _rules(grammar: str) -> Mapping[str, list[Token]]:
         colon = next((n for n, token in enumerate(line) if token == ("sign", ":")), None)
         if line[0][0] != "name" or colon is None:
             raise NotRegularError(f"{line[0][1]!r} does not begin a rule")
-        rules[line[0][1].lstrip("!?")] = line[colon + 1 :]
+        name = line[0][1].lstrip("!?")
+        body = line[colon + 1 :]
+        rules[name], place = _alternatives(body, 0)
+        if place < len(body):
+            raise NotRegularError(f"{body[place][1]!r} in {name} is not understood")
     return rules
 
 
@@ -113,7 +148,7 @@ def _statements(tokens: list[Token]) -> Iterator[list[Token]]:
         yield statement
 
 
-def _imported(directive: str) -> dict[str, list[Token]]:
+def _imported(directive: str) -> dict[str, Either]:
     """The terminals that `%import` names."""
     match = re.fullmatch(
         r"%import\s+common(?:\.(\w+)(?:\s*->\s*(\w+))?|\s*\(([\w\s,]+)\))\s*(?://.*)?", directive
@@ -125,109 +160,74 @@ def _imported(directive: str) -> dict[str, list[Token]]:
     unknown = [name for name in names if name not in COMMON]
     if unknown:
         raise NotRegularError(f"common.{unknown[0]} is not known")
-    return {name: [("regex", f"/{COMMON[source]}/")] for source, name in names.items()}
+    return {
+        name: Either([Sequential([Terminal(f"(?:{COMMON[source]})")])])
+        for source, name in names.items()
+    }
 
 
-class _Pieces:
-    """Regular expressions that are joined later, and are not too long together."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._length = 0
-
-    def add(self, text: str) -> None:
-        """Add one. Raises NotRegularError when they are too long."""
-        self.texts.append(text)
-        self._length += len(text)
-        if self._length > MAX_LENGTH:
-            raise NotRegularError(TOO_LONG)
-
-
-class _Expansion:
-    """Writes rules as regular expressions."""
-
-    def __init__(self, rules: Mapping[str, list[Token]]):
-        self._rules = rules
-        self._done: dict[str, str] = {}
-        self._open: list[str] = []
-
-    def of(self, name: str) -> str:
-        """The regular expression of a rule."""
-        if name not in self._done:
-            if name in self._open:
-                raise NotRegularError(f"{name} is defined by itself")
-            if name not in self._rules:
-                raise NotRegularError(f"{name} is not defined")
-            self._open.append(name)
-            tokens = self._rules[name]
-            text, place = self._alternatives(tokens, 0)
-            if place < len(tokens):
-                raise NotRegularError(f"{tokens[place][1]!r} in {name} is not understood")
-            self._open.pop()
-            self._done[name] = text
-        return self._done[name]
-
-    def _alternatives(self, tokens: list[Token], place: int) -> tuple[str, int]:
-        found = _Pieces()
-        while True:
-            text, place = self._sequence(tokens, place)
-            found.add(text)
-            if tokens[place : place + 1] != [("sign", "|")]:
-                break
-            place += 1
-        whole = found.texts[0] if len(found.texts) == 1 else f"(?:{'|'.join(found.texts)})"
-        if len(whole) > MAX_LENGTH:
-            raise NotRegularError(TOO_LONG)
-        return whole, place
-
-    def _sequence(self, tokens: list[Token], place: int) -> tuple[str, int]:
-        found = _Pieces()
-        while place < len(tokens):
-            kind, text = tokens[place]
-            if kind == "alias":
-                place += 1
-            elif kind in ("string", "regex", "name") or text in ("(", "["):
-                text, place = self._item(tokens, place)
-                found.add(text)
-            else:
-                break
-        return "".join(found.texts), place
-
-    def _item(self, tokens: list[Token], place: int) -> tuple[str, int]:
-        """One thing and how often it stands there."""
-        kind, text = tokens[place]
+def _alternatives(tokens: list[Token], place: int) -> tuple[Either, int]:
+    found: list[Part] = []
+    while True:
+        part, place = _sequence(tokens, place)
+        found.append(part)
+        if tokens[place : place + 1] != [("sign", "|")]:
+            return Either(found), place
         place += 1
-        if kind == "sign":
-            inner, place = self._alternatives(tokens, place)
-            if tokens[place : place + 1] != [("sign", {"(": ")", "[": "]"}[text])]:
-                raise NotRegularError(f"a {text} is not closed")
+
+
+def _sequence(tokens: list[Token], place: int) -> tuple[Sequential, int]:
+    found: list[Part] = []
+    while place < len(tokens):
+        kind, text = tokens[place]
+        if kind == "alias":
             place += 1
-            found = f"(?:{inner})" + ("?" if text == "[" else "")
-        elif kind == "string" and tokens[place : place + 1] == [("range", "..")]:
-            last = tokens[place + 1][1] if place + 1 < len(tokens) else '""'
-            found = f"[{_in_class(text)}-{_in_class(last)}]"
-            place += 2
+        elif kind in ("string", "regex", "name") or text in ("(", "["):
+            part, place = _item(tokens, place)
+            found.append(part)
         else:
-            found = {"string": _literal, "regex": _pattern}.get(kind, self._named)(text)
-        return self._repeated(found, tokens, place)
+            break
+    return Sequential(found), place
 
-    def _named(self, text: str) -> str:
-        return f"(?:{self.of(text.lstrip('!?'))})"
 
-    def _repeated(self, found: str, tokens: list[Token], place: int) -> tuple[str, int]:
-        sign = tokens[place][1] if place < len(tokens) and tokens[place][0] == "sign" else ""
-        if sign in ("?", "*", "+"):
-            return f"(?:{found}){sign}", place + 1
-        if sign != "~":
-            return found, place
-        least = most = tokens[place + 1][1] if place + 1 < len(tokens) else ""
+def _item(tokens: list[Token], place: int) -> tuple[Part, int]:
+    """One thing and how often it stands there."""
+    kind, text = tokens[place]
+    place += 1
+    found: Part
+    if kind == "sign":
+        found, place = _alternatives(tokens, place)
+        if tokens[place : place + 1] != [("sign", {"(": ")", "[": "]"}[text])]:
+            raise NotRegularError(f"a {text} is not closed")
+        place += 1
+        found = Repeated(found, "?") if text == "[" else found
+    elif kind == "string" and tokens[place : place + 1] == [("range", "..")]:
+        last = tokens[place + 1][1] if place + 1 < len(tokens) else '""'
+        found = Terminal(f"[{_in_class(text)}-{_in_class(last)}]")
         place += 2
-        if tokens[place : place + 1] == [("range", "..")] and place + 1 < len(tokens):
-            most = tokens[place + 1][1]
-            place += 2
-        if not (least.isdigit() and most.isdigit()):
-            raise NotRegularError("a ~ is not followed by numbers")
-        return f"(?:{found}){{{least},{most}}}", place
+    elif kind == "name":
+        found = Use(text.lstrip("!?"))
+    else:
+        found = Terminal(_literal(text) if kind == "string" else _pattern(text))
+    times, place = _times(tokens, place)
+    return (Repeated(found, times) if times else found), place
+
+
+def _times(tokens: list[Token], place: int) -> tuple[str, int]:
+    """How often the part before stands there; empty for once."""
+    sign = tokens[place][1] if place < len(tokens) and tokens[place][0] == "sign" else ""
+    if sign in ("?", "*", "+"):
+        return sign, place + 1
+    if sign != "~":
+        return "", place
+    least = most = tokens[place + 1][1] if place + 1 < len(tokens) else ""
+    place += 2
+    if tokens[place : place + 1] == [("range", "..")] and place + 1 < len(tokens):
+        most = tokens[place + 1][1]
+        place += 2
+    if not (least.isdigit() and most.isdigit()):
+        raise NotRegularError("a ~ is not followed by numbers")
+    return f"{{{int(least)},{int(most)}}}", place
 
 
 def _text(literal: str) -> str:

@@ -16,7 +16,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from budmlx.engine.request import tools as checks
 from budmlx.errors import InvalidRequestError
-from budmlx.server.dialects.responses.lark import NotRegularError, regex_of
+from budmlx.server.dialects.responses.lark import NotRegularError
+from budmlx.server.dialects.responses.regular import RegularForm, regular_form
 from budmlx.server.unknown_fields import Extra, Loc
 from budmlx.server.wire import AnyOf, ErrorMessage, Text, UniformErrors, WireModel, an_object
 from budmlx.types import Tool, ToolChoice
@@ -62,12 +63,12 @@ class CustomFormat(WireModel):
     syntax: Literal["lark", "regex"] = "lark"
     definition: Text | None = None
 
-    def pattern(self, place: str) -> str | None:
+    def form(self, place: str) -> RegularForm | None:
         """The regular expression that the input must match as a whole; None for any text.
 
         Raises:
             InvalidRequestError: there is no definition.
-            NotRegularError: the grammar is no regular expression.
+            NotRegularError: no regular expression can be made of the grammar.
         """
         if self.type == "text":
             return None
@@ -75,7 +76,9 @@ class CustomFormat(WireModel):
             raise InvalidRequestError(
                 f"{place}.definition must be a text.", param=f"{place}.definition"
             )
-        return regex_of(self.definition) if self.syntax == "lark" else self.definition
+        if self.syntax == "regex":
+            return RegularForm(self.definition)
+        return regular_form(self.definition)
 
 
 class CustomDefinition(UniformErrors):
@@ -265,11 +268,18 @@ class Toolbox:
     def _pattern(self, each: CustomDefinition, place: str) -> str | None:
         """What the input of a custom tool must match; None if it is not constrained."""
         try:
-            found = None if each.format is None else each.format.pattern(place)
+            found = None if each.format is None else each.format.form(place)
         except NotRegularError as error:
             self.warnings.append(f"`{place}` is not enforced: {error}.")
             return None
-        return None if found is None else f"^(?:{found})$"
+        if found is None:
+            return None
+        if found.depth is not None:
+            self.warnings.append(
+                f"`{place}` is enforced down to {found.depth} rules within each other; deeper "
+                "texts are not written."
+            )
+        return f"^(?:{found.regex})$"
 
     def called(self, name: str) -> CalledTool:
         """How a call by the model is told."""

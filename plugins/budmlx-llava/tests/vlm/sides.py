@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from budmlx_llava import provide_vision_preprocessor
 from budmlx_llava.encoder import load
 from budmlx_llava.language import classes
+from budmlx_llava.preprocess import normalization
+from budmlx_llava.settings import Settings
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 from mlx_vlm.models.cache import make_prompt_cache as make_vlm_cache
@@ -20,6 +23,13 @@ from transformers import AutoModelForImageTextToText
 from budmlx.plugins.vision import ModelFiles, PreparedImage
 
 BEFORE, AFTER, STEPS = [1, 40, 41], [60, 61, 2], 24
+
+
+def numbers_of(path: Path) -> Callable[[PreparedImage], Any]:
+    """Makes numbers [tiles, height, width, 3] of a picture's levels, for the model in `path`."""
+    files = ModelFiles.read(path)
+    scale, offset = normalization(Settings.of(files), files)
+    return lambda image: image.arrays["pixel_values"].astype(np.float32) * scale - offset
 
 
 class Ours:
@@ -49,6 +59,7 @@ class MlxVlm:
     """mlx-vlm's model. Its pictures are [tiles, 3, height, width]."""
 
     def __init__(self, path: Path):
+        self.numbers = numbers_of(path)
         self.model = load_vlm(path)
         self.token = self.model.config.image_token_index
 
@@ -66,12 +77,12 @@ class MlxVlm:
 
     def projected(self, image: PreparedImage) -> mx.array:
         """Embeddings [tiles, tokens, hidden] of the tiles, before they are put together."""
-        pixels = mx.array(image.arrays["pixel_values"].astype(np.float32))
+        pixels = mx.array(self.numbers(image))
         *_, states = self.model.vision_tower(pixels, output_hidden_states=True)
         return self.model.multi_modal_projector(states[self.model.vision_feature_layer][:, 1:])
 
     def _prompt(self, image: PreparedImage) -> mx.array:
-        pixels = mx.array(image.arrays["pixel_values"].astype(np.float32)).transpose(0, 3, 1, 2)
+        pixels = mx.array(self.numbers(image)).transpose(0, 3, 1, 2)
         size = image.arrays.get("image_size")
         extra: dict[str, Any] = {}
         if size is not None:
@@ -84,6 +95,7 @@ class Transformers:
     """The reference in PyTorch."""
 
     def __init__(self, path: Path):
+        self.numbers = numbers_of(path)
         self.model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
         self.model.eval()
         self.token = self.model.config.image_token_id
@@ -101,8 +113,7 @@ class Transformers:
         return [int(token) for token in reply[0, ids.shape[1] :]]
 
     def _arrays(self, image: PreparedImage) -> dict[str, torch.Tensor]:
-        values = image.arrays["pixel_values"].astype(np.float32)
-        pixels = torch.tensor(np.moveaxis(values, -1, 1))
+        pixels = torch.tensor(np.moveaxis(self.numbers(image), -1, 1))
         if "image_size" not in image.arrays:
             return {"pixel_values": pixels}
         sizes = torch.tensor(image.arrays["image_size"][None])

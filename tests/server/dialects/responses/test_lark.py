@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
-from budmlx.server.dialects.responses.lark import MAX_LENGTH, NotRegularError, regex_of
+from budmlx.server.dialects.responses.lark import NotRegularError
+from budmlx.server.dialects.responses.regular import MAX_LENGTH, RegularForm, regular_form
 
+DEMO = Path(__file__).parents[4] / "budmlx" / "assets" / "tiny"
 PATCH = r"""
 start: begin_patch hunk+ end_patch
 begin_patch: "*** Begin Patch" LF
@@ -56,10 +61,17 @@ eof_line: "*** End of File" LF
         ('start: "a"\n  | "b"\n  // comment\n  | "c" -> third', ["a", "b", "c"], ["d", ""]),
         (r'start: /a\/b/ /[\/"]/ "//" /C.D/is', ["a/b///c\nd", 'a/b"//C.d'], ["a/b"]),
         ('start: (\n  "a"\n  "b"\n)', ["ab"], ["a"]),
+        ('start: "a" start?', ["a", "aaa"], ["", "ab"]),
+        ('start: list\nlist: item | list "," item\nitem: /[ab]/', ["a", "a,b,a"], ["", "a,", ",a"]),
+        ('start: "a" start | "b"', ["b", "aab"], ["a", "ba"]),
+        ('start: start "x" | "y" start | "z"', ["z", "yyzxx"], ["yx", "zz", "zyx"]),
+        ('start: start "-" start | start start | /[ab]/', ["a", "ab-a"], ["-a", "a-", "a--a"]),
     ],
 )
 def test_regular_grammars(grammar: str, texts: list[str], others: list[str]) -> None:
-    pattern = re.compile(regex_of(grammar))
+    form = regular_form(grammar)
+    assert form.depth is None
+    pattern = re.compile(form.regex)
     for text in texts:
         assert pattern.fullmatch(text), text
     for text in others:
@@ -69,8 +81,8 @@ def test_regular_grammars(grammar: str, texts: list[str], others: list[str]) -> 
 @pytest.mark.parametrize(
     ("grammar", "why"),
     [
-        ('start: "a" start?', "start is defined by itself"),
-        ('start: "(" inner ")"\ninner: start | "a"', "start is defined by itself"),
+        ('start: "a" start', "none of its texts ends"),
+        ('start: "(" start ")"', "none of its texts ends"),
         ("start: x", "x is not defined"),
         ("other: /a/", "start is not defined"),
         ('start: "a', "is not understood"),
@@ -92,7 +104,7 @@ def test_regular_grammars(grammar: str, texts: list[str], others: list[str]) -> 
 )
 def test_other_grammars(grammar: str, why: str) -> None:
     with pytest.raises(NotRegularError, match=why):
-        regex_of(grammar)
+        regular_form(grammar)
 
 
 def test_what_is_too_long_is_never_written_out() -> None:
@@ -101,7 +113,7 @@ def test_what_is_too_long_is_never_written_out() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(NotRegularError, match="too long"):
-            regex_of(grammar)
+            regular_form(grammar)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -110,4 +122,58 @@ def test_what_is_too_long_is_never_written_out() -> None:
 
 def test_many_lines() -> None:
     lines = 100_000
-    assert regex_of("\n" * lines + 'start: "a"' + "\n" * lines + '| "b"') == "(?:a|b)"
+    grammar = "\n" * lines + 'start: "a"' + "\n" * lines + '| "b"'
+    assert regular_form(grammar) == RegularForm("(?:a|b)")
+
+
+NESTED = """
+start: sum
+sum: product (("+" | "-") product)*
+product: factor | product "*" factor
+factor: NUMBER | "(" sum ")"
+%import common.NUMBER
+"""
+
+
+def test_rules_within_themselves_are_written_out_as_deep_as_there_is_room() -> None:
+    form = regular_form(NESTED)
+    assert form.depth is not None and form.depth >= 8
+    assert len(form.regex) <= MAX_LENGTH
+    pattern = re.compile(form.regex)
+    for text in ("1", "1+2*3", "(1+2)*(3-4)", "((1))*((2-(3)))", "*".join("1" * 500)):
+        assert pattern.fullmatch(text), text
+    for text in ("", "1+", "(1", "1)", "()", "((1)", "(" * form.depth + "1" + ")" * form.depth):
+        assert not pattern.fullmatch(text), text
+
+
+@pytest.mark.parametrize(
+    ("grammar", "letters"),
+    [
+        ('start: value\nvalue: "[" [value ("," value)*] "]" | /[1]/', "[],1"),
+        ("start: all\nall: one rest\nrest: /;/ all |\none: /[ab]/", ";ab"),
+        ('start: a\na: "(" b ")" | "x"\nb: "<" a ">" | a a', "()<>x"),
+        ('start: a ~ 2..3 | a+ "!"\na: "{" a* "}"', "{}!"),
+        ('start: start "x" start | "(" start ")" | "y" start? | "z" start', "x()yz"),
+    ],
+)
+def test_the_texts_are_those_of_the_grammar(grammar: str, letters: str) -> None:
+    pattern = re.compile(regular_form(grammar).regex)
+    tokenizer = LLTokenizer((DEMO / "tokenizer.json").read_text())
+    fresh = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    found = 0
+    for length in range(6):
+        for text in map("".join, itertools.product(letters, repeat=length)):
+            matcher = fresh.deep_copy()
+            consumed = matcher.consume_tokens(tokenizer.tokenize_str(text))
+            accepted = consumed and matcher.is_accepting()
+            assert bool(pattern.fullmatch(text)) == accepted, text
+            found += accepted
+    assert found >= 3
+
+
+def test_many_rules_that_use_each_other_end_soon() -> None:
+    count = 100
+    uses = " | ".join(f'"(" r{n} ")"' for n in range(count))
+    grammar = "start: r0\n" + "\n".join(f"r{n}: {uses}" for n in range(count))
+    with pytest.raises(NotRegularError):
+        regular_form(grammar)

@@ -308,8 +308,35 @@ async def test_the_grammar_of_a_custom_tool_is_enforced(
         assert re.fullmatch(r"(ja|nein)-[0-9]{3}\n?", call["input"])
 
 
+async def test_a_grammar_that_contains_itself_is_enforced_to_a_depth(server: HttpServer) -> None:
+    definition = 'start: "(" start ")" | "[" start ("," start)* "]" | "x"'
+    form = {"type": "grammar", "syntax": "lark", "definition": definition}
+    choice = {"type": "custom", "name": "apply_patch"}
+    fixed = {"parallel_tool_calls": False, "max_output_tokens": 200, "temperature": 2}
+    inputs = set()
+    for seed in range(4):
+        answer = await ask(
+            server,
+            input="Hi",
+            tools=[{**PATCH, "format": form}],
+            tool_choice=choice,
+            seed=seed,
+            **fixed,
+        )
+        assert answer.status == 200
+        assert "rules within each other" in answer.headers["X-Budmlx-Warnings"]
+        if answer.json["status"] == "completed":
+            inputs.add(answer.json["output"][-1]["input"])
+    assert inputs
+    for text in inputs:
+        shorter = ""
+        while shorter != text:
+            shorter, text = text, re.sub(r"\(x\)|\[x(,x)*\]", "x", text)
+        assert text == "x"
+
+
 async def test_a_grammar_that_cannot_be_enforced_is_told(server: HttpServer) -> None:
-    form = {"type": "grammar", "syntax": "lark", "definition": 'start: "(" start? ")"'}
+    form = {"type": "grammar", "syntax": "lark", "definition": 'start: "(" start ")"'}
     answer = await ask(server, input="script patch;", tools=[{**PATCH, "format": form}])
     assert "`tools[0].format` is not enforced" in answer.headers["X-Budmlx-Warnings"]
     assert answer.json["output"][0]["type"] == "custom_tool_call"
