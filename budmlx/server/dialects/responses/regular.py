@@ -69,7 +69,7 @@ class RegularForm:
 
 def regular_form(grammar: str) -> RegularForm:
     """The regular expression of a grammar, as deep as there is room. Raises NotRegularError."""
-    found, problem = None, ENDLESS
+    found, least, problem = None, 0, ENDLESS
     try:
         expansion = _Expansion(read_rules(grammar))
         nested = START in expansion.nesting
@@ -80,12 +80,13 @@ def regular_form(grammar: str) -> RegularForm:
             if _groups(regex) > MOST_GROUPS:
                 problem = TOO_DEEP
                 break
-            found = RegularForm(regex, depth if nested else None)
+            found, least = RegularForm(regex, depth if nested else None), least or depth
     except _TooLongError:
         problem = TOO_LONG
     except RecursionError:
         problem = TOO_DEEP
-    if found is None:
+    # Where hardly any rule has room within itself, too many texts would be left out.
+    if found is None or (found.depth is not None and found.depth < 2 * least):
         raise NotRegularError(problem)
     try:
         found.regex.encode("utf-8")

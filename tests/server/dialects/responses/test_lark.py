@@ -83,6 +83,7 @@ def test_regular_grammars(grammar: str, texts: list[str], others: list[str]) -> 
     [
         ('start: "a" start', "none of its texts ends"),
         ('start: "(" start ")"', "none of its texts ends"),
+        (f'start: a\na: "{"x" * 9000}" b\nb: c\nc: d\nd: "(" a ")" | "y"', "too long"),
         ("start: x", "x is not defined"),
         ("other: /a/", "start is not defined"),
         ('start: "a', "is not understood"),
