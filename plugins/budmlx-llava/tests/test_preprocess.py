@@ -59,7 +59,8 @@ class Normalizing:
         levels = image.arrays["pixel_values"]
         assert levels.dtype == np.uint8 and levels.flags.c_contiguous
         values = levels.astype(np.float32) * self._scale - self._offset
-        return PreparedImage(image.tokens, arrays={**image.arrays, "pixel_values": values})
+        arrays = {**image.arrays, "pixel_values": values}
+        return PreparedImage(tokens=image.tokens, arrays=arrays)
 
 
 def preprocessor(config: dict[str, Any], processor: dict[str, Any]) -> Normalizing:
