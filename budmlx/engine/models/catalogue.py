@@ -21,6 +21,8 @@ from budmlx.engine.load.repository import REPOSITORY_NAME
 from budmlx.engine.models.resident import ModelSpec, Resident
 from budmlx.errors import ModelNotFoundError
 
+TAG = "latest"
+"""Ollama's clients put it behind the names of models, also where they do not speak its protocol."""
 SHOWN_NAMES = 20
 """So many names an error lists."""
 NOT_OF_LOADS = frozenset({"alias", "pin", "idle_unload"})
@@ -156,6 +158,8 @@ class Catalogue:
         base, adapter = self._base(name), name.rpartition(":")[2]
         if base is not None and adapter in base.adapters:
             return base, adapter
+        if base is not None and adapter == TAG:
+            return base, ""
         if base is not None and base.adapters and not self._any_name:
             return None  # A pattern would give the model without one.
         found = self._known_otherwise(name)

@@ -104,6 +104,14 @@ def test_the_demo_model_answers_to_every_name() -> None:
     assert names.find("gpt-4:a") == (names.find("demo")[0], "a")
 
 
+def test_names_with_ollamas_tag(folder: Path) -> None:
+    names = catalogue(folder)
+    assert names.find("org/small:latest") == names.find("org/small")
+    for name in ("org/small:7b", "nothing:latest"):
+        with pytest.raises(ModelNotFoundError):
+            names.find(name)
+
+
 def test_what_tables_name_is_known_before_it_is_loaded(folder: Path) -> None:
     """Their bytes count in the memory that models share, wherever the models are."""
     path = str(folder / "org" / "small")
