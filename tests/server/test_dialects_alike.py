@@ -201,4 +201,4 @@ async def test_ids_that_go_on_have_no_budget(client: aiohttp.ClientSession) -> N
         async with client.post("/api/generate", json=body | fields) as response:
             assert response.status == 200
             warnings = response.headers.get("X-Budmlx-Warnings", "")
-        assert ("enable_thinking has no effect" in warnings) is told
+        assert ("think has no effect" in warnings) is told
