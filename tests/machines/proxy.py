@@ -27,8 +27,8 @@ class Proxies:
 
     def seen_by(self, rank: int, place: Place) -> Place:
         """A place in whose addresses every other rank is behind a proxy."""
-        ring = [each if n == rank else self._to(each) for n, each in enumerate(place.ring)]
-        control = place.control if rank == 0 else self._to(place.control)
+        ring = [each if n == rank else self.to(each) for n, each in enumerate(place.ring)]
+        control = place.control if rank == 0 else self.to(place.control)
         return msgspec.structs.replace(place, ring=ring, control=control)
 
     def stall(self) -> None:
@@ -50,7 +50,8 @@ class Proxies:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
 
-    def _to(self, target: str) -> str:
+    def to(self, target: str) -> str:
+        """The address of a proxy of this one."""
         server = socket.create_server(("127.0.0.1", 0))
         self._servers.append(server)
         threading.Thread(target=self._serve, args=(server, target), daemon=True).start()

@@ -19,6 +19,7 @@ from budmlx.cli.app import app
 from budmlx.engine.engine import Engine
 from tests.engine.hosts.core_process import eventually
 from tests.engine.test_ranks import ask_all, directory, said
+from tests.machines.proxy import Proxies
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
 
@@ -77,6 +78,29 @@ def test_ranks_wait_for_one_server_after_the_other(
             assert process.stderr is not None
             assert says in process.stderr.read().decode()
         eventually(lambda: not psutil.Process(own.pid).children())
+
+
+def test_a_link_that_says_nothing_more_is_noticed_on_both_sides(
+    settings: dict[str, object],
+) -> None:
+    del settings["tls_cert"], settings["tls_key"]
+    path, proxies = directory("llama"), Proxies()
+    address = proxies.to(f"127.0.0.1:{settings['join_port']}")
+    own = rank("--join", address, "--token-file", str(settings["join_token"]), "--rank", "1")
+    with ExitStack() as ending:
+        ending.callback(proxies.close)
+        ending.enter_context(own)
+        ending.callback(own.kill)
+        options = {**settings, "engine_host": "process", "warmup": "off", "watchdog_seconds": 5.0}
+        with Engine.load(path, **options) as engine:  # type: ignore[arg-type]
+            before = engine.chat("Hello", max_tokens=20, temperature=0.0).text
+            (core,) = psutil.Process(own.pid).children()
+            proxies.stall()
+            eventually(lambda: "rank 1 (127.0.0.1) of 2 is stopped" in engine.status().reason)
+            eventually(lambda: not core.is_running())
+            eventually(lambda: engine.status().ready)
+            assert engine.chat("Hello", max_tokens=20, temperature=0.0).text == before
+            assert engine.status().restarts == 1
 
 
 def test_a_hostfile_that_is_wrong_is_refused(hostfile: Callable[..., Path]) -> None:
