@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,6 +23,7 @@ class Proxies:
         self._delay = delay
         self._servers: list[socket.socket] = []
         self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._stalled = threading.Event()  # of the connections of now
         self.carried = 0
 
@@ -49,12 +51,16 @@ class Proxies:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+        for thread in self._threads:
+            thread.join(_LISTEN_SECONDS)
+        for each in self._open:
+            each.close()
 
     def to(self, target: str) -> str:
         """The address of a proxy of this one."""
         server = socket.create_server(("127.0.0.1", 0))
         self._servers.append(server)
-        threading.Thread(target=self._serve, args=(server, target), daemon=True).start()
+        self._run(self._serve, server, target)
         return f"127.0.0.1:{server.getsockname()[1]}"
 
     def _serve(self, server: socket.socket, target: str) -> None:
@@ -64,10 +70,12 @@ class Proxies:
                 far = connect(target, _LISTEN_SECONDS)  # nobody may listen there yet
                 self._open += [client, far]
                 for pair in ((client, far), (far, client)):
-                    pump = threading.Thread(
-                        target=self._pump, args=(*pair, self._stalled), daemon=True
-                    )
-                    pump.start()
+                    self._run(self._pump, *pair, self._stalled)
+
+    def _run(self, body: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=body, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, stalled: threading.Event) -> None:
         with contextlib.suppress(OSError):

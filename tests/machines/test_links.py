@@ -38,15 +38,17 @@ def proxied(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     """Makes hosts of two ranks with these proxies between them."""
     monkeypatch.setattr("budmlx.engine.hosts.starting.RankGroup", ProxiedGroup)
     made: list[Proxies] = []
+    hosts: list[ProcessHost] = []
     with starting(rows, ranks=2, warmup=False) as make:
 
         def start(proxies: Proxies, **options: float) -> ProcessHost:
             made.append(proxies)
             ProxiedGroup.proxies = proxies
-            return make(**options)
+            hosts.append(make(**options))
+            return hosts[-1]
 
         yield start
-        for each in made:
+        for each in (*hosts, *made):
             each.close()
 
 
