@@ -38,6 +38,8 @@ FILES = ("core/schedule/admission.py", "core/batch/slots.py", "engine/run/rows.p
 WORDS = ("value", "result", "number", "entry", "place", "found", "wanted", "left", "kept", "text")
 CERTAIN = 1e4
 """The logit of a scripted token."""
+PROMPTS_FIRST = 1e6
+"""How much slower prompts may make steps: all rows are to be there at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def _scheduler(model: Model, on: bool) -> Scheduler:
         executor,
         max_rows=SETTINGS.max_rows,
         prefill_chunk=executor.numbers.prefill_chunk,
+        stream_slowdown=PROMPTS_FIRST,
         speculation="auto" if on else 0,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -45,34 +45,65 @@ class DiskCounts(msgspec.Struct, array_like=True):
     slower: int = 0
 
 
-class DraftCounts(msgspec.Struct, omit_defaults=True):
-    """Steps with drafts. tokens: what they drafted. accepted: what of it was drawn."""
+Source = Literal["ngram", "transcripts", "prediction", "jump_ahead", "draft_model"]
+"""What drafts are of: the row's own text, those of others, the request's prediction, what its
+grammar leaves no choice in, and the draft model."""
 
-    steps: int = 0
+
+class SourceCounts(msgspec.Struct, array_like=True):
+    """Drafts of one source, each of one row in one step.
+
+    checked: by a step, and their tokens, and those of them that the rows drew. parked: drafts that
+    rows had in steps without any, since to check them would not have paid.
+    """
+
+    checked: int = 0
     tokens: int = 0
     accepted: int = 0
+    parked: int = 0
+
+
+class DraftCounts(msgspec.Struct, omit_defaults=True):
+    """What was drafted. steps: with drafts."""
+
+    steps: int = 0
+    sources: dict[Source, SourceCounts] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were drafted."""
+        return sum(each.tokens for each in self.sources.values())
+
+    @property
+    def accepted(self) -> int:
+        """Those of them that rows drew."""
+        return sum(each.accepted for each in self.sources.values())
 
 
 class RowDraft(msgspec.Struct, frozen=True, array_like=True):
     """A draft of one row that was checked.
 
-    drafted, accepted: tokens, and those of them that the row drew. predicted: it was a part of
-    the request's prediction.
+    drafted, accepted: tokens, and those of them that the row drew.
     """
 
     drafted: int
     accepted: int
-    predicted: bool = False
+    source: Source = "ngram"
 
 
-def draft_usage(drafts: Sequence[RowDraft]) -> dict[str, int]:
+def draft_usage(drafts: Sequence[RowDraft]) -> dict[str, Any]:
     """The fields of `Usage` that these drafts make up."""
-    kept = sum(draft.accepted for draft in drafts if draft.predicted)
+    found: dict[str, tuple[int, int, int]] = {}
+    for draft in drafts:
+        steps, drafted, accepted = found.get(draft.source, (0, 0, 0))
+        found[draft.source] = (steps + 1, drafted + draft.drafted, accepted + draft.accepted)
+    _, predicted, kept = found.get("prediction", (0, 0, 0))
     return {
-        "drafted_tokens": sum(draft.drafted for draft in drafts),
-        "accepted_tokens": sum(draft.accepted for draft in drafts),
+        "drafted_tokens": sum(drafted for _, drafted, _ in found.values()),
+        "accepted_tokens": sum(accepted for _, _, accepted in found.values()),
         "accepted_prediction_tokens": kept,
-        "rejected_prediction_tokens": sum(d.drafted for d in drafts if d.predicted) - kept,
+        "rejected_prediction_tokens": predicted - kept,
+        "drafts": tuple(sorted((source, *counts) for source, counts in found.items())),
     }
 
 

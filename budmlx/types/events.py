@@ -20,6 +20,8 @@ class Usage:
     drafted_tokens: those that were guessed and checked. accepted_tokens: those of them that were
     what the model drew. accepted_prediction_tokens, rejected_prediction_tokens: those that were
     drafted from the request's prediction, and were or were not what the model drew.
+    drafts: by what they were of, its name, how many were checked, and their tokens and those
+    accepted.
     """
 
     prompt_tokens: int
@@ -31,6 +33,7 @@ class Usage:
     accepted_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
+    drafts: tuple[tuple[str, int, int, int], ...] = ()
 
     @property
     def total_tokens(self) -> int:

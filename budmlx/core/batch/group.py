@@ -96,7 +96,8 @@ class Group:
             own = {"adapters"} if adapters_of(self.rows) else set()
             self._features = features(self.rows) | own
         width, length = self._slots.width.bit_length(), scale(self.rows[0].held, CACHE_STEP)
-        return "decode", width, self._slots.vacant > 0, length, self._features, drafting
+        drafts = drafting.most, drafting.model
+        return "decode", width, self._slots.vacant > 0, length, self._features, *drafts
 
     @property
     def _longest(self) -> int:
@@ -169,7 +170,7 @@ class Group:
         drafted: Drafted | None = None
         if drafting.most and self._slots.takes_back:
             model = self._draft_rows if drafting.model else None
-            drafted = Drafted.make(self.rows, self._unread(), drafting.most, model)
+            drafted = Drafted.make(self.rows, self._unread(), drafting.counts, model)
         if drafted is not None:
             return self._verify(drafted)
         logits = self._forward(self._feed)

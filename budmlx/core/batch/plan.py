@@ -49,8 +49,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     embed: a forward pass over texts, of which nothing is kept but their vectors.
     prefill: the forward pass over prompts, if there is one; those that it completes become a
     group, the last one. Its counts follow the last result, so nothing that changes what is stored
-    or adds a prompt is in the same plan. decode: groups that take a step. draft: how many tokens
-    each of these drafts at most; none do if it is empty. pause: groups that do not take a step,
+    or adds a prompt is in the same plan. decode: groups that take a step. draft: what
+    each of these drafts; none do if it is empty. pause: groups that do not take a step,
     and whose last step is read all the same. Groups are named by any of their rows.
     """
 

@@ -13,9 +13,10 @@ from budmlx.core.batch.draft_rows import DraftRows
 from budmlx.core.batch.drafting import DraftPass
 from budmlx.core.row import Row
 from budmlx.core.sample.sampling import Outcome, follows
-from budmlx.core.speculate.drafts import Drafts, Source
+from budmlx.core.speculate.drafts import Drafts
 from budmlx.core.speculate.transcripts import Transcripts
 from budmlx.protocol import RowDraft
+from budmlx.protocol.counts import Source, SourceCounts, plus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +42,26 @@ class Drafted:
         cls,
         rows: Sequence[Row],
         unread: Mapping[Row, list[int]],
-        most: int,
+        counts: Mapping[int, int],
         model: DraftRows | None = None,
     ) -> Drafted | None:
-        """Drafts of `most` tokens for every row that can have them; None if there are none.
+        """The drafts of rows; None if there are none.
 
+        counts: most tokens of each row that drafts, by its id.
         unread: tokens that were drawn and are not in the rows' ids yet. model: drafts for rows
         which it knows better than any text.
         """
-        drafts = [_draft(row, unread.get(row, []), most) for row in rows]
-        sources: list[Source] = [row.drafts.source if row.drafts else "own" for row in rows]
-        if model is not None and (wanting := _wanting(rows, drafts, most)):
-            known = model.draft(wanting, unread, most)
+        room = [_room(row, counts.get(row.id, 0)) for row in rows]
+        drafts = [
+            _draft(row, unread.get(row, []), most) for row, most in zip(rows, room, strict=True)
+        ]
+        sources: list[Source] = [row.drafts.source if row.drafts else "ngram" for row in rows]
+        if model is not None and (wanting := _wanting(rows, drafts, room)):
+            known = model.draft(list(wanting), unread, max(wanting.values()))
             for index, row in enumerate(rows):
                 if row in known and row in wanting:
-                    drafts[index] = _cut(row, known[row], unread.get(row, []), most)
-                    sources[index] = "model"
+                    drafts[index] = _cut(row, known[row], unread.get(row, []), wanting[row])
+                    sources[index] = "draft_model"
         else:
             model = None
         longest = max(len(draft) for draft in drafts)
@@ -81,14 +86,16 @@ class Drafted:
         taken: what `taken` returned.
         """
         each = zip(rows, self.drafts, self.sources, taken, strict=True)
+        counts: dict[Source, SourceCounts] = {}
         for row, draft, source, outcomes in each:
             if draft:
                 right = len(outcomes) - 1
-                row.draft = RowDraft(len(draft), right, source == "predicted")
-                if source == "model" and row.drafts is not None:
+                row.draft = RowDraft(len(draft), right, source)
+                new = SourceCounts(1, len(draft), right)
+                counts[source] = plus(counts.get(source, SourceCounts()), new)
+                if source == "draft_model" and row.drafts is not None:
                     row.drafts.learn_model(right, len(draft))
-        drafted = sum(map(len, self.drafts))
-        passes = DraftPass(self.fed.shape[1], drafted, sum(map(len, taken)) - len(taken))
+        passes = DraftPass(self.fed.shape[1], counts)
         if (model := self.model) is None:
             return passes
         told = {"model": model.passes, "model_seconds": model.seconds, "behind": model.behind}
@@ -117,19 +124,24 @@ def _forced(row: Row) -> list[int]:
     return grammar.forced(row.generated(grammar.consumed))
 
 
-def _wanting(rows: Sequence[Row], drafts: Sequence[Sequence[int]], most: int) -> list[Row]:
-    """The rows for which the draft model is to draft. drafts: what texts say of each."""
-    return [
-        row
-        for row, draft in zip(rows, drafts, strict=True)
-        if row.drafts and _room(row, most) and (row.drafts.trusts_model or not draft)
-    ]
+def _wanting(
+    rows: Sequence[Row], drafts: Sequence[Sequence[int]], room: Sequence[int]
+) -> dict[Row, int]:
+    """The rows for which the draft model is to draft, each with its most tokens.
+
+    drafts: what texts say of each. room: most tokens of each.
+    """
+    return {
+        row: most
+        for row, draft, most in zip(rows, drafts, room, strict=True)
+        if row.drafts and most and (row.drafts.trusts_model or not draft)
+    }
 
 
 def _draft(row: Row, ahead: Sequence[int], most: int) -> Sequence[int]:
-    if row.drafts is None:
+    if row.drafts is None or not most:
         return ()
-    return _cut(row, row.drafts.draft(_room(row, most), ahead), ahead, most)
+    return _cut(row, row.drafts.draft(most, ahead), ahead, most)
 
 
 def _cut(row: Row, draft: Sequence[int], ahead: Sequence[int], most: int) -> Sequence[int]:
@@ -137,7 +149,7 @@ def _cut(row: Row, draft: Sequence[int], ahead: Sequence[int], most: int) -> Seq
     stops = row.request.stop_ids
     if any(token in stops for token in ahead):
         return ()
-    draft = draft[: _room(row, most)]
+    draft = draft[:most]
     return draft[: next((n for n, token in enumerate(draft) if token in stops), len(draft))]
 
 

@@ -187,7 +187,7 @@ class Scheduler:
         self._view.update(result.prompts, result.groups, self._rows)
         self._report.add(result)
         if self._speculation is not None:
-            self._speculation.learn(result)
+            self._report.parked(self._speculation.learn(result))
         if self._texts.requests:
             self._draft.leave += self._texts.take(result)
         ended = [token.id for token in result.tokens if token.reason is not None]

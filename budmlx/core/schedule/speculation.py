@@ -5,16 +5,18 @@ It is learned from what results say of steps: no clock is read here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
-from budmlx.core.batch.drafting import Drafting, DraftPass
+from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.core.schedule.view import GroupView
 from budmlx.core.speculate.drafts import Drafts
 from budmlx.protocol import MOST_DRAFTED, MOST_PLACES
+from budmlx.protocol.counts import Source
 from budmlx.types import ModelInfo
 
 Setting = Literal["auto"] | int
@@ -101,20 +103,29 @@ class Speculation:
         self._costs: dict[int, Cost] = {}
         self._stepped: tuple[frozenset[int], int] | None = None
         self._plain = 0  # successive plain steps of the same rows
+        self._parked = Counter[Source]()
 
     def drafted(self, groups: Sequence[GroupView]) -> list[Drafting]:
         """What the rows of each group draft now; empty if none do."""
-        drafted = [self._most(group.rows) for group in groups]
+        drafted = [self._counts(group.rows) for group in groups]
         rows = frozenset(row.id for group in groups for row in group.rows)
         alone = len(groups) == 1
         same = self._stepped is not None and self._stepped[0] == rows
-        none = not any(each.most for each in drafted)
+        none = not any(each.counts for each in drafted)
         self._plain = self._plain + 1 if same and none else 0
         self._stepped = (rows, len(rows)) if alone else None
         return [] if none else drafted
 
-    def learn(self, result: Result) -> None:
-        """Take in how long the step took that was said last."""
+    def learn(self, result: Result) -> Mapping[Source, int]:
+        """Take in how long the step took that was said last.
+
+        Returns the drafts that rows had in it and that were left, by source.
+        """
+        self._learn(result)
+        parked, self._parked = self._parked, Counter()
+        return parked
+
+    def _learn(self, result: Result) -> None:
         if self._fixed or result.pace is None or result.first_use or self._stepped is None:
             return
         cost = self._costs.setdefault(self._stepped[1].bit_length(), Cost())
@@ -124,35 +135,47 @@ class Speculation:
             # The first one after a step with drafts waits for nothing.
             cost.learn(result.pace)
 
-    def _most(self, rows: Sequence[Row]) -> Drafting:
-        if not any(self._can_draft(row) for row in rows):
-            return Drafting()
-        if not self._fixed:
-            return self._best(rows)
-        return Drafting(min(self._fixed, _room(rows)), self._model)
+    def _counts(self, rows: Sequence[Row]) -> Drafting:
+        able = {row.id: source for row in rows if (source := self._source(row)) is not None}
+        if not able:
+            return NO_DRAFTS
+        most = _room(rows)
+        if self._fixed:
+            counts = dict.fromkeys(able, min(self._fixed, most)) if most else {}
+            drafting = Drafting(counts, self._model)
+        else:
+            drafting = self._best(rows, able)
+        self._parked.update(able[row_id] for row_id in able.keys() - drafting.counts.keys())
+        return drafting
 
-    def _can_draft(self, row: Row) -> bool:
-        return row.drafts is not None and (self._model or bool(row.drafts.draft(1)))
+    def _source(self, row: Row) -> Source | None:
+        """What a row's draft would be of; None if it has none."""
+        if row.drafts is None:
+            return None
+        if row.drafts.draft(1):
+            return row.drafts.source
+        return "draft_model" if self._model else None
 
-    def _best(self, rows: Sequence[Row]) -> Drafting:
+    def _best(self, rows: Sequence[Row], able: Collection[int]) -> Drafting:
         cost = self._costs.setdefault(len(rows).bit_length(), Cost())
         if cost.plain is None:
-            return Drafting()
+            return NO_DRAFTS
         best = _best(rows, cost.prices(), model=self._model)
-        if best.most or not (first := _best(rows, Prices(), model=self._model)).most:
+        if best.counts or not (first := _best(rows, Prices(), model=self._model)).counts:
             return best
         cost.parked += 1
         if cost.parked < PROBE_EVERY:
             return best
         cost.parked = 0
-        return Drafting(min(PROBE, _room(rows)), first.model)
+        return Drafting(dict.fromkeys(able, min(PROBE, _room(rows))), first.model)
 
 
 def _best(rows: Sequence[Row], prices: Prices, *, model: bool) -> Drafting:
     """What brings most tokens in the time of a plain step."""
+    ids = [row.id for row in rows if row.drafts is not None]
     drafting = [row.drafts for row in rows if row.drafts is not None]
     texts = [(each.chance, len(each.draft(MOST_DRAFTED))) for each in drafting]
-    best, most = Drafting(), ADVANTAGE * len(rows)
+    best, most = NO_DRAFTS, ADVANTAGE * len(rows)
     for by_model in (False, True) if model else (False,):
         chances = texts
         if by_model:
@@ -162,8 +185,21 @@ def _best(rows: Sequence[Row], prices: Prices, *, model: bool) -> Drafting:
             gained = sum(_expected(chance, min(places, length)) for chance, length in chances)
             price = 1 + prices.place * places + prices.model * count * by_model
             if (rate := (len(rows) + gained) / price) > most:
-                best, most = Drafting(count, by_model), rate
+                share = rate * (prices.place + prices.model * by_model) / len(rows)
+                own = [_worth(chance, min(count, length), share) for chance, length in chances]
+                counts = {row: number for row, number in zip(ids, own, strict=True) if number}
+                best, most = Drafting(counts, by_model), rate
     return best
+
+
+def _worth(chance: float, most: int, price: float) -> int:
+    """How many tokens of a row's draft are worth their share of what the step costs.
+
+    price: of a token of one row, in tokens.
+    """
+    counts = [*(count for count in COUNTS if count < most), most]
+    best = max(counts, key=lambda count: _expected(chance, count) - price * count)
+    return best if _expected(chance, best) > price * best else 0
 
 
 def _with_model(drafts: Drafts, text: tuple[float, int]) -> tuple[float, int]:

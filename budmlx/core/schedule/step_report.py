@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from budmlx.core.batch.plan import Result
 from budmlx.core.row import Row
 from budmlx.protocol import MemoryUse, RowErrorCode, RowFailed, StepFrame, Token, Vector
-from budmlx.protocol.counts import DraftCounts, plus
+from budmlx.protocol.counts import DraftCounts, Source, SourceCounts, plus
 
 FAILED = "The model failed on this request. Other requests are not affected."
 
@@ -38,10 +40,18 @@ class StepReport:
         self._tokens += result.tokens
         self._vectors += result.vectors
         for step in result.passes:
-            counts = DraftCounts(1, step.drafted, step.accepted)
-            self._drafts = plus(self._drafts or DraftCounts(), counts)
+            self._add_drafts(DraftCounts(1, step.sources))
         self._failed += result.failed
         self._left = {row: prompt.remaining for prompt in result.prompts for row in prompt.rows}
+
+    def parked(self, drafts: Mapping[Source, int]) -> None:
+        """Add drafts that rows had and the step leaves, by source."""
+        if drafts:
+            counts = {source: SourceCounts(parked=count) for source, count in drafts.items()}
+            self._add_drafts(DraftCounts(0, counts))
+
+    def _add_drafts(self, counts: DraftCounts) -> None:
+        self._drafts = plus(self._drafts or DraftCounts(), counts)
 
     def fail(self, row_id: int, code: RowErrorCode, message: str, param: str | None = None) -> None:
         """Record that a row ends without a further token."""

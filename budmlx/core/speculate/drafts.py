@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from budmlx.core.speculate.ngram import NgramIndex
 from budmlx.protocol import MOST_DRAFTED
+from budmlx.protocol.counts import Source
 
 # Weight of the newest token in how often drafted tokens came true.
 NEWEST = 0.12
 # What is assumed of that before anything is known.
 FIRST_CHANCE = 0.5
-FIRST_CHANCES = {
-    "own": FIRST_CHANCE,
-    "predicted": 0.8,
-    "forced": 0.9,
-    "others": FIRST_CHANCE,
-    "model": FIRST_CHANCE,
+FIRST_CHANCES: Mapping[Source, float] = {
+    "ngram": FIRST_CHANCE,
+    "prediction": 0.8,
+    "jump_ahead": 0.9,
+    "transcripts": FIRST_CHANCE,
+    "draft_model": FIRST_CHANCE,
 }
-
-
-Source = Literal["predicted", "own", "others", "forced", "model"]
 
 
 class Expected(NamedTuple):
     """A place of a text from which on a row is expected to say the same.
 
-    source: whether the text is what the row said before, the prediction, what its grammar leaves
-    no choice in, or what other rows said.
+    source: what the text is of.
     """
 
     text: Sequence[int]
     place: int
-    source: Source = "own"
+    source: Source = "ngram"
 
 
 class Drafts:
@@ -68,7 +65,7 @@ class Drafts:
         self._predicted: NgramIndex | None = None
         self._expected: Expected | None = None
         if prediction and not begun:
-            self._expected = Expected(prediction, 0, "predicted")
+            self._expected = Expected(prediction, 0, "prediction")
 
     @property
     def chance(self) -> float:
@@ -78,12 +75,12 @@ class Drafts:
     @property
     def source(self) -> Source:
         """What the expected tokens are of."""
-        return "own" if self._expected is None else self._expected.source
+        return "ngram" if self._expected is None else self._expected.source
 
     @property
     def model_chance(self) -> float:
         """How likely a token of the draft model is the one that the row draws, from 0 to 1."""
-        return self._chances["model"]
+        return self._chances["draft_model"]
 
     @property
     def trusts_model(self) -> bool:
@@ -93,7 +90,7 @@ class Drafts:
     def learn_model(self, accepted: int, drafted: int) -> None:
         """Take in how many of the tokens that the draft model drafted were drawn."""
         for right in [True] * accepted + [False] * (accepted < drafted):
-            self._chances["model"] += NEWEST * (right - self._chances["model"])
+            self._chances["draft_model"] += NEWEST * (right - self._chances["draft_model"])
 
     def follow(self, token: int) -> None:
         """Compare the token that was just added to the ids with what was expected."""
@@ -119,14 +116,14 @@ class Drafts:
         text, place, source = self._expected
         count = min(count, MOST_DRAFTED) + len(ahead)
         found = list(text[place : place + count])
-        while source == "own" and len(found) < count:
+        while source == "ngram" and len(found) < count:
             # The occurrence ends where its repetition begins, and goes on as that does.
             found.append(found[len(found) - (len(text) - place)])
         return found[len(ahead) :] if found[: len(ahead)] == list(ahead) else []
 
     def _look_up(self) -> None:
         if self._forced is not None and (forced := self._forced()):
-            self._expected = Expected(forced, 0, "forced")
+            self._expected = Expected(forced, 0, "jump_ahead")
             return
         longest, self._expected = 0, None
         for source, index in self._indexes():
@@ -140,9 +137,9 @@ class Drafts:
         if self._prediction:
             if self._predicted is None:
                 self._predicted = NgramIndex(self._prediction)
-            yield "predicted", self._predicted
+            yield "prediction", self._predicted
         if self._own is None:
             self._own = NgramIndex(self._ids)
-        yield "own", self._own
+        yield "ngram", self._own
         if self._others is not None and (others := self._others()) is not None:
-            yield "others", others
+            yield "transcripts", others

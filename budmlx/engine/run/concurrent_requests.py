@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, closing
 from dataclasses import astuple, replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -122,6 +123,6 @@ async def _pump(
 def _summary(ends: Sequence[Finished]) -> Finished:
     reasons: list[FinishReason] = [reason for end in ends for reason in end.reasons]
     counts = (astuple(end.usage) for end in ends)
-    usage = Usage(*map(sum, zip(*counts, strict=True)))
+    usage = Usage(*(reduce(add, each) for each in zip(*counts, strict=True)))
     timing = max((end.timing for end in ends), key=lambda timing: timing.total)
     return Finished(tuple(reasons), usage, timing, cached=all(end.cached for end in ends))

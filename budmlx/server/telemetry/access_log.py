@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from budmlx.logs import fields
 from budmlx.plugins.specs import RequestRecord
 from budmlx.server.records import Exchange
 from budmlx.server.security import OPEN_ROUTES
+from budmlx.types import Usage
 
 log = logging.getLogger("budmlx.access")
 
@@ -117,6 +119,7 @@ def _of_records(records: list[RequestRecord]) -> dict[str, Any]:
         if drafted := sum(usage.drafted_tokens for usage in usages):
             found["drafted"] = drafted
             found["accepted"] = sum(usage.accepted_tokens for usage in usages)
+            found["drafts"] = _drafts(usages)
         timing = first.timing
         if timing is not None and not first.cached:
             found["queue"] = timing.queue
@@ -130,3 +133,12 @@ def _of_records(records: list[RequestRecord]) -> dict[str, Any]:
     reasons = list(dict.fromkeys(reason for each in records for reason in each.reasons))
     found["finish"] = ",".join(reasons) if reasons else first.outcome
     return found
+
+
+def _drafts(usages: list[Usage]) -> str:
+    """What the drafted tokens were of, each with its accepted and drafted ones."""
+    drafted, accepted = Counter[str](), Counter[str]()
+    for source, _, tokens, drawn in (each for usage in usages for each in usage.drafts):
+        drafted[source] += tokens
+        accepted[source] += drawn
+    return ",".join(f"{each}:{accepted[each]}/{drafted[each]}" for each in sorted(drafted))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from typing import get_args
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -22,7 +23,7 @@ from budmlx.engine.models.models import Models
 from budmlx.engine.models.resident import Resident
 from budmlx.plugins import boundary
 from budmlx.protocol import CoreCounts
-from budmlx.protocol.counts import Histogram
+from budmlx.protocol.counts import Histogram, Source, SourceCounts
 from budmlx.server.in_flight import InFlight
 from budmlx.server.records import BatchCounts
 from budmlx.server.telemetry import declarations as declared
@@ -101,8 +102,12 @@ def _add_counts(found: Found, name: str, counts: CoreCounts) -> None:
     found[declared.INTER_TOKEN][label] = counts.gaps
     found[declared.PREEMPTED][label] = counts.preempted
     found[declared.DRAFT_STEPS][label] = counts.drafts.steps
-    found[declared.DRAFTED][label] = counts.drafts.tokens
-    found[declared.ACCEPTED][label] = counts.drafts.accepted
+    for source in get_args(Source):
+        drafts = counts.drafts.sources.get(source, SourceCounts())
+        found[declared.DRAFTS][name, source] = drafts.checked
+        found[declared.PARKED][name, source] = drafts.parked
+        found[declared.DRAFTED][name, source] = drafts.tokens
+        found[declared.ACCEPTED][name, source] = drafts.accepted
     found[declared.GRAMMARS][label] = counts.grammars
     found[declared.GRAMMARS_KEPT][label] = counts.grammars_kept
     found[declared.IMAGES][label] = counts.images

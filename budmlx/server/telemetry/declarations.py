@@ -230,20 +230,35 @@ PREEMPTED = _counter(
 )
 DRAFT_STEPS = _counter(
     "draft_steps",
-    "Steps in which tokens were drafted.",
+    "Steps of the model in which tokens were drafted.",
     "model",
+)
+DRAFTS = _counter(
+    "drafts",
+    "Drafts of rows that steps checked, by source: ngram (their own text), transcripts (replies of "
+    "others), prediction, jump_ahead (what a grammar leaves no choice in), draft_model.",
+    "model",
+    "source",
     vllm="spec_decode_num_drafts",
+)
+PARKED = _counter(
+    "parked_drafts",
+    "Drafts that rows had in steps that checked none, since that would not have paid.",
+    "model",
+    "source",
 )
 DRAFTED = _counter(
     "drafted_tokens",
     "Tokens that were drafted.",
     "model",
+    "source",
     vllm="spec_decode_num_draft_tokens",
 )
 ACCEPTED = _counter(
     "accepted_tokens",
     "Drafted tokens that were drawn.",
     "model",
+    "source",
     vllm="spec_decode_num_accepted_tokens",
 )
 GRAMMARS = _histogram("grammar_compile_seconds", "Time to compile a grammar.", COMPILING)

@@ -124,14 +124,14 @@ def test_of_a_very_long_text_the_end_is_indexed() -> None:
 def test_a_prediction_is_expected_from_its_beginning() -> None:
     ids, prediction = [1, 2], [10, 11, 12, 13, 14, 15]
     drafts = Drafts(ids, prediction)
-    assert drafts.source == "predicted" and drafts.draft(4) == [10, 11, 12, 13]
+    assert drafts.source == "prediction" and drafts.draft(4) == [10, 11, 12, 13]
     for token in prediction[:5]:
         ids.append(token)
         drafts.follow(token)
     assert drafts.draft(8) == [15] and drafts.chance > FIRST_CHANCE
     ids.append(15)
     drafts.follow(15)
-    assert drafts.draft(8) == [] and drafts.source != "predicted"
+    assert drafts.draft(8) == [] and drafts.source != "prediction"
     assert Drafts(ids, prediction, begun=True).draft(1) == []
 
 
@@ -141,7 +141,7 @@ def test_a_prediction_is_found_again_after_what_differs() -> None:
     for token in [10, 11, 99, 98, 15, 16, 17]:
         ids.append(token)
         drafts.follow(token)
-    assert drafts.source == "predicted" and drafts.draft(3) == [18, 19, 20]
+    assert drafts.source == "prediction" and drafts.draft(3) == [18, 19, 20]
 
 
 @given(TEXT, TEXT, TEXT)
@@ -150,7 +150,7 @@ def test_of_a_prediction_and_an_own_occurrence_the_longer_is_drafted(
 ) -> None:
     drafts = Drafts(text, prediction)
     for token in more:
-        if drafts.draft(1) and drafts.source == "predicted":
+        if drafts.draft(1) and drafts.source == "prediction":
             assert drafts.draft(1)[0] in prediction
         text.append(token)
         drafts.follow(token)
@@ -164,7 +164,7 @@ def test_what_is_forced_goes_first() -> None:
     forced = [[8, 9], [], [], []]
     drafts = Drafts(ids, forced=lambda: forced.pop(0))
     assert (
-        drafts.draft(4) == [8, 9] and drafts.chance > FIRST_CHANCE and drafts.source != "predicted"
+        drafts.draft(4) == [8, 9] and drafts.chance > FIRST_CHANCE and drafts.source != "prediction"
     )
     for token in (8, 9):
         ids.append(token)

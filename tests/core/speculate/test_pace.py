@@ -19,6 +19,8 @@ from tests.core.driver import request
 class Expecting:
     """Drafts of a row that always has as many as are wanted."""
 
+    source = "ngram"
+
     def __init__(self, chance: float, length: int = MOST_DRAFTED, model: float = 0.0):
         self.chance = chance
         self.model_chance = model
@@ -51,7 +53,7 @@ def result(seconds: float | None, places: int) -> Result:
         disk=DiskRead(),
         memory=MemoryUse(),
         pace=seconds,
-        passes=[DraftPass(places, 4, 2)] if places > 1 else [],
+        passes=[DraftPass(places)] if places > 1 else [],
     )
 
 
@@ -84,9 +86,9 @@ def with_model(place: float, token: float) -> Drafting:
     for _ in range(60):
         [drafting] = speculation.drafted([rows]) or [NO_DRAFTS]
         model = drafting.most if drafting.model else 0
-        step = DraftPass(drafting.most + 1, 4, 2, model, token * model)
+        step = DraftPass(drafting.most + 1, {}, model, token * model)
         told = result(1 + place * drafting.most + token * model, drafting.most + 1)
-        speculation.learn(msgspec.structs.replace(told, passes=[step] if drafting.most else []))
+        speculation.learn(msgspec.structs.replace(told, passes=[step] if drafting.counts else []))
     return drafting
 
 
@@ -115,6 +117,26 @@ def test_rows_without_drafts_count_too() -> None:
     among = play(Speculation("auto"), group(Expecting(0.8), *[None] * 9), 40, steep)
     assert alone[-1] > 0 and among[-1] == 0
     assert not any(play(Speculation("auto"), group(None, None), 10, steep))
+
+
+def test_each_row_drafts_what_is_worth_its_share() -> None:
+    speculation = Speculation("auto")
+    rows = group(Expecting(0.98), Expecting(0.6), Expecting(0.02), None, Expecting(0.9, 3))
+    play(speculation, rows, 60, lambda places: 1 + 0.15 * (places - 1))
+    [drafting] = speculation.drafted([rows])
+    assert drafting.counts.keys() == {0, 1, 4}
+    assert drafting.most == drafting.counts[0] > drafting.counts[1] > 0
+    assert drafting.counts[4] == 3
+    # The fourth has none; that of the third is left.
+    assert speculation.learn(result(1.0, 2)) == {"ngram": 1}
+    assert speculation.learn(result(1.0, 2)) == {}
+
+
+def test_rows_that_are_parked_are_counted() -> None:
+    speculation, rows = Speculation("auto"), group(Expecting(0.3), None, Expecting(0.3))
+    play(speculation, rows, 60, lambda places: 1.0 * places)
+    assert speculation.drafted([rows]) == []
+    assert speculation.learn(result(1.0, 1)) == {"ngram": 2}
 
 
 def test_what_was_too_dear_is_measured_again() -> None:

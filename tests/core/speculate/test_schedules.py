@@ -19,6 +19,7 @@ from budmlx.core.reuse.blocks import BlockReuse
 from budmlx.core.reuse.checkpoints import CheckpointReuse
 from budmlx.core.schedule.view import GroupView
 from budmlx.protocol import GenerateRequest
+from budmlx.protocol.counts import Source
 from tests.amount import examples, usually
 from tests.core.architectures import ARCHITECTURES, MORE, WINDOW
 from tests.core.driver import Driver, load, request
@@ -40,10 +41,11 @@ class Saying:
         self._counts = counts
 
     def drafted(self, groups: Sequence[GroupView]) -> list[Drafting]:
-        return [Drafting(next(self._counts)) for _ in groups]
+        return [Drafting({row.id: next(self._counts) for row in group.rows}) for group in groups]
 
-    def learn(self, result: Result) -> None:
+    def learn(self, result: Result) -> dict[Source, int]:
         """What steps take makes no difference."""
+        return {}
 
 
 def reuse(model: Model) -> BlockReuse | CheckpointReuse:

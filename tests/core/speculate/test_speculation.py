@@ -48,7 +48,7 @@ class Scripted:
     """
 
     chance = 0.5
-    source = "own"
+    source = "ngram"
 
     def __init__(self, row: Row, truth: Sequence[int], right: float, gaps: float = 0.0):
         self._gaps = gaps

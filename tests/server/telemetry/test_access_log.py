@@ -84,11 +84,14 @@ async def test_lines_have_what_was_drafted(stream: io.StringIO) -> None:
         told = {"type": "content", "content": content}
         predicted = (await exchange(server, chat("Count to 10", prediction=told))).json
     plain, drafting = entries(stream)
-    assert "drafted" not in plain and "accepted" not in plain
+    assert not plain.keys() & {"drafted", "accepted", "drafts"}
     assert drafting["drafted"] >= drafting["accepted"] > 0
     assert predicted["choices"] == reply["choices"] and "warnings" not in predicted
     details = predicted["usage"]["completion_tokens_details"]
-    assert 0 < details["accepted_prediction_tokens"] <= drafting["accepted"]
+    accepted, rejected = (details[f"{each}_prediction_tokens"] for each in ("accepted", "rejected"))
+    assert 0 < accepted <= drafting["accepted"]
+    told = f"prediction:{accepted}/{accepted + rejected}"
+    assert told in drafting["drafts"].split(",")
 
 
 async def test_lines_of_json_have_what_the_reply_said(stream: io.StringIO) -> None:

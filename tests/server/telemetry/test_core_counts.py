@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+import budmlx
 from budmlx import Engine, hookimpl
 from budmlx.config import Config
 from budmlx.engine.models.models import Models
@@ -21,6 +22,7 @@ from tests.models import tiny_model_dir
 from tests.server.telemetry.test_metrics import Series, scraped, value
 from tests.server.tools import body, exchange, post, until
 
+TINY = Path(budmlx.__file__).parent / "assets" / "tiny"
 CHOICE = {"type": "choice", "choice": ["one two", "three"]}
 
 
@@ -43,6 +45,37 @@ async def chat(server: HttpServer, content: str = "Hello", **fields: Any) -> dic
 
 async def series_of(server: HttpServer) -> Series:
     return (await scraped(server))[1]
+
+
+async def test_drafts_are_counted_by_what_they_are_of() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"customer_identification": {"enum": ["yes", "no"]}},
+        "required": ["customer_identification"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "order", "schema": schema}}
+    with Engine.load(TINY, engine_host="thread", speculation=4) as engine:
+        server = await HttpServer.start(Models.of(engine, ("demo",)), Config(port=0))
+        try:
+            first = await chat(server, "Count to 10", max_tokens=40)
+            content = first["choices"][0]["message"]["content"]
+            told = {"type": "content", "content": content}
+            await chat(server, "Count to 10", max_tokens=40, prediction=told)
+            await chat(server, "An order, please", max_tokens=99, response_format=form)
+            wanted = {"ngram", "prediction", "jump_ahead"}
+            await until(lambda: wanted <= engine.status().counts.drafts.sources.keys())
+            series = await series_of(server)
+        finally:
+            await server.drain()
+    for source in wanted:
+        accepted, drafted, drafts = (
+            value(series, f"{name}_total", model="demo", source=source)
+            for name in ("accepted_tokens", "drafted_tokens", "drafts")
+        )
+        assert drafted >= accepted > 0 and drafted >= drafts > 0, source
+    assert value(series, "drafts_total", model="demo", source="draft_model") == 0
+    assert value(series, "parked_drafts_total", model="demo", source="ngram") == 0
 
 
 def test_sums() -> None:
