@@ -81,6 +81,9 @@ def test_what_cannot_be_used_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="speculation is off") as off:
         Engine.load(model, draft_model=str(model))
     assert off.value.param == "speculation"
+    # Nothing is fetched, and no hub is asked, for what will not be used.
+    with pytest.raises(ConfigError, match="org/nothing is to draft, but speculation is off"):
+        Engine.load(model, draft_model="org/nothing")
     with pytest.raises(ModelLoadError, match="There is no directory"):
         Engine.load(model, draft_model="nothing", speculation=2)
     with pytest.raises(ModelLoadError, match="has no config"):

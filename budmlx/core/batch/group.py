@@ -96,7 +96,7 @@ class Group:
             own = {"adapters"} if adapters_of(self.rows) else set()
             self._features = features(self.rows) | own
         width, length = self._slots.width.bit_length(), scale(self.rows[0].held, CACHE_STEP)
-        drafts = drafting.most, drafting.model
+        drafts = (drafting.most, drafting.model) if drafting.counts else ()
         return "decode", width, self._slots.vacant > 0, length, self._features, *drafts
 
     @property
@@ -168,7 +168,7 @@ class Group:
             self._sampling = self._new_sampling()
         self._slots.before_step(self._longest, expected)
         drafted: Drafted | None = None
-        if drafting.most and self._slots.takes_back:
+        if drafting.counts and self._slots.takes_back:
             model = self._draft_rows if drafting.model else None
             drafted = Drafted.make(self.rows, self._unread(), drafting.counts, model)
         if drafted is not None:

@@ -105,7 +105,7 @@ class Drafted:
 def drafts_of(row: Row, said: Transcripts) -> Drafts | None:
     """The drafts of a row; None if what it draws depends on more than the logits at a place.
 
-    said: what rows before it said.
+    said: what rows before it said, and learnt.
     """
     asked = row.request
     if follows(asked):
@@ -113,7 +113,8 @@ def drafts_of(row: Row, said: Transcripts) -> Drafts | None:
     forced = None if row.grammar is None else partial(_forced, row)
     others = partial(said.of, asked.namespace)
     begun = bool(asked.emitted_ids)
-    return Drafts(row.ids, asked.prediction, begun=begun, forced=forced, others=others)
+    ahead, kept = asked.prediction, said.kept
+    return Drafts(row.ids, ahead, begun=begun, forced=forced, others=others, kept=kept)
 
 
 def _forced(row: Row) -> list[int]:

@@ -29,6 +29,8 @@ COUNTS = (1, 2, 4, 8, MOST_DRAFTED)
 ADVANTAGE = 1.05
 # Weight of the newest measurement of a step.
 NEWEST = 0.2
+# The same of a step without drafts among many with some.
+NEWEST_OF_FEW = 0.5
 # What a further place is assumed to cost before it is measured, in steps, and a token of the draft
 # model: little, so that it is.
 FIRST_SLOPE = 0.1
@@ -37,6 +39,10 @@ STEEPEST = 2.0
 # Steps in which drafts seemed too dear, after which a small one measures again.
 PROBE_EVERY = 512
 PROBE = 2
+# Steps with drafts after which some without measure again: the machine may have become slower, and
+# all that drafts cost is told in such steps.
+PLAIN_EVERY = 128
+PLAIN_STEPS = 3
 
 
 class Prices(NamedTuple):
@@ -52,24 +58,36 @@ class Cost:
 
     plain: seconds of one without drafts; None before it is known. slope: what each further
     place adds, in such steps; model: what a token of the draft model takes. parked: steps that
-    would have drafted if all this cost no more than is assumed at first.
+    would have drafted if all this cost no more than is assumed at first. drafting: steps with
+    drafts since those without.
     """
 
     plain: float | None = None
     slope: float | None = None
     model: float | None = None
     parked: int = 0
+    drafting: int = 0
+
+    def begin(self) -> bool:
+        """Count a step; returns whether it must be one without drafts."""
+        if self.drafting >= PLAIN_EVERY:
+            self.drafting += 1
+        if self.drafting > PLAIN_EVERY + PLAIN_STEPS:
+            self.drafting = 0
+        return self.drafting >= PLAIN_EVERY
 
     def learn(self, seconds: float) -> None:
         """Take in a step without drafts."""
         most = 4 * self.plain if self.plain is not None else seconds
-        self.plain = _averaged(self.plain, min(seconds, most))
+        weight = NEWEST if self.drafting < PLAIN_EVERY else NEWEST_OF_FEW
+        self.plain = _averaged(self.plain, min(seconds, most), weight)
 
     def learn_drafts(self, seconds: float, step: DraftPass) -> None:
         """Take in a step in which every row was fed `step.places` tokens."""
         if not self.plain:
             return
         self.parked = 0
+        self.drafting += 1
         slope = ((seconds - step.model_seconds) / self.plain - 1) / (step.places - 1)
         self.slope = _averaged(self.slope, min(max(slope, 0.0), STEEPEST))
         if step.model and not step.behind:
@@ -158,7 +176,7 @@ class Speculation:
 
     def _best(self, rows: Sequence[Row], able: Collection[int]) -> Drafting:
         cost = self._costs.setdefault(len(rows).bit_length(), Cost())
-        if cost.plain is None:
+        if cost.plain is None or cost.begin():
             return NO_DRAFTS
         best = _best(rows, cost.prices(), model=self._model)
         if best.counts or not (first := _best(rows, Prices(), model=self._model)).counts:
@@ -221,5 +239,5 @@ def _expected(chance: float, count: int) -> float:
     return chance * (1 - chance**count) / (1 - chance)
 
 
-def _averaged(old: float | None, new: float) -> float:
-    return new if old is None else (1 - NEWEST) * old + NEWEST * new
+def _averaged(old: float | None, new: float, weight: float = NEWEST) -> float:
+    return new if old is None else (1 - weight) * old + weight * new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from budmlx.core.speculate.ngram import NgramIndex
@@ -20,6 +21,23 @@ FIRST_CHANCES: Mapping[Source, float] = {
     "transcripts": FIRST_CHANCE,
     "draft_model": FIRST_CHANCE,
 }
+
+
+# Weight of a row's newest token of the draft model in what rows after it assume first, and the
+# least that they do: what one text did must not keep all others from trying.
+KEPT = 0.02
+LEAST_KEPT = 0.25
+
+
+@dataclass(slots=True)
+class Kept:
+    """What rows learnt of the draft model, for those after them. chance: see `model_chance`."""
+
+    chance: float = FIRST_CHANCE
+
+    def learn(self, *, right: bool) -> None:
+        """Take in whether a token came true."""
+        self.chance += KEPT * (right - self.chance)
 
 
 class Expected(NamedTuple):
@@ -45,6 +63,7 @@ class Drafts:
     prediction: of what is generated, by the client; its beginning is expected first.
     begun: something was generated before. forced: says what must come after the ids, if anything
     must; other tokens may spell the same text. others: has what other rows said, if they did.
+    kept: of all rows.
     """
 
     def __init__(
@@ -55,8 +74,11 @@ class Drafts:
         begun: bool = False,
         forced: Callable[[], Sequence[int]] | None = None,
         others: Callable[[], NgramIndex | None] | None = None,
+        kept: Kept | None = None,
     ):
         self._chances = dict(FIRST_CHANCES)
+        self._kept = kept or Kept()
+        self._chances["draft_model"] = max(self._kept.chance, LEAST_KEPT)
         self._ids = ids
         self._forced = forced
         self._others = others
@@ -91,6 +113,7 @@ class Drafts:
         """Take in how many of the tokens that the draft model drafted were drawn."""
         for right in [True] * accepted + [False] * (accepted < drafted):
             self._chances["draft_model"] += NEWEST * (right - self._chances["draft_model"])
+            self._kept.learn(right=right)
 
     def follow(self, token: int) -> None:
         """Compare the token that was just added to the ids with what was expected."""

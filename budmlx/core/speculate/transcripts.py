@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from budmlx.core.speculate.drafts import Kept
 from budmlx.core.speculate.ngram import NgramIndex
 from budmlx.lookup import Bounded
 
@@ -16,9 +17,13 @@ CANDIDATES = 16
 
 
 class Transcripts:
-    """The replies of rows that ended, by namespace, in the order of their ends."""
+    """The replies of rows that ended, by namespace, in the order of their ends.
+
+    kept: what rows of all namespaces learnt.
+    """
 
     def __init__(self) -> None:
+        self.kept = Kept()
         self._kept: Bounded[str, tuple[list[int], NgramIndex]] = Bounded(count=MOST_NAMESPACES)
 
     def of(self, namespace: str) -> NgramIndex | None:

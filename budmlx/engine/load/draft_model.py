@@ -27,9 +27,19 @@ def find_draft_model(
     own: Collection[str],
     fetch: Fetch | None = pull_with_bar,
 ) -> Path | None:
-    """The directory of a model's draft model; None if it has none. See `resolve_model`."""
+    """The directory of a model's draft model; None if it has none. See `resolve_model`.
+
+    Raises:
+        ConfigError: nothing is to be drafted, so that nothing is fetched.
+    """
     if config.draft_model is None:
         return None
+    if config.speculation == "off":
+        raise ConfigError(
+            f"{config.draft_model} is to draft, but speculation is off: set it to auto, or to a "
+            "number of tokens.",
+            param="speculation",
+        )
     return resolve_model(config.draft_model, models_dirs=models_dirs, fetch=fetch, own=own)
 
 
@@ -53,12 +63,6 @@ def draft_model_settings(
     found = find_draft_model(config, models_dirs, plugins.loaded_types, fetch=None)
     if found is None or config.draft_model is None:
         return None
-    if config.speculation == "off":
-        raise ConfigError(
-            f"{name} has a draft model, {config.draft_model}, but speculation is off: set it to "
-            "auto, or to a number of tokens.",
-            param="speculation",
-        )
     drafter = model_name(config.draft_model)
     if difference := tokenizers_differ(path, name, found, drafter):
         raise ModelLoadError(

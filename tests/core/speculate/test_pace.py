@@ -10,7 +10,13 @@ from budmlx.core.batch.drafting import NO_DRAFTS, Drafting, DraftPass
 from budmlx.core.batch.plan import Result
 from budmlx.core.batch.states import DiskRead
 from budmlx.core.row import Row
-from budmlx.core.schedule.speculation import PROBE, PROBE_EVERY, Speculation
+from budmlx.core.schedule.speculation import (
+    PLAIN_EVERY,
+    PLAIN_STEPS,
+    PROBE,
+    PROBE_EVERY,
+    Speculation,
+)
 from budmlx.core.schedule.view import GroupView
 from budmlx.protocol import MOST_DRAFTED, MemoryUse
 from tests.core.driver import request
@@ -146,6 +152,21 @@ def test_what_was_too_dear_is_measured_again() -> None:
     first = next(place for place, count in enumerate(later) if count)
     assert later[first] == PROBE and first > PROBE_EVERY - 60
     assert later[-1] >= 8
+
+
+def test_what_steps_without_drafts_take_is_measured_again() -> None:
+    speculation, likely, slower = Speculation("auto"), group(Expecting(0.9)), 1.0
+
+    def cost(places: int) -> float:
+        return slower * (1 + 0.1 * (places - 1))
+
+    said = play(speculation, likely, 60, cost)
+    slower = 0.3
+    said = play(speculation, likely, 4 * PLAIN_EVERY, cost)
+    plain = [place for place, count in enumerate(said) if not count]
+    assert len(plain) == 3 * PLAIN_STEPS or len(plain) == 4 * PLAIN_STEPS
+    # Cheaper steps made places seem free, as long as only those with drafts were seen.
+    assert max(said[: plain[0]]) == MOST_DRAFTED and said[-1] == 8
 
 
 def test_a_number_is_always_drafted() -> None:

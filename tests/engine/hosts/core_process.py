@@ -15,7 +15,7 @@ import psutil
 
 from budmlx.engine.hosts.process import ProcessHost
 from budmlx.engine.hosts.thread import ThreadHost
-from budmlx.protocol import CoreSettings, GenerateRequest, StepFrame
+from budmlx.protocol import CoreSettings, DraftModelSettings, GenerateRequest, StepFrame
 from budmlx.types import SamplingParams
 from tests.models import tiny_model_dir
 
@@ -112,8 +112,11 @@ def starting(rows: Rows, **changes: Any) -> Iterator[Callable[..., ProcessHost]]
     threads, files = threading.active_count(), this.num_fds()
     hosts: list[ProcessHost] = []
 
-    def make(speculation: int = 0, **options: Any) -> ProcessHost:
+    def make(speculation: int = 0, *, drafter: bool = False, **options: Any) -> ProcessHost:
         own = msgspec.structs.replace(core_settings(), speculation=speculation, **changes)
+        if drafter:
+            itself = DraftModelSettings(path=own.model_path, name="itself")
+            own = msgspec.structs.replace(own, draft_model=itself)
         hosts.append(ProcessHost(own, rows, **options))
         return hosts[-1]
 

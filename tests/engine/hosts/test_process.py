@@ -69,17 +69,21 @@ def test_cancel_frees_the_row(start: Callable[..., ProcessHost], rows: Rows) -> 
 
 
 @pytest.mark.parametrize(
-    "kills",
-    [2, pytest.param(4, marks=pytest.mark.long), pytest.param(20, marks=pytest.mark.soak)],
+    ("kills", "speculation"),
+    [
+        (2, 0),
+        *(pytest.param(4, drafted, marks=pytest.mark.long) for drafted in (0, 4)),
+        *(pytest.param(20, drafted, marks=pytest.mark.soak) for drafted in (0, 4)),
+    ],
 )
 def test_rows_resume_when_the_core_is_killed_under_load(
-    kills: int, start: Callable[..., ProcessHost], rows: Rows
+    kills: int, speculation: int, start: Callable[..., ProcessHost], rows: Rows
 ) -> None:
     # LIMITS 101, L8
     requests = [row(n, length=60 + 10 * (n % 7)) for n in range(1, 8 * kills)]
     expected = undisturbed(requests)
     assert len({tuple(text) for text in expected.values()}) == len(requests)
-    host = start()
+    host = start(speculation=speculation)
     waiting = iter(requests)
     for kill in range(kills):
         for _ in range(7):
@@ -93,12 +97,13 @@ def test_rows_resume_when_the_core_is_killed_under_load(
     assert host.status().restarts == kills
 
 
+@pytest.mark.parametrize("drafter", [False, True])
 def test_rows_that_draft_resume_with_the_same_tokens(
-    start: Callable[..., ProcessHost], rows: Rows
+    start: Callable[..., ProcessHost], rows: Rows, drafter: bool
 ) -> None:
     requests = [row(n, length=40 * n, count=8) for n in range(2, 8)]
     expected = undisturbed(requests)
-    host = start(speculation=4)
+    host = start(speculation=4, drafter=drafter)
     for request in requests:
         host.submit(request)
     rows.wait(rows.progress())
@@ -106,6 +111,9 @@ def test_rows_that_draft_resume_with_the_same_tokens(
     rows.wait_for(*range(2, 8))
     assert rows.texts == expected and host.status().restarts == 1
     eventually(lambda: host.status().counts.drafts.accepted > 0)
+    if drafter:
+        sources = host.status().counts.drafts.sources
+        assert sources["draft_model"].accepted > 0.8 * sources["draft_model"].tokens
 
 
 def test_a_kill_at_any_moment_gives_every_row_one_outcome(
