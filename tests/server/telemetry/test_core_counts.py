@@ -66,12 +66,12 @@ async def test_drafts_are_counted_by_what_they_are_of() -> None:
             await server.drain()
     for source in wanted:
         accepted, drafted, drafts = (
-            value(series, f"{name}_total", model="demo", source=source)
+            value(series, f"{name}_total", source=source)
             for name in ("accepted_tokens", "drafted_tokens", "drafts")
         )
         assert drafted >= accepted > 0 and drafted >= drafts > 0, source
-    assert value(series, "drafts_total", model="demo", source="draft_model") == 0
-    assert value(series, "parked_drafts_total", model="demo", source="ngram") == 0
+    assert value(series, "drafts_total", source="draft_model") == 0
+    assert value(series, "parked_drafts_total", source="ngram") == 0
 
 
 def test_sums() -> None:
