@@ -143,7 +143,7 @@ limits: $(VENV)/installed-dev
 # Small changes of the package, drawn with a seed, and the tests that notice them; hours.
 mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants run $(ARGS)
-	$(BIN)/python -m tests.mutants show
+	$(BIN)/python -m tests.mutants confirm
 
 # Which of the installed versions have known vulnerabilities; it asks the network.
 audit: $(VENV)/installed-dev

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app
+from budmlx.cli.doctor import software
+from budmlx.config import Config
 from tests.models import tiny_model_dir
 from tests.server_process import started
 
@@ -96,6 +99,13 @@ def test_models_are_loaded_listed_and_unloaded(url: str) -> None:
     assert [each["id"] for each in json.loads(budmlx("ps", "--json", **where).stdout)] == [
         "org/two"
     ]
+
+
+def test_doctor_knows_the_port_of_a_server(url: str) -> None:
+    port = int(url.rpartition(":")[2])
+    found = software.port(Config(port=port, api_keys=(SecretStr(USER),)))
+    assert (found.subject, found.state) == ("Port", "good")
+    assert f"budmlx answers at 127.0.0.1:{port}" in found.text
 
 
 def test_what_keys_used_is_shown(url: str) -> None:

@@ -165,6 +165,18 @@ async def test_a_cancelled_batch_delivers_what_is_done(start: Start) -> None:
     assert (await client.batches.cancel(batch.id)).status == "cancelled"
 
 
+async def test_a_batch_that_ends_just_when_it_is_cancelled_stays_as_it_ended(start: Start) -> None:
+    server = await start()
+    client, batches = sdk(server), server._app[runner.BATCHES]
+    batch = await begun(client, b"no line\n")
+    [active] = batches._active.values()
+    assert (await ended(client, batch)).status == "failed"
+    # It was asked to end before, and comes to it now.
+    assert (await batches._cancelled(active)).status == "failed"
+    assert not batches._active
+    assert (await client.batches.retrieve(batch.id)).status == "failed"
+
+
 async def test_a_batch_ends_when_its_time_is_over(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import itertools
 import json
 import random
 import socket
@@ -12,20 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from tests.server.test_images import data_url, encoded
 from tests.soak.endings import ending, excused
-from tests.soak.requests import Asked, drawn, lines, words
+from tests.soak.keepers import Fault, Keepers, good
+from tests.soak.requests import Asked, drawn
 from tests.soak.world import EYES, OTHER, TEXT, Reply, World
 from tests.vision_plugin import picture
 
 REGEX = {"type": "regex", "regex": "[a-z]{20}"}
-
-
-class Fault(AssertionError):
-    """Something that no client should see."""
 
 
 def canaries() -> dict[str, Asked]:
@@ -69,41 +63,41 @@ def said(reply: Reply) -> list[str]:
 class Clients:
     """Clients of a world. ended: how many requests ended how. faults: what must not be."""
 
-    def __init__(self, world: World, *, kills: bool = True):
+    def __init__(self, world: World):
         self.world = world
         self.ended: Counter[str] = Counter()
         self.faults: list[str] = []
         self.refused: list[bytes] = []
         self._expected = {name: said(self.world.ask(each.path, each.body)) for name, each in ALL}
-        self._stored: list[str] = []
-        self._batches: list[str] = []
-        self._number = itertools.count()
+        self._kept = kept = Keepers(world)
         self._deeds: Sequence[tuple[float, Callable[[random.Random], str]]] = [
             (60, self.read),
             (20, self.leave),
             (12, self.canary),
-            (3, self.follow_up),
-            (1, self.batch),
-            (1, self.look_after_batches),
+            (3, kept.follow_up),
+            (2, kept.in_the_background),
+            (1, kept.batch),
+            (1, kept.message_batch),
+            (2, kept.look_after_batches),
             (1, self.look_around),
             (0.5, self.cancel),
             (0.2, self.move_a_model),
             (0.2, self.reload),
-            (0.04 if kills else 0, self.kill),
+            (0.15, self.kill),
         ]
 
-    def run(self, seconds: float, requests: int, seed: int, at_once: int = 8) -> None:
-        """Do things at random until the time is over, or so many requests are made."""
+    def run(self, seconds: float, seed: int, at_once: int = 12) -> None:
+        """Do things at random until the time is over."""
         end = time.monotonic() + seconds
         weights, deeds = zip(*self._deeds, strict=True)
 
         def work(number: int) -> None:
             chance = random.Random(f"{seed} {number}")
-            while time.monotonic() < end and not self.faults and next(self._number) < requests:
+            while time.monotonic() < end and not self.faults:
                 deed = chance.choices(deeds, weights)[0]
                 try:
                     self.ended[f"{deed.__name__}: {deed(chance)}"] += 1
-                except (AssertionError, OSError, http.client.HTTPException, ValueError) as error:
+                except Exception as error:  # Whatever it is, it is told.
                     self.faults.append(f"{deed.__name__}: {type(error).__name__}: {error}"[:3000])
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(at_once)]
@@ -120,7 +114,7 @@ class Clients:
         reply = self.world.ask(asked.path, asked.body)
         how = self._judged(asked, reply)
         if asked.path == "/v1/responses" and asked.body["store"] and how == "complete":
-            self._keep(reply)
+            self._kept.keep(reply)
         return f"{asked.path} {how}"
 
     def _judged(self, asked: Asked, reply: Reply) -> str:
@@ -132,10 +126,6 @@ class Clients:
         elif how != "complete" and not excused(reply):
             raise Fault(f"{how}: {asked} {reply}")
         return how
-
-    def _keep(self, reply: Reply) -> None:
-        if reply.kind == "application/json":
-            self._stored = [*self._stored[-20:], reply.json["id"]]
 
     def leave(self, chance: random.Random) -> str:
         """Send a request and go, before or within its reply, politely or not."""
@@ -170,76 +160,6 @@ class Clients:
             found = said(self.world.ask(asked.path, asked.body))
             assert found == self._expected[name], name
 
-    # -- what is kept
-
-    def follow_up(self, chance: random.Random) -> str:
-        """Go on after a stored response, or fetch or delete one."""
-        if not self._stored:
-            return "none"
-        name = chance.choice(self._stored)
-        what = chance.choice(["go on", "fetch", "delete"])
-        if what == "go on":
-            more = {"previous_response_id": name, "input": words(chance), "max_output_tokens": 16}
-            reply = self.world.ask("/v1/responses", {"model": TEXT, **more})
-        else:
-            method = "GET" if what == "fetch" else "DELETE"
-            reply = self.world.ask(f"/v1/responses/{name}", method=method)
-        # Others delete, too, and the store keeps few.
-        fine = reply.status in (200, 404) or b"previous_response_not_found" in reply.content
-        if not fine and not excused(reply):
-            raise Fault(f"{what}: {reply}")
-        return f"{what} {reply.status}"
-
-    def batch(self, chance: random.Random) -> str:
-        """Upload lines and begin a batch of them."""
-        purpose = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jsonl"\r\n\r\n'
-        form = purpose + head + lines(chance) + b"\r\n--b--\r\n"
-        kind = {"Content_Type": "multipart/form-data; boundary=b"}
-        file = self._good(self.world.ask("/v1/files", form, method="POST", **kind))
-        window = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        asked = {"input_file_id": file["id"], **window}
-        self._batches.append(self._good(self.world.ask("/v1/batches", asked))["id"])
-        return "begun"
-
-    def _good(self, reply: Reply) -> Any:
-        if reply.status != 200:
-            raise Fault(f"{reply}")
-        return reply.json
-
-    def look_after_batches(self, chance: random.Random) -> str:
-        """Cancel a batch, or take the results of one that is over and delete its files."""
-        if not self._batches:
-            return "none"
-        name = chance.choice(self._batches)
-        if chance.random() < 0.2:
-            reply = self.world.ask(f"/v1/batches/{name}/cancel", b"", method="POST")
-            if reply.status not in (200, 400, 409):
-                raise Fault(f"cancel: {reply}")
-            return f"cancel {reply.status}"
-        found = self._good(self.world.ask(f"/v1/batches/{name}"))
-        if found["status"] not in ("completed", "failed", "cancelled", "expired"):
-            return found["status"]
-        with suppress(ValueError):
-            self._batches.remove(name)
-        if found["status"] == "completed":
-            self._check_results(found)
-        return f"over: {found['status']}"
-
-    def _check_results(self, found: Any) -> None:
-        """Each line has one result."""
-        results = []
-        for kind in ("output_file_id", "error_file_id"):
-            if name := found[kind]:
-                reply = self.world.ask(f"/v1/files/{name}/content")
-                if reply.status == 404:  # somebody else looked after it
-                    return
-                results += [json.loads(line) for line in reply.content.decode().splitlines()]
-                self.world.ask(f"/v1/files/{name}", method="DELETE")
-        ids = sorted(int(each["custom_id"]) for each in results)
-        if ids != list(range(found["request_counts"]["total"])):
-            raise Fault(f"lines with results: {ids} of {found}")
-
     # -- what administrators do
 
     def look_around(self, chance: random.Random) -> str:
@@ -263,7 +183,7 @@ class Clients:
     def move_a_model(self, chance: random.Random) -> str:
         """Load or unload the model that nobody needs but a canary."""
         what = chance.choice(["load", "unload"])
-        self._good(self.world.admin(f"/v1/models/{what}", {"model": OTHER}))
+        good(self.world.admin(f"/v1/models/{what}", {"model": OTHER}))
         return what
 
     def reload(self, chance: random.Random) -> str:

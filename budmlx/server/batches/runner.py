@@ -193,6 +193,8 @@ class Batches:
         assert active.task is not None
         active.task.cancel()
         await asyncio.wait([active.task])
+        if active.batch.over:  # It ended before it could be told.
+            return active.show()
         await self._keep(active, active.show().become("cancelling"))
         self._begin(active)
         return active.show()
