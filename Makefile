@@ -145,12 +145,14 @@ mutants: $(VENV)/installed-dev
 	$(BIN)/python -m tests.mutants run $(ARGS)
 	$(BIN)/python -m tests.mutants confirm
 
-# Which of the installed versions have known vulnerabilities; it asks the network.
+# Which of the installed versions have known vulnerabilities; it asks the network, and fails where
+# that cannot be told of one.
 audit: $(VENV)/installed-dev
 	$(BIN)/python -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet 'pip-audit>=2.9,<3'
-	$(VENV)-audit/bin/pip-audit --skip-editable $(ARGS) \
-	  --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)-audit/installed.txt
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip $(ARGS) \
+	  --requirement $(VENV)-audit/installed.txt
 
 # The newest versions that the ranges of pyproject.toml allow now, in an environment of their own.
 lock: | $(BIN)/python
