@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tests.server.tools import CHAT, body, events
 from tests.server_process import started
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 3
+ROUNDS = 4
 AT_ONCE = 8
 WATCHDOG = 3
 PROMPTS = [f"the quick brown fox {number} " * (1 + number % 5) for number in range(12)]
@@ -37,10 +37,12 @@ def core_of(server: psutil.Process) -> psutil.Process:
     return next(each for each in server.children() if "budmlx.core" in each.cmdline())
 
 
-FAULTS: dict[str, tuple[str, Callable[[psutil.Process], None]]] = {
-    "kill -9": ("101", lambda core: core.kill()),
-    "abort": ("101", lambda core: core.send_signal(signal.SIGABRT)),
-    "stopped": ("104", lambda core: core.suspend()),
+FAULTS: dict[str, tuple[str, Sequence[Callable[[psutil.Process], None]]]] = {
+    "kill -9 and abort": (
+        "101",
+        [lambda core: core.kill(), lambda core: core.send_signal(signal.SIGABRT)],
+    ),
+    "stopped": ("104", [lambda core: core.suspend()]),
 }
 
 
@@ -102,7 +104,7 @@ async def strike(
 async def test_a_fault_of_the_core_under_load(
     name: str, measured: Callable[[str, str], None]
 ) -> None:
-    row, fault = FAULTS[name]
+    row, faults = FAULTS[name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BUDMLX_DEVICE": "cpu"}
     options = (str(tiny_model_dir(scale=2.0)), "--port", "0", "--alias", "demo")
     more = ("--watchdog-seconds", str(WATCHDOG), "--prefix-cache", "0", "--warmup", "off")
@@ -115,8 +117,9 @@ async def test_a_fault_of_the_core_under_load(
             clients = [asyncio.create_task(load.go_on(number)) for number in range(AT_ONCE)]
             await asyncio.sleep(1)
             before, times = server.memory_info().rss, []
-            for _ in range(ROUNDS):
+            for number in range(ROUNDS):
                 await asyncio.sleep(1)
+                fault = faults[number % len(faults)]
                 times.append(await strike(load, server, fault))
             load.over = True
             await asyncio.gather(*clients)
