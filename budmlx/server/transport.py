@@ -297,24 +297,17 @@ def sign(request: web.BaseRequest, response: web.StreamResponse) -> None:
 def hang_up_on_vanished(transport: asyncio.BaseTransport, seconds: float) -> None:
     """Let the system close a connection whose other end answers nothing for so long.
 
-    A machine that lost its power or its network says no word: its connection would stay open for
-    hours, and what it asked for would be computed to the end.
-    Clients need not do anything: their systems answer, however busy they are. Where the system
-    knows no such options, and for local sockets, nothing is done.
+    A machine that lost its network says no word: what it asked for would be computed to the end.
     """
     found = transport.get_extra_info("socket")
     if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
         return
     half = max(1, round(seconds / 2))
-    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    if _IDLE is not None:
-        options += [
-            (socket.IPPROTO_TCP, _IDLE, half),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, half // PROBES)),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES),
-        ]
-    if _UNREAD is not None:  # What was sent and is not acknowledged counts as well.
-        options.append((socket.IPPROTO_TCP, _UNREAD, round(1000 * seconds)))
-    for level, option, value in options:
-        with contextlib.suppress(OSError):
-            found.setsockopt(level, option, value)
+    options = {_IDLE: half, socket.TCP_KEEPINTVL: max(1, half // PROBES)}
+    # What was sent and is not acknowledged counts as well, where a system knows that.
+    options |= {socket.TCP_KEEPCNT: PROBES, _UNREAD: round(1000 * seconds)}
+    with contextlib.suppress(OSError):
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in options.items():
+            if option is not None:
+                found.setsockopt(socket.IPPROTO_TCP, option, value)
