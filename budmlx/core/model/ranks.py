@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,6 +17,22 @@ import mlx.nn as nn
 from budmlx.errors import ModelLoadError, RanksError
 from budmlx.protocol import Place
 from budmlx.protocol.settings import Parallel
+
+CONNECT_SECONDS = 60.0
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End the process if what is within takes longer, telling where it stood.
+
+    MLX holds the GIL while it waits for the other ranks, so that no thread of Python could end it,
+    not even when the server that started this process is gone.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +48,7 @@ class Ranks:
 
     @classmethod
     def connect(cls, place: Place) -> Ranks:
-        """Wait until all ranks are connected.
+        """Wait until all ranks are connected; one that is not in time ends its process.
 
         Raises:
             RanksError: they cannot be.
@@ -48,7 +66,8 @@ class Ranks:
             os.environ["MLX_HOSTFILE" if ring else "MLX_IBV_DEVICES"] = file.name
             os.environ["MLX_JACCL_COORDINATOR"] = place.ring[0]
             try:
-                group = mx.distributed.init(strict=True, backend=place.backend)
+                with _at_most(CONNECT_SECONDS):
+                    group = mx.distributed.init(strict=True, backend=place.backend)
             except (RuntimeError, ValueError) as error:
                 taken = "bind socket" in str(error)
                 raise RanksError(
