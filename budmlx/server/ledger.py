@@ -117,8 +117,8 @@ class Ledger:
         self._shared = SharedHolds() if store.shared else None
         self._writer = ThreadPoolExecutor(1, "budmlx-ledger")
         self._today = today = now().date()
-        store.attempt(partial(_opened, today=today), None)
-        self._days = self._written(today)
+        nothing: dict[tuple[str, date], _Day] = {}
+        self._days = store.attempt(partial(_opened, today=today), nothing)
         if self._shared is not None:
             store.attempt(partial(self._shared.open, today=today.isoformat()), None)
 
@@ -251,24 +251,13 @@ class Ledger:
         """Today, for a key. The lock is held."""
         if (today := self._now().date()) != self._today:
             self._today = today
-            held = {place: day for place, day in self._days.items() if day.held}
-            # Where the clock was set, something was used on this day before.
-            self._days = {**self._written(today), **held}
+            # Where a clock was set, it comes back to a day on which something was used.
+            self._days = {
+                place: day
+                for place, day in self._days.items()
+                if day.held or abs((place[1] - today).days) <= DAYS_KEPT
+            }
         return self._days.setdefault((key, today), _Day(Tally()))
-
-    def _written(self, today: date) -> dict[tuple[str, date], _Day]:
-        """What was used on a day, with what the store does not know yet. The lock is held."""
-
-        def work(database: sqlite3.Connection) -> dict[tuple[str, date], _Day]:
-            found = {(key, today): _Day(used) for key, used in _used(database, today).items()}
-            for unwritten in (self._unwritten, self._writing):
-                for place, each in unwritten.items():
-                    if place[1] == today:
-                        found.setdefault(place, _Day(Tally())).used.add(each.used)
-            return found
-
-        nothing: dict[tuple[str, date], _Day] = {}
-        return self._store.attempt(work, nothing)
 
     @property
     def reset_time(self) -> datetime:
@@ -354,17 +343,10 @@ class Reservation:
         self._ledger.settle(*self._place, self.tokens, used, told=self.told)
 
 
-def _opened(database: sqlite3.Connection, today: date) -> None:
-    """Make the table, and forget what is old."""
+def _opened(database: sqlite3.Connection, today: date) -> dict[tuple[str, date], _Day]:
+    """Make the table, forget what is old, and return the rest, by key and day."""
     database.execute(TABLE)
     oldest = (today - timedelta(days=DAYS_KEPT)).isoformat()
     database.execute("DELETE FROM key_usage WHERE day < ?", (oldest,))
-
-
-def _used(database: sqlite3.Connection, today: date) -> dict[str, Tally]:
-    """What was used on a day, by key."""
-    rows = database.execute(
-        "SELECT key, requests, prompt, completion FROM key_usage WHERE day = ?",
-        (today.isoformat(),),
-    ).fetchall()
-    return {key: Tally(*counts) for key, *counts in rows}
+    rows = database.execute("SELECT key, day, requests, prompt, completion FROM key_usage")
+    return {(key, date.fromisoformat(day)): _Day(Tally(*counts)) for key, day, *counts in rows}
