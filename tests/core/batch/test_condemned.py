@@ -148,7 +148,7 @@ def test_no_group_delivers_what_a_failed_device_left(
 def test_a_fault_while_a_row_is_kept_condemns_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     model = plain("llama")
     scene = Scene(model, monkeypatch)
-    scene.patch.setattr(scene.reuse, "keep", lambda *_: scene.fail())
+    scene.patch.setattr(scene.reuse, "keep", lambda *_, **__: scene.fail())
     scene.scheduler.cancel(1)
     assert scene.raised and scene.stored == 0 and not scene.executor.groups
     scene.run()
