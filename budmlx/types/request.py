@@ -83,6 +83,7 @@ class Tool:
 
     strict: the arguments must be valid, so that they are constrained while they are written.
     deferred: it is not listed at the head of the prompt, since a message has its definition.
+    shown: the schema that the model sees, if it is not all of `parameters`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
     strict: bool = False
     deferred: bool = False
+    shown: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

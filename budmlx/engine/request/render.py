@@ -214,7 +214,8 @@ def _definition(tool: Tool, template: ChatTemplate) -> Json:
     """A tool in the shape that templates read."""
     described = tool.description or template.wants_descriptions
     description = {"description": tool.description} if described else {}
-    function = {"name": tool.name, **description, "parameters": dict(tool.parameters)}
+    parameters = dict(tool.parameters if tool.shown is None else tool.shown)
+    function = {"name": tool.name, **description, "parameters": parameters}
     return {"type": "function", "function": function}
 
 

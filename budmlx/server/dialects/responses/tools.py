@@ -7,7 +7,7 @@ text as its only argument, and the functions of a namespace stand beside all oth
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -94,19 +94,26 @@ class CustomDefinition(UniformErrors):
 
         pattern: what the input must match as a whole.
         """
-        text = {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern}
-        parameters = {
-            "type": "object",
-            "properties": {INPUT: text},
-            "required": [INPUT],
-            "additionalProperties": False,
-        }
+        shown = _with_input({"type": "string"})
+        parameters = shown
+        if pattern is not None:
+            parameters = _with_input({"type": "string", "pattern": pattern})
         description = self.description or ""
         if self.format is not None and self.format.definition:
             form = f"The input is a text of this {self.format.syntax} grammar:"
             description = f"{description}\n\n{form}\n{self.format.definition}".lstrip()
         strict = pattern is not None
-        return checks.checked_tool(Tool(name, description, parameters, strict), place)
+        # The description has the grammar, of which the pattern is a form that nobody can read.
+        return checks.checked_tool(Tool(name, description, parameters, strict, shown=shown), place)
+
+
+def _with_input(text: Mapping[str, str]) -> Mapping[str, Any]:
+    return {
+        "type": "object",
+        "properties": {INPUT: text},
+        "required": [INPUT],
+        "additionalProperties": False,
+    }
 
 
 class OtherDefinition(WireModel):
