@@ -26,7 +26,7 @@ group sdk "cerebras-cloud-sdk==1.91.0 atoma-sdk==0.1.3" \
   test_cerebras_package.py test_atoma_package.py
 group openai "openai langchain-openai==1.7.3 litellm==1.102.4 instructor==1.17.0
 llama-index-embeddings-openai-like==0.4.0" \
-  test_langchain_package.py test_litellm_package.py test_openai_package.py test_openai_ranks.py \
+  test_langchain_package.py test_litellm_package.py test_openai_package.py \
   test_instructor_package.py test_vectors_packages.py
 group responses "openai==3.57.0 openai-agents==0.24.0" test_responses_packages.py
 group anthropic "anthropic==2.14.0 langchain-anthropic==1.7.10 litellm==1.110.2" \

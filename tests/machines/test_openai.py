@@ -13,9 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.clients.server import KEY, ROOT, needed, started
 
 openai = needed("openai")
+pytestmark = [pytest.mark.machines, pytest.mark.timeout(600)]
 
 STREAMS = 8
 PATIENCE = 100.0
