@@ -123,6 +123,14 @@ async def test_sixteen_at_once(client: aiohttp.ClientSession) -> None:
     assert [reply["choices"] for _, reply in together] == alone
 
 
+async def test_a_hundred_pictures(client: aiohttp.ClientSession) -> None:
+    urls = [data_url(encoded(picture(n))) for n in range(100)]
+    status, reply = await ask(client, body(*urls))
+    assert status == 200, reply
+    _, fewer = await ask(client, body(*urls[1:]))
+    assert reply["usage"]["prompt_tokens"] > fewer["usage"]["prompt_tokens"]
+
+
 def header(width: int, height: int, bits: int = 1) -> bytes:
     """A PNG of one bit a pixel, all black."""
     rows = zlib.compress((b"\0" * ((width + 7) // 8 + 1)) * height, 9)
