@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from budmlx.cli.app import app
+from budmlx.cli.doctor.machines import PAYS
 from tests.engine.test_ranks import directory
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
@@ -25,8 +26,11 @@ def test_links_are_measured_and_advice_is_given(hostfile: Callable[..., Path]) -
     assert "waits" in done.output and "ms for the link" in done.output
     for where in ("here", "on all"):
         assert re.search(rf"{where}: [\d.,]+ tokens/s with 1 at once, ", done.output)
-    # A model of two layers of nothing gains nothing.
-    assert "times the speed of one machine" in done.output and "behind a balancer" in done.output
+    gains = re.search(r"Splitting: ([\d.]+) times .* one reply, ([\d.]+) for 16", done.output)
+    assert gains is not None
+    best = max(map(float, gains.groups()))
+    if abs(best - PAYS) > 0.005:  # they are rounded
+        assert ("behind a balancer" in done.output) == (best < PAYS)
 
 
 @pytest.mark.usefixtures("over_ssh")

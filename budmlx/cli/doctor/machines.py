@@ -29,7 +29,7 @@ _PIECE, _PIECES = 4 * 2**20, 8
 SUMS = 2 * 40
 _USERS, _TOKENS = (1, 16), 32
 # Splitting pays if it is so many times faster.
-_PAYS = 1.1
+PAYS = 1.1
 
 Speed = dict[str, Any]
 
@@ -143,7 +143,7 @@ def _splitting(path: Path, model: str) -> Iterator[Finding]:
         return
     gains = [split[users] / alone[users] for users in _USERS]
     text = f"{gains[0]:.2f} times the speed of one machine for one reply, {gains[1]:.2f} for 16"
-    if max(gains) >= _PAYS:
+    if max(gains) >= PAYS:
         yield good("Splitting", text)
     else:
         advice = f"Serve {model} on one machine, or on each, behind a balancer."
